@@ -1,0 +1,72 @@
+//! The data path's counters: slots of the `COUNTERS` per-CPU array.
+
+/// A counter; its discriminant is its slot. Each counts since the maps were created.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Counter {
+    /// New connections that were steered to a proxy.
+    Steered = 0,
+    /// New connections that a steer wanted, but the proxy had no listener: they went to the
+    /// application as if truepeer were absent.
+    NoListener = 1,
+    /// New connections that passed because the agent was draining.
+    Drained = 2,
+    /// Packets whose proxy socket was found but could not be assigned.
+    AssignFailed = 3,
+    /// Origins learnt from the wire.
+    LearntWire = 4,
+    /// Connections left without an origin because `ORIGINS` was full.
+    OriginsFull = 5,
+    /// Origins removed because their socket closed.
+    Closed = 6,
+    /// Closed connections that the access log missed because `EVENTS` was full.
+    EventsLost = 7,
+}
+
+impl Counter {
+    /// Every counter, in the order of the slots.
+    pub const ALL: [Self; 8] = [
+        Self::Steered,
+        Self::NoListener,
+        Self::Drained,
+        Self::AssignFailed,
+        Self::LearntWire,
+        Self::OriginsFull,
+        Self::Closed,
+        Self::EventsLost,
+    ];
+
+    /// Its name in `truepeer status` and, between `truepeer_` and `_total`, in the metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Steered => "steered_connections",
+            Self::NoListener => "steer_no_listener",
+            Self::Drained => "steer_drained",
+            Self::AssignFailed => "steer_assign_failures",
+            Self::LearntWire => "learnt_wire",
+            Self::OriginsFull => "origins_full",
+            Self::Closed => "closed_connections",
+            Self::EventsLost => "events_lost",
+        }
+    }
+
+    /// One sentence for the metrics' help text.
+    pub const fn help(self) -> &'static str {
+        match self {
+            Self::Steered => "New connections steered to a proxy",
+            Self::NoListener => {
+                "New connections that went to the application because the proxy had no listener"
+            }
+            Self::Drained => "New connections that passed because the agent was draining",
+            Self::AssignFailed => "Packets whose proxy socket was found but could not be assigned",
+            Self::LearntWire => "Origins learnt from the wire",
+            Self::OriginsFull => {
+                "Connections without an origin because the map of origins was full"
+            }
+            Self::Closed => "Connections with an origin that have ended",
+            Self::EventsLost => {
+                "Closed connections that the access log missed because the ring buffer was full"
+            }
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! What the data path tells the agent.
+
+use crate::Origin;
+
+/// A connection with an origin has ended: one record of the `EVENTS` ring buffer.
+///
+/// Layout (176 bytes): origin 0..144, cookie 144..152, closed 152..160, received 160..168,
+/// sent 168..176.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Closed {
+    /// Its origin, as it stood when the socket closed.
+    pub origin: Origin,
+    /// The socket's cookie.
+    pub cookie: u64,
+    /// When it closed: nanoseconds of `CLOCK_BOOTTIME`.
+    pub closed: u64,
+    /// Payload bytes that the socket received from the client's side.
+    pub received: u64,
+    /// Payload bytes that the other end acknowledged.
+    pub sent: u64,
+}
+
+const _: () = assert!(size_of::<Closed>() == 176 && core::mem::offset_of!(Closed, cookie) == 144);

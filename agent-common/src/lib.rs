@@ -1,0 +1,21 @@
+//! What truepeer's BPF programs and its agent agree on: addresses, origins, settings, events,
+//! counters and names.
+//!
+//! `no_std` and free of dependencies, so that the same code runs in the kernel, in unit tests and
+//! under Miri. Every type that crosses the border to the kernel is `repr(C)` with explicit padding,
+//! and its size and offsets are asserted at compile time for both targets.
+
+#![no_std]
+
+pub mod address;
+pub mod counter;
+pub mod event;
+pub mod names;
+pub mod origin;
+pub mod settings;
+
+pub use address::{Address, Endpoint};
+pub use counter::Counter;
+pub use event::Closed;
+pub use origin::{Evidence, Origin, Process};
+pub use settings::{Listener, ListenerKey, Mark, Namespace, Range};

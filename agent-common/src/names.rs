@@ -1,0 +1,40 @@
+//! Names that the BPF object, the pins and the agent share.
+
+/// Maps, as named in the object and pinned under `maps/`.
+pub mod map {
+    /// Hash: socket cookie (`u64`) to [`crate::Origin`].
+    pub const ORIGINS: &str = "ORIGINS";
+    /// Hash: namespace cookie (`u64`) to [`crate::Namespace`].
+    pub const NAMESPACES: &str = "NAMESPACES";
+    /// Per-CPU array of `u64`, indexed by [`crate::Counter`].
+    pub const COUNTERS: &str = "COUNTERS";
+    /// Ring buffer of [`crate::Closed`].
+    pub const EVENTS: &str = "EVENTS";
+    /// Socket storage of [`crate::Listener`].
+    pub const LISTENERS: &str = "LISTENERS";
+    /// Sockhash: [`crate::ListenerKey`] to a listening socket.
+    pub const PROXIES: &str = "PROXIES";
+    /// Hash: cookie of a listener older than the agent (`u64`) to [`crate::ListenerKey`].
+    pub const ADOPT: &str = "ADOPT";
+}
+
+/// Programs, as named in the object.
+pub mod program {
+    /// tc ingress of a steered or an `answers` interface.
+    pub const STEER: &str = "steer";
+    /// `sk_lookup` of a whole namespace.
+    pub const STEER_LOOKUP: &str = "steer_lookup";
+    /// sockops of the root cgroup.
+    pub const LEARN: &str = "learn";
+    /// `cgroup/sock_release` of the root cgroup.
+    pub const LEARN_RELEASE: &str = "learn_release";
+    /// TCP iterator that adopts listeners older than the agent.
+    pub const ADOPT_LISTENER: &str = "adopt_listener";
+}
+
+/// Global of the object: cookie of the namespace that this instance of the programs serves.
+pub const NETNS: &str = "NETNS";
+
+/// Version of every type in this crate that lives in a pinned map. Pins of another version are
+/// replaced, never read.
+pub const LAYOUT: u32 = 1;

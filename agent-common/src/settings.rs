@@ -1,0 +1,163 @@
+//! What the agent tells the data path: one record a network namespace.
+
+/// A firewall mark written and compared under a mask.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Mark {
+    /// The bits to set; none outside the mask.
+    pub value: u32,
+    /// The bits that belong to truepeer. Zero: no mark is used.
+    pub mask: u32,
+}
+
+impl Mark {
+    /// `mark` with the masked bits replaced by the value.
+    #[inline(always)]
+    pub const fn apply(self, mark: u32) -> u32 {
+        (mark & !self.mask) | self.value
+    }
+
+    /// Whether `mark` carries the value under the mask. Never true without a mask.
+    #[inline(always)]
+    pub const fn matches(self, mark: u32) -> bool {
+        self.mask != 0 && mark & self.mask == self.value
+    }
+}
+
+/// Packets of these ports are steered to a local proxy.
+///
+/// Layout (16 bytes): ifindex 0..4, rule 4..8, first 8..10, last 10..12, to 12..14, flags 14..16.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Range {
+    /// The interface whose ingress is steered; 0: the whole namespace, by `sk_lookup`.
+    pub ifindex: u32,
+    /// [`crate::origin::rule_id`] of the steer's name.
+    pub rule: u32,
+    /// First destination port, host byte order. 0 in a range of an `answers` interface, which has
+    /// no ports.
+    pub first: u16,
+    /// Last destination port, host byte order, inclusive.
+    pub last: u16,
+    /// Port of the proxy's listener, host byte order.
+    pub to: u16,
+    /// [`Range::GATEWAY`], [`Range::ANSWERS`] or 0.
+    pub flags: u16,
+}
+
+impl Range {
+    /// The steer serves addresses that are not this host's: its packets are marked, so that the
+    /// routing rules of the steered interface deliver them here.
+    pub const GATEWAY: u16 = 1;
+    /// Not ports of a proxy but the other side of a gateway: packets for the proxy's spoofed sockets
+    /// come in here.
+    pub const ANSWERS: u16 = 2;
+
+    /// Whether a packet to `port` (host byte order) that came in by `ifindex` is to be steered.
+    /// The proxy's own port never is: those packets reach it anyway.
+    #[inline(always)]
+    pub const fn steers(&self, ifindex: u32, port: u16) -> bool {
+        self.ifindex == ifindex
+            && self.flags & Self::ANSWERS == 0
+            && self.first <= port
+            && port <= self.last
+            && port != self.to
+    }
+}
+
+/// How many ranges one namespace can have.
+pub const MAX_RANGES: usize = 64;
+
+/// All that the data path knows about one network namespace: value of the `NAMESPACES` map, whose
+/// key is the namespace's cookie (`u64`). It is replaced as a whole, so that a packet never meets
+/// half of a configuration.
+///
+/// Layout (1,048 bytes): spoofed 0..8, gateway 8..16, draining 16..20, len 20..24, ranges 24..1048.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Namespace {
+    /// The mark of a local proxy's spoofed connections to its application (all zero: none).
+    pub spoofed: Mark,
+    /// The mark of packets that a gateway keeps (all zero: none).
+    pub gateway: Mark,
+    /// Not zero while the agent drains: new connections pass, those in progress are served.
+    pub draining: u32,
+    /// How many of `ranges` are in use.
+    pub len: u32,
+    /// The ranges, in the order of the configuration; the first that matches decides.
+    pub ranges: [Range; MAX_RANGES],
+}
+
+impl Default for Namespace {
+    fn default() -> Self {
+        Self {
+            spoofed: Mark::default(),
+            gateway: Mark::default(),
+            draining: 0,
+            len: 0,
+            ranges: [Range::default(); MAX_RANGES],
+        }
+    }
+}
+
+/// What a proxy's listening socket carries in socket storage, and each socket accepted from it
+/// inherits (`BPF_F_CLONE`): the proof that a connection was accepted by the proxy.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Listener {
+    /// The port that the proxy listens on, host byte order.
+    pub port: u32,
+}
+
+/// Key of the `PROXIES` map (sockhash): where `sk_lookup` finds a proxy's listener.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ListenerKey {
+    /// Cookie of the network namespace.
+    pub netns: u64,
+    /// The port that the proxy listens on, host byte order.
+    pub port: u32,
+    /// Address family of the socket: `AF_INET` (2) or `AF_INET6` (10).
+    pub family: u32,
+}
+
+const _: () = {
+    use core::mem::offset_of;
+    assert!(size_of::<Mark>() == 8);
+    assert!(size_of::<Range>() == 16);
+    assert!(size_of::<ListenerKey>() == 16);
+    assert!(size_of::<Namespace>() == 24 + 16 * MAX_RANGES);
+    assert!(offset_of!(Namespace, ranges) == 24);
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_touches_its_own_bits_only() {
+        let mark = Mark {
+            value: 0x539,
+            mask: 0xfff,
+        };
+        assert_eq!(mark.apply(0xabcd_e000), 0xabcd_e539);
+        assert!(mark.matches(0x0004_0539));
+        assert!(!mark.matches(0x538));
+        assert!(!Mark::default().matches(0));
+    }
+
+    #[test]
+    fn a_range_leaves_out_its_ends_neighbours_and_the_proxy_itself() {
+        let range = Range {
+            ifindex: 2,
+            first: 8000,
+            last: 16000,
+            to: 15006,
+            ..Range::default()
+        };
+        assert!(range.steers(2, 8000) && range.steers(2, 16000));
+        assert!(!range.steers(2, 7999) && !range.steers(2, 16001));
+        assert!(!range.steers(2, 15006));
+        assert!(!range.steers(3, 8000));
+    }
+}

@@ -1,0 +1,19 @@
+//! truepeer keeps the client's address of connections that pass a proxy, a load balancer or a NAT.
+//!
+//! [`cli`] calls the rest. [`datapath`] is the only module that imports aya; what serves origins
+//! ([`api`], [`metrics`], [`access_log`]) sees the [`origins::Origins`] trait instead.
+
+pub mod access_log;
+pub mod agent;
+pub mod api;
+pub mod cli;
+pub mod config;
+pub mod datapath;
+pub mod doctor;
+pub mod metrics;
+pub mod netns;
+pub mod origins;
+pub mod peers;
+pub mod processes;
+pub mod route;
+pub mod sockets;

@@ -1,0 +1,61 @@
+//! What serves origins needs to know of the data path.
+
+use agent_common::{Counter, Origin};
+use anyhow::Result;
+use serde::Serialize;
+
+/// Read access to the data path's records.
+pub trait Origins: Send + Sync + 'static {
+    /// The origin of the socket with this cookie; `None` when truepeer knows none.
+    fn get(&self, cookie: u64) -> Result<Option<Origin>>;
+
+    /// Every origin with its cookie, in no order. A socket that opens or closes meanwhile may or may
+    /// not be there.
+    fn all(&self) -> Result<Vec<(u64, Origin)>>;
+
+    /// What the data path is made of and how full it is.
+    fn status(&self) -> Result<Status>;
+}
+
+/// The data path as it stands, read from its pins.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    /// Each attached program.
+    pub links: Vec<Link>,
+    /// Each map that can fill up.
+    pub maps: Vec<MapFill>,
+    /// Each counter with its value, summed over the CPUs.
+    #[serde(serialize_with = "counters_by_name")]
+    pub counters: Vec<(Counter, u64)>,
+}
+
+/// A program and what it is attached to.
+#[derive(Clone, Debug, Serialize)]
+pub struct Link {
+    /// Name of the program in the BPF object.
+    pub program: String,
+    /// Kernel id of the program.
+    pub program_id: u32,
+    /// What it is attached to, for people: `eth0 in /run/netns/pod`, `cgroup /`.
+    pub target: String,
+    /// Where the link is pinned.
+    pub pin: std::path::PathBuf,
+}
+
+/// How full a map is.
+#[derive(Clone, Debug, Serialize)]
+pub struct MapFill {
+    /// Name of the map.
+    pub name: String,
+    /// Entries in use.
+    pub entries: u64,
+    /// Entries at most.
+    pub max_entries: u64,
+}
+
+fn counters_by_name<S: serde::Serializer>(
+    counters: &[(Counter, u64)],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(counters.iter().map(|(counter, n)| (counter.name(), n)))
+}

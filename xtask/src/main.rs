@@ -1,0 +1,2 @@
+//! truepeer.
+fn main() {}
