@@ -1,2 +1,10 @@
-//! truepeer.
-fn main() {}
+//! truepeer's chores.
+
+mod process;
+mod setup;
+mod toolchain;
+
+fn main() -> anyhow::Result<()> {
+    setup::toolchain()?;
+    Ok(())
+}

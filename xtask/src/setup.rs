@@ -1,0 +1,255 @@
+//! `cargo xtask setup`: finds or installs what compiles the BPF object.
+//!
+//! Everything installed goes into the user's cache directory, so no root is needed and nothing on
+//! the system changes.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    process::{output, run, which},
+    toolchain::{self, Compiler, DEBIAN_PREFIX, LINKER_VERSION, Toolchain},
+};
+
+/// A nightly whose LLVM is bpf-linker's.
+const NIGHTLY: &str = "nightly-2026-05-20";
+
+/// Finds or installs the whole toolchain, with a line about each part.
+pub(crate) fn toolchain() -> Result<Toolchain> {
+    let compiler = match Compiler::find() {
+        Ok(compiler) => {
+            println!("setup: BPF compiler: found {compiler}");
+            compiler
+        }
+        Err(missing) => {
+            println!("setup: BPF compiler: {missing}");
+            let compiler = install_compiler()?;
+            println!("setup: BPF compiler: installed {compiler}");
+            compiler
+        }
+    };
+    match toolchain::find_linker() {
+        Ok(linker) => println!("setup: bpf-linker: found {}", linker.display()),
+        Err(missing) => {
+            println!("setup: {missing}; compiling it takes about two minutes");
+            println!(
+                "setup: bpf-linker: installed {}",
+                install_linker(&compiler)?.display()
+            );
+        }
+    }
+    Toolchain::find()
+}
+
+/// Installs a compiler by the first way that this machine offers.
+fn install_compiler() -> Result<Compiler> {
+    let mut failed = Vec::new();
+    if which("apt-get").is_some() && which("dpkg").is_some() {
+        match unpack_debian() {
+            Ok(sysroot) => return Compiler::probe(&sysroot),
+            Err(error) => failed.push(format!("Debian's rustc-web: {error:#}")),
+        }
+    }
+    if which("rustup").is_some() {
+        println!("setup: rustup: installing {NIGHTLY} with rust-src");
+        let install = run(Command::new("rustup").args([
+            "toolchain",
+            "install",
+            NIGHTLY,
+            "--profile",
+            "minimal",
+            "--component",
+            "rust-src",
+        ]));
+        match install {
+            Ok(()) => return Compiler::find(),
+            Err(error) => failed.push(format!("rustup: {error:#}")),
+        }
+    }
+    bail!(
+        "no compiler for BPF could be installed ({}); either type `rustup toolchain install {NIGHTLY} \
+         --profile minimal --component rust-src`, or use a Debian whose archive has rustc-web 1.95 or \
+         later, where this command unpacks it",
+        failed.join("; ")
+    )
+}
+
+/// Downloads Debian's rustc-web and what it lacks, and unpacks it into the cache. The packages
+/// conflict with other compilers when installed, so they never are.
+fn unpack_debian() -> Result<PathBuf> {
+    let cache = toolchain::cache()?;
+    fs::create_dir_all(&cache).with_context(|| format!("cannot create {}", cache.display()))?;
+    let work = tempfile::tempdir_in(&cache)?;
+    let apt = Apt::new(work.path())?;
+
+    println!("setup: apt: reading the package lists");
+    // One unreachable third-party source must not matter; a missing package tells below.
+    let updated = output(apt.command("apt-get").arg("update"));
+    let show = |package: &str| {
+        apt.show(package).or_else(|error| match &updated {
+            Ok(_) => Err(error),
+            Err(update) => bail!("{error:#}; apt-get update: {update:#}"),
+        })
+    };
+    let compiler = show("rustc-web")?;
+    if toolchain::numbers(&compiler.version) < (1, 95) {
+        bail!("this archive has rustc-web {} only", compiler.version);
+    }
+    let dev = compiler.dependency("libstd-rust-web-dev")?;
+    let runtime = show(dev)?.dependency("libstd-rust-web-")?.to_owned();
+    let llvm = show(&runtime)?.dependency("libllvm")?.to_owned();
+
+    let packages = ["rustc-web", dev, "libstd-rust-web-dev-bpf", &runtime, &llvm];
+    println!(
+        "setup: apt: downloading rustc-web {} ({})",
+        compiler.version,
+        packages[1..].join(", ")
+    );
+    let debs = work.path().join("debs");
+    fs::create_dir(&debs)?;
+    output(
+        apt.command("apt-get")
+            .arg("download")
+            .args(packages)
+            .current_dir(&debs),
+    )?;
+    // LLVM's own libraries, where the system lacks them.
+    output(apt.command("apt-get").args([
+        "install",
+        "--download-only",
+        "--yes",
+        "--no-install-recommends",
+        &llvm,
+    ]))?;
+
+    let root = work.path().join("root");
+    for directory in [&debs, &apt.archives()] {
+        for entry in fs::read_dir(directory)? {
+            let deb = entry?.path();
+            if deb.extension().is_some_and(|extension| extension == "deb") {
+                output(Command::new("dpkg").arg("-x").args([&deb, &root]))?;
+            }
+        }
+    }
+    place(
+        &root,
+        &cache.join(format!("{DEBIAN_PREFIX}{}", compiler.version)),
+    )
+    .map(|root| root.join("usr"))
+}
+
+/// `cargo install` of bpf-linker into the cache.
+fn install_linker(compiler: &Compiler) -> Result<PathBuf> {
+    let cache = toolchain::cache()?;
+    fs::create_dir_all(&cache)?;
+    let work = tempfile::tempdir_in(&cache)?;
+    let root = work.path().join("root");
+    run(Command::new("cargo")
+        .args([
+            "install",
+            "--quiet",
+            "--locked",
+            "--version",
+            LINKER_VERSION,
+            "bpf-linker",
+        ])
+        .arg("--root")
+        .arg(&root)
+        .arg("--target-dir")
+        .arg(work.path().join("target"))
+        // Its build reads the symbols of the compiler's LLVM.
+        .env("LD_LIBRARY_PATH", compiler.libraries()))
+    .context("cannot install bpf-linker; it needs a C compiler and the crates registry")?;
+    place(&root, &toolchain::linker_home()?)?;
+    toolchain::find_linker()
+}
+
+/// Moves a finished directory to its place in one step, so that no half of it is ever seen there.
+pub(crate) fn place(finished: &Path, place: &Path) -> Result<PathBuf> {
+    match fs::rename(finished, place) {
+        Ok(()) => {}
+        // Another setup was quicker; what it installed is the same.
+        Err(_) if place.is_dir() => {}
+        Err(error) => return Err(error).context(format!("cannot create {}", place.display())),
+    }
+    Ok(place.to_owned())
+}
+
+/// apt with state of its own, which any user may update.
+struct Apt {
+    state: PathBuf,
+}
+
+/// What apt knows about a package's candidate.
+struct Package {
+    name: String,
+    version: String,
+    depends: String,
+}
+
+impl Apt {
+    fn new(work: &Path) -> Result<Self> {
+        let state = work.join("apt");
+        for directory in ["lists/partial", "cache/archives/partial"] {
+            fs::create_dir_all(state.join(directory))?;
+        }
+        Ok(Self { state })
+    }
+
+    fn archives(&self) -> PathBuf {
+        self.state.join("cache/archives")
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        let state = self.state.display();
+        for option in [
+            format!("Dir::State={state}"),
+            format!("Dir::Cache={state}/cache"),
+            "Dir::State::status=/var/lib/dpkg/status".to_owned(),
+            "Debug::NoLocking=1".to_owned(),
+            // The user _apt cannot write to this user's cache.
+            "APT::Sandbox::User=".to_owned(),
+            "Acquire::Retries=3".to_owned(),
+        ] {
+            command.arg("-o").arg(option);
+        }
+        command.arg("-qq").env("LC_ALL", "C");
+        command
+    }
+
+    fn show(&self, package: &str) -> Result<Package> {
+        let text = output(
+            self.command("apt-cache")
+                .args(["show", "--no-all-versions", package]),
+        )
+        .with_context(|| format!("the package archive has no {package}"))?;
+        let field = |name: &str| {
+            text.lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+                .with_context(|| format!("the package archive has no {name} of {package}"))
+                .map(str::to_owned)
+        };
+        Ok(Package {
+            name: package.to_owned(),
+            version: field("Version")?,
+            depends: field("Depends")?,
+        })
+    }
+}
+
+impl Package {
+    /// The first dependency whose name begins with `prefix`.
+    fn dependency(&self, prefix: &str) -> Result<&str> {
+        self.depends
+            .split([',', '|'])
+            .filter_map(|dependency| dependency.split_whitespace().next())
+            .find(|name| name.starts_with(prefix))
+            .with_context(|| format!("{} {} does not depend on {prefix}", self.name, self.version))
+    }
+}

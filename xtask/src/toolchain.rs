@@ -1,0 +1,344 @@
+//! Finds what compiles the BPF object: a Rust compiler with a `core` for BPF, and bpf-linker.
+//!
+//! `cargo xtask setup` and the agent's build script share this file, so that the build uses
+//! exactly what setup found or installed. It finds only; it never installs.
+
+use std::{
+    env,
+    fmt, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+/// The target of the BPF object.
+pub(crate) const TARGET: &str = "bpfel-unknown-none";
+/// The bpf-linker that setup installs; any patch release of the same minor version does.
+pub(crate) const LINKER_VERSION: &str = "0.10.3";
+/// The LLVM that this bpf-linker speaks; the compiler must bring the same one.
+const LLVM_MAJOR: u32 = 22;
+/// The workspace's `rust-version`.
+const OLDEST_RUSTC: (u32, u32) = (1, 95);
+/// How the directories of unpacked Debian compilers in the cache begin.
+pub(crate) const DEBIAN_PREFIX: &str = "rustc-web-";
+
+/// A Rust compiler that can build for [`TARGET`].
+pub(crate) struct Compiler {
+    /// The compiler itself, not a rustup proxy.
+    rustc: PathBuf,
+    libraries: PathBuf,
+    /// Whether `core` must be compiled from rust-src because no compiled one is there.
+    build_std: bool,
+    /// `rustc`'s release, for people.
+    release: String,
+}
+
+impl fmt::Display for Compiler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let core = if self.build_std {
+            "core from rust-src"
+        } else {
+            "compiled core"
+        };
+        write!(
+            f,
+            "rustc {} with {core}, {}",
+            self.release,
+            self.rustc.display()
+        )
+    }
+}
+
+impl Compiler {
+    /// Finds the first compiler that will do: rustup's, the system's, the one in the cache.
+    /// The error lists what was looked at and why it would not do.
+    pub(crate) fn find() -> Result<Self> {
+        let mut rejected = Vec::new();
+        for sysroot in sysroots() {
+            match Self::probe(&sysroot) {
+                Ok(compiler) => return Ok(compiler),
+                Err(reason) => rejected.push(format!("{}: {reason:#}", sysroot.display())),
+            }
+        }
+        if rejected.is_empty() {
+            rejected.push("no Rust compiler found".to_owned());
+        }
+        bail!(
+            "no Rust compiler can build for {TARGET} ({})",
+            rejected.join("; ")
+        )
+    }
+
+    /// Asks whether the compiler in `sysroot` can build for BPF.
+    pub(crate) fn probe(sysroot: &Path) -> Result<Self> {
+        let rustlib = sysroot.join("lib/rustlib");
+        let compiled = has_core(&rustlib.join(TARGET).join("lib"));
+        if !compiled && !rustlib.join("src/rust/library/core").is_dir() {
+            bail!("neither rust-src nor a core for {TARGET}");
+        }
+        let rustc = sysroot.join("bin/rustc");
+        let libraries = libraries(sysroot).context("no LLVM library beside the compiler")?;
+        let output = Command::new(&rustc)
+            .arg("-vV")
+            .env("LD_LIBRARY_PATH", &libraries)
+            .output()
+            .with_context(|| format!("cannot run {}", rustc.display()))?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        if !output.status.success() {
+            let errors = String::from_utf8_lossy(&output.stderr);
+            bail!(
+                "rustc -vV failed: {}",
+                errors.lines().next().unwrap_or_default()
+            );
+        }
+        let field = |name: &str| {
+            text.lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+                .unwrap_or_default()
+        };
+        let (release, llvm) = (field("release"), field("LLVM version"));
+        if numbers(release) < OLDEST_RUSTC {
+            bail!(
+                "rustc {release} is older than {}.{}",
+                OLDEST_RUSTC.0,
+                OLDEST_RUSTC.1
+            );
+        }
+        if numbers(llvm).0 != LLVM_MAJOR {
+            bail!("its LLVM is {llvm}, but bpf-linker {LINKER_VERSION} speaks LLVM {LLVM_MAJOR}");
+        }
+        Ok(Self {
+            rustc,
+            libraries,
+            build_std: !compiled,
+            release: release.to_owned(),
+        })
+    }
+
+    /// Where its LLVM is; bpf-linker needs the same one.
+    pub(crate) fn libraries(&self) -> &Path {
+        &self.libraries
+    }
+
+    /// `cargo` for this compiler, with nothing of an outer build's environment.
+    pub(crate) fn cargo(&self) -> Command {
+        // build-std must be the work of the toolchain's own cargo.
+        let own = self.rustc.with_file_name("cargo");
+        let cargo = if self.build_std && own.exists() {
+            own.into_os_string()
+        } else {
+            env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+        };
+        let mut command = Command::new(cargo);
+        for (name, _) in env::vars_os() {
+            if leaks(&name.to_string_lossy()) {
+                command.env_remove(name);
+            }
+        }
+        command
+            .env("RUSTC", &self.rustc)
+            .env("LD_LIBRARY_PATH", &self.libraries)
+            // An empty wrapper overrides one from the user's cargo configuration.
+            .env("RUSTC_WRAPPER", "")
+            // The target is unstable, also on a stable compiler.
+            .env("RUSTC_BOOTSTRAP", "1");
+        command
+    }
+}
+
+/// A compiler and the linker that goes with it.
+pub(crate) struct Toolchain {
+    compiler: Compiler,
+    linker: PathBuf,
+}
+
+impl Toolchain {
+    /// Finds both; the error says what is missing.
+    pub(crate) fn find() -> Result<Self> {
+        let compiler = Compiler::find()?;
+        let linker = find_linker()?;
+        Ok(Self { compiler, linker })
+    }
+
+    /// `cargo SUBCOMMAND` for the package of BPF programs, in a target directory of its own so that
+    /// it never waits for an outer cargo's lock.
+    pub(crate) fn cargo(&self, subcommand: &str, target_dir: &Path) -> Command {
+        let mut command = self.compiler.cargo();
+        command
+            .args([
+                subcommand,
+                "--package",
+                "agent-ebpf",
+                "--release",
+                "--quiet",
+            ])
+            .args(["--target", TARGET, "--target-dir"])
+            .arg(target_dir);
+        if self.compiler.build_std {
+            command.args(["-Z", "build-std=core"]);
+        }
+        let flags = [
+            format!("--cfg=bpf_target_arch=\"{}\"", env::consts::ARCH),
+            format!("-Clinker={}", self.linker.display()),
+            "-Cdebuginfo=2".to_owned(),
+            "-Clink-arg=--btf".to_owned(),
+        ];
+        command
+            .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
+            .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "3")
+            .env("CARGO_PROFILE_RELEASE_PANIC", "abort")
+            // bpf-linker optimises across crates itself, and BTF must survive.
+            .env("CARGO_PROFILE_RELEASE_LTO", "off")
+            .env("CARGO_PROFILE_RELEASE_STRIP", "none");
+        command
+    }
+
+    /// Where [`Self::cargo`] leaves the object.
+    pub(crate) fn object(target_dir: &Path) -> PathBuf {
+        target_dir.join(TARGET).join("release/truepeer")
+    }
+}
+
+/// Finds bpf-linker in the cache or in `PATH`, in a version that will do.
+pub(crate) fn find_linker() -> Result<PathBuf> {
+    let installed = linker_home()?.join("bin/bpf-linker");
+    if installed.is_file() {
+        return Ok(installed);
+    }
+    let mut reason = "not in PATH".to_owned();
+    for directory in env::split_paths(&env::var_os("PATH").unwrap_or_default()) {
+        let linker = directory.join("bpf-linker");
+        if !linker.is_file() {
+            continue;
+        }
+        let Ok(output) = Command::new(&linker).arg("--version").output() else {
+            continue;
+        };
+        let text = String::from_utf8_lossy(&output.stdout);
+        let version = text.split_whitespace().last().unwrap_or_default();
+        if numbers(version) == numbers(LINKER_VERSION) {
+            return Ok(linker);
+        }
+        reason = format!("{} is version {version}", linker.display());
+    }
+    bail!("bpf-linker {LINKER_VERSION} is missing ({reason})")
+}
+
+/// Where setup installs bpf-linker.
+pub(crate) fn linker_home() -> Result<PathBuf> {
+    Ok(cache()?.join(format!("bpf-linker-{LINKER_VERSION}")))
+}
+
+/// The user's cache directory for everything that setup installs.
+pub(crate) fn cache() -> Result<PathBuf> {
+    let path = |name| {
+        env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    path("XDG_CACHE_HOME")
+        .or_else(|| Some(path("HOME")?.join(".cache")))
+        .map(|cache| cache.join("truepeer"))
+        .context("neither XDG_CACHE_HOME nor HOME names an absolute directory")
+}
+
+/// Directories in the cache whose names begin with `prefix`, the newest version first.
+pub(crate) fn cached(prefix: &str) -> Vec<PathBuf> {
+    let Ok(cache) = cache() else {
+        return Vec::new();
+    };
+    let mut found = directories(&cache, prefix);
+    found.sort_by_key(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        std::cmp::Reverse(numbers(name.strip_prefix(prefix).unwrap_or_default()))
+    });
+    found
+}
+
+/// Every place where a compiler may be, in order of preference.
+fn sysroots() -> Vec<PathBuf> {
+    let rustup = env::var_os("RUSTUP_HOME")
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".rustup")));
+    let mut found = rustup.map_or_else(Vec::new, |home| directories(&home.join("toolchains"), ""));
+    found.sort_by_key(|path| !path.to_string_lossy().contains("nightly"));
+    if Path::new("/usr/bin/rustc").exists() {
+        found.push("/usr".into());
+    }
+    found.extend(
+        cached(DEBIAN_PREFIX)
+            .into_iter()
+            .map(|path| path.join("usr")),
+    );
+    found
+}
+
+/// The directories in `parent` whose names begin with `prefix`.
+fn directories(parent: &Path, prefix: &str) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(parent) else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix))
+        .map(|entry| entry.path())
+        .filter(|path| path.is_dir())
+        .collect()
+}
+
+/// Whether a compiled `core` lies in `directory`.
+fn has_core(directory: &Path) -> bool {
+    fs::read_dir(directory).is_ok_and(|entries| {
+        entries.flatten().any(|entry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            name.starts_with("libcore-") && name.ends_with(".rlib")
+        })
+    })
+}
+
+/// The directory of `sysroot` that holds LLVM: rustup's `lib`, or Debian's multiarch one.
+fn libraries(sysroot: &Path) -> Option<PathBuf> {
+    let multiarch = format!("lib/{}-linux-gnu", env::consts::ARCH);
+    ["lib", &multiarch]
+        .into_iter()
+        .map(|path| sysroot.join(path))
+        .find(|path| {
+            fs::read_dir(path).is_ok_and(|entries| {
+                entries
+                    .flatten()
+                    .any(|entry| entry.file_name().to_string_lossy().starts_with("libLLVM"))
+            })
+        })
+}
+
+/// The first two numbers of a version.
+pub(crate) fn numbers(version: &str) -> (u32, u32) {
+    let mut parts = version
+        .split(|c: char| !c.is_ascii_digit())
+        .map(|part| part.parse().unwrap_or(0));
+    (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
+}
+
+/// Whether a variable of an outer build would change the BPF build.
+fn leaks(name: &str) -> bool {
+    const NAMES: [&str; 9] = [
+        "CARGO_ENCODED_RUSTFLAGS",
+        "CARGO_INCREMENTAL",
+        "CARGO_MANIFEST_DIR",
+        "CARGO_TARGET_DIR",
+        "RUSTC_WORKSPACE_WRAPPER",
+        "RUSTDOCFLAGS",
+        "RUSTFLAGS",
+        "RUSTUP_TOOLCHAIN",
+        "TARGET",
+    ];
+    const PREFIXES: [&str; 5] = [
+        "CARGO_BUILD_",
+        "CARGO_CFG_",
+        "CARGO_FEATURE_",
+        "CARGO_PROFILE_",
+        "CARGO_TARGET_",
+    ];
+    NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
