@@ -1,47 +1,66 @@
 //! Addresses and endpoints in one form for IPv4 and IPv6.
 
-use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-/// An IPv4 or IPv6 address: 16 bytes in network order, IPv4 as `::ffff:a.b.c.d` (RFC 4291, 2.5.5.2).
+/// An IPv4 or IPv6 address: four words, each in network byte order as the kernel holds them; IPv4 as
+/// `::ffff:a.b.c.d` (RFC 4291, 2.5.5.2).
 ///
 /// One form for both families means that an IPv4 client on a dual-stack AF_INET6 socket equals the
 /// same client on an AF_INET socket.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Address(pub [u8; 16]);
+pub struct Address(pub [u32; 4]);
 
 impl Address {
-    /// From the four bytes of an IPv4 address, in network order.
+    /// The third word of an IPv4 address.
+    const MAPPED: u32 = 0xffff_u32.to_be();
+
+    /// From an IPv4 address in network byte order.
     #[inline(always)]
-    pub const fn v4(octets: [u8; 4]) -> Self {
-        let [a, b, c, d] = octets;
-        Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d])
+    pub const fn v4(word: u32) -> Self {
+        Self([0, 0, Self::MAPPED, word])
     }
 
-    /// From the sixteen bytes of an IPv6 address, in network order.
+    /// From an IPv6 address in network byte order.
     #[inline(always)]
-    pub const fn v6(octets: [u8; 16]) -> Self {
-        Self(octets)
+    pub const fn v6(words: [u32; 4]) -> Self {
+        Self(words)
+    }
+
+    /// Whether it is an IPv4 address.
+    #[inline(always)]
+    pub const fn is_v4(self) -> bool {
+        let [a, b, c, _] = self.0;
+        a == 0 && b == 0 && c == Self::MAPPED
+    }
+
+    /// Whether it is of 127.0.0.0/8 or `::1`.
+    #[inline(always)]
+    pub const fn is_loopback(self) -> bool {
+        let [a, b, c, d] = self.0;
+        let d = u32::from_be(d);
+        (self.is_v4() && d >> 24 == 127) || (a == 0 && b == 0 && c == 0 && d == 1)
     }
 
     /// The address as the standard library's type: IPv4 where it is IPv4-mapped.
     pub fn ip(self) -> IpAddr {
-        Ipv6Addr::from(self.0).to_canonical()
+        let mut octets = [0; 16];
+        for (four, word) in octets.chunks_exact_mut(4).zip(self.0) {
+            four.copy_from_slice(&word.to_ne_bytes());
+        }
+        Ipv6Addr::from(octets).to_canonical()
     }
 }
 
 impl From<IpAddr> for Address {
     fn from(ip: IpAddr) -> Self {
-        match ip {
-            IpAddr::V4(ip) => ip.into(),
-            IpAddr::V6(ip) => Self(ip.octets()),
-        }
-    }
-}
-
-impl From<Ipv4Addr> for Address {
-    fn from(ip: Ipv4Addr) -> Self {
-        Self::v4(ip.octets())
+        let octets = match ip {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+            IpAddr::V6(ip) => ip.octets(),
+        };
+        let word =
+            |i: usize| u32::from_ne_bytes([octets[i], octets[i + 1], octets[i + 2], octets[i + 3]]);
+        Self([word(0), word(4), word(8), word(12)])
     }
 }
 
@@ -82,7 +101,7 @@ impl From<SocketAddr> for Endpoint {
     }
 }
 
-const _: () = assert!(size_of::<Address>() == 16 && align_of::<Address>() == 1);
+const _: () = assert!(size_of::<Address>() == 16 && align_of::<Address>() == 4);
 const _: () = assert!(size_of::<Endpoint>() == 20 && core::mem::offset_of!(Endpoint, port) == 16);
 
 #[cfg(test)]
@@ -95,6 +114,13 @@ mod tests {
         let plain: SocketAddr = "192.0.2.1:80".parse().unwrap();
         assert_eq!(Endpoint::from(mapped), Endpoint::from(plain));
         assert_eq!(Endpoint::from(mapped).socket_addr(), plain);
+    }
+
+    #[test]
+    fn loopback_is_127_8_and_1() {
+        let is_loopback = |text: &str| Address::from(text.parse::<IpAddr>().unwrap()).is_loopback();
+        assert!(is_loopback("127.0.0.6") && is_loopback("::1"));
+        assert!(!is_loopback("126.0.0.1") && !is_loopback("::6") && !is_loopback("2001:db8::1"));
     }
 
     #[test]

@@ -16,20 +16,26 @@ pub mod map {
     pub const PROXIES: &str = "PROXIES";
     /// Hash: cookie of a listener older than the agent (`u64`) to [`crate::ListenerKey`].
     pub const ADOPT: &str = "ADOPT";
+    /// Ring buffer of the data path's diagnostics (aya-log).
+    pub const LOGS: &str = "AYA_LOGS";
+    /// Every map that is pinned.
+    pub const ALL: [&str; 8] = [
+        ORIGINS, NAMESPACES, COUNTERS, EVENTS, LISTENERS, PROXIES, ADOPT, LOGS,
+    ];
 }
 
-/// Programs, as named in the object.
+/// Programs, as named in the object; the kernel keeps 15 characters.
 pub mod program {
     /// tc ingress of a steered or an `answers` interface.
-    pub const STEER: &str = "steer";
+    pub const STEER: &str = "truepeer_steer";
     /// `sk_lookup` of a whole namespace.
-    pub const STEER_LOOKUP: &str = "steer_lookup";
+    pub const LOOKUP: &str = "truepeer_lookup";
     /// sockops of the root cgroup.
-    pub const LEARN: &str = "learn";
+    pub const LEARN: &str = "truepeer_learn";
     /// `cgroup/sock_release` of the root cgroup.
-    pub const LEARN_RELEASE: &str = "learn_release";
+    pub const RELEASE: &str = "truepeer_close";
     /// TCP iterator that adopts listeners older than the agent.
-    pub const ADOPT_LISTENER: &str = "adopt_listener";
+    pub const ADOPT: &str = "truepeer_adopt";
 }
 
 /// Global of the object: cookie of the namespace that this instance of the programs serves.

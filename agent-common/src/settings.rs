@@ -53,6 +53,25 @@ impl Range {
     /// come in here.
     pub const ANSWERS: u16 = 2;
 
+    /// Whether there is anything in it: a proxy's port, or a flag.
+    #[inline(always)]
+    pub const fn is_used(&self) -> bool {
+        self.to != 0 || self.flags != 0
+    }
+
+    /// Whether it belongs to a steer for this host's own addresses, with the proxy beside the
+    /// application.
+    #[inline(always)]
+    pub const fn is_sidecar(&self) -> bool {
+        self.flags & (Self::GATEWAY | Self::ANSWERS) == 0
+    }
+
+    /// Whether it only says that a gateway's answers come in by `ifindex`.
+    #[inline(always)]
+    pub const fn is_answers(&self, ifindex: u32) -> bool {
+        self.flags & Self::ANSWERS != 0 && self.ifindex == ifindex
+    }
+
     /// Whether a packet to `port` (host byte order) that came in by `ifindex` is to be steered.
     /// The proxy's own port never is: those packets reach it anyway.
     #[inline(always)]
@@ -72,7 +91,7 @@ pub const MAX_RANGES: usize = 64;
 /// key is the namespace's cookie (`u64`). It is replaced as a whole, so that a packet never meets
 /// half of a configuration.
 ///
-/// Layout (1,048 bytes): spoofed 0..8, gateway 8..16, draining 16..20, len 20..24, ranges 24..1048.
+/// Layout (1,048 bytes): spoofed 0..8, gateway 8..16, draining 16..20, padding 20..24, ranges 24..1048.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Namespace {
@@ -82,9 +101,11 @@ pub struct Namespace {
     pub gateway: Mark,
     /// Not zero while the agent drains: new connections pass, those in progress are served.
     pub draining: u32,
-    /// How many of `ranges` are in use.
-    pub len: u32,
-    /// The ranges, in the order of the configuration; the first that matches decides.
+    /// Always zero.
+    pub padding: u32,
+    /// The ranges: those with ports, in the order of the configuration, then those of `answers`
+    /// interfaces. The first that matches decides. Those that are all zero, at the end, are not in
+    /// use.
     pub ranges: [Range; MAX_RANGES],
 }
 
@@ -94,7 +115,7 @@ impl Default for Namespace {
             spoofed: Mark::default(),
             gateway: Mark::default(),
             draining: 0,
-            len: 0,
+            padding: 0,
             ranges: [Range::default(); MAX_RANGES],
         }
     }
@@ -119,6 +140,26 @@ pub struct ListenerKey {
     pub port: u32,
     /// Address family of the socket: `AF_INET` (2) or `AF_INET6` (10).
     pub family: u32,
+}
+
+impl Namespace {
+    /// The first range in use for which `wanted` holds.
+    ///
+    /// A constant bound and a copy made at once: so the kernel's verifier goes on in one state
+    /// instead of one for each place in the table.
+    #[inline(always)]
+    pub fn find(&self, mut wanted: impl FnMut(&Range) -> bool) -> Option<Range> {
+        for range in &self.ranges {
+            if !range.is_used() {
+                break;
+            }
+            if wanted(range) {
+                // SAFETY: a reference is valid for reads; volatile only keeps the copy here.
+                return Some(unsafe { core::ptr::read_volatile(range) });
+            }
+        }
+        None
+    }
 }
 
 const _: () = {

@@ -1,2 +1,66 @@
+//! truepeer's data path: the entry points of its BPF programs.
+//!
+//! One file a verb does the work; this one says where each verb is attached. Only UAPI contexts and
+//! helpers are used: no kernel structure's fields, so the object needs no relocation.
+
 #![no_std]
 #![no_main]
+
+mod counters;
+mod learn;
+mod maps;
+mod packet;
+mod steer;
+
+use aya_ebpf::{
+    bindings::{sk_action::SK_PASS, tcx_action_base::TCX_NEXT},
+    macros::{cgroup_sock, classifier, sk_lookup, sock_ops},
+    programs::{SkLookupContext, SockContext, SockOpsContext, TcContext},
+};
+
+/// tc ingress of a steered interface, and of a gateway's `answers` interface. Other programs on the
+/// interface always get their turn.
+#[classifier]
+fn truepeer_steer(ctx: TcContext) -> i32 {
+    steer::packet(&ctx);
+    TCX_NEXT
+}
+
+/// `sk_lookup` of a network namespace whose steer names no interface.
+#[sk_lookup]
+fn truepeer_lookup(ctx: SkLookupContext) -> u32 {
+    steer::lookup(&ctx);
+    SK_PASS
+}
+
+/// sockops of the root cgroup: listeners, new connections and their end.
+#[sock_ops]
+fn truepeer_learn(ctx: SockOpsContext) -> u32 {
+    learn::socket(&ctx);
+    1
+}
+
+/// A process of the root cgroup gives a socket up.
+#[cgroup_sock(sock_release)]
+fn truepeer_close(ctx: SockContext) -> i32 {
+    learn::release(&ctx);
+    1
+}
+
+/// TCP iterator: adopts the proxies' listeners that are older than the agent.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/tcp")]
+fn truepeer_adopt(ctx: *mut learn::IterTcp) -> i32 {
+    learn::adopt(ctx);
+    0
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 4] = *b"GPL\0";

@@ -1,1 +1,209 @@
-//! Not written yet.
+//! The kernel's side of truepeer: loads the BPF programs, attaches them and fills their maps. The only
+//! module that imports aya.
+
+mod attach;
+mod events;
+mod pins;
+
+use std::{io::Read as _, path::Path};
+
+use agent_common::{
+    ListenerKey, Namespace,
+    names::{self, map, program},
+};
+use anyhow::{Context as _, Result};
+use aya::{
+    Btf, Ebpf, EbpfLoader,
+    maps::MapData,
+    programs::{Iter, links::PinnedLink},
+};
+use tracing::warn;
+
+pub use events::{Diagnostics, Events};
+pub use pins::Pins;
+
+use crate::netns::Netns;
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("TRUEPEER_OBJECT"));
+
+/// The data path of this host. It stays in place when this value, or the agent, is gone: only
+/// [`Datapath::remove`] takes it away.
+pub struct Datapath {
+    pins: Pins,
+    origins: u32,
+    /// Holds the iterator that adopts listeners; its other programs are attached and pinned.
+    object: Ebpf,
+}
+
+impl Datapath {
+    /// Puts in place what learns origins, for all processes below `cgroup` (the root of the cgroup v2
+    /// hierarchy). `origins` is the size of the map of origins. A data path that an agent left is
+    /// taken over with its origins, without a moment in which neither works.
+    pub fn load(root: &Path, origins: u32, cgroup: &Path) -> Result<Self> {
+        let pins = Pins::new(root);
+        pins.create()?;
+        if !can_take_over(&pins, origins) {
+            pins.remove_maps(false)?;
+            pins.create()?;
+        }
+        let mut object = load_object(&pins, origins, 0)?;
+        attach::cgroup(&mut object, &pins, cgroup)?;
+        pins.remove_maps(true)?;
+        Ok(Self {
+            pins,
+            origins,
+            object,
+        })
+    }
+
+    /// Where the maps and links are pinned.
+    pub fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
+    /// The stream of closed connections. To be called within the async runtime.
+    pub fn events(&self) -> Result<Events> {
+        Events::new(self.pins.events()?)
+    }
+
+    /// The stream of the programs' own messages. To be called within the async runtime.
+    pub fn diagnostics(&mut self) -> Result<Diagnostics> {
+        Diagnostics::new(&mut self.object)
+    }
+
+    /// Tells the data path what to do in `netns`. Sockets that come to listen from now on are known;
+    /// for older ones see [`Datapath::adopt`].
+    pub fn configure(&self, netns: &Netns, settings: &Namespace) -> Result<()> {
+        let mut namespaces = self.pins.namespaces()?;
+        namespaces
+            .insert(netns.cookie(), pins::Plain(*settings), 0)
+            .with_context(|| format!("cannot configure {netns}"))
+    }
+
+    /// Makes the proxies' listeners known that are older than the data path: by the cookie of each
+    /// listening socket of `netns`.
+    pub fn adopt(&mut self, netns: &Netns, listeners: &[(u64, ListenerKey)]) -> Result<()> {
+        if listeners.is_empty() {
+            return Ok(());
+        }
+        let mut adopt = self.pins.adopt()?;
+        for (cookie, key) in listeners {
+            adopt.insert(cookie, pins::Plain(*key), 0)?;
+        }
+        let program = self.object.program_mut(program::ADOPT);
+        let iterator: &mut Iter = program.context("the BPF object has no iterator")?.try_into()?;
+        if iterator.fd().is_err() {
+            iterator.load("tcp", &Btf::from_sys_fs()?)?;
+        }
+        // The iterator walks the sockets of the namespace that opens it.
+        let walked = netns.run(|| {
+            let id = iterator.attach()?;
+            let mut walk = iterator.take_link(id)?.into_file()?;
+            walk.read_to_end(&mut Vec::new())?;
+            Ok(())
+        });
+        for (cookie, _) in listeners {
+            adopt.remove(cookie)?;
+        }
+        walked.with_context(|| format!("cannot walk the sockets of {netns}"))
+    }
+
+    /// Attaches the packet programs to `interfaces` of `netns` and, if `lookup`, `sk_lookup` to the
+    /// namespace; what was attached there is replaced. Returns the names of the pins.
+    pub fn attach(&self, netns: &Netns, interfaces: &[&str], lookup: bool) -> Result<Vec<String>> {
+        let mut object = load_object(&self.pins, self.origins, netns.cookie())?;
+        netns.run(move || {
+            let mut names = Vec::new();
+            for interface in interfaces {
+                attach::steer(&mut object, &self.pins, netns.inode(), interface)
+                    .with_context(|| format!("cannot attach to {interface}"))?;
+                names.push(attach::steer_name(netns.inode(), interface));
+            }
+            if lookup {
+                attach::lookup(&mut object, &self.pins, netns.inode())
+                    .context("cannot attach sk_lookup")?;
+                names.push(attach::lookup_name(netns.inode()));
+            }
+            Ok(names)
+        })
+    }
+
+    /// Detaches every packet program whose pin is not among `names`, and forgets the settings of
+    /// every namespace whose cookie is not among `cookies`.
+    pub fn retain(&self, names: &[String], cookies: &[u64]) -> Result<()> {
+        self.pins.retain_links(|name| {
+            [program::LEARN, program::RELEASE].contains(&name) || names.iter().any(|n| n == name)
+        })?;
+        let mut namespaces = self.pins.namespaces()?;
+        let known: Vec<u64> = namespaces.keys().collect::<Result<_, _>>()?;
+        for cookie in known.iter().filter(|cookie| !cookies.contains(cookie)) {
+            namespaces.remove(cookie)?;
+        }
+        Ok(())
+    }
+
+    /// Removes everything.
+    pub fn remove(self) -> Result<()> {
+        remove(&self.pins)
+    }
+}
+
+/// Removes the data path pinned at `pins`, whoever left it: programs, maps, and clsact filters in
+/// every namespace that can be seen.
+pub fn remove(pins: &Pins) -> Result<()> {
+    let removed = pins.remove();
+    for netns in Netns::all()? {
+        let swept = netns.run(|| {
+            for interface in nix::net::if_::if_nameindex()?.iter() {
+                // An error: there is no such filter, as usual.
+                let _ = attach::detach_clsact(&interface.name().to_string_lossy());
+            }
+            Ok(())
+        });
+        if let Err(error) = swept {
+            warn!("clsact filters in {netns} were not looked for: {error:#}");
+        }
+    }
+    removed
+}
+
+/// Whether the maps that are pinned fit this version and this configuration, and nothing was missed:
+/// without the program that deletes origins, they may name sockets that are long gone.
+fn can_take_over(pins: &Pins, origins: u32) -> bool {
+    let was_learning = PinnedLink::from_pin(pins.link_path(program::LEARN)).is_ok();
+    let fits = pins.origins().and_then(|_| pins.namespaces()).is_ok();
+    let size = MapData::from_pin(pins.map_path(map::ORIGINS)).and_then(|map| map.info());
+    let same_size = size.is_ok_and(|info| info.max_entries() == origins);
+    if was_learning && fits && !same_size {
+        warn!("`origins` has changed: connections in progress become unknown");
+    }
+    was_learning && fits && same_size
+}
+
+/// Loads the object for the namespace with this cookie. Maps that are pinned are used again.
+fn load_object(pins: &Pins, origins: u32, netns: u64) -> Result<Ebpf> {
+    let level = log_level();
+    let mut loader = EbpfLoader::new();
+    loader
+        .override_global(names::NETNS, &netns, true)
+        .override_global(aya_log::LEVEL, &level, true)
+        .map_max_entries(map::ORIGINS, origins);
+    for name in map::ALL {
+        loader.map_pin_path(name, pins.map_path(name));
+    }
+    loader.load(OBJECT).context("cannot load the BPF object")
+}
+
+/// The level up to which the programs log, as the agent's own subscriber has it.
+fn log_level() -> u8 {
+    use tracing::level_filters::LevelFilter;
+    let level = match LevelFilter::current() {
+        LevelFilter::TRACE => aya_log::Level::Trace,
+        LevelFilter::DEBUG => aya_log::Level::Debug,
+        LevelFilter::INFO => aya_log::Level::Info,
+        LevelFilter::WARN => aya_log::Level::Warn,
+        LevelFilter::ERROR => aya_log::Level::Error,
+        _ => return 0,
+    };
+    level as u8
+}

@@ -1,0 +1,290 @@
+//! learn: writes the origin of a socket, and removes it when the socket closes.
+
+use core::ptr::read_volatile;
+
+use agent_common::{
+    Address, Closed, Counter, Endpoint, Evidence, Listener, ListenerKey, Namespace, Origin,
+    Process, Range,
+};
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{
+        BPF_ANY, BPF_NOEXIST, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
+        BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_LISTEN_CB,
+    },
+    cty::c_void,
+    helpers::generated::{
+        bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_pid_tgid,
+        bpf_get_current_uid_gid, bpf_get_netns_cookie, bpf_get_socket_cookie,
+        bpf_ktime_get_boot_ns, bpf_map_update_elem,
+    },
+    programs::{SockContext, SockOpsContext},
+};
+use aya_log_ebpf::debug;
+
+use crate::{
+    counters::count,
+    maps::{ADOPT, EVENTS, LISTENERS, NAMESPACES, ORIGINS, PROXIES},
+    steer::AF_INET,
+};
+
+const TCP_CLOSE: u32 = 7;
+
+/// One call of sockops.
+#[inline(always)]
+pub(crate) fn socket(ctx: &SockOpsContext) {
+    match ctx.op() {
+        BPF_SOCK_OPS_TCP_LISTEN_CB => listen(ctx),
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepted(ctx),
+        BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == TCP_CLOSE => closed(ctx),
+        _ => {}
+    }
+}
+
+/// Remembers the listener of a proxy that starts, or starts again.
+#[inline(always)]
+fn listen(ctx: &SockOpsContext) {
+    let Some((netns, namespace)) = namespace(ctx) else {
+        return;
+    };
+    let port = ctx.local_port();
+    if namespace
+        .find(|range| u32::from(range.to) == port)
+        .is_none()
+    {
+        return;
+    }
+    if let Some(sk) = socket_of(ctx) {
+        LISTENERS.set(sk, Listener { port });
+    }
+    let key = ListenerKey {
+        netns,
+        port,
+        family: ctx.family(),
+    };
+    // SAFETY: the context is valid while the program runs.
+    let ops = unsafe { &mut *ctx.ops };
+    // A full map leaves this listener to the steers with an interface, which look it up themselves.
+    let _ = PROXIES.update(key, ops, BPF_ANY.into());
+}
+
+/// Learns the origin of a socket that `accept()` is about to return.
+#[inline(always)]
+fn accepted(ctx: &SockOpsContext) {
+    let Some((netns, namespace)) = namespace(ctx) else {
+        return;
+    };
+    let Some(sk) = socket_of(ctx) else { return };
+    let (local, remote) = (local(ctx), remote(ctx));
+    let rule = match LISTENERS.get(sk) {
+        Some(listener) => steered_by(namespace, listener, local.port),
+        None => spoofed_by(ctx, namespace, local, remote),
+    };
+    let Some(rule) = rule else { return };
+    let origin = Origin {
+        // SAFETY: a helper without arguments.
+        since: unsafe { bpf_ktime_get_boot_ns() },
+        netns,
+        client: remote,
+        original_dst: local,
+        local,
+        remote,
+        rule,
+        evidence: Evidence::Wire as u8,
+        ..Origin::default()
+    };
+    // SAFETY: the context is valid while the program runs.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    if ORIGINS.insert(cookie, origin, BPF_NOEXIST.into()).is_err() {
+        count(Counter::OriginsFull);
+        debug!(
+            ctx,
+            "the map of origins is full: a connection to port {} is unknown", local.port
+        );
+        return;
+    }
+    count(Counter::LearntWire);
+    let _ = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
+}
+
+/// The rule that steered a connection accepted by the proxy. `None`: the client connected to the
+/// proxy's own port.
+#[inline(always)]
+fn steered_by(namespace: &Namespace, listener: Listener, port: u16) -> Option<u32> {
+    namespace
+        .find(|range| u32::from(range.to) == listener.port && range.steers(range.ifindex, port))
+        .map(|range| range.rule)
+}
+
+/// The rule whose mark says that a local proxy spoofed the client of this connection. A proxy that
+/// marks its connection but keeps its own address says nothing.
+#[inline(always)]
+fn spoofed_by(
+    ctx: &SockOpsContext,
+    namespace: &Namespace,
+    local: Endpoint,
+    remote: Endpoint,
+) -> Option<u32> {
+    // SAFETY: `socket_of` found the socket; the verifier translates the access.
+    let mark = unsafe {
+        let sk = (*ctx.ops).__bindgen_anon_2.sk;
+        if sk.is_null() {
+            return None;
+        }
+        (*sk).mark
+    };
+    if !namespace.spoofed.matches(mark)
+        || remote.address == local.address
+        || remote.address.is_loopback()
+    {
+        return None;
+    }
+    namespace.find(Range::is_sidecar).map(|range| range.rule)
+}
+
+/// Forgets a socket and tells the access log.
+#[inline(always)]
+fn closed(ctx: &SockOpsContext) {
+    // SAFETY: the context is valid while the program runs.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    // SAFETY: the entry is this socket's, and this is its last call.
+    let Some(origin) = (unsafe { ORIGINS.get(cookie) }) else {
+        return;
+    };
+    match EVENTS.reserve::<Closed>(0) {
+        Some(mut event) => {
+            // SAFETY: the context is valid while the program runs; helper without arguments.
+            let (received, sent, now) = unsafe {
+                (
+                    (*ctx.ops).bytes_received,
+                    (*ctx.ops).bytes_acked,
+                    bpf_ktime_get_boot_ns(),
+                )
+            };
+            event.write(Closed {
+                origin: *origin,
+                cookie,
+                closed: now,
+                received,
+                sent,
+            });
+            event.submit(0);
+        }
+        None => count(Counter::EventsLost),
+    }
+    if ORIGINS.remove(cookie).is_ok() {
+        count(Counter::Closed);
+    }
+}
+
+/// Notes which process gives a socket up: sockops runs in no process's name.
+#[inline(always)]
+pub(crate) fn release(ctx: &SockContext) {
+    // SAFETY: the context is valid while the program runs.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    let Some(origin) = ORIGINS.get_ptr_mut(cookie) else {
+        return;
+    };
+    let mut process = Process {
+        // SAFETY: helpers without arguments.
+        pid: unsafe { (bpf_get_current_pid_tgid() >> 32) as u32 },
+        uid: unsafe { bpf_get_current_uid_gid() as u32 },
+        cgroup: unsafe { bpf_get_current_cgroup_id() },
+        comm: [0; 16],
+    };
+    // SAFETY: the buffer has the length that is passed. On failure the helper clears it. The entry is
+    // this socket's, and a socket is released once.
+    unsafe {
+        bpf_get_current_comm(process.comm.as_mut_ptr().cast(), process.comm.len() as u32);
+        (*origin).process = process;
+    }
+}
+
+/// `struct bpf_iter__tcp`.
+#[repr(C)]
+pub(crate) struct IterTcp {
+    meta: *mut c_void,
+    sk_common: *mut c_void,
+    uid: u32,
+}
+
+/// Treats a listener of the `ADOPT` map as if it had just begun to listen.
+#[inline(always)]
+pub(crate) fn adopt(ctx: *mut IterTcp) {
+    // SAFETY: the context is valid while the program runs; the fields are UAPI of the iterator.
+    let sk = unsafe { (*ctx).sk_common };
+    if sk.is_null() {
+        return;
+    }
+    // SAFETY: a socket of the iterator, valid during this call.
+    let cookie = unsafe { bpf_get_socket_cookie(sk) };
+    // SAFETY: the agent fills the map before it iterates.
+    let Some(key) = (unsafe { ADOPT.get(cookie) }) else {
+        return;
+    };
+    let key = *key;
+    LISTENERS.set(sk, Listener { port: key.port });
+    // SAFETY: key and socket are what a sockhash takes.
+    unsafe {
+        bpf_map_update_elem(
+            core::ptr::from_ref(&PROXIES).cast_mut().cast(),
+            core::ptr::from_ref(&key).cast(),
+            sk.cast_const(),
+            BPF_ANY.into(),
+        )
+    };
+}
+
+/// The socket's namespace and what is to be done there; `None` where there is nothing to do.
+#[inline(always)]
+fn namespace(ctx: &SockOpsContext) -> Option<(u64, &'static Namespace)> {
+    // SAFETY: the context is valid while the program runs.
+    let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+    // SAFETY: entries are replaced, never changed in place.
+    let namespace = unsafe { NAMESPACES.get(netns) }?;
+    Some((netns, namespace))
+}
+
+#[inline(always)]
+fn socket_of(ctx: &SockOpsContext) -> Option<*mut c_void> {
+    // SAFETY: the context is valid while the program runs.
+    let sk = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
+    if sk.is_null() { None } else { Some(sk.cast()) }
+}
+
+#[inline(always)]
+fn local(ctx: &SockOpsContext) -> Endpoint {
+    // SAFETY: the context is valid while the program runs. Reads that the compiler may not merge: the
+    // verifier takes none at a computed offset.
+    let (v4, v6) = unsafe {
+        let ops = ctx.ops;
+        (
+            read_volatile(&raw const (*ops).local_ip4),
+            read_volatile(&raw const (*ops).local_ip6),
+        )
+    };
+    // The context has the local port in host byte order, the remote one in network order.
+    Endpoint::new(address(ctx, v4, v6), ctx.local_port() as u16)
+}
+
+#[inline(always)]
+fn remote(ctx: &SockOpsContext) -> Endpoint {
+    // SAFETY: as in `local`.
+    let (v4, v6) = unsafe {
+        let ops = ctx.ops;
+        (
+            read_volatile(&raw const (*ops).remote_ip4),
+            read_volatile(&raw const (*ops).remote_ip6),
+        )
+    };
+    Endpoint::new(address(ctx, v4, v6), u32::from_be(ctx.remote_port()) as u16)
+}
+
+#[inline(always)]
+fn address(ctx: &SockOpsContext, v4: u32, v6: [u32; 4]) -> Address {
+    if ctx.family() == AF_INET {
+        Address::v4(v4)
+    } else {
+        Address::v6(v6)
+    }
+}

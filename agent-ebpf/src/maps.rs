@@ -1,0 +1,114 @@
+//! All maps of the data path. The agent pins them, so that they are shared by the programs of every
+//! namespace and outlive the agent; sizes marked so are the agent's to set.
+
+use agent_common::{Counter, Listener, ListenerKey, Namespace, Origin};
+use aya_ebpf::{
+    Global,
+    bindings::{
+        BPF_F_CLONE, BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE,
+        bpf_map_type::BPF_MAP_TYPE_SK_STORAGE,
+    },
+    cty::c_void,
+    helpers::generated::bpf_sk_storage_get,
+    macros::{btf_map, map},
+    maps::{HashMap, PerCpuArray, RingBuf, SockHash},
+};
+
+/// Cookie of the namespace that this instance of the packet programs is attached in: a tc program
+/// cannot ask for it before Linux 6.15.
+#[unsafe(no_mangle)]
+pub(crate) static NETNS: Global<u64> = Global::new(0);
+
+/// Socket cookie to origin. Allocated on demand and never evicted. The agent sets the size.
+#[map]
+pub(crate) static ORIGINS: HashMap<u64, Origin> =
+    HashMap::with_max_entries(1 << 20, BPF_F_NO_PREALLOC);
+
+/// Namespace cookie to what is to be done there.
+#[map]
+pub(crate) static NAMESPACES: HashMap<u64, Namespace> =
+    HashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
+
+/// One slot a [`Counter`].
+#[map]
+pub(crate) static COUNTERS: PerCpuArray<u64> =
+    PerCpuArray::with_max_entries(Counter::ALL.len() as u32, 0);
+
+/// Closed connections, for the access log.
+#[map]
+pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
+
+/// Listening sockets of the proxies, for `sk_lookup`.
+#[map]
+pub(crate) static PROXIES: SockHash<ListenerKey> = SockHash::with_max_entries(4096, 0);
+
+/// Cookies of listeners that are older than the agent.
+#[map]
+pub(crate) static ADOPT: HashMap<u64, ListenerKey> =
+    HashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
+
+/// Marks the proxies' listeners; accepted sockets inherit the mark.
+#[btf_map]
+pub(crate) static LISTENERS: ListenerStorage = ListenerStorage::new();
+
+const STORAGE_FLAGS: usize = (BPF_F_NO_PREALLOC | BPF_F_CLONE) as usize;
+
+/// Socket storage that a listener's children inherit. aya-ebpf's `SkStorage` has no `BPF_F_CLONE`.
+#[repr(C)]
+pub(crate) struct ListenerStorage {
+    r#type: *const [i32; BPF_MAP_TYPE_SK_STORAGE as usize],
+    key: *const i32,
+    value: *const Listener,
+    max_entries: *const [i32; 0],
+    map_flags: *const [i32; STORAGE_FLAGS],
+}
+
+// SAFETY: the pointers only describe the map to the loader and are never followed.
+unsafe impl Sync for ListenerStorage {}
+
+impl ListenerStorage {
+    const fn new() -> Self {
+        Self {
+            r#type: core::ptr::null(),
+            key: core::ptr::null(),
+            value: core::ptr::null(),
+            max_entries: core::ptr::null(),
+            map_flags: core::ptr::null(),
+        }
+    }
+
+    fn as_ptr(&self) -> *mut c_void {
+        core::ptr::from_ref(self).cast_mut().cast()
+    }
+
+    /// What `sk`, a socket pointer of a BPF context, carries.
+    #[inline(always)]
+    pub(crate) fn get(&self, sk: *mut c_void) -> Option<Listener> {
+        // SAFETY: the verifier accepts only a socket here, and the helper returns null or a value.
+        unsafe {
+            bpf_sk_storage_get(self.as_ptr(), sk, core::ptr::null_mut(), 0)
+                .cast::<Listener>()
+                .as_ref()
+                .copied()
+        }
+    }
+
+    /// Gives `sk`, a socket pointer of a BPF context, the mark of a proxy's listener.
+    #[inline(always)]
+    pub(crate) fn set(&self, sk: *mut c_void, listener: Listener) {
+        let mut value = listener;
+        // SAFETY: as in `get`; the helper copies the value.
+        unsafe {
+            let stored = bpf_sk_storage_get(
+                self.as_ptr(),
+                sk,
+                core::ptr::from_mut(&mut value).cast(),
+                BPF_SK_STORAGE_GET_F_CREATE.into(),
+            )
+            .cast::<Listener>();
+            if !stored.is_null() {
+                *stored = listener;
+            }
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! steer: brings a connection to a local proxy without NAT.
+//!
+//! Only the first segment of a connection is decided on. Whatever belongs to a socket goes to that
+//! socket, and whatever the proxy cannot take passes as if truepeer were absent.
+
+use agent_common::{Counter, ListenerKey, Namespace, Range};
+use aya_ebpf::{
+    bindings::{
+        BPF_FIB_LKUP_RET_FWD_DISABLED, BPF_FIB_LKUP_RET_NOT_FWDED, bpf_fib_lookup as FibParams,
+        bpf_sock, bpf_sock_tuple, tcphdr,
+    },
+    cty::c_long,
+    helpers::generated::{
+        bpf_fib_lookup, bpf_sk_assign, bpf_sk_release, bpf_skc_lookup_tcp, bpf_tcp_check_syncookie,
+    },
+    programs::{SkLookupContext, TcContext},
+};
+use aya_log_ebpf::debug;
+use network_types::{
+    ip::{Ipv4Hdr, Ipv6Hdr},
+    tcp::TcpHdr,
+};
+
+use crate::{
+    counters::count,
+    maps::{NAMESPACES, NETNS, PROXIES},
+    packet::{self, Segment},
+};
+
+/// Address families of the UAPI.
+pub(crate) const AF_INET: u32 = 2;
+pub(crate) const AF_INET6: u32 = 10;
+/// `lo` has this index in every network namespace.
+const LOOPBACK_IFINDEX: u32 = 1;
+const IPPROTO_TCP: u32 = 6;
+const TCP_TIME_WAIT: u32 = 6;
+const TCP_LISTEN: u32 = 10;
+/// The namespace of the packet's device (`BPF_F_CURRENT_NETNS`, -1).
+const CURRENT_NETNS: u64 = u64::MAX;
+
+/// A socket that a lookup found, released when dropped.
+struct Socket(*mut bpf_sock);
+
+impl Drop for Socket {
+    #[inline(always)]
+    fn drop(&mut self) {
+        // SAFETY: `lookup` hands out non-null sockets only, each dropped once.
+        unsafe { bpf_sk_release(self.0.cast()) };
+    }
+}
+
+impl Socket {
+    #[inline(always)]
+    fn lookup(ctx: &TcContext, tuple: &bpf_sock_tuple, size: u32) -> Option<Self> {
+        let mut tuple = *tuple;
+        // SAFETY: the tuple lives on the stack and is at least `size` long.
+        let sk =
+            unsafe { bpf_skc_lookup_tcp(ctx.skb.skb.cast(), &mut tuple, size, CURRENT_NETNS, 0) };
+        if sk.is_null() { None } else { Some(Self(sk)) }
+    }
+
+    #[inline(always)]
+    fn state(&self) -> u32 {
+        // SAFETY: non-null; the verifier translates the access.
+        unsafe { (*self.0).state }
+    }
+
+    /// Whether it listens.
+    #[inline(always)]
+    fn listens(&self) -> bool {
+        self.state() == TCP_LISTEN
+    }
+
+    #[inline(always)]
+    fn assign(&self, ctx: &TcContext) -> bool {
+        // SAFETY: a socket that this program holds a reference to.
+        let error = unsafe { bpf_sk_assign(ctx.skb.skb.cast(), self.0.cast(), 0) };
+        if error != 0 {
+            count(Counter::AssignFailed);
+            debug!(ctx, "a socket could not be assigned: error {}", error);
+        }
+        error == 0
+    }
+}
+
+/// Steers one packet at tc ingress.
+#[inline(always)]
+pub(crate) fn packet(ctx: &TcContext) {
+    let Some(segment) = packet::read(ctx) else {
+        return;
+    };
+    // SAFETY: entries are replaced, never changed in place.
+    let Some(namespace) = (unsafe { NAMESPACES.get(NETNS.load()) }) else {
+        return;
+    };
+    // SAFETY: the context is valid while the program runs.
+    let ifindex = unsafe { (*ctx.skb.skb).ifindex };
+    let wanted = |range: &Range| range.steers(ifindex, segment.port) || range.is_answers(ifindex);
+    let Some(range) = namespace.find(wanted) else {
+        return;
+    };
+    let found = Socket::lookup(ctx, &segment.tuple, segment.tuple_size());
+    if let Some(sk) = found {
+        let superseded = segment.opens && sk.state() == TCP_TIME_WAIT;
+        if !sk.listens() && !superseded {
+            if sk.assign(ctx) {
+                mark(ctx, namespace, &range);
+            }
+            return;
+        }
+    }
+    if range.flags & Range::ANSWERS == 0 {
+        connect(ctx, &segment, namespace, &range);
+    }
+}
+
+/// Brings the first segment of a connection, or the ACK of a SYN cookie, to the proxy's listener.
+#[inline(always)]
+fn connect(ctx: &TcContext, segment: &Segment, namespace: &Namespace, range: &Range) {
+    if !segment.opens && !segment.acknowledges {
+        return;
+    }
+    if namespace.draining != 0 && segment.opens {
+        count(Counter::Drained);
+        return;
+    }
+    // An assigned socket makes the kernel drop what it would forward.
+    if range.is_sidecar() && !is_local(ctx, segment, range.ifindex) {
+        return;
+    }
+    let Some(listener) = find_listener(ctx, segment, range.to) else {
+        if segment.opens {
+            count(Counter::NoListener);
+            debug!(
+                ctx,
+                "no listener on port {}: a connection to port {} passes", range.to, segment.port
+            );
+        }
+        return;
+    };
+    if !segment.opens && !answers_cookie(segment, &listener) {
+        return;
+    }
+    if listener.assign(ctx) {
+        mark(ctx, namespace, range);
+        if segment.opens {
+            count(Counter::Steered);
+        }
+    }
+}
+
+/// Marks what a gateway keeps, so that the rules of the interface deliver it here.
+#[inline(always)]
+fn mark(ctx: &TcContext, namespace: &Namespace, range: &Range) {
+    if !range.is_sidecar() {
+        // SAFETY: the context is valid while the program runs.
+        let mark = unsafe { (*ctx.skb.skb).mark };
+        ctx.set_mark(namespace.gateway.apply(mark));
+    }
+}
+
+/// The listener of the proxy on port `to`: bound to any address or to the packet's destination,
+/// else to loopback.
+#[inline(always)]
+fn find_listener(ctx: &TcContext, segment: &Segment, to: u16) -> Option<Socket> {
+    let mut tuple = segment.tuple;
+    set_destination_port(&mut tuple, segment.v6, to);
+    if let Some(sk) = Socket::lookup(ctx, &tuple, segment.tuple_size()) {
+        if sk.listens() {
+            return Some(sk);
+        }
+    }
+    // Either nothing, or the client's connection to the proxy's own port by the same source port:
+    // a lookup with no source port finds listeners only.
+    clear_source_port(&mut tuple, segment.v6);
+    if let Some(sk) = Socket::lookup(ctx, &tuple, segment.tuple_size()) {
+        if sk.listens() {
+            return Some(sk);
+        }
+    }
+    set_loopback(&mut tuple, segment.v6);
+    let sk = Socket::lookup(ctx, &tuple, segment.tuple_size())?;
+    if sk.listens() { Some(sk) } else { None }
+}
+
+#[inline(always)]
+fn set_destination_port(tuple: &mut bpf_sock_tuple, v6: bool, port: u16) {
+    if v6 {
+        tuple.__bindgen_anon_1.ipv6.dport = port.to_be();
+    } else {
+        tuple.__bindgen_anon_1.ipv4.dport = port.to_be();
+    }
+}
+
+#[inline(always)]
+fn clear_source_port(tuple: &mut bpf_sock_tuple, v6: bool) {
+    if v6 {
+        tuple.__bindgen_anon_1.ipv6.sport = 0;
+    } else {
+        tuple.__bindgen_anon_1.ipv4.sport = 0;
+    }
+}
+
+#[inline(always)]
+fn set_loopback(tuple: &mut bpf_sock_tuple, v6: bool) {
+    if v6 {
+        tuple.__bindgen_anon_1.ipv6.daddr = [0, 0, 0, 1u32.to_be()];
+    } else {
+        tuple.__bindgen_anon_1.ipv4.daddr = u32::from_ne_bytes([127, 0, 0, 1]);
+    }
+}
+
+/// Whether the kernel would deliver the packet to this host: it says that it will not forward it.
+#[inline(always)]
+fn is_local(ctx: &TcContext, segment: &Segment, ifindex: u32) -> bool {
+    // SAFETY: all-zero is a valid value of this plain C structure.
+    let mut params: FibParams = unsafe { core::mem::zeroed() };
+    params.l4_protocol = IPPROTO_TCP as u8;
+    params.ifindex = ifindex;
+    // SAFETY: the variant that the packet's family says.
+    unsafe {
+        if segment.v6 {
+            let tuple = segment.tuple.__bindgen_anon_1.ipv6;
+            params.family = AF_INET6 as u8;
+            params.__bindgen_anon_3.ipv6_src = tuple.saddr;
+            params.__bindgen_anon_4.ipv6_dst = tuple.daddr;
+        } else {
+            let tuple = segment.tuple.__bindgen_anon_1.ipv4;
+            params.family = AF_INET as u8;
+            params.__bindgen_anon_3.ipv4_src = tuple.saddr;
+            params.__bindgen_anon_4.ipv4_dst = tuple.daddr;
+        }
+    }
+    // SAFETY: the parameters live on the stack and have the size that is passed.
+    let answer = unsafe {
+        bpf_fib_lookup(
+            ctx.skb.skb.cast(),
+            &mut params,
+            size_of::<FibParams>() as i32,
+            0,
+        )
+    };
+    answer == BPF_FIB_LKUP_RET_NOT_FWDED as c_long
+        || answer == BPF_FIB_LKUP_RET_FWD_DISABLED as c_long
+}
+
+/// Whether the segment is the ACK of a SYN cookie that `listener` sent. Segments of connections
+/// that went on without the proxy are not, and stay where they are.
+#[inline(always)]
+fn answers_cookie(segment: &Segment, listener: &Socket) -> bool {
+    let length = if segment.v6 {
+        Ipv6Hdr::LEN
+    } else {
+        Ipv4Hdr::LEN
+    };
+    // SAFETY: `packet::read` checked that both headers lie in the packet.
+    unsafe {
+        bpf_tcp_check_syncookie(
+            listener.0.cast(),
+            segment.ip.cast_mut().cast(),
+            length as u32,
+            segment.tcp.cast_mut().cast::<tcphdr>(),
+            TcpHdr::LEN as u32,
+        ) == 0
+    }
+}
+
+/// Picks the proxy's listener for a connection to one of this host's addresses.
+#[inline(always)]
+pub(crate) fn lookup(ctx: &SkLookupContext) {
+    // SAFETY: the context is valid while the program runs.
+    let (protocol, family, port, ifindex) = unsafe {
+        let lookup = &*ctx.lookup;
+        (
+            lookup.protocol,
+            lookup.family,
+            lookup.local_port,
+            lookup.ingress_ifindex,
+        )
+    };
+    // What the host itself connects to comes in by loopback: the proxy's own connections to the
+    // application among it, which must not come back to the proxy.
+    if protocol != IPPROTO_TCP || ifindex == LOOPBACK_IFINDEX {
+        return;
+    }
+    let netns = NETNS.load();
+    // SAFETY: entries are replaced, never changed in place.
+    let Some(namespace) = (unsafe { NAMESPACES.get(netns) }) else {
+        return;
+    };
+    let Some(range) = namespace.find(|range| range.steers(0, port as u16)) else {
+        return;
+    };
+    if namespace.draining != 0 {
+        count(Counter::Drained);
+        return;
+    }
+    let key = |family| ListenerKey {
+        netns,
+        port: range.to.into(),
+        family,
+    };
+    let chosen = PROXIES.redirect_sk_lookup(ctx, key(family), 0).is_ok()
+        // An IPv4 connection may belong to a dual-stack listener; the kernel refuses what does not.
+        || PROXIES.redirect_sk_lookup(ctx, key(AF_INET6), 0).is_ok();
+    count(if chosen {
+        Counter::Steered
+    } else {
+        Counter::NoListener
+    });
+}

@@ -1,0 +1,138 @@
+//! Attaches programs, and names what they are attached to.
+
+use std::{fs::File, path::Path};
+
+use agent_common::names::program;
+use anyhow::{Context as _, Result};
+use aya::{
+    Ebpf,
+    programs::{
+        CgroupAttachMode, CgroupSock, ProgramError, SchedClassifier, SkLookup, SockOps,
+        TcAttachType,
+        links::{FdLink, LinkOrder},
+        tc::{NlOptions, TcAttachOptions, qdisc_add_clsact, qdisc_detach_program},
+    },
+};
+
+use super::pins::Pins;
+
+/// Attaches what learns origins to the cgroup, for every process below it.
+pub(super) fn cgroup(object: &mut Ebpf, pins: &Pins, cgroup: &Path) -> Result<()> {
+    let directory =
+        File::open(cgroup).with_context(|| format!("cannot open {}", cgroup.display()))?;
+    let learn: &mut SockOps = program(object, program::LEARN)?;
+    learn.load()?;
+    let id = learn.attach(&directory, CgroupAttachMode::Single)?;
+    let link = learn.take_link(id)?;
+    pins.pin_link(program::LEARN, FdLink::try_from(link)?)?;
+    let release: &mut CgroupSock = program(object, program::RELEASE)?;
+    release.load()?;
+    let id = release.attach(&directory, CgroupAttachMode::Single)?;
+    let link = release.take_link(id)?;
+    pins.pin_link(program::RELEASE, FdLink::try_from(link)?)
+}
+
+/// Attaches `sk_lookup` to the calling thread's network namespace, whose inode is `netns`.
+pub(super) fn lookup(object: &mut Ebpf, pins: &Pins, netns: u64) -> Result<()> {
+    let here = File::open("/proc/thread-self/ns/net")?;
+    let lookup: &mut SkLookup = program(object, program::LOOKUP)?;
+    lookup.load()?;
+    let id = lookup.attach(&here)?;
+    let link = lookup.take_link(id)?;
+    pins.pin_link(&lookup_name(netns), FdLink::from(link))
+}
+
+/// Attaches tc ingress to `interface` of the calling thread's network namespace, whose inode is
+/// `netns`: by TCX, or before Linux 6.6 by a clsact filter, which needs no pin to stay.
+pub(super) fn steer(object: &mut Ebpf, pins: &Pins, netns: u64, interface: &str) -> Result<()> {
+    let steer: &mut SchedClassifier = program(object, program::STEER)?;
+    if steer.fd().is_err() {
+        steer.load()?;
+    }
+    let ingress = TcAttachType::Ingress;
+    let tcx = TcAttachOptions::TcxOrder(LinkOrder::default());
+    match steer.attach_with_options(interface, ingress, tcx) {
+        Ok(id) => {
+            let link = steer.take_link(id)?;
+            pins.pin_link(&steer_name(netns, interface), FdLink::try_from(link)?)
+        }
+        Err(ProgramError::SyscallError(error))
+            if error.io_error.raw_os_error() == Some(nix::libc::EINVAL) =>
+        {
+            clsact(steer, interface)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn clsact(steer: &mut SchedClassifier, interface: &str) -> Result<()> {
+    // Fails when the interface has a clsact already, which serves as well.
+    let _ = qdisc_add_clsact(interface);
+    let _ = detach_clsact(interface);
+    let options = TcAttachOptions::Netlink(NlOptions::default());
+    let id = steer
+        .attach_with_options(interface, TcAttachType::Ingress, options)
+        .with_context(|| format!("cannot add a clsact filter to {interface}"))?;
+    // The filter is to outlive the agent; dropping the link would remove it.
+    std::mem::forget(steer.take_link(id)?);
+    Ok(())
+}
+
+/// Removes truepeer's clsact filter from `interface` of the calling thread's network namespace. An
+/// error: there was none.
+pub(super) fn detach_clsact(interface: &str) -> Result<()> {
+    Ok(qdisc_detach_program(
+        interface,
+        TcAttachType::Ingress,
+        program::STEER,
+    )?)
+}
+
+/// Name of the pin of an interface's link. bpffs takes no dots, which names of interfaces may have;
+/// a colon they may not.
+pub(super) fn steer_name(netns: u64, interface: &str) -> String {
+    format!("{}:{netns}:{}", program::STEER, interface.replace('.', ":"))
+}
+
+/// Name of the pin of a namespace's `sk_lookup` link.
+pub(super) fn lookup_name(netns: u64) -> String {
+    format!("{}:{netns}", program::LOOKUP)
+}
+
+/// Program and target that a pin's name tells, for people.
+pub(super) fn describe(pin: &str) -> (String, String) {
+    let mut parts = pin.splitn(3, ':');
+    let program = parts.next().unwrap_or_default().to_owned();
+    let target = match (parts.next(), parts.next()) {
+        (Some(netns), Some(interface)) => {
+            format!("{} in network namespace {netns}", interface.replace(':', "."))
+        }
+        (Some(netns), None) => format!("network namespace {netns}"),
+        _ => "the root cgroup".to_owned(),
+    };
+    (program, target)
+}
+
+fn program<'a, P>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut P>
+where
+    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
+{
+    let program = object
+        .program_mut(name)
+        .with_context(|| format!("the BPF object has no program {name}"))?;
+    Ok(program.try_into()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pin_tells_its_interface_even_with_a_dot() {
+        let (program, target) = describe(&steer_name(4_026_531_840, "eth0.100"));
+        assert_eq!(program, "truepeer_steer");
+        assert_eq!(target, "eth0.100 in network namespace 4026531840");
+        assert_eq!(describe(&lookup_name(7)).1, "network namespace 7");
+        assert_eq!(describe("truepeer_learn").1, "the root cgroup");
+    }
+}

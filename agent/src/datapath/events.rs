@@ -1,0 +1,62 @@
+//! What the data path sends to the agent.
+
+use agent_common::Closed;
+use anyhow::{Context as _, Result};
+use aya::{
+    Ebpf,
+    maps::{MapData, RingBuf},
+};
+use aya_log::EbpfLogger;
+use tokio::io::unix::AsyncFd;
+
+/// Closed connections, in the order in which they closed.
+pub struct Events {
+    ring: AsyncFd<RingBuf<MapData>>,
+}
+
+impl Events {
+    pub(super) fn new(ring: RingBuf<MapData>) -> Result<Self> {
+        Ok(Self {
+            // SAFETY: the ring owns its descriptor, and the AsyncFd owns the ring until it is dropped.
+            ring: unsafe { AsyncFd::register(ring) }?,
+        })
+    }
+
+    /// Waits until there are some, and gives each that is there to `each`.
+    pub async fn drain(&mut self, mut each: impl FnMut(&Closed)) -> Result<()> {
+        let mut ready = self.ring.readable_mut().await?;
+        let ring = ready.get_inner_mut();
+        while let Some(record) = ring.next() {
+            if record.len() >= size_of::<Closed>() {
+                // SAFETY: the data path writes `Closed`, for which any bits are valid.
+                each(&unsafe { record.as_ptr().cast::<Closed>().read_unaligned() });
+            }
+        }
+        ready.clear_ready();
+        Ok(())
+    }
+}
+
+/// The programs' own messages, which go to the agent's log.
+pub struct Diagnostics {
+    logger: AsyncFd<EbpfLogger<&'static dyn log::Log>>,
+}
+
+impl Diagnostics {
+    pub(super) fn new(object: &mut Ebpf) -> Result<Self> {
+        let logger = EbpfLogger::init(object).context("cannot read the data path's messages")?;
+        Ok(Self {
+            // SAFETY: as for the ring, which is inside.
+            logger: unsafe { AsyncFd::register(logger) }?,
+        })
+    }
+
+    /// Passes messages on, for ever.
+    pub async fn forward(mut self) -> Result<()> {
+        loop {
+            let mut ready = self.logger.readable_mut().await?;
+            ready.get_inner_mut().flush();
+            ready.clear_ready();
+        }
+    }
+}

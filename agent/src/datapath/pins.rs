@@ -1,0 +1,307 @@
+//! The data path's pins: what outlives the agent, and how it is read.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use agent_common::{
+    Counter, ListenerKey, Namespace, Origin,
+    names::{LAYOUT, map},
+};
+use anyhow::{Context as _, Result, bail};
+use aya::{
+    Pod,
+    maps::{HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
+    programs::links::{FdLink, PinnedLink},
+};
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sys::statfs::{BPF_FS_MAGIC, statfs},
+};
+
+use crate::origins::{Link, MapFill, Origins, Status};
+
+/// Mount source by which a file system that truepeer mounted is known again.
+const MOUNT_SOURCE: &str = "truepeer";
+/// Where bpffs usually is.
+const BPFFS: &str = "/sys/fs/bpf";
+/// Prefix of a link's pin while it is about to replace the one in use.
+const NEW: &str = "new:";
+
+/// A shared type as the kernel's maps hold it.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(super) struct Plain<T>(pub(super) T);
+
+// SAFETY: `repr(C)` types of agent-common, with explicit padding and no pointers.
+unsafe impl Pod for Plain<Origin> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<Namespace> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<ListenerKey> {}
+
+/// The directory on bpffs that holds truepeer's maps and links.
+#[derive(Clone, Debug)]
+pub struct Pins {
+    root: PathBuf,
+}
+
+impl Pins {
+    /// The pins below `root` (`bpffs` of the configuration). Nothing is touched.
+    pub fn new(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+        }
+    }
+
+    /// The pins of a data path that is in place, with or without an agent.
+    ///
+    /// # Errors
+    ///
+    /// When there are none, or only those of another version.
+    pub fn open(root: &Path) -> Result<Self> {
+        let pins = Self::new(root);
+        if !root.exists() {
+            bail!(
+                "no truepeer runs on this host: nothing is pinned at {}",
+                root.display()
+            );
+        }
+        pins.map(map::COUNTERS).with_context(|| {
+            format!(
+                "{} holds no data path of this version: start the agent, which replaces it, or type \
+                 `truepeer detach`",
+                root.display()
+            )
+        })?;
+        Ok(pins)
+    }
+
+    pub(super) fn map_path(&self, name: &str) -> PathBuf {
+        self.maps().join(name)
+    }
+
+    pub(super) fn link_path(&self, name: &str) -> PathBuf {
+        self.links().join(name)
+    }
+
+    fn maps(&self) -> PathBuf {
+        self.root.join(format!("maps-{LAYOUT}"))
+    }
+
+    fn links(&self) -> PathBuf {
+        self.root.join("links")
+    }
+
+    /// Makes the directories, and mounts bpffs where there is none.
+    pub(super) fn create(&self) -> Result<()> {
+        let mount_point = if self.root.starts_with(BPFFS) {
+            Path::new(BPFFS)
+        } else {
+            &self.root
+        };
+        fs::create_dir_all(mount_point)
+            .with_context(|| format!("cannot create {}", mount_point.display()))?;
+        let is_bpffs = statfs(mount_point).is_ok_and(|s| s.filesystem_type() == BPF_FS_MAGIC);
+        if !is_bpffs {
+            mount(
+                Some(MOUNT_SOURCE),
+                mount_point,
+                Some("bpf"),
+                MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
+                None::<&str>,
+            )
+            .with_context(|| {
+                format!(
+                    "{0} is not on bpffs and cannot be mounted: type `mount -t bpf bpf {0}`, or set \
+                     `bpffs` to a directory on one",
+                    mount_point.display()
+                )
+            })?;
+        }
+        for directory in [self.maps(), self.links()] {
+            fs::create_dir_all(&directory)
+                .with_context(|| format!("cannot create {}", directory.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Removes every pin. What was attached is thereby detached, unless somebody else holds it.
+    pub(super) fn remove(&self) -> Result<()> {
+        ignore_missing(fs::remove_dir_all(&self.root))
+            .with_context(|| format!("cannot remove {}", self.root.display()))?;
+        let Some(mount) = mounts()?
+            .into_iter()
+            .find(|m| m.source == MOUNT_SOURCE && self.root.starts_with(&m.point))
+        else {
+            return Ok(());
+        };
+        // Somebody else's pins keep the file system; a lazy unmount would hide them.
+        let empty = fs::read_dir(&mount.point).is_ok_and(|mut d| d.next().is_none());
+        if empty {
+            umount2(&mount.point, MntFlags::empty())
+                .with_context(|| format!("cannot unmount {}", mount.point.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Removes the maps, of this version or another.
+    pub(super) fn remove_maps(&self, keep_current: bool) -> Result<()> {
+        for entry in fs::read_dir(&self.root)?.flatten() {
+            let path = entry.path();
+            let is_maps = entry.file_name().to_string_lossy().starts_with("maps");
+            if is_maps && !(keep_current && path == self.maps()) {
+                fs::remove_dir_all(&path)
+                    .with_context(|| format!("cannot remove {}", path.display()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Pins `link` as `name`. A link of that name is replaced, and detached only then, so that there
+    /// is no moment without.
+    pub(super) fn pin_link(&self, name: &str, link: FdLink) -> Result<()> {
+        let (new, path) = (
+            self.links().join(format!("{NEW}{name}")),
+            self.links().join(name),
+        );
+        ignore_missing(fs::remove_file(&new))?;
+        let failed = || format!("cannot pin a program at {}", path.display());
+        link.pin(&new).with_context(failed)?;
+        fs::rename(&new, &path).with_context(failed)
+    }
+
+    /// Unpins, and so detaches, the links that `keep` does not want.
+    pub(super) fn retain_links(&self, keep: impl Fn(&str) -> bool) -> Result<()> {
+        for name in self.link_names()? {
+            if !keep(&name) {
+                ignore_missing(fs::remove_file(self.links().join(&name)))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn link_names(&self) -> Result<Vec<String>> {
+        let entries = match fs::read_dir(self.links()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let mut names: Vec<_> = entries
+            .flatten()
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        Ok(names)
+    }
+
+    fn map(&self, name: &str) -> Result<MapData> {
+        let path = self.map_path(name);
+        MapData::from_pin(&path).with_context(|| format!("cannot open {}", path.display()))
+    }
+
+    pub(super) fn origins(&self) -> Result<HashMap<MapData, u64, Plain<Origin>>> {
+        Ok(HashMap::try_from(Map::from_map_data(self.map(map::ORIGINS)?)?)?)
+    }
+
+    pub(super) fn namespaces(&self) -> Result<HashMap<MapData, u64, Plain<Namespace>>> {
+        Ok(HashMap::try_from(Map::from_map_data(self.map(map::NAMESPACES)?)?)?)
+    }
+
+    pub(super) fn adopt(&self) -> Result<HashMap<MapData, u64, Plain<ListenerKey>>> {
+        Ok(HashMap::try_from(Map::from_map_data(self.map(map::ADOPT)?)?)?)
+    }
+
+    pub(super) fn events(&self) -> Result<RingBuf<MapData>> {
+        Ok(RingBuf::try_from(Map::from_map_data(self.map(map::EVENTS)?)?)?)
+    }
+
+    fn counters(&self) -> Result<Vec<(Counter, u64)>> {
+        let counters: PerCpuArray<_, u64> =
+            PerCpuArray::try_from(Map::from_map_data(self.map(map::COUNTERS)?)?)?;
+        Counter::ALL
+            .into_iter()
+            .map(|counter| Ok((counter, counters.get(&(counter as u32), 0)?.iter().sum())))
+            .collect()
+    }
+}
+
+impl Origins for Pins {
+    fn get(&self, cookie: u64) -> Result<Option<Origin>> {
+        match self.origins()?.get(&cookie, 0) {
+            Ok(Plain(origin)) => Ok(Some(origin)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn all(&self) -> Result<Vec<(u64, Origin)>> {
+        // The kernel starts an iteration anew when the key that it stands on is deleted.
+        let mut all = std::collections::HashMap::new();
+        for entry in self.origins()?.iter() {
+            match entry {
+                Ok((cookie, Plain(origin))) => drop(all.insert(cookie, origin)),
+                Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(all.into_iter().collect())
+    }
+
+    fn status(&self) -> Result<Status> {
+        let counters = self.counters()?;
+        let of = |wanted| counters.iter().find(|(c, _)| *c == wanted).map_or(0, |(_, n)| *n);
+        let origins = MapFill {
+            name: map::ORIGINS.into(),
+            // A hash does not tell how full it is, and counting a million entries takes a second.
+            entries: of(Counter::LearntWire).saturating_sub(of(Counter::Closed)),
+            max_entries: self.map(map::ORIGINS)?.info()?.max_entries().into(),
+        };
+        let namespaces = MapFill {
+            name: map::NAMESPACES.into(),
+            entries: self.namespaces()?.keys().count() as u64,
+            max_entries: self.map(map::NAMESPACES)?.info()?.max_entries().into(),
+        };
+        let links = self.link_names()?.into_iter().map(|name| {
+            let pin = self.links().join(&name);
+            let info = FdLink::from(PinnedLink::from_pin(&pin)?).info()?;
+            let (program, target) = super::attach::describe(&name);
+            Ok(Link {
+                program,
+                program_id: info.program_id(),
+                target,
+                pin,
+            })
+        });
+        Ok(Status {
+            links: links.collect::<Result<_>>()?,
+            maps: vec![origins, namespaces],
+            counters,
+        })
+    }
+}
+
+struct Mount {
+    source: String,
+    point: PathBuf,
+}
+
+fn mounts() -> Result<Vec<Mount>> {
+    let mounts = procfs::process::Process::myself()?.mountinfo()?;
+    Ok(mounts
+        .into_iter()
+        .filter_map(|m| {
+            Some(Mount {
+                source: m.mount_source?,
+                point: m.mount_point,
+            })
+        })
+        .collect())
+}
+
+fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}

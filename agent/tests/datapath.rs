@@ -1,0 +1,77 @@
+//! The BPF programs pass the kernel's verifier and can be attached, taken over and removed. Needs root.
+
+use std::{path::PathBuf, process::Command};
+
+use agent_common::{Namespace, Range};
+use anyhow::{Context as _, Result, ensure};
+use truepeer::{
+    datapath::{self, Datapath, Pins},
+    netns::Netns,
+    origins::Origins as _,
+};
+
+fn cgroup() -> Result<PathBuf> {
+    let mounts = procfs::process::Process::myself()?.mountinfo()?;
+    let mount = mounts.into_iter().find(|m| m.fs_type == "cgroup2");
+    Ok(mount.context("no cgroup2 is mounted")?.mount_point)
+}
+
+/// A named namespace with an interface `eth0`, removed when dropped.
+struct Pod(String);
+
+impl Pod {
+    fn new(name: &str) -> Result<Self> {
+        let name = format!("tp-{}-{name}", std::process::id());
+        ip(&["netns", "add", &name])?;
+        let pod = Self(name);
+        ip(&["-n", &pod.0, "link", "add", "eth0", "type", "veth", "peer", "name", "eth1"])?;
+        Ok(pod)
+    }
+
+    fn netns(&self) -> Result<Netns> {
+        Netns::open(&PathBuf::from("/run/netns").join(&self.0))
+    }
+}
+
+impl Drop for Pod {
+    fn drop(&mut self) {
+        let _ = ip(&["netns", "del", &self.0]);
+    }
+}
+
+fn ip(arguments: &[&str]) -> Result<()> {
+    let status = Command::new("ip").args(arguments).status().context("cannot run ip")?;
+    ensure!(status.success(), "`ip {}` failed: run as root, with iproute2", arguments.join(" "));
+    Ok(())
+}
+
+#[test]
+fn everything_attaches_is_taken_over_and_goes() -> Result<()> {
+    let root = PathBuf::from(format!("/sys/fs/bpf/truepeer-test-{}", std::process::id()));
+    let pod = Pod::new("datapath")?;
+    let netns = pod.netns()?;
+    let mut settings = Namespace::default();
+    settings.ranges[0] =
+        Range { ifindex: netns.interface_index("eth0")?, first: 80, last: 90, to: 15006, ..Range::default() };
+
+    for _ in 0..2 {
+        let mut datapath = Datapath::load(&root, 1000, &cgroup()?)?;
+        datapath.configure(&netns, &settings)?;
+        datapath.adopt(&netns, &[(1, agent_common::ListenerKey::default())])?;
+        let names = datapath.attach(&netns, &["eth0"], true)?;
+        datapath.retain(&names, &[netns.cookie()])?;
+        let status = Pins::open(&root)?.status()?;
+        assert_eq!(status.links.len(), 4, "{status:?}");
+        assert_eq!(status.maps[0].max_entries, 1000);
+    }
+    // Another size: the maps are made anew, and a dropped namespace is detached.
+    let datapath = Datapath::load(&root, 2000, &cgroup()?)?;
+    datapath.retain(&[], &[])?;
+    let status = datapath.pins().status()?;
+    assert_eq!((status.links.len(), status.maps[0].max_entries), (2, 2000));
+    assert_eq!(status.maps[1].entries, 0);
+    datapath.remove()?;
+    datapath::remove(&Pins::new(&root))?;
+    assert!(!root.exists());
+    Ok(())
+}
