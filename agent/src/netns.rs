@@ -17,18 +17,21 @@ use nix::{
     errno::Errno,
     getsockopt_impl, libc,
     net::if_::if_nameindex,
-    sched::{CloneFlags, setns},
+    sched::{CloneFlags, setns, unshare},
     sockopt_impl,
     sys::{
         socket::{AddressFamily, SockFlag, SockType, getsockopt, socket},
         statfs::{FsType, fstatfs},
     },
 };
-use rtnetlink::MulticastGroup;
+use rtnetlink::{LinkMessageBuilder, LinkUnspec, MulticastGroup};
 use tokio::{io::unix::AsyncFd, runtime, sync::mpsc};
 
 /// Where `ip netns add` keeps the namespaces that have a name.
 pub const NAMED: &str = "/run/netns";
+
+/// Index of `lo`, the same in every namespace (`LOOPBACK_IFINDEX`).
+pub const LOOPBACK: u32 = 1;
 
 /// The calling thread's namespace. `/proc/self` would be the main thread's.
 const OWN: &str = "/proc/thread-self/ns/net";
@@ -97,6 +100,31 @@ impl Netns {
         path.map_or_else(Self::current, Self::open)
     }
 
+    /// A new namespace without a name, which ends with its last handle. Its `lo` is up.
+    pub fn create() -> Result<Self> {
+        let netns = on_a_thread(|| {
+            unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| match errno {
+                Errno::EPERM => anyhow!("CAP_SYS_ADMIN is missing: run as root"),
+                errno => anyhow!(errno),
+            })?;
+            Self::current()
+        })
+        .context("cannot create a network namespace")?;
+        netns.netlink(async |handle| {
+            let up = LinkMessageBuilder::<LinkUnspec>::new()
+                .index(LOOPBACK)
+                .up()
+                .build();
+            handle
+                .link()
+                .set(up)
+                .execute()
+                .await
+                .context("cannot set `lo` up")
+        })?;
+        Ok(netns)
+    }
+
     /// Every namespace that this process can see: the one it is in, those in [`NAMED`] and those of
     /// processes. One that vanishes meanwhile is left out.
     pub fn all() -> Result<Vec<Self>> {
@@ -161,17 +189,9 @@ impl Netns {
     /// Runs `f` inside the namespace, on a thread of its own: the caller's thread, which may be one
     /// of the async runtime, never changes its namespace.
     pub fn run<T: Send>(&self, f: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-        let inside = || {
+        on_a_thread(|| {
             self.enter()?;
             f()
-        };
-        thread::scope(|scope| {
-            thread::Builder::new()
-                .name("netns".into())
-                .spawn_scoped(scope, inside)
-                .context("cannot start a thread")?
-                .join()
-                .unwrap_or_else(|panic| panic::resume_unwind(panic))
         })
     }
 
@@ -265,6 +285,17 @@ impl Netns {
         });
         Ok(receiver)
     }
+}
+
+fn on_a_thread<T: Send>(f: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    thread::scope(|scope| {
+        thread::Builder::new()
+            .name("netns".into())
+            .spawn_scoped(scope, f)
+            .context("cannot start a thread")?
+            .join()
+            .unwrap_or_else(|panic| panic::resume_unwind(panic))
+    })
 }
 
 impl PartialEq for Netns {
