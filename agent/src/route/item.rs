@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::{rule::Rule, sysctl, table};
-use crate::netns::Netns;
+use crate::{config::Steer, netns::Netns};
 
 /// One thing to install in one network namespace (`None`: the agent's own).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -48,6 +48,66 @@ pub enum Item {
         /// Its value.
         value: String,
     },
+}
+
+/// What `steers` need, in the order in which it is to be installed.
+pub fn items(steers: &[Steer]) -> Vec<Item> {
+    let mut items = Vec::new();
+    for item in steers.iter().flat_map(items_of) {
+        // Steers of one namespace share their table and often their interfaces.
+        if !items.contains(&item) {
+            items.push(item);
+        }
+    }
+    items
+}
+
+fn items_of(steer: &Steer) -> Vec<Item> {
+    let mut items = Vec::new();
+    let netns = || steer.netns.clone();
+    let (sysctls, interfaces): (&[_], Vec<_>) = match &steer.answers {
+        // The application answers a spoofed client through `lo`. Its socket, and resets where it has
+        // none, carry the mark of what they answer.
+        None => (
+            &[
+                "net.ipv4.tcp_fwmark_accept",
+                "net.ipv4.fwmark_reflect",
+                "net.ipv6.fwmark_reflect",
+            ],
+            vec!["lo"],
+        ),
+        // The data path marks what comes in by these.
+        Some(answers) => (
+            &[],
+            steer
+                .interface
+                .iter()
+                .chain(answers)
+                .map(String::as_str)
+                .collect(),
+        ),
+    };
+    items.extend(sysctls.iter().map(|key| Item::Sysctl {
+        netns: netns(),
+        key: (*key).to_owned(),
+        value: "1".to_owned(),
+    }));
+    for ipv6 in [false, true] {
+        items.push(Item::Route {
+            netns: netns(),
+            ipv6,
+            table: steer.table,
+        });
+        items.extend(interfaces.iter().map(|iif| Item::Rule {
+            netns: netns(),
+            ipv6,
+            mark: steer.mark.value,
+            mask: steer.mark.mask,
+            table: steer.table,
+            iif: (*iif).to_owned(),
+        }));
+    }
+    items
 }
 
 impl Item {
@@ -143,5 +203,70 @@ impl fmt::Display for Item {
             Some(path) => write!(f, " in {}", path.display()),
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use agent_common::Mark;
+
+    use super::*;
+
+    fn steer(interface: Option<&str>, answers: Option<&[&str]>) -> Steer {
+        Steer {
+            name: "inbound".into(),
+            netns: Some("/run/netns/pod".into()),
+            interface: interface.map(Into::into),
+            ports: vec![8080..=8080],
+            to: 15006,
+            answers: answers.map(|names| names.iter().map(|name| (*name).into()).collect()),
+            mark: Mark {
+                value: 0x539,
+                mask: 0xfff,
+            },
+            table: 133,
+        }
+    }
+
+    fn shown(steers: &[Steer]) -> Vec<String> {
+        let shown = items(steers).into_iter().map(|item| item.to_string());
+        shown
+            .map(|text| text.replace(" in /run/netns/pod", ""))
+            .collect()
+    }
+
+    #[test]
+    fn a_sidecar_routes_what_its_application_answers() {
+        let expected = [
+            "sysctl net.ipv4.tcp_fwmark_accept=1",
+            "sysctl net.ipv4.fwmark_reflect=1",
+            "sysctl net.ipv6.fwmark_reflect=1",
+            "IPv4 route `local default dev lo table 133`",
+            "IPv4 rule `pref 133 iif lo fwmark 0x539/0xfff lookup 133`",
+            "IPv6 route `local default dev lo table 133`",
+            "IPv6 rule `pref 133 iif lo fwmark 0x539/0xfff lookup 133`",
+        ];
+        assert_eq!(shown(&[steer(Some("eth0"), None)]), expected);
+        // Once for all steers of a namespace, by tc or by sk_lookup.
+        assert_eq!(
+            shown(&[steer(Some("eth0"), None), steer(None, None)]),
+            expected
+        );
+    }
+
+    #[test]
+    fn a_gateway_routes_both_sides_and_sets_no_sysctl() {
+        assert_eq!(
+            shown(&[steer(Some("eth0"), Some(&["eth1"]))]),
+            [
+                "IPv4 route `local default dev lo table 133`",
+                "IPv4 rule `pref 133 iif eth0 fwmark 0x539/0xfff lookup 133`",
+                "IPv4 rule `pref 133 iif eth1 fwmark 0x539/0xfff lookup 133`",
+                "IPv6 route `local default dev lo table 133`",
+                "IPv6 rule `pref 133 iif eth0 fwmark 0x539/0xfff lookup 133`",
+                "IPv6 rule `pref 133 iif eth1 fwmark 0x539/0xfff lookup 133`",
+            ]
+        );
+        assert_eq!(shown(&[steer(Some("eth0"), Some(&[]))]).len(), 4);
     }
 }

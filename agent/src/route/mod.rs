@@ -13,7 +13,7 @@ mod table;
 use anyhow::{Result, anyhow};
 
 pub use self::{
-    item::Item,
+    item::{Item, items},
     journal::Journal,
     rule::{Rule, rules},
     table::{Route, routes},
