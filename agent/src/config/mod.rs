@@ -1,1 +1,282 @@
-//! Not written yet.
+//! The configuration: what the operator writes, checked before anything is attached.
+//!
+//! Every problem of a file is reported at once, each with its line, the reason and the nearest valid
+//! form ([`ConfigError`]).
+
+mod check;
+mod problem;
+mod reader;
+mod steer;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use problem::ConfigError;
+use problem::Problems;
+use reader::{Section, describe};
+pub use steer::Steer;
+use toml::de::{DeTable, DeValue};
+
+/// The default configuration, commented: what `truepeer config default` prints.
+pub const DEFAULT: &str = include_str!("default.toml");
+
+/// Sections of the file, with the keys of each.
+const SECTIONS: [(&str, &[&str]); 2] = [("agent", &AGENT_KEYS), ("steer", &steer::KEYS)];
+const AGENT_KEYS: [&str; 6] = [
+    "socket",
+    "metrics",
+    "bpffs",
+    "access_log",
+    "origins",
+    "drain",
+];
+
+/// Room in `sockaddr_un` for a path, without its final zero (unix(7)).
+const SOCKET_PATH_MAX: usize = 107;
+
+/// Everything that `truepeer run` is told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Config {
+    /// The agent itself.
+    pub agent: AgentSettings,
+    /// What is steered to local proxies, in the order of the file.
+    pub steer: Vec<Steer>,
+}
+
+/// The section `[agent]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentSettings {
+    /// The API's Unix socket; lock file and journal lie beside it.
+    pub socket: PathBuf,
+    /// TCP address of the metrics and health endpoints; `None`: off.
+    pub metrics: Option<SocketAddr>,
+    /// Directory of the pins, on a bpffs.
+    pub bpffs: PathBuf,
+    /// Where closed connections are logged.
+    pub access_log: AccessLogTarget,
+    /// How many connections can have an origin at a time.
+    pub origins: u32,
+    /// How long a stopping agent waits for steered connections to end.
+    pub drain: Duration,
+}
+
+/// Where the access log goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccessLogTarget {
+    /// To standard output.
+    Stdout,
+    /// Nowhere.
+    Off,
+    /// Appended to this file.
+    File(PathBuf),
+}
+
+impl Default for AgentSettings {
+    fn default() -> Self {
+        Self {
+            socket: "/run/truepeer/truepeer.sock".into(),
+            metrics: Some((Ipv4Addr::LOCALHOST, 9469).into()),
+            bpffs: "/sys/fs/bpf/truepeer".into(),
+            access_log: AccessLogTarget::Stdout,
+            origins: 1 << 20,
+            drain: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Config {
+    /// Reads and checks a file; without a path, the default configuration.
+    pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        let Some(path) = path else {
+            return Self::parse(DEFAULT, "default configuration");
+        };
+        let name = path.display().to_string();
+        let bytes = std::fs::read(path).map_err(|error| {
+            ConfigError::file(
+                &name,
+                format!("cannot read it: {error}"),
+                "`truepeer config default` prints a configuration to start from",
+            )
+        })?;
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+            let line = 1 + valid.iter().filter(|&&byte| byte == b'\n').count();
+            ConfigError::file(
+                &name,
+                format!("line {line} is not UTF-8"),
+                "save the file as UTF-8",
+            )
+        })?;
+        Self::parse(&text, &name)
+    }
+
+    /// Checks the text of a configuration; `file_name` is what errors call it.
+    pub fn parse(text: &str, file_name: &str) -> Result<Self, ConfigError> {
+        let (document, syntax) = DeTable::parse_recoverable(text);
+        let mut problems = Problems::default();
+        for error in syntax {
+            problems.add(error.span().unwrap_or(0..0), error.message(), None);
+        }
+        // What the parser made of broken lines would only yield errors that are not there.
+        problems.done(text, file_name)?;
+        let config = Self::read(document.get_ref(), &mut problems);
+        problems.done(text, file_name)?;
+        Ok(config)
+    }
+
+    fn read(document: &DeTable<'_>, problems: &mut Problems) -> Self {
+        let mut config = Self::default();
+        let mut steers = Vec::new();
+        for (key, value) in document {
+            match (key.get_ref().as_ref(), value.get_ref()) {
+                ("agent", DeValue::Table(table)) => {
+                    let section = Section::new("[agent]", table, value.span(), &AGENT_KEYS);
+                    config.agent = AgentSettings::read(&section, problems);
+                }
+                ("agent", other) => problems.add(
+                    value.span(),
+                    format!("`agent` is {}, not a section", describe(other)),
+                    Some("write `[agent]`".into()),
+                ),
+                ("steer", DeValue::Array(array)) => {
+                    for item in array.iter() {
+                        let DeValue::Table(table) = item.get_ref() else {
+                            not_a_steer(item.span(), item.get_ref(), problems);
+                            continue;
+                        };
+                        let section = Section::new("[[steer]]", table, item.span(), &steer::KEYS);
+                        steers.extend(steer::Located::read(&section, problems));
+                    }
+                }
+                ("steer", other) => not_a_steer(value.span(), other, problems),
+                (name, _) => {
+                    let home = SECTIONS.iter().find(|(_, keys)| keys.contains(&name));
+                    let nearest = reader::nearest(name, SECTIONS.iter().map(|(name, _)| *name));
+                    let (message, hint) = match (home, nearest) {
+                        (Some((section, _)), _) => (
+                            format!("key `{name}` is outside of its section"),
+                            format!("move it below `{}`", header(section)),
+                        ),
+                        (None, Some(section)) => (
+                            format!("unknown section `{name}`, did you mean `{section}`?"),
+                            format!("write `{}`", header(section)),
+                        ),
+                        (None, None) => (
+                            format!("unknown section `{name}`"),
+                            "the sections are `[agent]` and `[[steer]]`".into(),
+                        ),
+                    };
+                    problems.add(key.span(), message, Some(hint));
+                }
+            }
+        }
+        check::steers(&steers, problems);
+        config.steer = steers.into_iter().map(|located| located.steer).collect();
+        config
+    }
+}
+
+fn not_a_steer(span: std::ops::Range<usize>, value: &DeValue<'_>, problems: &mut Problems) {
+    let message = match value {
+        DeValue::Table(_) => "`steer` is one section, but there can be several".into(),
+        other => format!("`steer` is {}, not a list of sections", describe(other)),
+    };
+    problems.add(
+        span,
+        message,
+        Some("write `[[steer]]`, in double brackets".into()),
+    );
+}
+
+fn header(section: &str) -> &'static str {
+    if section == "agent" {
+        "[agent]"
+    } else {
+        "[[steer]]"
+    }
+}
+
+impl AgentSettings {
+    fn read(section: &Section<'_, '_>, problems: &mut Problems) -> Self {
+        let default = Self::default();
+        section.refuse_unknown(problems);
+        let socket = section.path("socket", problems);
+        if let Some((path, span)) = &socket {
+            let length = path.as_os_str().len();
+            if length > SOCKET_PATH_MAX {
+                problems.add(
+                    span.clone(),
+                    format!(
+                        "the path has {length} bytes, a Unix socket's has {SOCKET_PATH_MAX} at most"
+                    ),
+                    Some(
+                        "choose a shorter directory, such as \"/run/truepeer/truepeer.sock\""
+                            .into(),
+                    ),
+                );
+            }
+        }
+        Self {
+            socket: socket.map_or(default.socket, |(path, _)| path),
+            metrics: match section.string("metrics", problems) {
+                None => default.metrics,
+                Some(("off", _)) => None,
+                Some((text, span)) => match text.parse() {
+                    Ok(address) => Some(address),
+                    Err(_) => {
+                        problems.add(
+                            span,
+                            format!("`metrics` is neither an address with a port nor \"off\": \"{text}\""),
+                            Some(format!("write \"{}\"", nearest_address(text))),
+                        );
+                        None
+                    }
+                },
+            },
+            bpffs: section
+                .path("bpffs", problems)
+                .map_or(default.bpffs, |(path, _)| path),
+            access_log: match section.string("access_log", problems) {
+                None => default.access_log,
+                Some(("stdout", _)) => AccessLogTarget::Stdout,
+                Some(("off", _)) => AccessLogTarget::Off,
+                Some((text, span)) => {
+                    if !text.starts_with('/') {
+                        let hint = match reader::nearest(text, ["stdout", "off"]) {
+                            Some(word) => format!("write \"{word}\""),
+                            None => format!("write \"/var/log/{text}\", for example"),
+                        };
+                        problems.add(
+                            span,
+                            format!("`access_log` is neither \"stdout\" nor \"off\" nor an absolute path: \"{text}\""),
+                            Some(hint),
+                        );
+                    }
+                    AccessLogTarget::File(text.into())
+                }
+            },
+            origins: section
+                .integer("origins", 1..=1 << 24, problems)
+                .map_or(default.origins, |(n, _)| n),
+            drain: section
+                .integer("drain", 0..=86_400, problems)
+                .map_or(default.drain, |(n, _)| Duration::from_secs(n.into())),
+        }
+    }
+}
+
+/// What someone who wrote `text` as an address may have meant.
+fn nearest_address(text: &str) -> String {
+    const PORT: u16 = 9469;
+    let ip = |text: &str| text.trim_matches(['[', ']']).parse();
+    if let Ok(ip) = ip(text) {
+        return SocketAddr::new(ip, PORT).to_string();
+    }
+    let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
+    let ip = ip(host).unwrap_or(Ipv4Addr::LOCALHOST.into());
+    SocketAddr::new(ip, port.parse().unwrap_or(PORT)).to_string()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,92 @@
+//! What is wrong with a configuration, told as a compiler would.
+
+use std::fmt::{self, Write as _};
+use std::ops::Range;
+
+/// Everything that is wrong with a configuration: for each problem its reason, its line and, where
+/// there is one, the nearest valid form.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ConfigError(String);
+
+impl ConfigError {
+    /// A problem of the file as a whole.
+    pub(super) fn file(name: &str, reason: String, help: &str) -> Self {
+        Self(format!("error: {reason}\n --> {name}\n  = help: {help}"))
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// Problems found so far.
+#[derive(Debug, Default)]
+pub(super) struct Problems(Vec<Problem>);
+
+#[derive(Debug)]
+struct Problem {
+    span: Range<usize>,
+    message: String,
+    help: Option<String>,
+}
+
+impl Problems {
+    /// Adds one: where in the text, why, and what to write instead.
+    pub(super) fn add(
+        &mut self,
+        span: Range<usize>,
+        message: impl Into<String>,
+        help: Option<String>,
+    ) {
+        self.0.push(Problem {
+            span,
+            message: message.into(),
+            help,
+        });
+    }
+
+    /// Ends with an error if there were problems, in the order of the text.
+    pub(super) fn done(&mut self, text: &str, file_name: &str) -> Result<(), ConfigError> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        self.0.sort_by_key(|problem| problem.span.start);
+        let rendered: Vec<_> = self
+            .0
+            .drain(..)
+            .map(|p| p.render(text, file_name))
+            .collect();
+        Err(ConfigError(rendered.join("\n\n")))
+    }
+}
+
+impl Problem {
+    fn render(&self, text: &str, file_name: &str) -> String {
+        let start = self.span.start.min(text.len());
+        let number = text[..start].matches('\n').count() + 1;
+        let line_start = text[..start].rfind('\n').map_or(0, |newline| newline + 1);
+        let line = text[line_start..].lines().next().unwrap_or_default();
+        let before = &text[line_start..start];
+        // The pointer stays under its text when the line is indented with tabs.
+        let indent: String = before
+            .chars()
+            .map(|c| if c == '\t' { '\t' } else { ' ' })
+            .collect();
+        let end = self.span.end.min(line_start + line.len()).max(start);
+        let carets = "^".repeat(text[start..end].chars().count().max(1));
+        let column = before.chars().count() + 1;
+        let gutter = " ".repeat(number.to_string().len());
+        let mut out = format!(
+            "error: {}\n{gutter}--> {file_name}:{number}:{column}\n{gutter} |\n{number} | {line}\n{gutter} | {indent}{carets}",
+            self.message,
+        );
+        if let Some(help) = &self.help {
+            let _ = write!(out, "\n{gutter} = help: {help}");
+        }
+        out
+    }
+}

@@ -1,0 +1,207 @@
+//! Typed reading of one section, with every problem noted and none fatal.
+
+use std::ops::{Range, RangeInclusive};
+use std::path::PathBuf;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::problem::Problems;
+
+/// A value with its place in the text.
+pub(super) type Located<T> = (T, Range<usize>);
+
+/// A section of the file: its header, its keys and the keys that it may have.
+pub(super) struct Section<'a, 'text> {
+    header: &'static str,
+    table: &'a DeTable<'text>,
+    /// Of the header.
+    pub(super) span: Range<usize>,
+    keys: &'static [&'static str],
+}
+
+impl<'a, 'text> Section<'a, 'text> {
+    pub(super) fn new(
+        header: &'static str,
+        table: &'a DeTable<'text>,
+        span: Range<usize>,
+        keys: &'static [&'static str],
+    ) -> Self {
+        Self {
+            header,
+            table,
+            span,
+            keys,
+        }
+    }
+
+    /// Notes each key that does not exist.
+    pub(super) fn refuse_unknown(&self, problems: &mut Problems) {
+        for key in self.table.keys() {
+            let name = key.get_ref().as_ref();
+            if self.keys.contains(&name) {
+                continue;
+            }
+            let (message, help) = match nearest(name, self.keys.iter().copied()) {
+                Some(known) => (
+                    format!("unknown key `{name}`, did you mean `{known}`?"),
+                    None,
+                ),
+                None => (
+                    format!("unknown key `{name}`"),
+                    Some(format!("{} has: {}", self.header, self.keys.join(", "))),
+                ),
+            };
+            problems.add(key.span(), message, help);
+        }
+    }
+
+    /// The value of a key, if it is there.
+    pub(super) fn get(&self, key: &str) -> Option<&'a Spanned<DeValue<'text>>> {
+        self.table.get(key)
+    }
+
+    /// The value of a key that must be there.
+    pub(super) fn require(&self, key: &str, example: &str, problems: &mut Problems) -> bool {
+        let there = self.table.contains_key(key);
+        if !there {
+            problems.add(
+                self.span.clone(),
+                format!("{} has no `{key}`", self.header),
+                Some(format!("add a line such as `{key} = {example}`")),
+            );
+        }
+        there
+    }
+
+    /// A string.
+    pub(super) fn string(&self, key: &str, problems: &mut Problems) -> Option<Located<&'a str>> {
+        let value = self.get(key)?;
+        string(key, value, problems)
+    }
+
+    /// An absolute path.
+    pub(super) fn path(&self, key: &str, problems: &mut Problems) -> Option<Located<PathBuf>> {
+        let (text, span) = self.string(key, problems)?;
+        if !text.starts_with('/') {
+            problems.add(
+                span.clone(),
+                format!("`{key}` is not an absolute path: \"{text}\""),
+                Some(format!("write \"/{text}\", for example")),
+            );
+        }
+        Some((text.into(), span))
+    }
+
+    /// A whole number within `allowed`.
+    pub(super) fn integer(
+        &self,
+        key: &str,
+        allowed: RangeInclusive<u32>,
+        problems: &mut Problems,
+    ) -> Option<Located<u32>> {
+        let value = self.get(key)?;
+        let span = value.span();
+        let (low, high) = (*allowed.start(), *allowed.end());
+        let DeValue::Integer(integer) = value.get_ref() else {
+            let help = value
+                .get_ref()
+                .as_str()
+                .and_then(|text| text.parse::<u32>().ok())
+                .map(|n| format!("write `{key} = {n}`, without quotes"));
+            problems.add(
+                span,
+                format!("`{key}` is {}, not a number", describe(value.get_ref())),
+                help,
+            );
+            return None;
+        };
+        let number = i128::from_str_radix(integer.as_str(), integer.radix()).unwrap_or(i128::MAX);
+        match u32::try_from(number) {
+            Ok(number) if allowed.contains(&number) => Some((number, span)),
+            _ => {
+                let nearest = number.clamp(low.into(), high.into());
+                problems.add(
+                    span,
+                    format!("`{key}` must be between {low} and {high}"),
+                    Some(format!("the nearest is `{key} = {nearest}`")),
+                );
+                None
+            }
+        }
+    }
+
+    /// A list of strings.
+    pub(super) fn strings(
+        &self,
+        key: &str,
+        problems: &mut Problems,
+    ) -> Option<Vec<Located<&'a str>>> {
+        let value = self.get(key)?;
+        let DeValue::Array(array) = value.get_ref() else {
+            problems.add(
+                value.span(),
+                format!("`{key}` is {}, not a list", describe(value.get_ref())),
+                scalar(value.get_ref()).map(|text| format!("write `{key} = [\"{text}\"]`")),
+            );
+            return None;
+        };
+        let items = array.iter();
+        Some(
+            items
+                .filter_map(|item| string(key, item, problems))
+                .collect(),
+        )
+    }
+}
+
+fn string<'a>(
+    key: &str,
+    value: &'a Spanned<DeValue<'_>>,
+    problems: &mut Problems,
+) -> Option<Located<&'a str>> {
+    let text = value.get_ref().as_str();
+    if text.is_none() {
+        problems.add(
+            value.span(),
+            format!("`{key}` holds {}, not a string", describe(value.get_ref())),
+            scalar(value.get_ref()).map(|text| format!("write \"{text}\", in quotes")),
+        );
+    }
+    Some((text?, value.span()))
+}
+
+/// A string or a number as it was written.
+fn scalar(value: &DeValue<'_>) -> Option<String> {
+    match value {
+        DeValue::String(text) => Some(text.to_string()),
+        DeValue::Integer(integer) => Some(integer.to_string()),
+        _ => None,
+    }
+}
+
+/// The type of a value, in a sentence.
+pub(super) fn describe(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "a number",
+        DeValue::Float(_) => "a fraction",
+        DeValue::Boolean(_) => "a boolean",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a section",
+    }
+}
+
+/// The word that was probably meant by `word`, if one is near enough.
+pub(super) fn nearest(
+    word: &str,
+    known: impl IntoIterator<Item = &'static str>,
+) -> Option<&'static str> {
+    known
+        .into_iter()
+        .map(|candidate| (strsim::jaro_winkler(word, candidate), candidate))
+        .filter(|(likeness, _)| *likeness >= 0.75)
+        .max_by(|(a, _), (b, _)| a.total_cmp(b))
+        .map(|(_, candidate)| candidate)
+}

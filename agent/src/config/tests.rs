@@ -1,0 +1,358 @@
+use super::*;
+
+/// The error for a configuration.
+fn error(text: &str) -> String {
+    Config::parse(text, "t.toml").unwrap_err().to_string()
+}
+
+/// The error for one steer with these lines besides its name.
+fn steer_error(lines: &str) -> String {
+    error(&format!("[[steer]]\nname = \"a\"\n{lines}\n"))
+}
+
+/// A valid steer.
+fn steer(name: &str, more: &str) -> String {
+    format!("[[steer]]\nname = \"{name}\"\nto = 15006\n{more}\n")
+}
+
+#[track_caller]
+fn assert_has(error: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(error.contains(part), "no {part:?} in:\n{error}");
+    }
+}
+
+#[test]
+fn the_default_text_is_the_default_configuration() {
+    assert_eq!(Config::load(None).unwrap(), Config::default());
+}
+
+#[test]
+fn the_examples_of_the_default_text_are_valid() {
+    let (settings, examples) = DEFAULT.split_once("# [[steer]]\n").unwrap();
+    let examples = format!("# [[steer]]\n{examples}");
+    let uncommented: Vec<_> = examples
+        .lines()
+        .map(|line| line.strip_prefix("# ").unwrap_or(line))
+        .filter(|line| line.starts_with("[[") || line.contains(" = "))
+        .collect();
+    let text = settings.to_owned() + &uncommented.join("\n");
+    let config = Config::parse(&text, "default").unwrap();
+    let names: Vec<_> = config.steer.iter().map(|s| s.name.as_str()).collect();
+    assert_eq!(names, ["inbound", "gateway"]);
+}
+
+#[test]
+fn a_whole_file_is_read() {
+    let config = Config::parse(
+        r#"
+[agent]
+socket = "/tmp/t.sock"
+metrics = "off"
+access_log = "/var/log/t.log"
+origins = 16
+drain = 0
+[[steer]]
+name = "inbound"
+netns = "/run/netns/pod"
+interface = "eth0"
+ports = ["8080", "9000-9010"]
+to = 15006
+answers = ["eth1"]
+mark = "1337"
+table = 7
+[[steer]]
+name = "all"
+ports = ["1-65535"]
+to = 15001
+"#,
+        "t.toml",
+    )
+    .unwrap();
+    assert_eq!(config.agent.socket, Path::new("/tmp/t.sock"));
+    assert_eq!(config.agent.metrics, None);
+    assert_eq!(config.agent.bpffs, Path::new("/sys/fs/bpf/truepeer"));
+    assert_eq!(
+        config.agent.access_log,
+        AccessLogTarget::File("/var/log/t.log".into())
+    );
+    assert_eq!(config.agent.origins, 16);
+    assert_eq!(config.agent.drain, Duration::ZERO);
+    let first = &config.steer[0];
+    assert_eq!(first.netns.as_deref(), Some(Path::new("/run/netns/pod")));
+    assert_eq!(first.interface.as_deref(), Some("eth0"));
+    assert_eq!(first.ports, [8080..=8080, 9000..=9010]);
+    assert_eq!(first.answers, Some(vec!["eth1".into()]));
+    assert_eq!((first.mark.value, first.mark.mask), (1337, u32::MAX));
+    assert_eq!((first.to, first.table), (15006, 7));
+    let second = &config.steer[1];
+    assert_eq!((second.mark.value, second.mark.mask), (0x539, 0xfff));
+    assert_eq!((&second.answers, second.table), (&None, 133));
+}
+
+#[test]
+fn a_problem_is_shown_with_its_line_its_place_and_the_remedy() {
+    let error = steer_error("\tports = [\"8080\", \"9010-9000\"]\nto = 1");
+    let expected = concat!(
+        "error: the range \"9010-9000\" is upside down\n",
+        " --> t.toml:3:19\n",
+        "  |\n",
+        "3 | \tports = [\"8080\", \"9010-9000\"]\n",
+        "  | \t                 ^^^^^^^^^^^\n",
+        "  = help: write \"9000-9010\"",
+    );
+    assert_eq!(error, expected);
+}
+
+#[test]
+fn all_problems_are_told_at_once_in_the_order_of_the_file() {
+    let error = error("[[steer]]\nport = [\"1\"]\n[agent]\ndrain = \"30\"\norigins = 0\n");
+    let places: Vec<_> = error.lines().filter(|l| l.contains("-->")).collect();
+    assert_eq!(
+        places,
+        [
+            " --> t.toml:1:1",
+            " --> t.toml:1:1",
+            " --> t.toml:1:1",
+            " --> t.toml:2:1",
+            " --> t.toml:4:9",
+            " --> t.toml:5:11"
+        ]
+    );
+    assert_has(
+        &error,
+        &[
+            "[[steer]] has no `name`",
+            "[[steer]] has no `ports`",
+            "[[steer]] has no `to`",
+            "unknown key `port`, did you mean `ports`?",
+            "write `drain = 30`, without quotes",
+            "`origins` must be between 1 and 16777216",
+            "the nearest is `origins = 1`",
+        ],
+    );
+}
+
+#[test]
+fn syntax_errors_are_told_alone_and_all() {
+    let error = error("[agent]\nsocket = /tmp\ndrain = \nsockt = 1\n");
+    assert_has(&error, &["t.toml:2:", "t.toml:3:"]);
+    assert!(!error.contains("sockt`"), "{error}");
+}
+
+#[test]
+fn sections_that_do_not_exist_are_refused() {
+    assert_has(
+        &error("[agnet]\n"),
+        &["unknown section `agnet`, did you mean `agent`?", ":1:2"],
+    );
+    assert_has(
+        &error("[trust]\nuids = [1]\n"),
+        &["unknown section `trust`", "`[agent]` and `[[steer]]`"],
+    );
+    assert_has(
+        &error("socket = \"/x\"\n"),
+        &["key `socket` is outside of its section", "below `[agent]`"],
+    );
+    assert_has(&error("[steer]\nname = \"a\"\n"), &["write `[[steer]]`"]);
+    assert_has(&error("steer = [1]\n"), &["write `[[steer]]`"]);
+    assert_has(&error("agent = 1\n"), &["write `[agent]`"]);
+}
+
+#[test]
+fn the_agents_settings_are_checked() {
+    let cases = [
+        ("metrics = \"9470\"", "write \"127.0.0.1:9470\""),
+        ("metrics = \"localhost:9470\"", "write \"127.0.0.1:9470\""),
+        ("metrics = \"::1\"", "write \"[::1]:9469\""),
+        ("metrics = 9470", "write \"9470\", in quotes"),
+        ("socket = \"run/x\"", "write \"/run/x\""),
+        ("bpffs = \"bpf\"", "write \"/bpf\""),
+        ("access_log = \"stdut\"", "write \"stdout\""),
+        ("access_log = \"x.log\"", "write \"/var/log/x.log\""),
+        ("origins = 16777217", "the nearest is `origins = 16777216`"),
+        ("drain = -1", "the nearest is `drain = 0`"),
+        ("drain = true", "`drain` is a boolean, not a number"),
+        ("zzz = 1", "[agent] has: socket, metrics"),
+    ];
+    for (line, part) in cases {
+        assert_has(&error(&format!("[agent]\n{line}\n")), &[part, ":2:"]);
+    }
+    let long = format!("[agent]\nsocket = \"/{}\"\n", "x".repeat(107));
+    assert_has(&error(&long), &["108 bytes", "107 at most"]);
+}
+
+#[test]
+fn the_steers_ports_are_checked() {
+    let cases = [
+        ("ports = []\nto = 1", "`ports` is empty"),
+        ("ports = [\"0\"]\nto = 1", "write \"1\""),
+        ("ports = [\"0-10\"]\nto = 1", "write \"1-10\""),
+        ("ports = [\"80-65536\"]\nto = 1", "write \"80-65535\""),
+        ("ports = [\"70000\"]\nto = 1", "write \"65535\""),
+        ("ports = [\"http\"]\nto = 1", "neither a port nor a range"),
+        ("ports = [8080]\nto = 1", "write \"8080\", in quotes"),
+        ("ports = \"8080\"\nto = 1", "write `ports = [\"8080\"]`"),
+        ("ports = 8080\nto = 1", "write `ports = [\"8080\"]`"),
+        ("ports = [\"1\"]", "has no `to`"),
+        ("to = 1", "has no `ports`"),
+        ("ports = [\"1\"]\nto = 0", "the nearest is `to = 1`"),
+        ("ports = [\"1\"]\nto = 65536", "the nearest is `to = 65535`"),
+        ("ports = [\"1\"]\nto = \"15006\"", "write `to = 15006`"),
+        ("ports = [\"9\"]\nto = 9", "nothing would be steered"),
+        ("ports = [\"9\", \"8-10\"]\nto = 1", "names port 9 twice"),
+    ];
+    for (lines, part) in cases {
+        assert_has(&steer_error(lines), &[part]);
+    }
+}
+
+#[test]
+fn the_steers_other_keys_are_checked() {
+    let cases = [
+        ("netns = \"pod\"", "write \"/run/netns/pod\""),
+        ("interface = \"\"", "interface's name"),
+        ("interface = \"a-name-too-long-x\"", "1 to 15 bytes"),
+        ("interface = \"eth0/1\"", "interface's name"),
+        ("interface = \"lo\"", "leave `interface` out"),
+        ("answers = [\"eth1\"]", "a gateway needs `interface`"),
+        (
+            "interface = \"a\"\nanswers = \"eth1\"",
+            "write `answers = [\"eth1\"]`",
+        ),
+        (
+            "interface = \"a\"\nanswers = [\"b\", \"b\"]",
+            "names b twice",
+        ),
+        ("mark = \"0x1000/0xfff\"", "write \"0x1000/0x1fff\""),
+        ("mark = \"0x1539/0xfff\"", "write \"0x539/0xfff\" or"),
+        ("mark = \"0\"", "the mark's value is 0"),
+        ("mark = \"1/0\"", "write \"0x1/0x1\""),
+        ("mark = \"0xfffffffff\"", "is not a mark"),
+        ("mark = 1337", "write \"1337\", in quotes"),
+        ("table = 0", "the kernel's own"),
+        ("table = 254", "write `table = 133`"),
+        ("table = 4294967296", "the nearest is `table = 4294967295`"),
+    ];
+    for (lines, part) in cases {
+        assert_has(
+            &steer_error(&format!("ports = [\"80\"]\nto = 15006\n{lines}")),
+            &[part],
+        );
+    }
+    let unnamed = "[[steer]]\nname = \" \"\nports = [\"1\"]\nto = 2\n";
+    assert_has(&error(unnamed), &["`name` is empty"]);
+}
+
+#[test]
+fn names_are_unique_also_as_numbers() {
+    let one = steer("a", "ports = [\"1\"]");
+    let other = steer("a", "ports = [\"2\"]");
+    assert_has(
+        &error(&(one + &other)),
+        &["two steers have the name \"a\"", ":6:8"],
+    );
+    // Two words with the same 32-bit FNV-1a.
+    let one = steer("costarring", "ports = [\"1\"]");
+    let other = steer("liquid", "ports = [\"2\"]");
+    assert_has(
+        &error(&(one + &other)),
+        &["\"costarring\" and \"liquid\" have the same number"],
+    );
+}
+
+#[test]
+fn overlapping_steers_of_one_namespace_are_refused() {
+    let eth0 = steer("a", "ports = [\"80-90\"]\ninterface = \"eth0\"");
+    let both = |more: &str| Config::parse(&(eth0.clone() + &steer("b", more)), "t.toml");
+    for other in ["interface = \"eth0\"", ""] {
+        let error = both(&format!("ports = [\"85-100\"]\n{other}")).unwrap_err();
+        assert_has(
+            &error.to_string(),
+            &["steers \"a\" and \"b\" both want ports 85-90", ":9:10"],
+        );
+    }
+    assert!(both("ports = [\"91\"]\ninterface = \"eth0\"").is_ok());
+    assert!(both("ports = [\"85\"]\ninterface = \"eth1\"").is_ok());
+    assert!(both("ports = [\"85\"]\nnetns = \"/run/netns/x\"").is_ok());
+}
+
+#[test]
+fn steers_of_one_kind_and_namespace_share_mark_and_table() {
+    let one = steer("a", "ports = [\"1\"]");
+    let both = |more: &str| error(&(one.clone() + &steer("b", more)));
+    assert_has(
+        &both("ports = [\"2\"]\nmark = \"1\""),
+        &[
+            "\"a\" and \"b\" share a namespace but not their mark",
+            "\"0x539/0xfff\"",
+            ":9:8",
+        ],
+    );
+    assert_has(
+        &both("ports = [\"2\"]\ntable = 7"),
+        &["not their table", "write `table = 133` in both"],
+    );
+    let elsewhere = steer(
+        "b",
+        "ports = [\"2\"]\nmark = \"1\"\nnetns = \"/run/netns/x\"",
+    );
+    assert!(Config::parse(&(one.clone() + &elsewhere), "t.toml").is_ok());
+}
+
+#[test]
+fn a_sidecar_and_a_gateway_of_one_namespace_need_two_marks() {
+    let gateway = "ports = [\"2\"]\ninterface = \"eth0\"\nanswers = []\n";
+    let both = |sidecar: &str, mark: &str| {
+        let sidecar = steer("a", &format!("ports = [\"1\"]\n{sidecar}"));
+        Config::parse(
+            &(sidecar + &steer("b", &format!("{gateway}{mark}"))),
+            "t.toml",
+        )
+    };
+    let refused = |result: Result<Config, ConfigError>| result.unwrap_err().to_string();
+    assert_has(
+        &refused(both("", "")),
+        &["\"a\" is a sidecar and \"b\" a gateway", "\"0x538/0xfff\""],
+    );
+    assert_has(
+        &refused(both("", "mark = \"0x1000/0xf000\"")),
+        &["told apart"],
+    );
+    assert_has(
+        &refused(both("mark = \"1/1\"", "mark = \"1/1\"")),
+        &["\"0x2/0x3\""],
+    );
+    assert!(both("", "mark = \"0x538/0xfff\"").is_ok());
+    assert!(both("mark = \"1/1\"", "mark = \"2/3\"").is_ok());
+}
+
+#[test]
+fn a_namespace_has_64_ranges() {
+    let ports = |n: u16| {
+        (1..=n)
+            .map(|p| format!("\"{}\"", 2 * p))
+            .collect::<Vec<_>>()
+            .join(",")
+    };
+    assert!(Config::parse(&steer("a", &format!("ports = [{}]", ports(64))), "t").is_ok());
+    let full = steer(
+        "a",
+        &format!(
+            "ports = [{}]\ninterface = \"a\"\nanswers = [\"b\"]",
+            ports(64)
+        ),
+    );
+    assert_has(&error(&full), &["65 port ranges", "64 are possible"]);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_told_with_a_remedy() {
+    let dir = tempfile::tempdir().unwrap();
+    let missing = Config::load(Some(&dir.path().join("x.toml"))).unwrap_err();
+    assert_has(&missing.to_string(), &["No such file", "config default"]);
+    let path = dir.path().join("latin1.toml");
+    std::fs::write(&path, b"[agent]\n# caf\xe9\n").unwrap();
+    let error = Config::load(Some(&path)).unwrap_err().to_string();
+    assert_has(&error, &["line 2 is not UTF-8"]);
+}

@@ -1,0 +1,272 @@
+//! What mark-and-route is made of.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use super::{rule::Rule, sysctl, table};
+use crate::{config::Steer, netns::Netns};
+
+/// One thing to install in one network namespace (`None`: the agent's own).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Item {
+    /// Packets with this mark that come in by `iif` are routed by `table`.
+    Rule {
+        /// Where.
+        netns: Option<PathBuf>,
+        /// For IPv6, else for IPv4.
+        ipv6: bool,
+        /// The mark.
+        mark: u32,
+        /// The bits of it that count.
+        mask: u32,
+        /// The table.
+        table: u32,
+        /// Name of the interface, which need not exist.
+        iif: String,
+    },
+    /// `local default dev lo`: what is routed by `table` is delivered here.
+    Route {
+        /// Where.
+        netns: Option<PathBuf>,
+        /// For IPv6, else for IPv4.
+        ipv6: bool,
+        /// The table.
+        table: u32,
+    },
+    /// A sysctl has this value.
+    Sysctl {
+        /// Where.
+        netns: Option<PathBuf>,
+        /// `net.ipv4.tcp_fwmark_accept`, say.
+        key: String,
+        /// Its value.
+        value: String,
+    },
+}
+
+/// What `steers` need, in the order in which it is to be installed.
+pub fn items(steers: &[Steer]) -> Vec<Item> {
+    let mut items = Vec::new();
+    for item in steers.iter().flat_map(items_of) {
+        // Steers of one namespace share their table and often their interfaces.
+        if !items.contains(&item) {
+            items.push(item);
+        }
+    }
+    items
+}
+
+fn items_of(steer: &Steer) -> Vec<Item> {
+    let mut items = Vec::new();
+    let netns = || steer.netns.clone();
+    let (sysctls, interfaces): (&[_], Vec<_>) = match &steer.answers {
+        // The application answers a spoofed client through `lo`. Its socket, and resets where it has
+        // none, carry the mark of what they answer.
+        None => (
+            &[
+                "net.ipv4.tcp_fwmark_accept",
+                "net.ipv4.fwmark_reflect",
+                "net.ipv6.fwmark_reflect",
+            ],
+            vec!["lo"],
+        ),
+        // The data path marks what comes in by these.
+        Some(answers) => (
+            &[],
+            steer
+                .interface
+                .iter()
+                .chain(answers)
+                .map(String::as_str)
+                .collect(),
+        ),
+    };
+    items.extend(sysctls.iter().map(|key| Item::Sysctl {
+        netns: netns(),
+        key: (*key).to_owned(),
+        value: "1".to_owned(),
+    }));
+    for ipv6 in [false, true] {
+        items.push(Item::Route {
+            netns: netns(),
+            ipv6,
+            table: steer.table,
+        });
+        items.extend(interfaces.iter().map(|iif| Item::Rule {
+            netns: netns(),
+            ipv6,
+            mark: steer.mark.value,
+            mask: steer.mark.mask,
+            table: steer.table,
+            iif: (*iif).to_owned(),
+        }));
+    }
+    items
+}
+
+impl Item {
+    /// Path of the namespace that it belongs to.
+    pub fn netns(&self) -> Option<&Path> {
+        let (Self::Rule { netns, .. } | Self::Route { netns, .. } | Self::Sysctl { netns, .. }) =
+            self;
+        netns.as_deref()
+    }
+
+    /// Whether it is about IPv6.
+    pub fn is_ipv6(&self) -> bool {
+        match self {
+            Self::Rule { ipv6, .. } | Self::Route { ipv6, .. } => *ipv6,
+            Self::Sysctl { key, .. } => key.starts_with("net.ipv6."),
+        }
+    }
+
+    /// What must be restored when it is removed: the sysctl's value as it stands.
+    pub(super) fn previous(&self, netns: &Netns) -> Result<Option<String>> {
+        match self {
+            Self::Sysctl { key, .. } => sysctl::read(netns, key),
+            _ => Ok(None),
+        }
+    }
+
+    /// Makes it so, unless it is.
+    pub(super) fn install(&self, netns: &Netns) -> Result<()> {
+        match self {
+            Self::Rule {
+                ipv6,
+                mark,
+                mask,
+                table,
+                iif,
+                ..
+            } => Rule::ours(*mark, *mask, iif, *table).install(netns, *ipv6),
+            Self::Route { ipv6, table, .. } => table::install(netns, *ipv6, *table),
+            Self::Sysctl { key, value, .. } => sysctl::write(netns, key, value),
+        }
+        .with_context(|| format!("cannot install the {self}"))
+    }
+
+    /// Undoes it. What is no longer there counts as undone, and so does a sysctl that somebody has
+    /// set to another value meanwhile.
+    pub(super) fn remove(&self, netns: &Netns, previous: Option<&str>) -> Result<()> {
+        match self {
+            Self::Rule {
+                ipv6,
+                mark,
+                mask,
+                table,
+                iif,
+                ..
+            } => Rule::ours(*mark, *mask, iif, *table).remove(netns, *ipv6),
+            Self::Route { ipv6, table, .. } => table::remove(netns, *ipv6, *table),
+            Self::Sysctl { key, value, .. } => match (sysctl::read(netns, key)?, previous) {
+                (Some(now), Some(previous)) if now == *value => sysctl::write(netns, key, previous),
+                (Some(now), _) => {
+                    tracing::warn!("{self} is {now} by now: left as it is");
+                    Ok(())
+                }
+                (None, _) => Ok(()),
+            },
+        }
+        .with_context(|| format!("cannot remove the {self}"))
+    }
+}
+
+impl fmt::Display for Item {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let family = if self.is_ipv6() { "IPv6" } else { "IPv4" };
+        match self {
+            Self::Rule {
+                mark,
+                mask,
+                table,
+                iif,
+                ..
+            } => {
+                write!(
+                    f,
+                    "{family} rule `{}`",
+                    Rule::ours(*mark, *mask, iif, *table)
+                )?;
+            }
+            Self::Route { table, .. } => {
+                write!(f, "{family} route `local default dev lo table {table}`")?;
+            }
+            Self::Sysctl { key, value, .. } => write!(f, "sysctl {key}={value}")?,
+        }
+        match self.netns() {
+            Some(path) => write!(f, " in {}", path.display()),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use agent_common::Mark;
+
+    use super::*;
+
+    fn steer(interface: Option<&str>, answers: Option<&[&str]>) -> Steer {
+        Steer {
+            name: "inbound".into(),
+            netns: Some("/run/netns/pod".into()),
+            interface: interface.map(Into::into),
+            ports: vec![8080..=8080],
+            to: 15006,
+            answers: answers.map(|names| names.iter().map(|name| (*name).into()).collect()),
+            mark: Mark {
+                value: 0x539,
+                mask: 0xfff,
+            },
+            table: 133,
+        }
+    }
+
+    fn shown(steers: &[Steer]) -> Vec<String> {
+        let shown = items(steers).into_iter().map(|item| item.to_string());
+        shown
+            .map(|text| text.replace(" in /run/netns/pod", ""))
+            .collect()
+    }
+
+    #[test]
+    fn a_sidecar_routes_what_its_application_answers() {
+        let expected = [
+            "sysctl net.ipv4.tcp_fwmark_accept=1",
+            "sysctl net.ipv4.fwmark_reflect=1",
+            "sysctl net.ipv6.fwmark_reflect=1",
+            "IPv4 route `local default dev lo table 133`",
+            "IPv4 rule `pref 133 iif lo fwmark 0x539/0xfff lookup 133`",
+            "IPv6 route `local default dev lo table 133`",
+            "IPv6 rule `pref 133 iif lo fwmark 0x539/0xfff lookup 133`",
+        ];
+        assert_eq!(shown(&[steer(Some("eth0"), None)]), expected);
+        // Once for all steers of a namespace, by tc or by sk_lookup.
+        assert_eq!(
+            shown(&[steer(Some("eth0"), None), steer(None, None)]),
+            expected
+        );
+    }
+
+    #[test]
+    fn a_gateway_routes_both_sides_and_sets_no_sysctl() {
+        assert_eq!(
+            shown(&[steer(Some("eth0"), Some(&["eth1"]))]),
+            [
+                "IPv4 route `local default dev lo table 133`",
+                "IPv4 rule `pref 133 iif eth0 fwmark 0x539/0xfff lookup 133`",
+                "IPv4 rule `pref 133 iif eth1 fwmark 0x539/0xfff lookup 133`",
+                "IPv6 route `local default dev lo table 133`",
+                "IPv6 rule `pref 133 iif eth0 fwmark 0x539/0xfff lookup 133`",
+                "IPv6 rule `pref 133 iif eth1 fwmark 0x539/0xfff lookup 133`",
+            ]
+        );
+        assert_eq!(shown(&[steer(Some("eth0"), Some(&[]))]).len(), 4);
+    }
+}

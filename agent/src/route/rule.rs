@@ -1,0 +1,206 @@
+//! Policy routing rules.
+
+use std::fmt;
+
+use anyhow::{Context, Result, bail};
+use futures_util::TryStreamExt;
+use netlink_packet_route::{
+    AddressFamily,
+    route::RouteProtocol,
+    rule::{RuleAction, RuleAttribute, RuleMessage},
+};
+use nix::errno::Errno;
+use rtnetlink::IpVersion;
+
+use super::{PREFERENCE, PROTOCOL, errno, explain};
+use crate::netns::Netns;
+
+/// A rule as the kernel has it, as far as truepeer cares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Where it stands: lower comes first.
+    pub preference: u32,
+    /// The mark that it asks for, under `mask`.
+    pub mark: u32,
+    /// Zero: any mark will do.
+    pub mask: u32,
+    /// The interface that the packet came in by.
+    pub iif: Option<String>,
+    /// The table that it leads to.
+    pub table: u32,
+    /// Who installed it: `rtm_protocol`.
+    pub protocol: u8,
+}
+
+impl Rule {
+    /// Whether truepeer installed it.
+    pub fn is_ours(&self) -> bool {
+        self.protocol == PROTOCOL && self.preference == PREFERENCE
+    }
+
+    /// A rule that sends marked packets from `iif` to `table`, as truepeer installs it.
+    pub(super) fn ours(mark: u32, mask: u32, iif: &str, table: u32) -> Self {
+        Self {
+            preference: PREFERENCE,
+            mark,
+            mask,
+            iif: Some(iif.to_owned()),
+            table,
+            protocol: PROTOCOL,
+        }
+    }
+
+    /// Installs it, unless it is there already.
+    pub(super) fn install(&self, netns: &Netns, ipv6: bool) -> Result<()> {
+        let present = rules(netns, ipv6)?;
+        if present.contains(self) {
+            return Ok(());
+        }
+        // The kernel would take both: they differ in their tag.
+        let same = |rule: &&Self| {
+            Self {
+                protocol: PROTOCOL,
+                ..(*rule).clone()
+            } == *self
+        };
+        if let Some(foreign) = present.iter().find(same) {
+            bail!(
+                "somebody else has installed the same rule (proto {}): find out who, and remove it \
+                 with `ip {}rule del {foreign}`",
+                RouteProtocol::from(foreign.protocol),
+                if ipv6 { "-6 " } else { "" }
+            );
+        }
+        netns.netlink(async |handle| {
+            let mut request = handle.rule().add();
+            *request.message_mut() = self.message(ipv6);
+            request.execute().await.map_err(explain)
+        })
+    }
+
+    /// Removes it, if it is there. A rule of somebody else is left alone.
+    pub(super) fn remove(&self, netns: &Netns, ipv6: bool) -> Result<()> {
+        remove_if(netns, ipv6, |rule| rule == self).map(drop)
+    }
+
+    fn message(&self, ipv6: bool) -> RuleMessage {
+        let mut message = RuleMessage::default();
+        message.header.family = if ipv6 {
+            AddressFamily::Inet6
+        } else {
+            AddressFamily::Inet
+        };
+        message.header.action = RuleAction::ToTable;
+        message.attributes = vec![
+            RuleAttribute::Priority(self.preference),
+            RuleAttribute::FwMark(self.mark),
+            RuleAttribute::FwMask(self.mask),
+            RuleAttribute::Table(self.table),
+            RuleAttribute::Protocol(RouteProtocol::Other(self.protocol)),
+        ];
+        message
+            .attributes
+            .extend(self.iif.clone().map(RuleAttribute::Iifname));
+        message
+    }
+
+    fn from_message(message: &RuleMessage) -> Self {
+        let mut rule = Self {
+            preference: 0,
+            mark: 0,
+            mask: 0,
+            iif: None,
+            table: message.header.table.into(),
+            protocol: 0,
+        };
+        for attribute in &message.attributes {
+            match attribute {
+                RuleAttribute::Priority(n) => rule.preference = *n,
+                RuleAttribute::FwMark(n) => rule.mark = *n,
+                RuleAttribute::FwMask(n) => rule.mask = *n,
+                RuleAttribute::Iifname(name) => rule.iif = Some(name.clone()),
+                RuleAttribute::Table(n) => rule.table = *n,
+                RuleAttribute::Protocol(protocol) => rule.protocol = (*protocol).into(),
+                _ => {}
+            }
+        }
+        rule
+    }
+}
+
+/// As ip(8) takes and prints it.
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "pref {}", self.preference)?;
+        if let Some(iif) = &self.iif {
+            write!(f, " iif {iif}")?;
+        }
+        if self.mask != 0 {
+            write!(f, " fwmark {:#x}/{:#x}", self.mark, self.mask)?;
+        }
+        write!(f, " lookup {}", self.table)
+    }
+}
+
+/// Every rule of one family.
+pub fn rules(netns: &Netns, ipv6: bool) -> Result<Vec<Rule>> {
+    netns.netlink(async |handle| {
+        Ok(dump(&handle, ipv6)
+            .await?
+            .iter()
+            .map(Rule::from_message)
+            .collect())
+    })
+}
+
+/// Removes every rule with truepeer's tag, and says how many there were.
+pub(super) fn sweep(netns: &Netns, ipv6: bool) -> Result<usize> {
+    remove_if(netns, ipv6, Rule::is_ours)
+}
+
+fn remove_if(netns: &Netns, ipv6: bool, doomed: impl Fn(&Rule) -> bool + Sync) -> Result<usize> {
+    netns.netlink(async |handle| {
+        let mut removed = 0;
+        for message in dump(&handle, ipv6).await? {
+            if doomed(&Rule::from_message(&message)) {
+                handle
+                    .rule()
+                    .del(message)
+                    .execute()
+                    .await
+                    .map_err(explain)?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    })
+}
+
+async fn dump(handle: &rtnetlink::Handle, ipv6: bool) -> Result<Vec<RuleMessage>> {
+    let family = if ipv6 { IpVersion::V6 } else { IpVersion::V4 };
+    let dumped: Result<Vec<_>, _> = handle.rule().get(family).execute().try_collect().await;
+    match dumped {
+        // A kernel without IPv6 has no rules for it.
+        Err(error) if matches!(errno(&error), Some(Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP)) => {
+            Ok(Vec::new())
+        }
+        dumped => dumped
+            .map_err(explain)
+            .context("cannot list the routing rules"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_is_written_as_ip_takes_it() {
+        let rule = Rule::ours(0x539, 0xfff, "lo", 133);
+        assert_eq!(
+            rule.to_string(),
+            "pref 133 iif lo fwmark 0x539/0xfff lookup 133"
+        );
+        assert_eq!(Rule::from_message(&rule.message(true)), rule);
+    }
+}

@@ -1,0 +1,71 @@
+//! Sysctls of a network namespace.
+
+use std::{fs, io, path::PathBuf};
+
+use anyhow::{Context, Result, anyhow};
+
+use crate::netns::Netns;
+
+/// The value of `key`; `None` when the kernel has no such key. Keys are written as for sysctl(8): in
+/// an interface's name, a slash stands for a dot.
+pub fn read(netns: &Netns, key: &str) -> Result<Option<String>> {
+    let path = path(key);
+    netns.run(|| match fs::read_to_string(&path) {
+        Ok(value) => Ok(Some(value.trim_end().to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    })
+}
+
+/// Sets `key`. Does nothing when it has the value already, so that a read-only `/proc/sys` will do.
+pub fn write(netns: &Netns, key: &str, value: &str) -> Result<()> {
+    if read(netns, key)?.as_deref() == Some(value) {
+        return Ok(());
+    }
+    netns.run(|| {
+        fs::write(path(key), value).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => {
+                anyhow!("this kernel has no sysctl {key}: Linux 3.16 or later has it")
+            }
+            io::ErrorKind::ReadOnlyFilesystem => anyhow!(
+                "cannot set {key}={value}: /proc/sys is read-only here; \
+                 run privileged, or set it from outside with `sysctl -w {key}={value}`"
+            ),
+            _ => anyhow!("cannot set {key}={value}: {error}"),
+        })
+    })
+}
+
+/// Whether IPv6 works at all in the namespace.
+pub fn ipv6_enabled(netns: &Netns) -> Result<bool> {
+    Ok(read(netns, "net.ipv6.conf.lo.disable_ipv6")?.as_deref() == Some("0"))
+}
+
+fn path(key: &str) -> PathBuf {
+    let swapped = key.chars().map(|c| match c {
+        '.' => '/',
+        '/' => '.',
+        c => c,
+    });
+    PathBuf::from("/proc/sys").join(swapped.collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slash_stands_for_a_dot() {
+        assert_eq!(
+            path("net.ipv4.conf.eth0/100.rp_filter").to_str(),
+            Some("/proc/sys/net/ipv4/conf/eth0.100/rp_filter")
+        );
+    }
+
+    #[test]
+    fn a_key_that_does_not_exist_has_no_value() {
+        let netns = Netns::current().unwrap();
+        assert_eq!(read(&netns, "net.no_such_key").unwrap(), None);
+        assert!(read(&netns, "net.ipv4.ip_forward").unwrap().is_some());
+    }
+}
