@@ -70,7 +70,6 @@ fn everything_attaches_is_taken_over_and_goes() -> Result<()> {
     let status = datapath.pins().status()?;
     assert_eq!((status.links.len(), status.maps[0].max_entries), (2, 2000));
     assert_eq!(status.maps[1].entries, 0);
-    datapath.remove()?;
     datapath::remove(&Pins::new(&root))?;
     assert!(!root.exists());
     Ok(())

@@ -142,10 +142,11 @@ impl Datapath {
         Ok(())
     }
 
-    /// Removes everything.
-    pub fn remove(self) -> Result<()> {
-        remove(&self.pins)
-    }
+}
+
+/// Makes the directory of the pins, and mounts bpffs where there is none.
+pub fn prepare(root: &Path) -> Result<()> {
+    Pins::new(root).create()
 }
 
 /// Removes the data path pinned at `pins`, whoever left it: programs, maps, and clsact filters in

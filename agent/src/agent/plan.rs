@@ -1,0 +1,112 @@
+//! From the configuration of one network namespace to what the data path is told.
+
+use agent_common::{Namespace, Range, origin::rule_id};
+use anyhow::{Result, bail};
+
+use crate::config::Steer;
+
+/// The settings of a namespace with these steers. `index` gives an interface's index; ranges of an
+/// interface that is missing (`None`) are left out.
+pub(super) fn settings(
+    steers: &[Steer],
+    index: impl Fn(&str) -> Option<u32>,
+) -> Result<Namespace> {
+    let mut settings = Namespace::default();
+    let mut ranges = Vec::new();
+    let mut answers = Vec::new();
+    for steer in steers {
+        let is_gateway = steer.answers.is_some();
+        if is_gateway {
+            settings.gateway = steer.mark;
+        } else {
+            settings.spoofed = steer.mark;
+        }
+        let ifindex = match &steer.interface {
+            Some(name) => index(name),
+            None => Some(0),
+        };
+        if let Some(ifindex) = ifindex {
+            ranges.extend(steer.ports.iter().map(|ports| Range {
+                ifindex,
+                rule: rule_id(&steer.name),
+                first: *ports.start(),
+                last: *ports.end(),
+                to: steer.to,
+                flags: if is_gateway { Range::GATEWAY } else { 0 },
+            }));
+        }
+        let indices = steer.answers.iter().flatten().filter_map(|name| index(name));
+        answers.extend(indices.map(|ifindex| Range {
+            ifindex,
+            flags: Range::ANSWERS,
+            ..Range::default()
+        }));
+    }
+    ranges.append(&mut answers);
+    if ranges.len() > settings.ranges.len() {
+        bail!(
+            "{} port ranges and answers in one namespace; it can have {}",
+            ranges.len(),
+            settings.ranges.len()
+        );
+    }
+    settings.ranges[..ranges.len()].copy_from_slice(&ranges);
+    Ok(settings)
+}
+
+/// The interfaces that these steers attach to, each once.
+pub(super) fn interfaces(steers: &[Steer]) -> Vec<&str> {
+    let mut names: Vec<&str> = steers
+        .iter()
+        .flat_map(|s| s.interface.iter().chain(s.answers.iter().flatten()))
+        .map(String::as_str)
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    fn steers() -> Vec<Steer> {
+        let text = r#"
+            [[steer]]
+            name = "in"
+            interface = "eth0"
+            ports = ["80", "9000-9010"]
+            to = 15006
+            answers = ["eth1"]
+            [[steer]]
+            name = "own"
+            ports = ["7000"]
+            to = 15007
+            mark = "0x53a/0xfff"
+            table = 134
+        "#;
+        Config::parse(text, "test").unwrap().steer
+    }
+
+    #[test]
+    fn ranges_with_ports_come_before_answers() {
+        let index = |name: &str| Some(if name == "eth0" { 2 } else { 3 });
+        let settings = settings(&steers(), index).unwrap();
+        let used: Vec<_> = settings.ranges.iter().filter(|r| r.is_used()).collect();
+        assert_eq!(used.len(), 4);
+        assert!(used[0].steers(2, 80) && used[1].steers(2, 9010));
+        assert_eq!(used[0].flags, Range::GATEWAY);
+        assert!(used[2].steers(0, 7000) && used[2].is_sidecar());
+        assert!(used[3].is_answers(3));
+        assert_eq!((settings.gateway.value, settings.spoofed.value), (0x539, 0x53a));
+        assert_eq!(interfaces(&steers()), ["eth0", "eth1"]);
+    }
+
+    #[test]
+    fn a_missing_interface_leaves_the_rest() {
+        let settings = settings(&steers(), |_| None).unwrap();
+        assert!(settings.ranges[0].steers(0, 7000));
+        assert!(!settings.ranges[1].is_used());
+    }
+}

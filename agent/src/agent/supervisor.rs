@@ -1,0 +1,236 @@
+//! Keeps host and configuration the same.
+
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use agent_common::{ListenerKey, Namespace};
+use anyhow::{Context as _, Result};
+use tokio::{sync::Notify, task::JoinHandle};
+use tracing::{info, warn};
+
+use super::plan;
+use crate::{
+    config::{Config, Steer},
+    datapath::Datapath,
+    netns::Netns,
+    processes,
+    route::{self, Journal},
+    sockets,
+};
+
+/// What is in place on this host.
+pub(super) struct Supervisor {
+    pub(super) datapath: Datapath,
+    journal: Journal,
+    steers: Vec<Steer>,
+    served: Vec<Served>,
+    /// Told when an interface of a served namespace changes.
+    changed: Arc<Notify>,
+}
+
+/// A network namespace that has steers.
+struct Served {
+    path: Option<PathBuf>,
+    netns: Netns,
+    settings: Namespace,
+    attached: Attached,
+    /// Names of the pins of what is attached.
+    pins: Vec<String>,
+    watch: JoinHandle<()>,
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.watch.abort();
+    }
+}
+
+/// What the packet programs are attached to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Attached {
+    /// Name and index of each interface.
+    interfaces: Vec<(String, u32)>,
+    /// Whether `sk_lookup` is attached to the namespace.
+    lookup: bool,
+}
+
+/// Whether a namespace or an interface that is missing is an error, or comes later.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    Fails,
+    Waits,
+}
+
+impl Supervisor {
+    /// Puts in place what is the same for every configuration. To be called within the async runtime.
+    pub(super) fn new(config: &Config, journal: Journal, changed: Arc<Notify>) -> Result<Self> {
+        let cgroup = processes::cgroup2_mount()?;
+        let datapath = Datapath::load(&config.agent.bpffs, config.agent.origins, &cgroup)?;
+        Ok(Self {
+            datapath,
+            journal,
+            steers: Vec::new(),
+            served: Vec::new(),
+            changed,
+        })
+    }
+
+    /// Puts these steers in place, instead of those that were.
+    ///
+    /// # Errors
+    ///
+    /// When a namespace or an interface is missing, or something cannot be installed; what was in
+    /// place is put back as far as it goes.
+    pub(super) fn apply(&mut self, steers: &[Steer]) -> Result<()> {
+        let before = std::mem::replace(&mut self.steers, steers.to_vec());
+        let applied = self.reconcile(Missing::Fails);
+        if applied.is_err() && !before.is_empty() {
+            self.steers = before;
+            self.reconcile(Missing::Waits)
+                .unwrap_or_else(|error| warn!("cannot go back to the former steers: {error:#}"));
+        }
+        applied
+    }
+
+    /// Follows the host: interfaces and named namespaces that vanished or came back.
+    pub(super) fn follow(&mut self) -> Result<()> {
+        self.reconcile(Missing::Waits)
+    }
+
+    /// Whether a named namespace is no longer the one that is served.
+    pub(super) fn is_outdated(&self) -> bool {
+        let mut paths: Vec<_> = self.steers.iter().map(|s| s.netns.as_deref()).collect();
+        paths.sort_unstable();
+        paths.dedup();
+        paths.into_iter().flatten().any(|path| {
+            use std::os::unix::fs::MetadataExt as _;
+            let now = std::fs::metadata(path).ok().map(|m| m.ino());
+            let served = self.served.iter().find(|s| s.path.as_deref() == Some(path));
+            now != served.map(|s| s.netns.inode())
+        })
+    }
+
+    /// From now on, new connections pass; those in progress are served.
+    pub(super) fn drain(&mut self) -> Result<()> {
+        for served in &mut self.served {
+            served.settings.draining = 1;
+            self.datapath.configure(&served.netns, &served.settings)?;
+        }
+        Ok(())
+    }
+
+    /// Takes everything away again. Errors are collected on the way.
+    pub(super) fn remove(&mut self) -> Result<()> {
+        self.served.clear();
+        let detached = self.datapath.retain(&[], &[]);
+        let undone = self.journal.undo_all();
+        let removed = crate::datapath::remove(self.datapath.pins());
+        detached.and(undone).and(removed)
+    }
+
+    fn reconcile(&mut self, missing: Missing) -> Result<()> {
+        let mut paths: Vec<_> = self.steers.iter().map(|s| s.netns.clone()).collect();
+        paths.sort_unstable();
+        paths.dedup();
+
+        let mut served = Vec::new();
+        for path in paths {
+            match self.settle(path.as_deref(), missing) {
+                Ok(one) => served.push(one),
+                Err(error) if missing == Missing::Fails => return Err(error),
+                Err(error) => warn!("{error:#}; waiting for it"),
+            }
+        }
+        // Routes before packets: an assigned packet that is routed elsewhere would be lost.
+        let present: HashSet<_> = served.iter().map(|s| s.path.clone()).collect();
+        let steers: Vec<Steer> =
+            self.steers.iter().filter(|s| present.contains(&s.netns)).cloned().collect();
+        self.journal.apply(&route::items(&steers))?;
+        for one in &mut served {
+            self.attach(one)?;
+        }
+        let pins: Vec<String> = served.iter().flat_map(|s| s.pins.clone()).collect();
+        let cookies: Vec<u64> = served.iter().map(|s| s.netns.cookie()).collect();
+        self.datapath.retain(&pins, &cookies)?;
+        self.served = served;
+        Ok(())
+    }
+
+    /// Tells the data path about the namespace at `path`; all but what is attached.
+    fn settle(&mut self, path: Option<&Path>, missing: Missing) -> Result<Served> {
+        let steers: Vec<Steer> =
+            self.steers.iter().filter(|s| s.netns.as_deref() == path).cloned().collect();
+        let netns = Netns::open_or_current(path)?;
+        let here = netns.interfaces()?;
+        let index = |name: &str| here.iter().find(|i| i.name == name).map(|i| i.index);
+        let mut interfaces = Vec::new();
+        for name in plan::interfaces(&steers) {
+            match index(name) {
+                Some(index) => interfaces.push((name.to_owned(), index)),
+                None if missing == Missing::Fails => drop(netns.interface_index(name)?),
+                None => warn!("interface {name} of {netns} is missing; waiting for it"),
+            }
+        }
+        let settings = plan::settings(&steers, index)?;
+        self.datapath.configure(&netns, &settings)?;
+        self.adopt(&netns, &steers)?;
+
+        let before = self.served.iter().find(|s| s.netns.cookie() == netns.cookie());
+        let pins = before.map_or_else(Vec::new, |s| s.pins.clone());
+        let was_attached = before.map_or_else(Attached::default, |s| s.attached.clone());
+        let wanted = Attached {
+            interfaces,
+            lookup: steers.iter().any(|s| s.interface.is_none()),
+        };
+        let changed = self.changed.clone();
+        let mut links = netns.watch_links()?;
+        let watch = tokio::spawn(async move {
+            while links.recv().await.is_some() {
+                changed.notify_one();
+            }
+        });
+        Ok(Served {
+            path: path.map(Path::to_owned),
+            netns,
+            settings,
+            pins: if was_attached == wanted { pins } else { Vec::new() },
+            attached: wanted,
+            watch,
+        })
+    }
+
+    /// Makes known the proxies' listeners that were there before this agent.
+    fn adopt(&mut self, netns: &Netns, steers: &[Steer]) -> Result<()> {
+        let mut listeners = Vec::new();
+        for port in steers.iter().map(|s| s.to).collect::<HashSet<_>>() {
+            for listener in sockets::listeners(netns, port)? {
+                let key = ListenerKey {
+                    netns: netns.cookie(),
+                    port: port.into(),
+                    family: listener.family.into(),
+                };
+                listeners.push((listener.cookie, key));
+            }
+        }
+        self.datapath.adopt(netns, &listeners)
+    }
+
+    /// Attaches the packet programs, unless they are.
+    fn attach(&self, served: &mut Served) -> Result<()> {
+        if !served.pins.is_empty() || served.attached == Attached::default() {
+            return Ok(());
+        }
+        let names: Vec<_> = served.attached.interfaces.iter().map(|(n, _)| n.as_str()).collect();
+        served.pins = self
+            .datapath
+            .attach(&served.netns, &names, served.attached.lookup)
+            .with_context(|| format!("cannot steer in {}", served.netns))?;
+        let lookup = served.attached.lookup.then_some("sk_lookup");
+        let targets: Vec<_> = names.into_iter().chain(lookup).collect();
+        info!("steering in {}: {}", served.netns, targets.join(", "));
+        Ok(())
+    }
+}
