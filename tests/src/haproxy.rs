@@ -54,7 +54,9 @@ defaults
         let only = if listen.is_ipv6() { " v6only" } else { "" };
         writeln!(
             config,
-            "listen to-{upstream}\n  bind {listen}{transparent}{only}"
+            "listen to-{}-{}\n  bind {listen}{transparent}{only}",
+            upstream.ip(),
+            upstream.port()
         )?;
         if let Some(usesrc) = usesrc {
             let word = match usesrc {

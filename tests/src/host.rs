@@ -32,7 +32,7 @@ pub fn scenario(body: impl FnOnce(&Path) -> Result<()>) {
     let outcome = catch_unwind(AssertUnwindSafe(|| framed(body)));
     match outcome {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => panic!("{error:?}"),
+        Ok(Err(error)) => panic!("{error:#}"),
         Err(panic) => resume_unwind(panic),
     }
 }

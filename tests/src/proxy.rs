@@ -111,7 +111,8 @@ pub fn any_v4(port: u16) -> SocketAddr {
     (Ipv4Addr::UNSPECIFIED, port).into()
 }
 
-/// Every address with this port: a dual-stack socket.
+/// `[::]` with this port: our own servers listen there on a dual-stack socket, Envoy, HAProxy and
+/// nginx for IPv6 only.
 pub fn any(port: u16) -> SocketAddr {
     (Ipv6Addr::UNSPECIFIED, port).into()
 }
