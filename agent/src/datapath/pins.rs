@@ -1,6 +1,7 @@
 //! The data path's pins: what outlives the agent, and how it is read.
 
 use std::{
+    ffi::OsStr,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -137,9 +138,11 @@ impl Pins {
         else {
             return Ok(());
         };
-        // Somebody else's pins keep the file system; a lazy unmount would hide them.
-        let empty = fs::read_dir(&mount.point).is_ok_and(|mut d| d.next().is_none());
-        if empty {
+        // Somebody else's pins keep the file system.
+        let kernels_own = |name: &OsStr| name == "maps.debug" || name == "progs.debug";
+        let is_unused = fs::read_dir(&mount.point)
+            .is_ok_and(|entries| entries.flatten().all(|e| kernels_own(&e.file_name())));
+        if is_unused {
             umount2(&mount.point, MntFlags::empty())
                 .with_context(|| format!("cannot unmount {}", mount.point.display()))?;
         }
