@@ -155,8 +155,8 @@ fn an_interface_that_vanishes_and_comes_back() {
         for _ in 0..3 {
             load.run(&sidecar.client).all_kept()?;
             observed(&agent, &sidecar.client, &targets)?;
-            sidecar.disconnect()?;
-            sidecar.connect()?;
+            sidecar.unplug()?;
+            sidecar.plug_in()?;
             // Direct connections have no origin.
             eventually("the interface is steered again", SOON, || {
                 let connections = Load {
