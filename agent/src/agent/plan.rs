@@ -1,6 +1,6 @@
 //! From the configuration of one network namespace to what the data path is told.
 
-use agent_common::{Namespace, Range, origin::rule_id};
+use agent_common::{Mark, Namespace, Range, origin::rule_id};
 use anyhow::{Result, bail};
 
 use crate::config::Steer;
@@ -18,8 +18,9 @@ pub(super) fn settings(
         let is_gateway = steer.answers.is_some();
         if is_gateway {
             settings.gateway = steer.mark;
-        } else {
+        } else if settings.spoofed == Mark::default() {
             settings.spoofed = steer.mark;
+            settings.spoofed_rule = rule_id(&steer.name);
         }
         let ifindex = match &steer.interface {
             Some(name) => index(name),
@@ -98,7 +99,8 @@ mod tests {
         assert!(used[0].steers(2, 80) && used[1].steers(2, 9010));
         assert_eq!(used[0].flags, Range::GATEWAY);
         assert!(used[2].steers(0, 7000) && used[2].is_sidecar());
-        assert!(used[3].is_answers(3));
+        assert!(used[3].concerns(3, 0));
+        assert_eq!(settings.spoofed_rule, rule_id("own"));
         assert_eq!((settings.gateway.value, settings.spoofed.value), (0x539, 0x53a));
         assert_eq!(interfaces(&steers()), ["eth0", "eth1"]);
     }
