@@ -3,8 +3,7 @@
 use core::ptr::read_volatile;
 
 use agent_common::{
-    Address, Closed, Counter, Endpoint, Evidence, Listener, ListenerKey, Namespace, Origin,
-    Process, Range,
+    Address, Closed, Counter, Endpoint, Evidence, Listener, ListenerKey, Namespace, Origin, Process,
 };
 use aya_ebpf::{
     EbpfContext as _,

@@ -7,10 +7,7 @@ use crate::config::Steer;
 
 /// The settings of a namespace with these steers. `index` gives an interface's index; ranges of an
 /// interface that is missing (`None`) are left out.
-pub(super) fn settings(
-    steers: &[Steer],
-    index: impl Fn(&str) -> Option<u32>,
-) -> Result<Namespace> {
+pub(super) fn settings(steers: &[Steer], index: impl Fn(&str) -> Option<u32>) -> Result<Namespace> {
     let mut settings = Namespace::default();
     let mut ranges = Vec::new();
     let mut answers = Vec::new();
@@ -36,7 +33,11 @@ pub(super) fn settings(
                 flags: if is_gateway { Range::GATEWAY } else { 0 },
             }));
         }
-        let indices = steer.answers.iter().flatten().filter_map(|name| index(name));
+        let indices = steer
+            .answers
+            .iter()
+            .flatten()
+            .filter_map(|name| index(name));
         answers.extend(indices.map(|ifindex| Range {
             ifindex,
             flags: Range::ANSWERS,
@@ -101,7 +102,10 @@ mod tests {
         assert!(used[2].steers(0, 7000) && used[2].is_sidecar());
         assert!(used[3].concerns(3, 0));
         assert_eq!(settings.spoofed_rule, rule_id("own"));
-        assert_eq!((settings.gateway.value, settings.spoofed.value), (0x539, 0x53a));
+        assert_eq!(
+            (settings.gateway.value, settings.spoofed.value),
+            (0x539, 0x53a)
+        );
         assert_eq!(interfaces(&steers()), ["eth0", "eth1"]);
     }
 
