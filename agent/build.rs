@@ -1,13 +1,16 @@
 //! Compiles the BPF programs and tells the agent where their object is.
 
 #[path = "../xtask/src/toolchain.rs"]
-#[allow(dead_code, reason = "setup needs more of it than the build")]
 mod toolchain;
 
-use std::{env, path::PathBuf, process::ExitCode};
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+};
 
 use anyhow::{Context as _, Result, bail};
-use toolchain::Toolchain;
+use toolchain::{Compiler, TARGET};
 
 fn main() -> ExitCode {
     match build() {
@@ -26,13 +29,15 @@ fn build() -> Result<()> {
     }
     println!("cargo:rerun-if-changed=../xtask/src/toolchain.rs");
 
+    let missing = "cannot build the BPF programs; type `cargo xtask setup`";
+    let compiler = Compiler::find().context(missing)?;
+    let linker = toolchain::find_linker().context(missing)?;
+    // A target directory of its own never waits for the outer cargo's lock.
     let target_dir =
         PathBuf::from(env::var_os("OUT_DIR").context("cargo sets OUT_DIR")?).join("bpf");
-    let toolchain = Toolchain::find().context("cannot build the BPF object; type `cargo xtask setup`")?;
-    let output = toolchain
-        .cargo("build", &target_dir)
+    let output = compile(&compiler, &linker, &target_dir)
         .output()
-        .context("cannot run cargo for the BPF object")?;
+        .context("cannot run cargo for the BPF programs")?;
     let messages = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
         bail!("the BPF programs do not compile\n{messages}");
@@ -40,6 +45,81 @@ fn build() -> Result<()> {
     for line in messages.lines().filter(|line| !line.is_empty()) {
         println!("cargo:warning={line}");
     }
-    println!("cargo:rustc-env=TRUEPEER_OBJECT={}", Toolchain::object(&target_dir).display());
+    let object = target_dir.join(TARGET).join("release/truepeer");
+    println!("cargo:rustc-env=TRUEPEER_OBJECT={}", object.display());
     Ok(())
+}
+
+/// The cargo command that compiles the object, with nothing of the outer build's environment.
+fn compile(compiler: &Compiler, linker: &Path, target_dir: &Path) -> Command {
+    // build-std is the work of the toolchain's own cargo, where it has one.
+    let own = compiler.rustc.with_file_name("cargo");
+    let cargo = if compiler.build_std && own.exists() {
+        own.into_os_string()
+    } else {
+        env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+    };
+    let mut command = Command::new(cargo);
+    for (name, _) in env::vars_os() {
+        if leaks(&name.to_string_lossy()) {
+            command.env_remove(name);
+        }
+    }
+    command
+        .args([
+            "build",
+            "--package",
+            "agent-ebpf",
+            "--release",
+            "--locked",
+            "--quiet",
+        ])
+        .args(["--target", TARGET, "--target-dir"])
+        .arg(target_dir);
+    if compiler.build_std {
+        command.args(["-Z", "build-std=core"]);
+    }
+    let flags = [
+        format!("--cfg=bpf_target_arch=\"{}\"", env::consts::ARCH),
+        format!("-Clinker={}", linker.display()),
+        "-Cdebuginfo=2".to_owned(),
+        "-Clink-arg=--btf".to_owned(),
+    ];
+    command
+        .env("RUSTC", &compiler.rustc)
+        .env("LD_LIBRARY_PATH", &compiler.libraries)
+        // An empty wrapper overrides one from the user's cargo configuration.
+        .env("RUSTC_WRAPPER", "")
+        // The target is unstable, also for a stable compiler.
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
+        .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "3")
+        .env("CARGO_PROFILE_RELEASE_PANIC", "abort")
+        // bpf-linker optimises across crates itself, and BTF must survive.
+        .env("CARGO_PROFILE_RELEASE_LTO", "off")
+        .env("CARGO_PROFILE_RELEASE_STRIP", "none");
+    command
+}
+
+/// Whether a variable of an outer build would change the BPF build.
+fn leaks(name: &str) -> bool {
+    const NAMES: [&str; 9] = [
+        "CARGO_ENCODED_RUSTFLAGS",
+        "CARGO_INCREMENTAL",
+        "CARGO_MANIFEST_DIR",
+        "CARGO_TARGET_DIR",
+        "RUSTC_WORKSPACE_WRAPPER",
+        "RUSTDOCFLAGS",
+        "RUSTFLAGS",
+        "RUSTUP_TOOLCHAIN",
+        "TARGET",
+    ];
+    const PREFIXES: [&str; 5] = [
+        "CARGO_BUILD_",
+        "CARGO_CFG_",
+        "CARGO_FEATURE_",
+        "CARGO_PROFILE_",
+        "CARGO_TARGET_",
+    ];
+    NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }

@@ -1,1 +1,42 @@
-//! truepeer.
+//! Topologies, real proxies and servers as values that clean up after themselves.
+//!
+//! A scenario in `tests/*.rs` runs inside [`host::scenario`], which fails when anything is left on
+//! the host afterwards. It lays out namespaces ([`topology`]), starts servers ([`report`],
+//! [`nginx`]), proxies ([`envoy`], [`haproxy`], [`nginx`], [`proxy`]) and the agent ([`agent`]), and
+//! sends connections from many client addresses ([`load`]).
+
+pub mod agent;
+pub mod check;
+pub mod envoy;
+pub mod haproxy;
+pub mod host;
+pub mod listener;
+pub mod load;
+pub mod netns;
+pub mod nginx;
+pub mod process;
+pub mod proxy;
+pub mod report;
+pub mod topology;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+/// Polls until `check` yields something; an error that says what did not happen after `limit`.
+pub fn eventually<T>(
+    what: &str,
+    limit: Duration,
+    mut check: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    let start = Instant::now();
+    loop {
+        if let Some(value) = check()? {
+            return Ok(value);
+        }
+        if start.elapsed() > limit {
+            bail!("{what}: not within {limit:?}");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}

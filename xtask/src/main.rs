@@ -1,10 +1,93 @@
-//! truepeer's chores.
+//! truepeer's chores. `cargo xtask --help` lists them.
 
+mod cargo;
+mod chores;
+mod peers;
 mod process;
 mod setup;
 mod toolchain;
 
-fn main() -> anyhow::Result<()> {
-    setup::toolchain()?;
-    Ok(())
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+/// truepeer's chores.
+///
+/// Every chore first sees to what it needs: a compiler for BPF and bpf-linker, and for `test` and
+/// `bench` real proxies. What is installed goes into ~/.cache/truepeer, except for Debian packages of
+/// proxies. Everything is built as the calling user; only the finished programs run as root.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Find or install what compiles the BPF programs; a second time it does nothing
+    Setup,
+    /// Build the agent, one binary with the BPF programs inside; print its path and size
+    Build {
+        /// Optimise it
+        #[arg(long)]
+        release: bool,
+    },
+    /// Show in a playground what an application sees without and with truepeer (root)
+    ///
+    /// The playground is made of network namespaces of its own; nothing on this host changes. It
+    /// stays up until Ctrl-C. With arguments after `--`, the agent runs on this host instead.
+    #[command(
+        after_help = "Examples:\n  cargo xtask run\n  cargo xtask run --once\n  \
+                            cargo xtask run -- --config truepeer.toml"
+    )]
+    Run {
+        /// Leave after the table; the exit code says whether every row is right
+        #[arg(long, conflicts_with = "args")]
+        once: bool,
+        /// Arguments of `truepeer run`
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
+    /// Run the unit tests, then the end-to-end tests with real proxies (root)
+    #[command(
+        after_help = "Examples:\n  cargo xtask test\n  cargo xtask test --unit\n  \
+                            cargo xtask test --e2e envoy"
+    )]
+    Test {
+        /// Only tests whose names contain this
+        filter: Option<String>,
+        /// Only the unit tests; they need no root
+        #[arg(long, conflicts_with = "e2e")]
+        unit: bool,
+        /// Only the end-to-end tests
+        #[arg(long)]
+        e2e: bool,
+    },
+    /// Compare with iptables TPROXY and with no proxy at all (root)
+    Bench {
+        /// Write the figures to this file, too
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
+    /// Check format and lints
+    Lint,
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().chore {
+        Chore::Setup => setup::toolchain(),
+        Chore::Build { release } => chores::build(release),
+        Chore::Run { once, args } => chores::playground(once, &args),
+        Chore::Test { filter, unit, e2e } => chores::test(filter.as_deref(), unit, e2e),
+        Chore::Bench { json } => chores::bench(json.as_deref()),
+        Chore::Lint => chores::lint(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }

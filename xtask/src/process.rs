@@ -1,6 +1,12 @@
 //! Runs other programs; an error names the command and what it said.
 
-use std::{env, path::PathBuf, process::Command};
+use std::{
+    env,
+    ffi::OsString,
+    io::IsTerminal as _,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -34,11 +40,68 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
 
 /// Looks a program up in `PATH` and where Debian keeps the administrator's programs.
 pub(crate) fn which(program: &str) -> Option<PathBuf> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&path)
-        .chain(["/usr/sbin".into(), "/sbin".into()])
+    env::split_paths(&search_path())
         .map(|directory| directory.join(program))
         .find(|path| path.is_file())
+}
+
+/// `PATH` with the directories of the administrator's programs.
+fn search_path() -> OsString {
+    let mut path = env::var_os("PATH").unwrap_or_default();
+    path.push(":/usr/sbin:/sbin");
+    path
+}
+
+/// `program` as root with these variables: directly, or through sudo.
+pub(crate) fn as_root(program: &Path, variables: &[(&str, &Path)]) -> Result<Command> {
+    let mut command = if nix::unistd::geteuid().is_root() {
+        Command::new("env")
+    } else {
+        let mut command = Command::new(sudo()?);
+        command.arg("env");
+        command
+    };
+    // Neither sudo nor the test binaries should see what `cargo run` set for xtask.
+    command.args(["-u", "LD_LIBRARY_PATH"]);
+    let mut assign = |name: &str, value: OsString| {
+        let mut variable = OsString::from(format!("{name}="));
+        variable.push(value);
+        command.arg(variable);
+    };
+    assign("PATH", search_path());
+    for (name, value) in variables {
+        assign(name, value.as_os_str().to_owned());
+    }
+    command.arg(program);
+    Ok(command)
+}
+
+/// Fails when there is no way to become root.
+pub(crate) fn require_root() -> Result<()> {
+    if nix::unistd::geteuid().is_root() {
+        Ok(())
+    } else {
+        sudo().map(drop)
+    }
+}
+
+/// Finds sudo, and makes sure that it works or can at least ask for a password.
+fn sudo() -> Result<PathBuf> {
+    const NEED: &str = "loading BPF programs and laying out network namespaces needs root \
+                        (CAP_BPF, CAP_NET_ADMIN, CAP_SYS_ADMIN)";
+    let Some(sudo) = which("sudo") else {
+        bail!("{NEED}, and there is no sudo; run this command as root");
+    };
+    let silent = Command::new(&sudo)
+        .args(["-n", "true"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success());
+    if !silent && !std::io::stdin().is_terminal() {
+        bail!("{NEED}; sudo wants a password, but there is no terminal to ask on");
+    }
+    Ok(sudo)
 }
 
 /// The command as one would type it.

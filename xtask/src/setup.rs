@@ -13,14 +13,14 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{
     process::{output, run, which},
-    toolchain::{self, Compiler, DEBIAN_PREFIX, LINKER_VERSION, Toolchain},
+    toolchain::{self, Compiler, DEBIAN_PREFIX, LINKER_VERSION},
 };
 
 /// A nightly whose LLVM is bpf-linker's.
 const NIGHTLY: &str = "nightly-2026-05-20";
 
 /// Finds or installs the whole toolchain, with a line about each part.
-pub(crate) fn toolchain() -> Result<Toolchain> {
+pub(crate) fn toolchain() -> Result<()> {
     let compiler = match Compiler::find() {
         Ok(compiler) => {
             println!("setup: BPF compiler: found {compiler}");
@@ -43,7 +43,7 @@ pub(crate) fn toolchain() -> Result<Toolchain> {
             );
         }
     }
-    Toolchain::find()
+    Ok(())
 }
 
 /// Installs a compiler by the first way that this machine offers.
@@ -163,7 +163,7 @@ fn install_linker(compiler: &Compiler) -> Result<PathBuf> {
         .arg("--target-dir")
         .arg(work.path().join("target"))
         // Its build reads the symbols of the compiler's LLVM.
-        .env("LD_LIBRARY_PATH", compiler.libraries()))
+        .env("LD_LIBRARY_PATH", &compiler.libraries))
     .context("cannot install bpf-linker; it needs a C compiler and the crates registry")?;
     place(&root, &toolchain::linker_home()?)?;
     toolchain::find_linker()

@@ -4,8 +4,7 @@
 //! exactly what setup found or installed. It finds only; it never installs.
 
 use std::{
-    env,
-    fmt, fs,
+    env, fmt, fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -26,10 +25,11 @@ pub(crate) const DEBIAN_PREFIX: &str = "rustc-web-";
 /// A Rust compiler that can build for [`TARGET`].
 pub(crate) struct Compiler {
     /// The compiler itself, not a rustup proxy.
-    rustc: PathBuf,
-    libraries: PathBuf,
+    pub(crate) rustc: PathBuf,
+    /// Where its LLVM is, for the compiler and for bpf-linker.
+    pub(crate) libraries: PathBuf,
     /// Whether `core` must be compiled from rust-src because no compiled one is there.
-    build_std: bool,
+    pub(crate) build_std: bool,
     /// `rustc`'s release, for people.
     release: String,
 }
@@ -114,89 +114,6 @@ impl Compiler {
             build_std: !compiled,
             release: release.to_owned(),
         })
-    }
-
-    /// Where its LLVM is; bpf-linker needs the same one.
-    pub(crate) fn libraries(&self) -> &Path {
-        &self.libraries
-    }
-
-    /// `cargo` for this compiler, with nothing of an outer build's environment.
-    pub(crate) fn cargo(&self) -> Command {
-        // build-std must be the work of the toolchain's own cargo.
-        let own = self.rustc.with_file_name("cargo");
-        let cargo = if self.build_std && own.exists() {
-            own.into_os_string()
-        } else {
-            env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
-        };
-        let mut command = Command::new(cargo);
-        for (name, _) in env::vars_os() {
-            if leaks(&name.to_string_lossy()) {
-                command.env_remove(name);
-            }
-        }
-        command
-            .env("RUSTC", &self.rustc)
-            .env("LD_LIBRARY_PATH", &self.libraries)
-            // An empty wrapper overrides one from the user's cargo configuration.
-            .env("RUSTC_WRAPPER", "")
-            // The target is unstable, also on a stable compiler.
-            .env("RUSTC_BOOTSTRAP", "1");
-        command
-    }
-}
-
-/// A compiler and the linker that goes with it.
-pub(crate) struct Toolchain {
-    compiler: Compiler,
-    linker: PathBuf,
-}
-
-impl Toolchain {
-    /// Finds both; the error says what is missing.
-    pub(crate) fn find() -> Result<Self> {
-        let compiler = Compiler::find()?;
-        let linker = find_linker()?;
-        Ok(Self { compiler, linker })
-    }
-
-    /// `cargo SUBCOMMAND` for the package of BPF programs, in a target directory of its own so that
-    /// it never waits for an outer cargo's lock.
-    pub(crate) fn cargo(&self, subcommand: &str, target_dir: &Path) -> Command {
-        let mut command = self.compiler.cargo();
-        command
-            .args([
-                subcommand,
-                "--package",
-                "agent-ebpf",
-                "--release",
-                "--quiet",
-            ])
-            .args(["--target", TARGET, "--target-dir"])
-            .arg(target_dir);
-        if self.compiler.build_std {
-            command.args(["-Z", "build-std=core"]);
-        }
-        let flags = [
-            format!("--cfg=bpf_target_arch=\"{}\"", env::consts::ARCH),
-            format!("-Clinker={}", self.linker.display()),
-            "-Cdebuginfo=2".to_owned(),
-            "-Clink-arg=--btf".to_owned(),
-        ];
-        command
-            .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
-            .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "3")
-            .env("CARGO_PROFILE_RELEASE_PANIC", "abort")
-            // bpf-linker optimises across crates itself, and BTF must survive.
-            .env("CARGO_PROFILE_RELEASE_LTO", "off")
-            .env("CARGO_PROFILE_RELEASE_STRIP", "none");
-        command
-    }
-
-    /// Where [`Self::cargo`] leaves the object.
-    pub(crate) fn object(target_dir: &Path) -> PathBuf {
-        target_dir.join(TARGET).join("release/truepeer")
     }
 }
 
@@ -318,27 +235,4 @@ pub(crate) fn numbers(version: &str) -> (u32, u32) {
         .split(|c: char| !c.is_ascii_digit())
         .map(|part| part.parse().unwrap_or(0));
     (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
-}
-
-/// Whether a variable of an outer build would change the BPF build.
-fn leaks(name: &str) -> bool {
-    const NAMES: [&str; 9] = [
-        "CARGO_ENCODED_RUSTFLAGS",
-        "CARGO_INCREMENTAL",
-        "CARGO_MANIFEST_DIR",
-        "CARGO_TARGET_DIR",
-        "RUSTC_WORKSPACE_WRAPPER",
-        "RUSTDOCFLAGS",
-        "RUSTFLAGS",
-        "RUSTUP_TOOLCHAIN",
-        "TARGET",
-    ];
-    const PREFIXES: [&str; 5] = [
-        "CARGO_BUILD_",
-        "CARGO_CFG_",
-        "CARGO_FEATURE_",
-        "CARGO_PROFILE_",
-        "CARGO_TARGET_",
-    ];
-    NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }

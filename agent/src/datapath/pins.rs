@@ -1,6 +1,7 @@
 //! The data path's pins: what outlives the agent, and how it is read.
 
 use std::{
+    ffi::OsStr,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -137,9 +138,11 @@ impl Pins {
         else {
             return Ok(());
         };
-        // Somebody else's pins keep the file system; a lazy unmount would hide them.
-        let empty = fs::read_dir(&mount.point).is_ok_and(|mut d| d.next().is_none());
-        if empty {
+        // Somebody else's pins keep the file system.
+        let kernels_own = |name: &OsStr| name == "maps.debug" || name == "progs.debug";
+        let is_unused = fs::read_dir(&mount.point)
+            .is_ok_and(|entries| entries.flatten().all(|e| kernels_own(&e.file_name())));
+        if is_unused {
             umount2(&mount.point, MntFlags::empty())
                 .with_context(|| format!("cannot unmount {}", mount.point.display()))?;
         }
@@ -201,19 +204,27 @@ impl Pins {
     }
 
     pub(super) fn origins(&self) -> Result<HashMap<MapData, u64, Plain<Origin>>> {
-        Ok(HashMap::try_from(Map::from_map_data(self.map(map::ORIGINS)?)?)?)
+        Ok(HashMap::try_from(Map::from_map_data(
+            self.map(map::ORIGINS)?,
+        )?)?)
     }
 
     pub(super) fn namespaces(&self) -> Result<HashMap<MapData, u64, Plain<Namespace>>> {
-        Ok(HashMap::try_from(Map::from_map_data(self.map(map::NAMESPACES)?)?)?)
+        Ok(HashMap::try_from(Map::from_map_data(
+            self.map(map::NAMESPACES)?,
+        )?)?)
     }
 
     pub(super) fn adopt(&self) -> Result<HashMap<MapData, u64, Plain<ListenerKey>>> {
-        Ok(HashMap::try_from(Map::from_map_data(self.map(map::ADOPT)?)?)?)
+        Ok(HashMap::try_from(Map::from_map_data(
+            self.map(map::ADOPT)?,
+        )?)?)
     }
 
     pub(super) fn events(&self) -> Result<RingBuf<MapData>> {
-        Ok(RingBuf::try_from(Map::from_map_data(self.map(map::EVENTS)?)?)?)
+        Ok(RingBuf::try_from(Map::from_map_data(
+            self.map(map::EVENTS)?,
+        )?)?)
     }
 
     fn counters(&self) -> Result<Vec<(Counter, u64)>> {
@@ -250,7 +261,12 @@ impl Origins for Pins {
 
     fn status(&self) -> Result<Status> {
         let counters = self.counters()?;
-        let of = |wanted| counters.iter().find(|(c, _)| *c == wanted).map_or(0, |(_, n)| *n);
+        let of = |wanted| {
+            counters
+                .iter()
+                .find(|(c, _)| *c == wanted)
+                .map_or(0, |(_, n)| *n)
+        };
         let origins = MapFill {
             name: map::ORIGINS.into(),
             // A hash does not tell how full it is, and counting a million entries takes a second.

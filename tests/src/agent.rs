@@ -1,0 +1,285 @@
+//! The agent under test.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use agent_common::Counter;
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use crate::netns::Netns;
+use crate::process::Process;
+
+/// The agent's configuration, as it is written to its file.
+#[derive(Clone, Debug, Serialize)]
+pub struct Config {
+    /// The section `[agent]`.
+    pub agent: Settings,
+    /// The sections `[[steer]]`.
+    pub steer: Vec<Steer>,
+}
+
+/// The section `[agent]`: what must differ from the defaults so that agents do not meet.
+#[derive(Clone, Debug, Serialize)]
+#[expect(missing_docs, reason = "the configuration's own names")]
+pub struct Settings {
+    pub socket: PathBuf,
+    pub metrics: String,
+    pub bpffs: PathBuf,
+    pub access_log: PathBuf,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub origins: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drain: Option<u32>,
+}
+
+/// A section `[[steer]]`.
+#[derive(Clone, Debug, Default, Serialize)]
+#[expect(missing_docs, reason = "the configuration's own names")]
+pub struct Steer {
+    pub name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub netns: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    pub ports: Vec<String>,
+    pub to: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answers: Option<Vec<String>>,
+}
+
+impl Steer {
+    /// Ports of `netns` go to the proxy on port `to`.
+    pub fn new(name: &str, netns: &Netns, ports: &[&str], to: u16) -> Self {
+        Self {
+            name: name.into(),
+            netns: Some(netns.path()),
+            ports: ports.iter().map(|ports| (*ports).into()).collect(),
+            to,
+            ..Self::default()
+        }
+    }
+
+    /// What comes in by this interface only.
+    pub fn on(mut self, interface: &str) -> Self {
+        self.interface = Some(interface.into());
+        self
+    }
+
+    /// As a gateway, answered through this interface.
+    pub fn answers(mut self, interface: &str) -> Self {
+        self.answers = Some(vec![interface.into()]);
+        self
+    }
+}
+
+impl Config {
+    /// A configuration whose files are in `directory`.
+    pub fn new(directory: &Path, steer: impl IntoIterator<Item = Steer>) -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let pid = std::process::id();
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        // The kernel chooses a free port, which is free again when this statement ends.
+        let metrics = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        Ok(Self {
+            agent: Settings {
+                socket: directory.join(format!("agent-{n}/truepeer.sock")),
+                metrics: metrics.to_string(),
+                bpffs: format!("/sys/fs/bpf/truepeer-{pid}-{n}").into(),
+                access_log: directory.join(format!("access-{n}.log")),
+                origins: None,
+                drain: None,
+            },
+            steer: steer.into_iter().collect(),
+        })
+    }
+
+    /// Writes it beside its access log.
+    pub fn write(&self) -> Result<PathBuf> {
+        let path = self.agent.access_log.with_extension("toml");
+        std::fs::write(&path, toml::to_string(self)?)?;
+        Ok(path)
+    }
+}
+
+/// A running `truepeer run`, stopped on drop.
+pub struct Agent {
+    process: Process,
+    config: Config,
+    /// From the start of the process until it said that it was ready.
+    pub ready_after: Duration,
+}
+
+/// A peer as the API shows it.
+#[derive(Clone, Debug, Deserialize)]
+#[expect(missing_docs, reason = "the API's own names")]
+pub struct Peer {
+    pub cookie: u64,
+    pub protocol: String,
+    pub client: SocketAddr,
+    pub original_dst: SocketAddr,
+    pub local: SocketAddr,
+    pub remote: SocketAddr,
+    pub evidence: String,
+}
+
+impl Agent {
+    /// Starts it and waits until it is ready.
+    pub fn start(directory: &Path, config: Config) -> Result<Self> {
+        Self::start_binary(&binary()?, directory, config)
+    }
+
+    /// Starts another binary than that of [`binary`].
+    pub fn start_binary(binary: &Path, directory: &Path, config: Config) -> Result<Self> {
+        if let Some(parent) = config.agent.socket.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        let mut command = Command::new(binary);
+        command.args(["run", "--config"]).arg(config.write()?);
+        let started = Instant::now();
+        let mut process = Process::start("agent", command, directory)?;
+        let socket = &config.agent.socket;
+        process.wait_until_ready(|| Ok(matches!(get(socket, "/readyz"), Ok((200, _)))))?;
+        Ok(Self {
+            ready_after: started.elapsed(),
+            process,
+            config,
+        })
+    }
+
+    /// Its configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> Result<String> {
+        self.process.log()
+    }
+
+    /// Live connections with an origin.
+    pub fn peers(&self) -> Result<Vec<Peer>> {
+        self.read("/v1/peers")
+    }
+
+    /// The connection between these two ends; `None` when its origin is unknown.
+    pub fn peer(&self, local: SocketAddr, remote: SocketAddr) -> Result<Option<Peer>> {
+        // `[` and `]` of IPv6 addresses are not allowed in a query.
+        let escape =
+            |address: SocketAddr| address.to_string().replace('[', "%5B").replace(']', "%5D");
+        let path = format!("/v1/peer?local={}&remote={}", escape(local), escape(remote));
+        match get(&self.config.agent.socket, &path)? {
+            (404, _) => Ok(None),
+            (200, body) => Ok(Some(serde_json::from_str(&body)?)),
+            (status, body) => anyhow::bail!("{path}: {status} {body}"),
+        }
+    }
+
+    /// Programs, maps and counters.
+    pub fn status(&self) -> Result<Value> {
+        self.read("/v1/status")
+    }
+
+    /// One of the data path's counters.
+    pub fn counter(&self, counter: Counter) -> Result<u64> {
+        let status = self.status()?;
+        status["counters"][counter.name()]
+            .as_u64()
+            .with_context(|| format!("no counter {} in {status}", counter.name()))
+    }
+
+    /// How many origins are in the map.
+    pub fn origins(&self) -> Result<u64> {
+        let status = self.status()?;
+        status["maps"]
+            .as_array()
+            .and_then(|maps| maps.iter().find(|map| map["name"] == "ORIGINS"))
+            .and_then(|map| map["entries"].as_u64())
+            .with_context(|| format!("no map ORIGINS in {status}"))
+    }
+
+    /// The access log so far.
+    pub fn access_log(&self) -> Result<Vec<Value>> {
+        std::fs::read_to_string(&self.config.agent.access_log)?
+            .lines()
+            .map(|line| serde_json::from_str(line).with_context(|| format!("access log: {line}")))
+            .collect()
+    }
+
+    /// Sends SIGTERM and waits until it has gone.
+    pub fn stop(mut self) -> Result<ExitStatus> {
+        self.process.signal(Signal::SIGTERM)?;
+        self.process.wait(Duration::from_secs(40))
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
+    }
+
+    /// Its exit status; `None` while it runs.
+    pub fn exited(&mut self) -> Result<Option<ExitStatus>> {
+        self.process.exited()
+    }
+
+    /// Kills it, as a crash would; its configuration for a successor.
+    pub fn kill(self) -> Result<Config> {
+        self.process.kill()?;
+        Ok(self.config)
+    }
+
+    fn read<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        let (status, body) = get(&self.config.agent.socket, path)?;
+        ensure!(status == 200, "{path}: {status} {body}");
+        serde_json::from_str(&body).with_context(|| format!("{path}: {body}"))
+    }
+}
+
+/// Runs a command of the agent's binary to its end.
+pub fn truepeer(arguments: &[&str]) -> Result<Output> {
+    Ok(Command::new(binary()?).args(arguments).output()?)
+}
+
+/// The agent's binary: named by `TRUEPEER_BIN`, or the newest that was built here.
+pub fn binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("TRUEPEER_BIN") {
+        return Ok(path.into());
+    }
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
+    ["release", "debug"]
+        .iter()
+        .map(|profile| target.join(profile).join("truepeer"))
+        .filter_map(|path| Some((path.metadata().and_then(|m| m.modified()).ok()?, path)))
+        .max()
+        .map(|(_, path)| path)
+        .context("the agent is not built: run `cargo xtask test`, which builds it")
+}
+
+/// Asks the API; status and body.
+fn get(socket: &Path, path: &str) -> Result<(u16, String)> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    // With HTTP/1.0 the answer is not chunked, and ends with the connection.
+    write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok())
+        .with_context(|| format!("no HTTP status in {head:?}"))?;
+    Ok((status, body.to_owned()))
+}

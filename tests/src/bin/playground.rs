@@ -1,0 +1,289 @@
+//! Shows what truepeer does, in namespaces of its own: connections through transparent proxies, and
+//! whom the application sees without truepeer and with it.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use nix::sys::signal::{SigSet, Signal};
+use tests::agent::{Agent, Config, Steer, binary};
+use tests::load::{Application, Connection};
+use tests::netns::{Netns, remove_orphans, require_privileges};
+use tests::proxy::{Proxy, any};
+use tests::report::Report;
+use tests::topology::{Family, Gateway, Sidecar};
+
+const PORT: u16 = 8080;
+/// A port of the range 9000-9099.
+const RANGE_PORT: u16 = 9042;
+/// Where the transparent proxies listen.
+const PROXY: u16 = 15006;
+/// Where the ordinary proxies listen, of the sidecar and the gateway and of the range.
+const PLAIN: u16 = 15001;
+const PLAIN_RANGE: u16 = 15002;
+/// The agent's default mark, which is Istio's too.
+const MARK: u32 = 0x539;
+/// Which of the client's addresses connects: 203.0.113.7 and 2001:db8:c::7.
+const CLIENT: usize = 6;
+
+/// Lays out a playground and shows whom an application behind a proxy sees, before and after.
+#[derive(Parser)]
+struct Arguments {
+    /// Exit after the table; the status is not zero if any row is wrong
+    #[arg(long)]
+    once: bool,
+    /// The agent's binary [default: the newest below target/]
+    #[arg(long, value_name = "PATH")]
+    agent: Option<PathBuf>,
+}
+
+fn main() -> Result<ExitCode> {
+    let arguments = Arguments::parse();
+    require_privileges()?;
+    let agent = match arguments.agent {
+        Some(path) => path,
+        None => binary()?,
+    };
+    // Blocked before the first thread starts: a signal waits until everything stands and can be
+    // taken down in order.
+    let stop = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]);
+    stop.thread_block()?;
+    remove_orphans()?;
+
+    println!("Laying out namespaces: client, pod, and client, gateway, server");
+    let playground = Playground::new()?;
+    println!("Connecting through ordinary proxies, without truepeer");
+    let before = playground.before()?;
+    println!("Starting transparent proxies and {} run", agent.display());
+    let steered = playground.steer(&agent)?;
+    println!("Connecting through them\n");
+    let after = playground.after();
+    let good = print_table(&before, &after, &steered.agent)?;
+    if !arguments.once {
+        playground.print_hints(&agent, &steered);
+        stop.wait()?;
+        println!("\nRemoving everything");
+    }
+    Ok(if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// One way from a client to an application.
+struct Route<'a> {
+    name: &'static str,
+    family: Family,
+    client: &'a Netns,
+    /// Where the proxy runs.
+    proxy: &'a Netns,
+    /// The proxy's own address and the port of the ordinary proxy.
+    plain: SocketAddr,
+    /// What the ordinary proxy connects to.
+    upstream: SocketAddr,
+    /// The application, as the client knows it.
+    target: SocketAddr,
+}
+
+struct Playground {
+    _applications: [Report; 3],
+    sidecar: Sidecar,
+    gateway: Gateway,
+}
+
+struct Steered {
+    agent: Agent,
+    _proxies: [Proxy; 2],
+    directory: tempfile::TempDir,
+}
+
+impl Playground {
+    fn new() -> Result<Self> {
+        let sidecar = Sidecar::new()?;
+        let gateway = Gateway::new()?;
+        Ok(Self {
+            _applications: [
+                Report::start(&sidecar.pod, any(PORT))?,
+                Report::start(&sidecar.pod, any(RANGE_PORT))?,
+                Report::start(&gateway.server, any(PORT))?,
+            ],
+            sidecar,
+            gateway,
+        })
+    }
+
+    fn routes(&self) -> Vec<Route<'_>> {
+        let sidecar = |name, plain, port| {
+            Family::ALL.map(|family| Route {
+                name,
+                family,
+                client: &self.sidecar.client,
+                proxy: &self.sidecar.pod,
+                plain: (Sidecar::address(family), plain).into(),
+                upstream: (family.localhost(), port).into(),
+                target: (Sidecar::address(family), port).into(),
+            })
+        };
+        let gateway = Family::ALL.map(|family| Route {
+            name: "gateway",
+            family,
+            client: &self.gateway.client,
+            proxy: &self.gateway.gateway,
+            plain: (Gateway::front(family), PLAIN).into(),
+            upstream: (Gateway::server(family), PORT).into(),
+            target: (Gateway::server(family), PORT).into(),
+        });
+        let mut routes = Vec::from(sidecar("sidecar", PLAIN, PORT));
+        routes.extend(gateway);
+        routes.extend(sidecar("range (sk_lookup)", PLAIN_RANGE, RANGE_PORT));
+        routes
+    }
+
+    /// Through ordinary proxies, which are gone afterwards.
+    fn before(&self) -> Result<Vec<Connection>> {
+        self.routes()
+            .iter()
+            .map(|route| {
+                let _proxy = Proxy::plain(route.proxy, route.plain, route.upstream)?;
+                connect(route, route.plain).context("an ordinary proxy, without truepeer")
+            })
+            .collect()
+    }
+
+    /// Starts transparent proxies and the agent.
+    fn steer(&self, binary: &Path) -> Result<Steered> {
+        let proxies = [
+            Proxy::sidecar(&self.sidecar.pod, any(PROXY), MARK)?,
+            Proxy::gateway(&self.gateway.gateway, any(PROXY))?,
+        ];
+        let directory = tempfile::Builder::new()
+            .prefix("truepeer-playground-")
+            .tempdir_in("/run")?;
+        let steers = [
+            Steer::new("sidecar", &self.sidecar.pod, &["8080"], PROXY).on(Sidecar::INTERFACE),
+            Steer::new("gateway", &self.gateway.gateway, &["8080"], PROXY)
+                .on(Gateway::FRONT)
+                .answers(Gateway::BACK),
+            Steer::new("range", &self.sidecar.pod, &["9000-9099"], PROXY),
+        ];
+        let config = Config::new(directory.path(), steers)?;
+        println!("with this configuration, all else default:\n");
+        for line in toml::to_string(&config)?.lines() {
+            println!("    {line}");
+        }
+        println!();
+        Ok(Steered {
+            agent: Agent::start_binary(binary, directory.path(), config)?,
+            _proxies: proxies,
+            directory,
+        })
+    }
+
+    /// Straight to the applications, which truepeer steers to the proxies.
+    fn after(&self) -> Vec<(String, Result<Connection>)> {
+        self.routes()
+            .iter()
+            .map(|route| {
+                let name = format!("{} {}", route.name, route.family.name());
+                (name, connect(route, route.target))
+            })
+            .collect()
+    }
+
+    fn print_hints(&self, binary: &Path, steered: &Steered) {
+        let agent = &steered.agent.config().agent;
+        let socket = agent.socket.display();
+        let enter = format!("sudo ip netns exec {}", self.sidecar.client.name());
+        println!(
+            "
+The connections above stay open. In another terminal, try
+
+    sudo {binary} peers --socket {socket}
+    sudo {binary} status --socket {socket}
+    sudo curl --unix-socket {socket} http://localhost/v1/peers
+    curl http://{metrics}/metrics
+    sudo tail -f {access_log}
+
+Connect again, and read whom the application sees, by IPv4, by IPv6 and in the range of ports:
+
+    {enter} bash -c 'head -1 </dev/tcp/{v4}/{PORT}'
+    {enter} bash -c 'head -1 </dev/tcp/{v6}/{PORT}'
+    {enter} bash -c 'head -1 </dev/tcp/{v4}/{RANGE_PORT}'
+
+The agent writes to {log}.
+Ctrl-C removes everything.",
+            binary = binary.display(),
+            metrics = agent.metrics,
+            access_log = agent.access_log.display(),
+            v4 = Sidecar::address(Family::V4),
+            v6 = Sidecar::address(Family::V6),
+            log = steered.directory.path().join("agent.log").display(),
+        );
+    }
+}
+
+fn connect(route: &Route<'_>, target: SocketAddr) -> Result<Connection> {
+    route
+        .client
+        .enter(|| Connection::open(CLIENT, target, Application::Report))
+}
+
+/// Prints a row for each way; whether all are right.
+fn print_table(
+    before: &[Connection],
+    after: &[(String, Result<Connection>)],
+    agent: &Agent,
+) -> Result<bool> {
+    const HEADER: [&str; 6] = [
+        "path",
+        "client",
+        "before: application saw",
+        "after: application saw",
+        "evidence",
+        "ok",
+    ];
+    let mut rows = vec![HEADER.map(String::from)];
+    let mut good = true;
+    for (before, (name, after)) in before.iter().zip(after) {
+        let (client, saw, evidence, right) = match after {
+            Err(error) => ("-".into(), format!("{error:#}"), "-".into(), false),
+            Ok(Connection { client, seen, .. }) => {
+                let evidence = agent
+                    .peer(seen.local, seen.accepted)?
+                    .map_or("unknown".into(), |peer| peer.evidence);
+                let kept = seen.accepted.ip() == client.ip() && seen.peername == seen.accepted;
+                let lost = before.seen.accepted.ip() != before.client.ip();
+                let right = kept && lost && evidence == "wire";
+                (
+                    client.to_string(),
+                    seen.accepted.to_string(),
+                    evidence,
+                    right,
+                )
+            }
+        };
+        good &= right;
+        let verdict = if right { "yes" } else { "NO" };
+        let before = before.seen.accepted.to_string();
+        rows.push([name.clone(), client, before, saw, evidence, verdict.into()]);
+    }
+    let widths: Vec<_> = (0..HEADER.len())
+        .map(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0))
+        .collect();
+    for row in &rows {
+        let cells: Vec<_> = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
+        println!("{}", cells.join("  ").trim_end());
+    }
+    println!(
+        "\nBesides the client's address, a gateway's proxy keeps its port; a sidecar's proxy cannot, \
+         because\nthe application is in its own namespace."
+    );
+    Ok(good)
+}

@@ -1,0 +1,83 @@
+//! HAProxy (2.6) in TCP mode.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use anyhow::Result;
+
+use crate::netns::Netns;
+use crate::process::{Process, Route, find, unique};
+
+/// How much of the client's address HAProxy takes: the words of its `source … usesrc`.
+#[derive(Clone, Copy, Debug)]
+pub enum Usesrc {
+    /// The address, with a port of its own.
+    ClientIp,
+    /// Address and port.
+    Client,
+}
+
+/// An ordinary TCP proxy: the application sees HAProxy's address.
+pub fn plain(directory: &Path, netns: &Netns, routes: &[Route]) -> Result<Process> {
+    start(directory, netns, None, routes)
+}
+
+/// A transparent proxy: it takes connections for any address, and connects in the client's name.
+pub fn transparent(
+    directory: &Path,
+    netns: &Netns,
+    usesrc: Usesrc,
+    routes: &[Route],
+) -> Result<Process> {
+    start(directory, netns, Some(usesrc), routes)
+}
+
+fn start(
+    directory: &Path,
+    netns: &Netns,
+    usesrc: Option<Usesrc>,
+    routes: &[Route],
+) -> Result<Process> {
+    let mut config = String::from(
+        "global
+  maxconn 8000
+  nbthread 2
+defaults
+  mode tcp
+  timeout connect 5s
+  timeout client 60s
+  timeout server 60s
+",
+    );
+    let transparent = if usesrc.is_some() { " transparent" } else { "" };
+    for (listen, upstream) in routes {
+        let only = if listen.is_ipv6() { " v6only" } else { "" };
+        writeln!(
+            config,
+            "listen to-{}-{}\n  bind {listen}{transparent}{only}",
+            upstream.ip(),
+            upstream.port()
+        )?;
+        if let Some(usesrc) = usesrc {
+            let word = match usesrc {
+                Usesrc::ClientIp => "clientip",
+                Usesrc::Client => "client",
+            };
+            let any = if listen.is_ipv4() {
+                "0.0.0.0"
+            } else {
+                "[::]:0"
+            };
+            writeln!(config, "  source {any} usesrc {word}")?;
+        }
+        writeln!(config, "  server application {upstream}")?;
+    }
+    let name = unique("haproxy");
+    let file = directory.join(format!("{name}.cfg"));
+    std::fs::write(&file, config)?;
+    let mut command = netns.command(&find("HAPROXY_BIN", "haproxy")?)?;
+    command.arg("-db").arg("-f").arg(&file);
+    let mut process = Process::start(&name, command, directory)?;
+    process.wait_until_it_listens(netns, routes.iter().map(|(listen, _)| *listen))?;
+    Ok(process)
+}

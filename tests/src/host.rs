@@ -1,0 +1,147 @@
+//! The frame of a scenario: one at a time on this host, and nothing left of it afterwards.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+use nix::fcntl::{Flock, FlockArg};
+use tempfile::TempDir;
+
+use crate::netns::{ours, remove_orphans, require_privileges, run};
+
+/// Scenarios of parallel test runs wait for each other here: they share the host's sysctls, its
+/// cgroup and its two processors.
+const LOCK: &str = "/run/lock/truepeer-tests.lock";
+const SYSCTLS: [&str; 8] = [
+    "net/ipv4/tcp_fwmark_accept",
+    "net/ipv4/fwmark_reflect",
+    "net/ipv6/fwmark_reflect",
+    "net/ipv4/ip_forward",
+    "net/ipv6/conf/all/forwarding",
+    "net/ipv4/conf/all/rp_filter",
+    "net/ipv4/conf/all/src_valid_mark",
+    "net/ipv4/conf/all/route_localnet",
+];
+
+/// Runs a scenario with a directory for its files; panics with every process's log when it fails or
+/// when it leaves anything on the host.
+pub fn scenario(body: impl FnOnce(&Path) -> Result<()>) {
+    let outcome = catch_unwind(AssertUnwindSafe(|| framed(body)));
+    match outcome {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => panic!("{error:#}"),
+        Err(panic) => resume_unwind(panic),
+    }
+}
+
+fn framed(body: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    require_privileges()?;
+    let lock = File::options().create(true).append(true).open(LOCK)?;
+    let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, errno)| errno)?;
+    remove_orphans()?;
+    let before = Traces::of_host()?;
+    let directory = Directory(
+        tempfile::Builder::new()
+            .prefix("truepeer-test-")
+            .tempdir()?,
+    );
+    body(directory.0.path())?;
+    let after = Traces::of_host()?;
+    before.assert_unchanged(&after)?;
+    directory.forget_logs()
+}
+
+/// A directory whose logs are printed on drop, unless the scenario went well.
+struct Directory(TempDir);
+
+impl Directory {
+    fn forget_logs(self) -> Result<()> {
+        for entry in std::fs::read_dir(self.0.path())? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|e| e == "log") {
+                std::fs::remove_file(path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        const LINES: usize = 60;
+        let Ok(entries) = std::fs::read_dir(self.0.path()) else {
+            return;
+        };
+        for path in entries.flatten().map(|entry| entry.path()) {
+            let Ok(text) = std::fs::read_to_string(&path) else {
+                continue;
+            };
+            if path.extension().is_some_and(|e| e == "log") && !text.is_empty() {
+                let lines: Vec<_> = text.lines().collect();
+                let tail = &lines[lines.len().saturating_sub(LINES)..];
+                eprintln!("--- {}\n{}", path.display(), tail.join("\n"));
+            }
+        }
+    }
+}
+
+/// What truepeer could leave behind in a network namespace, or on the host.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Traces(BTreeMap<String, String>);
+
+impl Traces {
+    /// Of the calling thread's network namespace: rules, routes, queueing disciplines, sysctls.
+    pub fn here() -> Result<Self> {
+        let mut found = BTreeMap::new();
+        for line in [
+            "ip -4 rule",
+            "ip -6 rule",
+            "ip -4 route show table all",
+            "ip -6 route show table all",
+            "tc qdisc show",
+        ] {
+            let mut words = line.split(' ');
+            let program = words.next().expect("not empty");
+            found.insert(line.to_owned(), run(Command::new(program).args(words))?);
+        }
+        for key in SYSCTLS {
+            // Absent without IPv6.
+            let value = std::fs::read_to_string(format!("/proc/sys/{key}")).unwrap_or_default();
+            found.insert(key.to_owned(), value);
+        }
+        Ok(Self(found))
+    }
+
+    /// Of the host: its own namespace, this crate's namespaces, pins.
+    pub fn of_host() -> Result<Self> {
+        let mut traces = Self::here()?;
+        let pid = std::process::id().to_string();
+        let namespaces: Vec<_> = ours()?
+            .into_iter()
+            .filter(|name| name.split('-').nth(1) == Some(&pid))
+            .collect();
+        traces.0.insert("namespaces".into(), namespaces.join(" "));
+        let pins: Vec<_> = std::fs::read_dir("/sys/fs/bpf")?
+            .flatten()
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .filter(|name| name.starts_with(&format!("truepeer-{pid}-")))
+            .collect();
+        traces.0.insert("pins".into(), pins.join(" "));
+        Ok(traces)
+    }
+
+    /// Fails with what differs.
+    pub fn assert_unchanged(&self, after: &Self) -> Result<()> {
+        for (what, before) in &self.0 {
+            let after = after.0.get(what).map_or("", String::as_str);
+            ensure!(
+                before == after,
+                "{what} differs from before.\nbefore:\n{before}\nafter:\n{after}"
+            );
+        }
+        Ok(())
+    }
+}

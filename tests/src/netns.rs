@@ -1,0 +1,196 @@
+//! Network namespaces.
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sched::{CloneFlags, setns};
+
+/// Where iproute2 keeps named namespaces.
+const DIRECTORY: &str = "/run/netns";
+/// Every namespace of this crate begins with this, followed by the process that made it.
+const PREFIX: &str = "tp-";
+
+/// A named network namespace, removed on drop.
+pub struct Netns {
+    name: String,
+    handle: File,
+}
+
+impl Netns {
+    /// A namespace with loopback up, where addresses are usable at once.
+    pub fn new(role: &str) -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!(
+            "{PREFIX}{}-{}-{role}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        );
+        run(Command::new("ip").args(["netns", "add", &name]))?;
+        let handle = File::open(format!("{DIRECTORY}/{name}"))
+            .with_context(|| format!("namespace {name}"))?;
+        let netns = Self { name, handle };
+        // Neither addresses nor the link-local ones that neighbour discovery needs wait for duplicate
+        // address detection: both settings must be off for that.
+        for scope in ["all", "default"] {
+            netns.set_sysctl(&format!("net/ipv6/conf/{scope}/accept_dad"), "0")?;
+        }
+        netns.ip("link set lo up")?;
+        Ok(netns)
+    }
+
+    /// Its name, as `ip netns` knows it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its path, as the agent's configuration names it.
+    pub fn path(&self) -> PathBuf {
+        PathBuf::from(DIRECTORY).join(&self.name)
+    }
+
+    /// Runs `ip` commands, one a line, without the word `ip`; blank lines are skipped.
+    pub fn ip(&self, commands: &str) -> Result<()> {
+        for line in commands.lines().filter(|line| !line.trim().is_empty()) {
+            run(Command::new("ip")
+                .args(["-n", &self.name])
+                .args(line.split_whitespace()))?;
+        }
+        Ok(())
+    }
+
+    /// Joins two namespaces by a virtual cable whose ends are up.
+    pub fn connect(&self, interface: &str, other: &Self, its_interface: &str) -> Result<()> {
+        self.ip(&format!(
+            "link add {interface} type veth peer name {its_interface} netns {}
+             link set {interface} up",
+            other.name
+        ))?;
+        other.ip(&format!("link set {its_interface} up"))
+    }
+
+    /// Runs `f` on a thread inside the namespace. Sockets that it makes stay there.
+    pub fn enter<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
+        std::thread::scope(|scope| {
+            scope
+                .spawn(|| {
+                    self.join().expect("enter a namespace that exists");
+                    f()
+                })
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// Moves the calling thread into the namespace for good.
+    pub fn join(&self) -> nix::Result<()> {
+        setns(&self.handle, CloneFlags::CLONE_NEWNET)
+    }
+
+    /// A command that runs inside.
+    pub fn command(&self, program: &str) -> Result<Command> {
+        let handle = self.handle.try_clone()?;
+        let mut command = Command::new(program);
+        // SAFETY: between fork and exec the closure makes one system call and allocates nothing.
+        unsafe {
+            command.pre_exec(move || Ok(setns(&handle, CloneFlags::CLONE_NEWNET)?));
+        }
+        Ok(command)
+    }
+
+    /// Whether a socket listens on this port, of this address family.
+    pub fn listens(&self, address: SocketAddr) -> Result<bool> {
+        let table = if address.is_ipv4() { "tcp" } else { "tcp6" };
+        let path = format!("/proc/thread-self/net/{table}");
+        let sockets = self.enter(|| std::fs::read_to_string(path))?;
+        // proc_pid_net(5): the second field is the local address in hex, the fourth the state; 0A listens.
+        let port = format!(":{:04X}", address.port());
+        Ok(sockets.lines().any(|line| {
+            let fields: Vec<_> = line.split_whitespace().collect();
+            fields.len() > 3 && fields[1].ends_with(&port) && fields[3] == "0A"
+        }))
+    }
+
+    /// Sets a kernel parameter of the namespace: a path below `/proc/sys`.
+    pub fn set_sysctl(&self, key: &str, value: &str) -> Result<()> {
+        let path = format!("/proc/sys/{key}");
+        self.enter(|| std::fs::write(&path, value))
+            .with_context(|| format!("{path} in {}", self.name))
+    }
+}
+
+impl Drop for Netns {
+    fn drop(&mut self) {
+        if let Err(error) = run(Command::new("ip").args(["netns", "del", &self.name])) {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
+/// Names of this crate's namespaces on the host.
+pub fn ours() -> Result<Vec<String>> {
+    let Ok(entries) = std::fs::read_dir(DIRECTORY) else {
+        return Ok(Vec::new());
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name.starts_with(PREFIX) {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+/// Removes namespaces whose process was killed before it could.
+pub fn remove_orphans() -> Result<()> {
+    for name in ours()? {
+        let owner = name[PREFIX.len()..].split('-').next().unwrap_or_default();
+        if !std::fs::exists(format!("/proc/{owner}"))? {
+            run(Command::new("ip").args(["netns", "del", &name]))?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs a command to its end; its standard output, or an error with what it said.
+pub fn run(command: &mut Command) -> Result<String> {
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("start {:?}", command.get_program()))?;
+    if !output.status.success() {
+        bail!(
+            "{command:?}: {}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Fails unless the process may create namespaces and load BPF programs.
+pub fn require_privileges() -> Result<()> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+        .context("no CapEff in /proc/self/status")?;
+    // Numbers of linux/capability.h.
+    let missing: Vec<_> = [(12, "CAP_NET_ADMIN"), (21, "CAP_SYS_ADMIN")]
+        .into_iter()
+        .filter(|(bit, _)| effective & (1 << bit) == 0)
+        .map(|(_, name)| name)
+        .collect();
+    ensure!(
+        missing.is_empty(),
+        "needs {}: run `cargo xtask test`, which uses sudo",
+        missing.join(" and ")
+    );
+    Ok(())
+}

@@ -1,0 +1,118 @@
+//! A small proxy of our own: no configuration, nothing to install.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use anyhow::Result;
+use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::listener::{Listener, canonical, set_transparent};
+use crate::netns::Netns;
+
+/// A TCP proxy, stopped on drop; connections in progress go on.
+pub struct Proxy(#[expect(dead_code, reason = "stops on drop")] Listener);
+
+impl Proxy {
+    /// An ordinary proxy: the application sees the proxy's address.
+    pub fn plain(netns: &Netns, listen: SocketAddr, upstream: SocketAddr) -> Result<Self> {
+        Listener::start(netns, listen, false, move |client, _| {
+            relay(&client, &TcpStream::connect(upstream)?)
+        })
+        .map(Self)
+    }
+
+    /// A sidecar's transparent proxy: it connects to where the client wanted to go, with the client's
+    /// address and `mark` on its packets.
+    ///
+    /// The port is its own. Its application is in the same namespace, where a connection from the
+    /// client's port would have the very addresses of the client's connection to the proxy.
+    pub fn sidecar(netns: &Netns, listen: SocketAddr, mark: u32) -> Result<Self> {
+        Self::transparent(netns, listen, move |client, destination| {
+            connect_from(SocketAddr::new(client.ip(), 0), destination, mark)
+        })
+    }
+
+    /// A gateway's transparent proxy: it connects to where the client wanted to go, with the client's
+    /// address and port.
+    pub fn gateway(netns: &Netns, listen: SocketAddr) -> Result<Self> {
+        Self::transparent(netns, listen, connect_as)
+    }
+
+    fn transparent<F>(netns: &Netns, listen: SocketAddr, connect: F) -> Result<Self>
+    where
+        F: Fn(SocketAddr, SocketAddr) -> io::Result<TcpStream> + Clone + Send + 'static,
+    {
+        Listener::start(netns, listen, true, move |client, peer| {
+            // Nothing was translated: the connection's own address is its original destination.
+            let destination = canonical(client.local_addr()?);
+            if destination.port() == listen.port() {
+                return Err(io::Error::other("a connection to the proxy itself"));
+            }
+            relay(&client, &connect(canonical(peer), destination)?)
+        })
+        .map(Self)
+    }
+}
+
+/// Connects with the client's address and port, or with another port when the connection between
+/// these two already exists.
+fn connect_as(client: SocketAddr, destination: SocketAddr) -> io::Result<TcpStream> {
+    const NO_MARK: u32 = 0;
+    match connect_from(client, destination, NO_MARK) {
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable
+            ) =>
+        {
+            connect_from(SocketAddr::new(client.ip(), 0), destination, NO_MARK)
+        }
+        result => result,
+    }
+}
+
+fn connect_from(source: SocketAddr, destination: SocketAddr, mark: u32) -> io::Result<TcpStream> {
+    let domain = Domain::for_address(destination);
+    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+    set_transparent(&socket, domain)?;
+    socket.set_reuse_address(true)?;
+    // The kernel chooses a port, if it may, for this destination only.
+    setsockopt(&socket, IpBindAddressNoPort, &true)?;
+    socket.set_mark(mark)?;
+    socket.bind(&source.into())?;
+    socket.connect_timeout(&destination.into(), Duration::from_secs(5))?;
+    Ok(socket.into())
+}
+
+/// Copies both ways until both sides have finished.
+fn relay(a: &TcpStream, b: &TcpStream) -> io::Result<()> {
+    std::thread::scope(|scope| {
+        scope.spawn(|| copy(b, a));
+        copy(a, b)
+    })
+}
+
+fn copy(mut from: &TcpStream, mut to: &TcpStream) -> io::Result<()> {
+    let copied = io::copy(&mut from, &mut to);
+    // A broken connection ends both ways, a finished one this way only.
+    let how = if copied.is_err() {
+        Shutdown::Both
+    } else {
+        Shutdown::Write
+    };
+    let _ = to.shutdown(how);
+    copied.map(drop)
+}
+
+/// Every IPv4 address with this port.
+pub fn any_v4(port: u16) -> SocketAddr {
+    (Ipv4Addr::UNSPECIFIED, port).into()
+}
+
+/// `[::]` with this port: our own servers listen there on a dual-stack socket, Envoy, HAProxy and
+/// nginx for IPv6 only.
+pub fn any(port: u16) -> SocketAddr {
+    (Ipv6Addr::UNSPECIFIED, port).into()
+}

@@ -1,0 +1,46 @@
+//! An application that tells each client whom it sees.
+
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+
+use crate::listener::{Listener, canonical};
+use crate::netns::Netns;
+
+/// What the application sees of one connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// What `accept()` returned.
+    pub accepted: SocketAddr,
+    /// What `getpeername()` returned.
+    pub peername: SocketAddr,
+    /// What `getsockname()` returned.
+    pub local: SocketAddr,
+}
+
+/// A TCP server that sends one line of JSON, a [`Seen`], and then echoes until the client is done.
+pub struct Report(#[expect(dead_code, reason = "stops on drop")] Listener);
+
+impl Report {
+    /// Serves `address` inside `netns`; `[::]` is a dual-stack socket, as of Go, Java or Node.
+    pub fn start(netns: &Netns, address: SocketAddr) -> Result<Self> {
+        Listener::start(netns, address, false, |mut stream, accepted| {
+            let seen = Seen {
+                accepted: canonical(accepted),
+                peername: canonical(stream.peer_addr()?),
+                local: canonical(stream.local_addr()?),
+            };
+            stream.write_all((serde_json::to_string(&seen)? + "\n").as_bytes())?;
+            let mut buffer = [0; 4096];
+            loop {
+                match stream.read(&mut buffer)? {
+                    0 => return Ok(()),
+                    n => stream.write_all(&buffer[..n])?,
+                }
+            }
+        })
+        .map(Self)
+    }
+}

@@ -1,0 +1,149 @@
+//! The chores besides setup: build, run, test, bench, lint.
+//!
+//! Everything is built as the calling user; only finished programs are run as root.
+
+use std::{
+    fs::{self, File},
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf, absolute},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    cargo::{binary, cargo, executables},
+    peers,
+    process::{as_root, require_root, run},
+    setup,
+};
+
+/// The crates that run on the host; the agent's build script compiles the BPF programs.
+const HOST_CRATES: [&str; 3] = ["--workspace", "--exclude", "agent-ebpf"];
+
+/// Builds the agent; prints where it is and how big.
+pub(crate) fn build(release: bool) -> Result<()> {
+    setup::toolchain()?;
+    let mut command = cargo("build");
+    command.args(["--package", "agent"]);
+    if release {
+        command.arg("--release");
+    }
+    let truepeer = binary(&executables(&mut command)?, "truepeer")?;
+    let size = fs::metadata(&truepeer)?.len();
+    println!("{} ({:.1} MB)", truepeer.display(), size as f64 / 1e6);
+    Ok(())
+}
+
+/// Shows the playground, or runs the agent on this host when it gets arguments.
+pub(crate) fn playground(once: bool, arguments: &[String]) -> Result<()> {
+    require_root()?;
+    setup::toolchain()?;
+    let mut command = if arguments.is_empty() {
+        let (truepeer, playground) = release("playground")?;
+        as_root(&playground, &[("TRUEPEER_BIN", &truepeer)])?
+    } else {
+        let mut command = cargo("build");
+        command.args(["--release", "--package", "agent"]);
+        let truepeer = binary(&executables(&mut command)?, "truepeer")?;
+        let mut command = as_root(&truepeer, &[])?;
+        command.arg("run").args(arguments);
+        command
+    };
+    if once {
+        command.arg("--once");
+    }
+    // It takes this process's place, so that Ctrl-C and the exit code are its own.
+    Err(command.exec()).context("cannot start it")
+}
+
+/// Runs the unit tests, then the end-to-end tests.
+pub(crate) fn test(filter: Option<&str>, unit: bool, e2e: bool) -> Result<()> {
+    if !unit {
+        require_root()?;
+    }
+    setup::toolchain()?;
+    if !e2e {
+        run(cargo("test")
+            .args(HOST_CRATES)
+            .args(["--lib", "--bins"])
+            .args(filter))?;
+    }
+    if !unit {
+        scenarios(filter)?;
+    }
+    Ok(())
+}
+
+/// Builds the integration tests and scenarios and runs them as root, one test at a time: they lay out
+/// namespaces and attach programs.
+fn scenarios(filter: Option<&str>) -> Result<()> {
+    let envoy = peers::install(false)?;
+    let mut built = executables(
+        cargo("test")
+            .args(HOST_CRATES)
+            .args(["--test", "*", "--no-run"]),
+    )?;
+    built.sort_by(|a, b| (&a.package, &a.name).cmp(&(&b.package, &b.name)));
+    let truepeer = binary(&built, "truepeer")?;
+    let variables = [("TRUEPEER_BIN", truepeer.as_path()), ("ENVOY_BIN", &envoy)];
+    let mut failed = Vec::new();
+    for scenario in built.iter().filter(|executable| executable.is_test) {
+        println!(
+            "     Running {} ({})",
+            scenario.name,
+            scenario.path.display()
+        );
+        let passed = run(as_root(&scenario.path, &variables)?
+            .arg("--test-threads=1")
+            .args(filter)
+            .current_dir(&scenario.package));
+        if passed.is_err() {
+            failed.push(scenario.name.as_str());
+        }
+    }
+    if !failed.is_empty() {
+        bail!("end-to-end tests failed: {}", failed.join(", "));
+    }
+    Ok(())
+}
+
+/// Runs the benchmark.
+pub(crate) fn bench(json: Option<&Path>) -> Result<()> {
+    require_root()?;
+    setup::toolchain()?;
+    let envoy = peers::install(true)?;
+    let (truepeer, bench) = release("bench")?;
+    let mut command = as_root(
+        &bench,
+        &[("TRUEPEER_BIN", &truepeer), ("ENVOY_BIN", &envoy)],
+    )?;
+    if let Some(json) = json {
+        // Made here, it belongs to the calling user.
+        File::create(json).with_context(|| format!("cannot write {}", json.display()))?;
+        command.arg("--json").arg(absolute(json)?);
+    }
+    run(&mut command)
+}
+
+/// Builds the agent and a program of the tests in release; returns both paths.
+fn release(program: &str) -> Result<(PathBuf, PathBuf)> {
+    let mut command = cargo("build");
+    command
+        .args(["--release", "--package", "agent", "--package", "tests"])
+        .args(["--bin", "truepeer", "--bin", program]);
+    let built = executables(&mut command)?;
+    Ok((binary(&built, "truepeer")?, binary(&built, program)?))
+}
+
+/// Checks format and lints, as a reviewer would.
+pub(crate) fn lint() -> Result<()> {
+    setup::toolchain()?;
+    run(cargo("fmt").args(["--all", "--check"]))?;
+    run(cargo("clippy")
+        .args(HOST_CRATES)
+        .args(["--all-targets", "--", "--deny", "warnings"]))?;
+    // The BPF compiler may come without clippy; the host's checks the same code.
+    run(cargo("clippy")
+        .args(["--package", "agent-ebpf", "--", "--deny", "warnings"])
+        .env("CARGO_PROFILE_DEV_PANIC", "abort"))
+}

