@@ -55,7 +55,7 @@ pub(super) fn settings(
 }
 
 /// The interfaces that these steers attach to, each once.
-pub(super) fn interfaces(steers: &[Steer]) -> Vec<&str> {
+pub(crate) fn interfaces(steers: &[Steer]) -> Vec<&str> {
     let mut names: Vec<&str> = steers
         .iter()
         .flat_map(|s| s.interface.iter().chain(s.answers.iter().flatten()))
