@@ -56,7 +56,7 @@ impl Range {
     /// Whether there is anything in it: a proxy's port, or a flag.
     #[inline(always)]
     pub const fn is_used(&self) -> bool {
-        self.to != 0 || self.flags != 0
+        self.to | self.flags != 0
     }
 
     /// Whether it belongs to a steer for this host's own addresses, with the proxy beside the
@@ -66,21 +66,41 @@ impl Range {
         self.flags & (Self::GATEWAY | Self::ANSWERS) == 0
     }
 
-    /// Whether it only says that a gateway's answers come in by `ifindex`.
-    #[inline(always)]
-    pub const fn is_answers(&self, ifindex: u32) -> bool {
-        self.flags & Self::ANSWERS != 0 && self.ifindex == ifindex
-    }
-
     /// Whether a packet to `port` (host byte order) that came in by `ifindex` is to be steered.
     /// The proxy's own port never is: those packets reach it anyway.
     #[inline(always)]
     pub const fn steers(&self, ifindex: u32, port: u16) -> bool {
-        self.ifindex == ifindex
-            && self.flags & Self::ANSWERS == 0
-            && self.first <= port
-            && port <= self.last
-            && port != self.to
+        self.mismatch(ifindex, port) == 0
+    }
+
+    /// Whether a packet to `port` that came in by `ifindex` concerns this range: it is to be steered,
+    /// or may be an answer.
+    #[inline(always)]
+    pub const fn concerns(&self, ifindex: u32, port: u16) -> bool {
+        let answers =
+            (self.ifindex ^ ifindex) as i64 | (self.flags & Self::ANSWERS ^ Self::ANSWERS) as i64;
+        // Both are zero or not; a negative number or its opposite has the sign bit.
+        let steers = self.mismatch(ifindex, port);
+        (steers | -steers) & (answers | -answers) >= 0
+    }
+
+    /// Whether a connection to `port` that the proxy on port `to` accepted came by this range.
+    #[inline(always)]
+    pub const fn brought(&self, to: u32, port: u16) -> bool {
+        self.mismatch(self.ifindex, port) | (self.to as u32 ^ to) as i64 == 0
+    }
+
+    /// Zero if a packet is to be steered. Without a branch: the kernel's verifier follows each branch
+    /// of a loop, and what it forgets on the way makes it follow some many times.
+    #[inline(always)]
+    const fn mismatch(&self, ifindex: u32, port: u16) -> i64 {
+        let (first, last, to) = (self.first as i64, self.last as i64, self.to as i64);
+        let port = port as i64;
+        let outside = ((port - first) | (last - port)) >> 63;
+        let proxy = ((port ^ to) - 1) >> 63;
+        let elsewhere = (self.ifindex ^ ifindex) as i64;
+        let answers = (self.flags & Self::ANSWERS) as i64;
+        outside | proxy | elsewhere | answers
     }
 }
 
@@ -91,7 +111,7 @@ pub const MAX_RANGES: usize = 64;
 /// key is the namespace's cookie (`u64`). It is replaced as a whole, so that a packet never meets
 /// half of a configuration.
 ///
-/// Layout (1,048 bytes): spoofed 0..8, gateway 8..16, draining 16..20, padding 20..24, ranges 24..1048.
+/// Layout (1,048 bytes): spoofed 0..8, gateway 8..16, draining 16..20, spoofed_rule 20..24, ranges 24..1048.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Namespace {
@@ -101,8 +121,8 @@ pub struct Namespace {
     pub gateway: Mark,
     /// Not zero while the agent drains: new connections pass, those in progress are served.
     pub draining: u32,
-    /// Always zero.
-    pub padding: u32,
+    /// [`crate::origin::rule_id`] of the steer that `spoofed` belongs to, the first if several.
+    pub spoofed_rule: u32,
     /// The ranges: those with ports, in the order of the configuration, then those of `answers`
     /// interfaces. The first that matches decides. Those that are all zero, at the end, are not in
     /// use.
@@ -115,7 +135,7 @@ impl Default for Namespace {
             spoofed: Mark::default(),
             gateway: Mark::default(),
             draining: 0,
-            padding: 0,
+            spoofed_rule: 0,
             ranges: [Range::default(); MAX_RANGES],
         }
     }
@@ -200,5 +220,26 @@ mod tests {
         assert!(!range.steers(2, 7999) && !range.steers(2, 16001));
         assert!(!range.steers(2, 15006));
         assert!(!range.steers(3, 8000));
+        assert!(range.brought(15006, 8000) && !range.brought(15007, 8000));
+        assert!(!range.brought(15006, 15006));
+    }
+
+    #[test]
+    fn a_packet_concerns_a_steer_by_its_port_and_answers_by_their_interface() {
+        let steer = Range {
+            ifindex: 2,
+            first: 80,
+            last: 90,
+            to: 15006,
+            ..Range::default()
+        };
+        let answers = Range {
+            ifindex: 3,
+            flags: Range::ANSWERS,
+            ..Range::default()
+        };
+        assert!(steer.concerns(2, 80) && !steer.concerns(2, 91) && !steer.concerns(3, 80));
+        assert!(answers.concerns(3, 80) && answers.concerns(3, 0) && !answers.concerns(2, 80));
+        assert!(!answers.steers(3, 0));
     }
 }

@@ -3,8 +3,7 @@
 use core::ptr::read_volatile;
 
 use agent_common::{
-    Address, Closed, Counter, Endpoint, Evidence, Listener, ListenerKey, Namespace, Origin,
-    Process, Range,
+    Address, Closed, Counter, Endpoint, Evidence, Listener, ListenerKey, Namespace, Origin, Process,
 };
 use aya_ebpf::{
     EbpfContext as _,
@@ -76,11 +75,15 @@ fn accepted(ctx: &SockOpsContext) {
     };
     let Some(sk) = socket_of(ctx) else { return };
     let (local, remote) = (local(ctx), remote(ctx));
-    let rule = match LISTENERS.get(sk) {
-        Some(listener) => steered_by(namespace, listener, local.port),
-        None => spoofed_by(ctx, namespace, local, remote),
+    let listener = LISTENERS.get(sk);
+    let is_known = match listener {
+        // Else the client connected to the proxy's own port.
+        Some(listener) => u32::from(local.port) != listener.port,
+        None => is_spoofed(ctx, namespace, local, remote),
     };
-    let Some(rule) = rule else { return };
+    if !is_known {
+        return;
+    }
     let origin = Origin {
         // SAFETY: a helper without arguments.
         since: unsafe { bpf_ktime_get_boot_ns() },
@@ -89,7 +92,7 @@ fn accepted(ctx: &SockOpsContext) {
         original_dst: local,
         local,
         remote,
-        rule,
+        rule: namespace.spoofed_rule,
         evidence: Evidence::Wire as u8,
         ..Origin::default()
     };
@@ -105,41 +108,44 @@ fn accepted(ctx: &SockOpsContext) {
     }
     count(Counter::LearntWire);
     let _ = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
+    if let Some(listener) = listener {
+        name_steer(cookie, namespace, listener, local.port);
+    }
 }
 
-/// The rule that steered a connection accepted by the proxy. `None`: the client connected to the
-/// proxy's own port.
+/// Notes which steer brought a connection to the proxy. Last, for the verifier's sake: it goes through
+/// whatever follows a search once for each place where the search can end.
 #[inline(always)]
-fn steered_by(namespace: &Namespace, listener: Listener, port: u16) -> Option<u32> {
-    namespace
-        .find(|range| u32::from(range.to) == listener.port && range.steers(range.ifindex, port))
-        .map(|range| range.rule)
+fn name_steer(cookie: u64, namespace: &Namespace, listener: Listener, port: u16) {
+    let Some(origin) = ORIGINS.get_ptr_mut(cookie) else {
+        return;
+    };
+    if let Some(range) = namespace.find(|range| range.brought(listener.port, port)) {
+        // SAFETY: the entry is this socket's, which no other program sees before `accept()`.
+        unsafe { (*origin).rule = range.rule };
+    }
 }
 
-/// The rule whose mark says that a local proxy spoofed the client of this connection. A proxy that
-/// marks its connection but keeps its own address says nothing.
+/// Whether the mark says that a local proxy spoofed the client of this connection. A proxy that marks
+/// its connection but keeps its own address says nothing.
 #[inline(always)]
-fn spoofed_by(
+fn is_spoofed(
     ctx: &SockOpsContext,
     namespace: &Namespace,
     local: Endpoint,
     remote: Endpoint,
-) -> Option<u32> {
+) -> bool {
     // SAFETY: `socket_of` found the socket; the verifier translates the access.
     let mark = unsafe {
         let sk = (*ctx.ops).__bindgen_anon_2.sk;
         if sk.is_null() {
-            return None;
+            return false;
         }
         (*sk).mark
     };
-    if !namespace.spoofed.matches(mark)
-        || remote.address == local.address
-        || remote.address.is_loopback()
-    {
-        return None;
-    }
-    namespace.find(Range::is_sidecar).map(|range| range.rule)
+    namespace.spoofed.matches(mark)
+        && remote.address != local.address
+        && !remote.address.is_loopback()
 }
 
 /// Forgets a socket and tells the access log.

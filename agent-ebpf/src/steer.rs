@@ -95,8 +95,7 @@ pub(crate) fn packet(ctx: &TcContext) {
     };
     // SAFETY: the context is valid while the program runs.
     let ifindex = unsafe { (*ctx.skb.skb).ifindex };
-    let wanted = |range: &Range| range.steers(ifindex, segment.port) || range.is_answers(ifindex);
-    let Some(range) = namespace.find(wanted) else {
+    let Some(range) = namespace.find(|range| range.concerns(ifindex, segment.port)) else {
         return;
     };
     let found = Socket::lookup(ctx, &segment.tuple, segment.tuple_size());

@@ -1,1 +1,416 @@
-//! Not written yet.
+//! The access log: a JSON line for each connection that has ended.
+//!
+//! A thread of its own writes it, so that a full disk or a reader that stands still never holds up
+//! the agent. What cannot be written is counted, and the first failure is told.
+
+use std::{
+    collections::HashMap,
+    fs::{File, OpenOptions},
+    io::{self, BufWriter, Write as _},
+    net::SocketAddr,
+    os::{fd::AsFd as _, unix::fs::OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel},
+    thread,
+    time::{Duration, Instant},
+};
+
+use agent_common::{Closed, Evidence};
+use anyhow::{Context as _, Result};
+use prometheus_client::metrics::counter::Counter;
+use serde::Serialize;
+use tracing::warn;
+
+use crate::{
+    config::AccessLogTarget,
+    netns::Netns,
+    peers::{Clock, Names},
+    processes,
+};
+
+/// How many connections can wait to be written.
+const QUEUE: usize = 16_384;
+/// How long a stopping agent waits for the rest to be written.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How often, at most, namespaces are looked up to name an unknown one.
+const LOOK: Duration = Duration::from_secs(1);
+/// How many cgroups are remembered.
+const CGROUPS: usize = 1024;
+
+/// The access log's end that takes connections.
+pub struct AccessLog {
+    writer: Option<Writer>,
+    failures: Counter,
+}
+
+struct Writer {
+    queue: SyncSender<Message>,
+    /// Closed once the thread has written everything.
+    done: Receiver<()>,
+}
+
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are of the large kind"
+)]
+enum Message {
+    Closed(Closed),
+    Reopen,
+}
+
+impl AccessLog {
+    /// Opens the log. `failures` counts connections that it could not write down.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be opened.
+    pub fn open(target: &AccessLogTarget, names: Names, failures: Counter) -> Result<Self> {
+        let (file, path) = match target {
+            AccessLogTarget::Off => {
+                return Ok(Self {
+                    writer: None,
+                    failures,
+                });
+            }
+            // Past the standard library's buffer, which would flush at each line.
+            AccessLogTarget::Stdout => (io::stdout().as_fd().try_clone_to_owned()?.into(), None),
+            AccessLogTarget::File(path) => (open(path)?, Some(path.clone())),
+        };
+        let (queue, messages) = sync_channel(QUEUE);
+        let (finished, done) = sync_channel(0);
+        let mut log = Log {
+            out: BufWriter::with_capacity(64 << 10, file),
+            path,
+            names,
+            failures: failures.clone(),
+            warned: false,
+            cgroups: HashMap::new(),
+            namespaces: Namespaces::default(),
+        };
+        thread::Builder::new()
+            .name("access log".into())
+            .spawn(move || {
+                log.run(&messages);
+                drop(finished);
+            })
+            .context("cannot start the access log's thread")?;
+        Ok(Self {
+            writer: Some(Writer { queue, done }),
+            failures,
+        })
+    }
+
+    /// Writes a line for this connection, soon. Never waits.
+    pub fn write(&self, closed: &Closed) {
+        if let Some(writer) = &self.writer
+            && writer.queue.try_send(Message::Closed(*closed)).is_err()
+        {
+            self.failures.inc();
+        }
+    }
+
+    /// Opens the file again, after something has renamed it (logrotate).
+    pub fn reopen(&self) {
+        if let Some(writer) = &self.writer
+            && writer.queue.try_send(Message::Reopen).is_err()
+        {
+            warn!("the access log is too far behind to be opened again");
+        }
+    }
+}
+
+impl Drop for AccessLog {
+    /// Waits for what is queued, but not for a reader that stands still.
+    fn drop(&mut self) {
+        if let Some(Writer { queue, done }) = self.writer.take() {
+            drop(queue);
+            if done.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+                warn!("the access log's reader stands still: its last lines are lost");
+            }
+        }
+    }
+}
+
+fn open(path: &Path) -> Result<File> {
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        // It says who connected to what.
+        .mode(0o640)
+        .open(path)
+        .with_context(|| {
+            format!(
+                "cannot open the access log {}: create its directory, or correct `access_log`",
+                path.display()
+            )
+        })
+}
+
+/// The thread's side.
+struct Log {
+    out: BufWriter<File>,
+    path: Option<PathBuf>,
+    names: Names,
+    failures: Counter,
+    warned: bool,
+    cgroups: HashMap<u64, Option<String>>,
+    namespaces: Namespaces,
+}
+
+impl Log {
+    fn run(&mut self, messages: &Receiver<Message>) {
+        loop {
+            let message = match messages.try_recv() {
+                Err(TryRecvError::Empty) => {
+                    let flushed = self.out.flush();
+                    self.check(flushed);
+                    messages.recv().ok()
+                }
+                message => message.ok(),
+            };
+            match message {
+                Some(Message::Closed(closed)) => self.write(&closed),
+                Some(Message::Reopen) => self.reopen(),
+                None => break,
+            }
+        }
+        let flushed = self.out.flush();
+        self.check(flushed);
+    }
+
+    fn write(&mut self, closed: &Closed) {
+        let written = self.line(closed).and_then(|mut line| {
+            line.push(b'\n');
+            self.out.write_all(&line).map_err(Into::into)
+        });
+        if written.is_err() {
+            self.failures.inc();
+        }
+        self.check(written);
+    }
+
+    fn reopen(&mut self) {
+        let Some(path) = &self.path else { return };
+        let flushed = self.out.flush();
+        match open(path) {
+            Ok(file) => {
+                self.out = BufWriter::with_capacity(self.out.capacity(), file);
+                self.warned = false;
+            }
+            Err(error) => warn!("{error:#}; the former file stays in use"),
+        }
+        self.check(flushed);
+    }
+
+    /// Tells the first failure.
+    fn check<E: std::fmt::Display>(&mut self, outcome: Result<(), E>) {
+        if let Err(error) = outcome
+            && !std::mem::replace(&mut self.warned, true)
+        {
+            warn!("the access log cannot be written: {error}; the agent goes on without");
+        }
+    }
+
+    fn line(&mut self, closed: &Closed) -> Result<Vec<u8>> {
+        let Closed { origin, .. } = closed;
+        let process = (origin.process.pid != 0).then_some(&origin.process);
+        let comm = process.map(|process| {
+            let name = process.comm.split(|&byte| byte == 0).next();
+            String::from_utf8_lossy(name.unwrap_or_default()).into_owned()
+        });
+        let duration = Duration::from_nanos(closed.closed.saturating_sub(origin.since));
+        let time = Clock::read()?.wall(closed.closed);
+        let line = Line {
+            time: humantime::format_rfc3339_millis(time).to_string(),
+            client: origin.client.socket_addr(),
+            original_dst: origin.original_dst.socket_addr(),
+            local: origin.local.socket_addr(),
+            remote: origin.remote.socket_addr(),
+            evidence: Evidence::from_u8(origin.evidence).map(Evidence::name),
+            trusted_by: self.names.trusted_by(origin.rule),
+            pid: process.map(|process| process.pid),
+            comm,
+            uid: process.map(|process| process.uid),
+            cgroup: process.and_then(|process| {
+                if self.cgroups.len() >= CGROUPS {
+                    self.cgroups.clear();
+                }
+                let known = self.cgroups.entry(process.cgroup);
+                known
+                    .or_insert_with_key(|id| processes::cgroup_path(*id))
+                    .clone()
+            }),
+            netns: self.namespaces.inode(origin.netns),
+            bytes_received: closed.received,
+            bytes_sent: closed.sent,
+            duration_seconds: duration.as_secs_f64(),
+        };
+        Ok(serde_json::to_vec(&line)?)
+    }
+}
+
+#[derive(Serialize)]
+struct Line {
+    time: String,
+    client: SocketAddr,
+    original_dst: SocketAddr,
+    local: SocketAddr,
+    remote: SocketAddr,
+    evidence: Option<&'static str>,
+    trusted_by: String,
+    pid: Option<u32>,
+    comm: Option<String>,
+    uid: Option<u32>,
+    cgroup: Option<String>,
+    netns: Option<u64>,
+    bytes_received: u64,
+    bytes_sent: u64,
+    duration_seconds: f64,
+}
+
+/// Inodes of network namespaces by their cookies, which are never reused.
+#[derive(Default)]
+struct Namespaces {
+    inodes: HashMap<u64, u64>,
+    looked: Option<Instant>,
+}
+
+impl Namespaces {
+    fn inode(&mut self, cookie: u64) -> Option<u64> {
+        let is_due = self.looked.is_none_or(|looked| looked.elapsed() >= LOOK);
+        if !self.inodes.contains_key(&cookie) && is_due {
+            self.looked = Some(Instant::now());
+            let all = Netns::all().unwrap_or_default();
+            self.inodes = all.iter().map(|n| (n.cookie(), n.inode())).collect();
+        }
+        self.inodes.get(&cookie).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use agent_common::Process;
+    use serde_json::Value;
+
+    use super::*;
+    use crate::peers::tests::{names, origin};
+
+    fn closed() -> Closed {
+        let mut origin = origin("203.0.113.7:51812");
+        origin.netns = Netns::current().unwrap().cookie();
+        origin.process = Process {
+            pid: 771,
+            uid: 33,
+            cgroup: u64::MAX,
+            comm: *b"nginx\0\0\0\0\0\0\0\0\0\0\0",
+        };
+        Closed {
+            origin,
+            cookie: 4242,
+            closed: origin.since + 1_500_000_000,
+            received: 10,
+            sent: 20,
+        }
+    }
+
+    fn log(path: &Path) -> (AccessLog, Counter) {
+        let failures = Counter::default();
+        let target = AccessLogTarget::File(path.into());
+        let log = AccessLog::open(&target, names(), failures.clone()).unwrap();
+        (log, failures)
+    }
+
+    fn lines(path: &Path) -> Vec<Value> {
+        let text = std::fs::read_to_string(path).unwrap();
+        text.lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+
+    fn wait_for_lines(path: &Path, n: usize) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !path.exists() || lines(path).len() != n {
+            assert!(Instant::now() < deadline, "{:?}", lines(path));
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn a_line_tells_all_of_a_connection() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let (log, _) = log(&path);
+        log.write(&closed());
+        // While the log is open: nothing stays in the buffer when the queue is empty.
+        wait_for_lines(&path, 1);
+        let line = &lines(&path)[0];
+        assert_eq!(line["client"], "203.0.113.7:51812");
+        assert_eq!(line["original_dst"], "10.0.0.3:8080");
+        assert_eq!(line["trusted_by"], "steer inbound");
+        assert_eq!(line["comm"], "nginx");
+        assert_eq!((&line["pid"], &line["uid"]), (&771.into(), &33.into()));
+        assert_eq!(line["netns"], Netns::current().unwrap().inode());
+        assert!(line["cgroup"].is_null());
+        assert_eq!(line["bytes_received"], 10);
+        assert_eq!(line["bytes_sent"], 20);
+        assert_eq!(line["duration_seconds"], 1.5);
+        let time = line["time"].as_str().unwrap();
+        assert_eq!((time.len(), &time[23..]), (24, "Z"), "{time}");
+    }
+
+    #[test]
+    fn a_socket_that_no_process_held_has_nulls() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let (log, _) = log(&path);
+        let mut closed = closed();
+        closed.origin.process = Process::default();
+        log.write(&closed);
+        drop(log);
+        let line = &lines(&path)[0];
+        for key in ["pid", "comm", "uid", "cgroup"] {
+            assert!(line[key].is_null(), "{key}: {line}");
+        }
+    }
+
+    #[test]
+    fn a_renamed_file_is_left_for_a_new_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, old) = (dir.path().join("log"), dir.path().join("log.1"));
+        let (log, failures) = log(&path);
+        log.write(&closed());
+        wait_for_lines(&path, 1);
+        std::fs::rename(&path, &old).unwrap();
+        log.write(&closed());
+        log.reopen();
+        log.write(&closed());
+        drop(log);
+        assert_eq!((lines(&old).len(), lines(&path).len()), (2, 1));
+        assert_eq!(failures.get(), 0);
+    }
+
+    #[test]
+    fn a_full_disk_is_counted() {
+        let (log, failures) = log(Path::new("/dev/full"));
+        for _ in 0..1000 {
+            log.write(&closed());
+        }
+        drop(log);
+        assert!(failures.get() > 0);
+    }
+
+    #[test]
+    fn off_writes_nothing() {
+        let log = AccessLog::open(&AccessLogTarget::Off, names(), Counter::default()).unwrap();
+        log.write(&closed());
+        log.reopen();
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_opened_is_an_error() {
+        let target = AccessLogTarget::File("/nonexistent/log".into());
+        let error = AccessLog::open(&target, names(), Counter::default()).err();
+        let text = format!("{:#}", error.unwrap());
+        assert!(text.contains("correct `access_log`"), "{text}");
+    }
+}

@@ -24,7 +24,9 @@ impl Pod {
         let name = format!("tp-{}-{name}", std::process::id());
         ip(&["netns", "add", &name])?;
         let pod = Self(name);
-        ip(&["-n", &pod.0, "link", "add", "eth0", "type", "veth", "peer", "name", "eth1"])?;
+        ip(&[
+            "-n", &pod.0, "link", "add", "eth0", "type", "veth", "peer", "name", "eth1",
+        ])?;
         Ok(pod)
     }
 
@@ -40,8 +42,15 @@ impl Drop for Pod {
 }
 
 fn ip(arguments: &[&str]) -> Result<()> {
-    let status = Command::new("ip").args(arguments).status().context("cannot run ip")?;
-    ensure!(status.success(), "`ip {}` failed: run as root, with iproute2", arguments.join(" "));
+    let status = Command::new("ip")
+        .args(arguments)
+        .status()
+        .context("cannot run ip")?;
+    ensure!(
+        status.success(),
+        "`ip {}` failed: run as root, with iproute2",
+        arguments.join(" ")
+    );
     Ok(())
 }
 
@@ -51,8 +60,13 @@ fn everything_attaches_is_taken_over_and_goes() -> Result<()> {
     let pod = Pod::new("datapath")?;
     let netns = pod.netns()?;
     let mut settings = Namespace::default();
-    settings.ranges[0] =
-        Range { ifindex: netns.interface_index("eth0")?, first: 80, last: 90, to: 15006, ..Range::default() };
+    settings.ranges[0] = Range {
+        ifindex: netns.interface_index("eth0")?,
+        first: 80,
+        last: 90,
+        to: 15006,
+        ..Range::default()
+    };
 
     for _ in 0..2 {
         let mut datapath = Datapath::load(&root, 1000, &cgroup()?)?;

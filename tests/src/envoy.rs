@@ -37,15 +37,9 @@ pub fn plain(directory: &Path, netns: &Netns, routes: &[Route]) -> Result<Proces
     start(directory, netns, listeners, clusters, listen)
 }
 
-/// A transparent proxy as in Istio's TPROXY mode: it connects to the original destination in the
-/// client's name, with its port too if `bind_port`, and marks its packets.
-pub fn transparent(
-    directory: &Path,
-    netns: &Netns,
-    port: u16,
-    mark: u32,
-    bind_port: bool,
-) -> Result<Process> {
+/// A transparent proxy as in Istio's TPROXY mode: it connects to the original destination with the
+/// client's address, and marks its packets. The port is its own: Envoy takes `bind_port` and ignores it.
+pub fn transparent(directory: &Path, netns: &Netns, port: u16, mark: u32) -> Result<Process> {
     let filter = |name: &str, message: &str, mut config: Value| {
         config["@type"] =
             format!("type.googleapis.com/envoy.extensions.filters.listener.{name}.v3.{message}")
@@ -56,7 +50,7 @@ pub fn transparent(
         "transparent": true,
         "listener_filters": [
             filter("original_dst", "OriginalDst", json!({})),
-            filter("original_src", "OriginalSrc", json!({ "mark": mark, "bind_port": bind_port })),
+            filter("original_src", "OriginalSrc", json!({ "mark": mark })),
         ],
     });
     let listen: Vec<SocketAddr> = vec![

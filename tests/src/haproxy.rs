@@ -63,7 +63,11 @@ defaults
                 Usesrc::ClientIp => "clientip",
                 Usesrc::Client => "client",
             };
-            let any = if listen.is_ipv4() { "0.0.0.0" } else { "::" };
+            let any = if listen.is_ipv4() {
+                "0.0.0.0"
+            } else {
+                "[::]:0"
+            };
             writeln!(config, "  source {any} usesrc {word}")?;
         }
         writeln!(config, "  server application {upstream}")?;

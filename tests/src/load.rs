@@ -207,6 +207,15 @@ impl Outcome {
         }
     }
 
+    /// Adds another outcome to this one.
+    pub fn merge(&mut self, other: Self) {
+        self.exact += other.exact;
+        self.address_only += other.address_only;
+        self.lost += other.lost;
+        self.failed += other.failed;
+        self.examples.extend(other.examples);
+    }
+
     /// Fails unless the application saw every client's address.
     pub fn all_kept(&self) -> Result<()> {
         ensure!(

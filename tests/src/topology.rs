@@ -67,16 +67,28 @@ impl Sidecar {
 
     /// Lays it out.
     pub fn new() -> Result<Self> {
-        let client = client()?;
-        let pod = Netns::new("pod")?;
-        client.connect("eth0", &pod, Self::INTERFACE)?;
-        client.ip("addr add 10.77.0.1/24 dev eth0
+        let sidecar = Self {
+            client: client()?,
+            pod: Netns::new("pod")?,
+        };
+        sidecar.plug_in()?;
+        Ok(sidecar)
+    }
+
+    /// Plugs the pod's cable in, as after [`Self::unplug`].
+    pub fn plug_in(&self) -> Result<()> {
+        self.client.connect("eth0", &self.pod, Self::INTERFACE)?;
+        self.client.ip("addr add 10.77.0.1/24 dev eth0
              addr add fd77::1/64 dev eth0")?;
-        pod.ip("addr add 10.77.0.2/24 dev eth0
+        self.pod.ip("addr add 10.77.0.2/24 dev eth0
              addr add fd77::2/64 dev eth0
              route add default via 10.77.0.1
-             -6 route add default via fd77::1")?;
-        Ok(Self { client, pod })
+             -6 route add default via fd77::1")
+    }
+
+    /// Pulls the pod's cable out: its interface vanishes.
+    pub fn unplug(&self) -> Result<()> {
+        self.pod.ip("link del eth0")
     }
 
     /// The pod's address.

@@ -28,13 +28,13 @@ type Plain = fn(&Path, &Netns, &[Route]) -> Result<Process>;
 fn envoy_original_src() {
     let transparent = |directory: &Path, gateway: &Netns| {
         // A gateway's own connections need no mark.
-        envoy::transparent(directory, gateway, PROXY, 0, true)
+        envoy::transparent(directory, gateway, PROXY, 0)
     };
     gateway(
         envoy::plain,
         transparent,
         Gateway::server,
-        Outcome::all_exact,
+        Outcome::all_kept,
     );
 }
 

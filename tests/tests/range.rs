@@ -109,7 +109,7 @@ fn a_proxys_own_connections_are_left_alone() {
         }
         plain.stop()?;
 
-        let envoy = envoy::transparent(directory, pod, LISTENER, MARK, false)?;
+        let envoy = envoy::transparent(directory, pod, LISTENER, MARK)?;
         check_proxy(directory, &sidecar)?;
         envoy.stop()?;
         let _own = Proxy::sidecar(pod, any(LISTENER), MARK)?;

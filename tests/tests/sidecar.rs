@@ -49,7 +49,7 @@ fn envoy_original_src() {
         proxy.stop()?;
 
         let logged = web.logged()?.len();
-        let proxy = envoy::transparent(directory, pod, PROXY, MARK, false)?;
+        let proxy = envoy::transparent(directory, pod, PROXY, MARK)?;
         with_truepeer(directory, &sidecar)?;
         proxy.stop()?;
         // nginx's own log agrees: it saw clients only.

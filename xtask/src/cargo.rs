@@ -14,10 +14,12 @@ use serde_json::Value;
 pub(crate) struct Executable {
     /// The target's name.
     pub(crate) name: String,
-    /// The target's kind: `bin`, `test`, …
-    pub(crate) kind: String,
+    /// Whether it runs integration tests instead of being a program.
+    pub(crate) is_test: bool,
     /// The file.
     pub(crate) path: PathBuf,
+    /// The directory of its package, where cargo would run a test.
+    pub(crate) package: PathBuf,
 }
 
 /// The workspace's directory.
@@ -52,10 +54,13 @@ pub(crate) fn executables(command: &mut Command) -> Result<Vec<Executable>> {
             continue;
         };
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let mut package = PathBuf::from(text(&message["manifest_path"]));
+        package.pop();
         found.push(Executable {
             name: text(&message["target"]["name"]),
-            kind: text(&message["target"]["kind"][0]),
+            is_test: message["profile"]["test"] == true,
             path: path.into(),
+            package,
         });
     }
     if !child.wait()?.success() {
@@ -68,7 +73,7 @@ pub(crate) fn executables(command: &mut Command) -> Result<Vec<Executable>> {
 pub(crate) fn binary(executables: &[Executable], name: &str) -> Result<PathBuf> {
     executables
         .iter()
-        .find(|executable| executable.kind == "bin" && executable.name == name)
+        .find(|executable| !executable.is_test && executable.name == name)
         .map(|executable| executable.path.clone())
         .with_context(|| format!("cargo built no binary `{name}`"))
 }

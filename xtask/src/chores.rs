@@ -11,11 +11,14 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    cargo::{binary, cargo, executables, root},
+    cargo::{binary, cargo, executables},
     peers,
     process::{as_root, require_root, run},
     setup,
 };
+
+/// The crates that run on the host; the agent's build script compiles the BPF programs.
+const HOST_CRATES: [&str; 3] = ["--workspace", "--exclude", "agent-ebpf"];
 
 /// Builds the agent; prints where it is and how big.
 pub(crate) fn build(release: bool) -> Result<()> {
@@ -60,19 +63,10 @@ pub(crate) fn test(filter: Option<&str>, unit: bool, e2e: bool) -> Result<()> {
     }
     setup::toolchain()?;
     if !e2e {
-        let packages: [&[&str]; 2] = [
-            &[
-                "--workspace",
-                "--exclude",
-                "agent-ebpf",
-                "--exclude",
-                "tests",
-            ],
-            &["--package", "tests", "--lib", "--bins"],
-        ];
-        for packages in packages {
-            run(cargo("test").args(packages).args(filter))?;
-        }
+        run(cargo("test")
+            .args(HOST_CRATES)
+            .args(["--lib", "--bins"])
+            .args(filter))?;
     }
     if !unit {
         scenarios(filter)?;
@@ -80,28 +74,29 @@ pub(crate) fn test(filter: Option<&str>, unit: bool, e2e: bool) -> Result<()> {
     Ok(())
 }
 
-/// Builds the scenarios and runs them as root, one test at a time: each lays out namespaces.
+/// Builds the integration tests and scenarios and runs them as root, one test at a time: they lay out
+/// namespaces and attach programs.
 fn scenarios(filter: Option<&str>) -> Result<()> {
     let envoy = peers::install(false)?;
-    let truepeer = binary(
-        &executables(cargo("build").args(["--package", "agent"]))?,
-        "truepeer",
+    let mut built = executables(
+        cargo("test")
+            .args(HOST_CRATES)
+            .args(["--test", "*", "--no-run"]),
     )?;
-    let built = executables(cargo("test").args(["--package", "tests", "--no-run"]))?;
+    built.sort_by(|a, b| (&a.package, &a.name).cmp(&(&b.package, &b.name)));
+    let truepeer = binary(&built, "truepeer")?;
+    let variables = [("TRUEPEER_BIN", truepeer.as_path()), ("ENVOY_BIN", &envoy)];
     let mut failed = Vec::new();
-    for scenario in built.iter().filter(|executable| executable.kind == "test") {
+    for scenario in built.iter().filter(|executable| executable.is_test) {
         println!(
             "     Running {} ({})",
             scenario.name,
             scenario.path.display()
         );
-        let passed = run(as_root(
-            &scenario.path,
-            &[("TRUEPEER_BIN", &truepeer), ("ENVOY_BIN", &envoy)],
-        )?
-        .arg("--test-threads=1")
-        .args(filter)
-        .current_dir(root().join("tests")));
+        let passed = run(as_root(&scenario.path, &variables)?
+            .arg("--test-threads=1")
+            .args(filter)
+            .current_dir(&scenario.package));
         if passed.is_err() {
             failed.push(scenario.name.as_str());
         }
@@ -145,8 +140,8 @@ pub(crate) fn lint() -> Result<()> {
     setup::toolchain()?;
     run(cargo("fmt").args(["--all", "--check"]))?;
     run(cargo("clippy")
-        .args(["--workspace", "--exclude", "agent-ebpf", "--all-targets"])
-        .args(["--", "--deny", "warnings"]))?;
+        .args(HOST_CRATES)
+        .args(["--all-targets", "--", "--deny", "warnings"]))?;
     // The BPF compiler may come without clippy; the host's checks the same code.
     run(cargo("clippy")
         .args(["--package", "agent-ebpf", "--", "--deny", "warnings"])

@@ -134,7 +134,10 @@ async fn drain(supervisor: &Supervisor, limit: Duration, signals: &mut Signals) 
             return Ok(());
         }
         if Instant::now() >= deadline {
-            warn!("{left} connections were still in progress after {} s", limit.as_secs());
+            warn!(
+                "{left} connections were still in progress after {} s",
+                limit.as_secs()
+            );
             return Ok(());
         }
         if left != told {

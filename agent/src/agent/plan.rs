@@ -1,16 +1,13 @@
 //! From the configuration of one network namespace to what the data path is told.
 
-use agent_common::{Namespace, Range, origin::rule_id};
+use agent_common::{Mark, Namespace, Range, origin::rule_id};
 use anyhow::{Result, bail};
 
 use crate::config::Steer;
 
 /// The settings of a namespace with these steers. `index` gives an interface's index; ranges of an
 /// interface that is missing (`None`) are left out.
-pub(super) fn settings(
-    steers: &[Steer],
-    index: impl Fn(&str) -> Option<u32>,
-) -> Result<Namespace> {
+pub(super) fn settings(steers: &[Steer], index: impl Fn(&str) -> Option<u32>) -> Result<Namespace> {
     let mut settings = Namespace::default();
     let mut ranges = Vec::new();
     let mut answers = Vec::new();
@@ -18,8 +15,9 @@ pub(super) fn settings(
         let is_gateway = steer.answers.is_some();
         if is_gateway {
             settings.gateway = steer.mark;
-        } else {
+        } else if settings.spoofed == Mark::default() {
             settings.spoofed = steer.mark;
+            settings.spoofed_rule = rule_id(&steer.name);
         }
         let ifindex = match &steer.interface {
             Some(name) => index(name),
@@ -35,7 +33,11 @@ pub(super) fn settings(
                 flags: if is_gateway { Range::GATEWAY } else { 0 },
             }));
         }
-        let indices = steer.answers.iter().flatten().filter_map(|name| index(name));
+        let indices = steer
+            .answers
+            .iter()
+            .flatten()
+            .filter_map(|name| index(name));
         answers.extend(indices.map(|ifindex| Range {
             ifindex,
             flags: Range::ANSWERS,
@@ -98,8 +100,12 @@ mod tests {
         assert!(used[0].steers(2, 80) && used[1].steers(2, 9010));
         assert_eq!(used[0].flags, Range::GATEWAY);
         assert!(used[2].steers(0, 7000) && used[2].is_sidecar());
-        assert!(used[3].is_answers(3));
-        assert_eq!((settings.gateway.value, settings.spoofed.value), (0x539, 0x53a));
+        assert!(used[3].concerns(3, 0));
+        assert_eq!(settings.spoofed_rule, rule_id("own"));
+        assert_eq!(
+            (settings.gateway.value, settings.spoofed.value),
+            (0x539, 0x53a)
+        );
         assert_eq!(interfaces(&steers()), ["eth0", "eth1"]);
     }
 

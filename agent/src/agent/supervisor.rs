@@ -146,8 +146,12 @@ impl Supervisor {
         }
         // Routes before packets: an assigned packet that is routed elsewhere would be lost.
         let present: HashSet<_> = served.iter().map(|s| s.path.clone()).collect();
-        let steers: Vec<Steer> =
-            self.steers.iter().filter(|s| present.contains(&s.netns)).cloned().collect();
+        let steers: Vec<Steer> = self
+            .steers
+            .iter()
+            .filter(|s| present.contains(&s.netns))
+            .cloned()
+            .collect();
         self.journal.apply(&route::items(&steers))?;
         for one in &mut served {
             self.attach(one)?;
@@ -161,8 +165,12 @@ impl Supervisor {
 
     /// Tells the data path about the namespace at `path`; all but what is attached.
     fn settle(&mut self, path: Option<&Path>, missing: Missing) -> Result<Served> {
-        let steers: Vec<Steer> =
-            self.steers.iter().filter(|s| s.netns.as_deref() == path).cloned().collect();
+        let steers: Vec<Steer> = self
+            .steers
+            .iter()
+            .filter(|s| s.netns.as_deref() == path)
+            .cloned()
+            .collect();
         let netns = Netns::open_or_current(path)?;
         let here = netns.interfaces()?;
         let index = |name: &str| here.iter().find(|i| i.name == name).map(|i| i.index);
@@ -178,7 +186,10 @@ impl Supervisor {
         self.datapath.configure(&netns, &settings)?;
         self.adopt(&netns, &steers)?;
 
-        let before = self.served.iter().find(|s| s.netns.cookie() == netns.cookie());
+        let before = self
+            .served
+            .iter()
+            .find(|s| s.netns.cookie() == netns.cookie());
         let pins = before.map_or_else(Vec::new, |s| s.pins.clone());
         let was_attached = before.map_or_else(Attached::default, |s| s.attached.clone());
         let wanted = Attached {
@@ -196,7 +207,11 @@ impl Supervisor {
             path: path.map(Path::to_owned),
             netns,
             settings,
-            pins: if was_attached == wanted { pins } else { Vec::new() },
+            pins: if was_attached == wanted {
+                pins
+            } else {
+                Vec::new()
+            },
             attached: wanted,
             watch,
         })
@@ -219,11 +234,16 @@ impl Supervisor {
     }
 
     /// Attaches the packet programs, unless they are.
-    fn attach(&self, served: &mut Served) -> Result<()> {
+    fn attach(&mut self, served: &mut Served) -> Result<()> {
         if !served.pins.is_empty() || served.attached == Attached::default() {
             return Ok(());
         }
-        let names: Vec<_> = served.attached.interfaces.iter().map(|(n, _)| n.as_str()).collect();
+        let names: Vec<_> = served
+            .attached
+            .interfaces
+            .iter()
+            .map(|(n, _)| n.as_str())
+            .collect();
         served.pins = self
             .datapath
             .attach(&served.netns, &names, served.attached.lookup)

@@ -105,7 +105,10 @@ pub(super) fn describe(pin: &str) -> (String, String) {
     let program = parts.next().unwrap_or_default().to_owned();
     let target = match (parts.next(), parts.next()) {
         (Some(netns), Some(interface)) => {
-            format!("{} in network namespace {netns}", interface.replace(':', "."))
+            format!(
+                "{} in network namespace {netns}",
+                interface.replace(':', ".")
+            )
         }
         (Some(netns), None) => format!("network namespace {netns}"),
         _ => "the root cgroup".to_owned(),

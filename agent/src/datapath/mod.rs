@@ -30,7 +30,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("TRUEPEER_OBJECT"));
 /// [`Datapath::remove`] takes it away.
 pub struct Datapath {
     pins: Pins,
-    origins: u32,
+    loader: EbpfLoader<'static>,
     /// Holds the iterator that adopts listeners; its other programs are attached and pinned.
     object: Ebpf,
 }
@@ -46,12 +46,13 @@ impl Datapath {
             pins.remove_maps(false)?;
             pins.create()?;
         }
-        let mut object = load_object(&pins, origins, 0)?;
+        let mut loader = loader(&pins, origins);
+        let mut object = load_object(&mut loader, 0)?;
         attach::cgroup(&mut object, &pins, cgroup)?;
         pins.remove_maps(true)?;
         Ok(Self {
             pins,
-            origins,
+            loader,
             object,
         })
     }
@@ -91,7 +92,9 @@ impl Datapath {
             adopt.insert(cookie, pins::Plain(*key), 0)?;
         }
         let program = self.object.program_mut(program::ADOPT);
-        let iterator: &mut Iter = program.context("the BPF object has no iterator")?.try_into()?;
+        let iterator: &mut Iter = program
+            .context("the BPF object has no iterator")?
+            .try_into()?;
         if iterator.fd().is_err() {
             iterator.load("tcp", &Btf::from_sys_fs()?)?;
         }
@@ -110,17 +113,23 @@ impl Datapath {
 
     /// Attaches the packet programs to `interfaces` of `netns` and, if `lookup`, `sk_lookup` to the
     /// namespace; what was attached there is replaced. Returns the names of the pins.
-    pub fn attach(&self, netns: &Netns, interfaces: &[&str], lookup: bool) -> Result<Vec<String>> {
-        let mut object = load_object(&self.pins, self.origins, netns.cookie())?;
+    pub fn attach(
+        &mut self,
+        netns: &Netns,
+        interfaces: &[&str],
+        lookup: bool,
+    ) -> Result<Vec<String>> {
+        let mut object = load_object(&mut self.loader, netns.cookie())?;
+        let pins = &self.pins;
         netns.run(move || {
             let mut names = Vec::new();
             for interface in interfaces {
-                attach::steer(&mut object, &self.pins, netns.inode(), interface)
+                attach::steer(&mut object, pins, netns.inode(), interface)
                     .with_context(|| format!("cannot attach to {interface}"))?;
                 names.push(attach::steer_name(netns.inode(), interface));
             }
             if lookup {
-                attach::lookup(&mut object, &self.pins, netns.inode())
+                attach::lookup(&mut object, pins, netns.inode())
                     .context("cannot attach sk_lookup")?;
                 names.push(attach::lookup_name(netns.inode()));
             }
@@ -141,7 +150,6 @@ impl Datapath {
         }
         Ok(())
     }
-
 }
 
 /// Makes the directory of the pins, and mounts bpffs where there is none.
@@ -181,17 +189,24 @@ fn can_take_over(pins: &Pins, origins: u32) -> bool {
     was_learning && fits && same_size
 }
 
-/// Loads the object for the namespace with this cookie. Maps that are pinned are used again.
-fn load_object(pins: &Pins, origins: u32, netns: u64) -> Result<Ebpf> {
-    let level = log_level();
+/// What is the same for each load of the object. Making it takes longer than all loads: it reads the
+/// kernel's BTF.
+fn loader(pins: &Pins, origins: u32) -> EbpfLoader<'static> {
     let mut loader = EbpfLoader::new();
-    loader
-        .override_global(names::NETNS, &netns, true)
-        .override_global(aya_log::LEVEL, &level, true)
-        .map_max_entries(map::ORIGINS, origins);
+    loader.map_max_entries(map::ORIGINS, origins);
     for name in map::ALL {
         loader.map_pin_path(name, pins.map_path(name));
     }
+    loader
+}
+
+/// Loads the object for the namespace with this cookie. Maps that are pinned are used again.
+fn load_object(loader: &mut EbpfLoader<'static>, netns: u64) -> Result<Ebpf> {
+    // The loader borrows globals for as long as it lives, which is as long as the agent: nine bytes
+    // a namespace.
+    loader
+        .override_global(names::NETNS, &*Box::leak(Box::new(netns)), true)
+        .override_global(aya_log::LEVEL, &*Box::leak(Box::new(log_level())), true);
     loader.load(OBJECT).context("cannot load the BPF object")
 }
 

@@ -209,19 +209,27 @@ impl Pins {
     }
 
     pub(super) fn origins(&self) -> Result<HashMap<MapData, u64, Plain<Origin>>> {
-        Ok(HashMap::try_from(Map::from_map_data(self.map(map::ORIGINS)?)?)?)
+        Ok(HashMap::try_from(Map::from_map_data(
+            self.map(map::ORIGINS)?,
+        )?)?)
     }
 
     pub(super) fn namespaces(&self) -> Result<HashMap<MapData, u64, Plain<Namespace>>> {
-        Ok(HashMap::try_from(Map::from_map_data(self.map(map::NAMESPACES)?)?)?)
+        Ok(HashMap::try_from(Map::from_map_data(
+            self.map(map::NAMESPACES)?,
+        )?)?)
     }
 
     pub(super) fn adopt(&self) -> Result<HashMap<MapData, u64, Plain<ListenerKey>>> {
-        Ok(HashMap::try_from(Map::from_map_data(self.map(map::ADOPT)?)?)?)
+        Ok(HashMap::try_from(Map::from_map_data(
+            self.map(map::ADOPT)?,
+        )?)?)
     }
 
     pub(super) fn events(&self) -> Result<RingBuf<MapData>> {
-        Ok(RingBuf::try_from(Map::from_map_data(self.map(map::EVENTS)?)?)?)
+        Ok(RingBuf::try_from(Map::from_map_data(
+            self.map(map::EVENTS)?,
+        )?)?)
     }
 
     fn counters(&self) -> Result<Vec<(Counter, u64)>> {
@@ -258,7 +266,12 @@ impl Origins for Pins {
 
     fn status(&self) -> Result<Status> {
         let counters = self.counters()?;
-        let of = |wanted| counters.iter().find(|(c, _)| *c == wanted).map_or(0, |(_, n)| *n);
+        let of = |wanted| {
+            counters
+                .iter()
+                .find(|(c, _)| *c == wanted)
+                .map_or(0, |(_, n)| *n)
+        };
         let origins = MapFill {
             name: map::ORIGINS.into(),
             // A hash does not tell how full it is, and counting a million entries takes a second.

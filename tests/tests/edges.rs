@@ -1,0 +1,277 @@
+//! What could go wrong: a clear error or correct behaviour.
+
+use std::path::Path;
+use std::time::Duration;
+
+use agent_common::Counter;
+use anyhow::{Result, ensure};
+use tests::agent::{Agent, Config, Steer, truepeer};
+use tests::check::{known, no_origins, observed};
+use tests::eventually;
+use tests::host::{Traces, scenario};
+use tests::load::{Application, Connection, Load};
+use tests::proxy::{Proxy, any, any_v4};
+use tests::report::Report;
+use tests::topology::{Family, Sidecar};
+
+const APPLICATION: u16 = 8080;
+const PROXY: u16 = 15006;
+const MARK: u32 = 1337;
+const SOON: Duration = Duration::from_secs(5);
+
+fn inbound(sidecar: &Sidecar) -> Steer {
+    Steer::new("inbound", &sidecar.pod, &["8080"], PROXY).on(Sidecar::INTERFACE)
+}
+
+/// Runs an agent that is expected to refuse; what it said.
+fn refused(config: &Path, status: i32) -> Result<String> {
+    let output = truepeer(&["run", "--config", &config.display().to_string()])?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(
+        output.status.code() == Some(status),
+        "expected exit status {status}, got {} and {said}",
+        output.status
+    );
+    Ok(said)
+}
+
+fn ensure_says(said: &str, words: &[&str]) -> Result<()> {
+    for word in words {
+        ensure!(said.contains(word), "expected {word:?} in:\n{said}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_range_with_the_proxys_own_port() {
+    scenario(|directory| {
+        let sidecar = Sidecar::new()?;
+        let pod = &sidecar.pod;
+        let _application = Report::start(pod, any(15000))?;
+        let _proxy = Proxy::sidecar(pod, any(PROXY), MARK)?;
+        let steer = Steer::new("inbound", pod, &["15000-15010"], PROXY);
+        for steer in [steer.clone(), steer.on(Sidecar::INTERFACE)] {
+            let agent = Agent::start(directory, Config::new(directory, [steer])?)?;
+            for family in Family::ALL {
+                let address = Sidecar::address(family);
+                Load::new([(address, 15000).into()])
+                    .run(&sidecar.client)
+                    .all_kept()?;
+                let own = sidecar
+                    .client
+                    .enter(|| Connection::open(0, (address, PROXY).into(), Application::Report));
+                ensure!(own.is_err(), "the proxy refuses connections to itself");
+            }
+            // Neither the connections to the proxy nor those of the proxy were steered.
+            let steered = agent.counter(Counter::Steered)?;
+            ensure!(steered == 2000, "{steered} connections were steered");
+            no_origins(&agent)?;
+            ensure!(agent.stop()?.success(), "the agent's exit status");
+        }
+        Ok(())
+    });
+}
+
+/// Each: the section, the line that is wrong, and words of the error.
+const BAD: [(&str, u32, &[&str]); 8] = [
+    ("port = [\"8080\"]\nto = 15006", 2, &["port", "`ports`"]),
+    ("ports = [\"9010-9000\"]\nto = 15006", 2, &["9000-9010"]),
+    ("ports = [\"8080\"]", 0, &["to"]),
+    (
+        "ports = [\"8080\"]\nto = 15006\nmark = \"0x539/0x0ff\"",
+        4,
+        &["0x539", "0xff"],
+    ),
+    ("ports = [\"8080\"]\nto = 70000", 3, &["70000", "65535"]),
+    ("ports = [8080]\nto = 15006", 2, &["8080"]),
+    (
+        "ports = [\"8080\"]\nto = 15006\ninterface = \"lo\"",
+        4,
+        &["lo"],
+    ),
+    ("ports = [\"8080\"\nto = 15006", 3, &[]),
+];
+
+#[test]
+fn a_bad_configuration() {
+    scenario(|directory| {
+        let config = Config::new(directory, [])?;
+        let file = config.write()?;
+        let head = std::fs::read_to_string(&file)?.replace("steer = []\n", "") + "[[steer]]\n";
+        let first = head.lines().count() as u32;
+        for (section, line, words) in BAD {
+            std::fs::write(&file, format!("{head}name = \"bad\"\n{section}\n"))?;
+            let said = refused(&file, 2)?;
+            ensure_says(&said, words)?;
+            let line = format!("{}:{}:", file.display(), first + line);
+            ensure_says(&said, &[&line])?;
+            ensure!(!config.agent.bpffs.exists(), "something was attached");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn steers_that_overlap() {
+    scenario(|directory| {
+        let sidecar = Sidecar::new()?;
+        let before = sidecar.pod.enter(Traces::here)?;
+        let first = Steer::new("first", &sidecar.pod, &["8080", "9000-9010"], PROXY);
+        let second = Steer::new("second", &sidecar.pod, &["9010-9020"], 15007);
+        for first in [first.clone(), first.on(Sidecar::INTERFACE)] {
+            let config = Config::new(directory, [first, second.clone()])?.write()?;
+            ensure_says(&refused(&config, 2)?, &["first", "second", "9010"])?;
+        }
+        before.assert_unchanged(&sidecar.pod.enter(Traces::here)?)
+    });
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    scenario(|directory| {
+        let sidecar = Sidecar::new()?;
+        let before = sidecar.pod.enter(Traces::here)?;
+        let interface = inbound(&sidecar).on("eth9");
+        let config = Config::new(directory, [interface])?.write()?;
+        ensure_says(&refused(&config, 1)?, &["eth9", sidecar.pod.name()])?;
+        let mut namespace = inbound(&sidecar);
+        namespace.netns = Some("/run/netns/tp-none".into());
+        let config = Config::new(directory, [namespace])?.write()?;
+        ensure_says(&refused(&config, 1)?, &["/run/netns/tp-none"])?;
+        before.assert_unchanged(&sidecar.pod.enter(Traces::here)?)
+    });
+}
+
+#[test]
+fn an_interface_that_vanishes_and_comes_back() {
+    scenario(|directory| {
+        let sidecar = Sidecar::new()?;
+        let pod = &sidecar.pod;
+        let _application = Report::start(pod, any(APPLICATION))?;
+        let _proxy = Proxy::sidecar(pod, any(PROXY), MARK)?;
+        let agent = Agent::start(directory, Config::new(directory, [inbound(&sidecar)])?)?;
+        let targets = Family::ALL.map(|family| (Sidecar::address(family), APPLICATION).into());
+        let load = Load::new(targets);
+        for _ in 0..3 {
+            load.run(&sidecar.client).all_kept()?;
+            observed(&agent, &sidecar.client, &targets)?;
+            sidecar.unplug()?;
+            sidecar.plug_in()?;
+            // Direct connections have no origin.
+            eventually("the interface is steered again", SOON, || {
+                let connections = Load {
+                    concurrent: 1,
+                    ..load.clone()
+                }
+                .hold(&sidecar.client)?;
+                let Connection { target, client, .. } = connections[0];
+                agent.peer(target, client)
+            })?;
+        }
+        no_origins(&agent)?;
+        ensure!(agent.stop()?.success(), "the agent's exit status");
+        Ok(())
+    });
+}
+
+#[test]
+fn ipv6_disabled() {
+    scenario(|directory| {
+        let sidecar = Sidecar::new()?;
+        let pod = &sidecar.pod;
+        pod.set_sysctl("net/ipv6/conf/all/disable_ipv6", "1")?;
+        pod.set_sysctl("net/ipv6/conf/default/disable_ipv6", "1")?;
+        let before = pod.enter(Traces::here)?;
+        let _application = Report::start(pod, any_v4(APPLICATION))?;
+        let _proxy = Proxy::sidecar(pod, any_v4(PROXY), MARK)?;
+        let agent = Agent::start(directory, Config::new(directory, [inbound(&sidecar)])?)?;
+        let target = (Sidecar::address(Family::V4), APPLICATION).into();
+        Load::new([target]).run(&sidecar.client).all_kept()?;
+        observed(&agent, &sidecar.client, &[target])?;
+        ensure!(agent.stop()?.success(), "the agent's exit status");
+        before.assert_unchanged(&pod.enter(Traces::here)?)
+    });
+}
+
+#[test]
+fn a_second_agent() {
+    scenario(|directory| {
+        let sidecar = Sidecar::new()?;
+        let config = Config::new(directory, [inbound(&sidecar)])?;
+        let file = config.write()?;
+        let first = Agent::start(directory, config)?;
+        ensure_says(&refused(&file, 1)?, &[&first.id().to_string()])?;
+        ensure!(first.status().is_ok(), "the first goes on");
+        ensure!(first.stop()?.success(), "the first agent's exit status");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_full_map() {
+    scenario(|directory| {
+        let sidecar = Sidecar::new()?;
+        // A steered application: one origin for each connection.
+        let _application = Report::start(&sidecar.pod, any(PROXY))?;
+        let steer = Steer::new("range", &sidecar.pod, &["9000-9099"], PROXY);
+        let mut config = Config::new(directory, [steer])?;
+        config.agent.origins = Some(100);
+        let agent = Agent::start(directory, config)?;
+        let load = Load {
+            concurrent: 150,
+            ..Load::new(Family::ALL.map(|family| (Sidecar::address(family), 9042).into()))
+        };
+        for round in 1..=2 {
+            let held = load.hold(&sidecar.client)?;
+            let mut unknown = 0;
+            for connection in &held {
+                ensure!(
+                    connection.seen.accepted == connection.client,
+                    "as without truepeer"
+                );
+                match agent.peer(connection.target, connection.client)? {
+                    None => unknown += 1,
+                    Some(_) => drop(known(&agent, connection)?),
+                }
+            }
+            ensure!(unknown == 50, "{unknown} of 150 connections are unknown");
+            ensure!(
+                agent.counter(Counter::OriginsFull)? == 50 * round,
+                "origins_full"
+            );
+            drop(held);
+            no_origins(&agent)?;
+        }
+        ensure!(agent.stop()?.success(), "the agent's exit status");
+        Ok(())
+    });
+}
+
+#[test]
+fn no_origin_leaks() {
+    scenario(|directory| {
+        let sidecar = Sidecar::new()?;
+        let _application = Report::start(&sidecar.pod, any(APPLICATION))?;
+        let _proxy = Proxy::sidecar(&sidecar.pod, any(PROXY), MARK)?;
+        let agent = Agent::start(directory, Config::new(directory, [inbound(&sidecar)])?)?;
+        let load = Load {
+            connections: 20_000,
+            ..Load::new(Family::ALL.map(|family| (Sidecar::address(family), APPLICATION).into()))
+        };
+        load.run(&sidecar.client).all_kept()?;
+        no_origins(&agent)?;
+        // Each connection has two sockets with an origin: the proxy's and the application's.
+        let learnt = agent.counter(Counter::LearntWire)?;
+        ensure!(learnt == 40_000, "{learnt} origins were learnt");
+        ensure!(
+            agent.counter(Counter::Closed)? == learnt,
+            "all of them closed"
+        );
+        ensure!(
+            agent.counter(Counter::OriginsFull)? == 0,
+            "none was left out"
+        );
+        ensure!(agent.stop()?.success(), "the agent's exit status");
+        Ok(())
+    });
+}
