@@ -15,8 +15,10 @@ use anyhow::{Context, Result, anyhow, bail};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::{
     errno::Errno,
-    getsockopt_impl, libc,
-    net::if_::if_nameindex,
+    getsockopt_impl,
+    ifaddrs::getifaddrs,
+    libc,
+    net::if_::{InterfaceFlags, if_nameindex},
     sched::{CloneFlags, setns, unshare},
     sockopt_impl,
     sys::{
@@ -252,6 +254,17 @@ impl Netns {
             "no interface \"{name}\" in {self}, which has: {}",
             names.join(", ")
         )
+    }
+
+    /// Whether the interface with this name is up.
+    pub fn is_up(&self, name: &str) -> Result<bool> {
+        self.run(|| {
+            let addresses = getifaddrs().context("cannot list interfaces")?;
+            let up = InterfaceFlags::IFF_UP;
+            Ok(addresses
+                .into_iter()
+                .any(|a| a.interface_name == name && a.flags.contains(up)))
+        })
     }
 
     /// A channel that gets a message whenever an interface of the namespace appears, vanishes or

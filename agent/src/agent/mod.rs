@@ -1,7 +1,7 @@
 //! The agent: puts the configuration in place, keeps it in place, and takes it away again.
 
 mod lock;
-mod plan;
+pub(crate) mod plan;
 mod supervisor;
 
 use std::{

@@ -57,7 +57,7 @@ pub(super) fn settings(steers: &[Steer], index: impl Fn(&str) -> Option<u32>) ->
 }
 
 /// The interfaces that these steers attach to, each once.
-pub(super) fn interfaces(steers: &[Steer]) -> Vec<&str> {
+pub(crate) fn interfaces(steers: &[Steer]) -> Vec<&str> {
     let mut names: Vec<&str> = steers
         .iter()
         .flat_map(|s| s.interface.iter().chain(s.answers.iter().flatten()))

@@ -56,6 +56,11 @@ impl Pins {
         }
     }
 
+    /// The directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// The pins of a data path that is in place, with or without an agent.
     ///
     /// # Errors
@@ -129,7 +134,7 @@ impl Pins {
     }
 
     /// Removes every pin. What was attached is thereby detached, unless somebody else holds it.
-    pub(super) fn remove(&self) -> Result<()> {
+    pub fn remove(&self) -> Result<()> {
         ignore_missing(fs::remove_dir_all(&self.root))
             .with_context(|| format!("cannot remove {}", self.root.display()))?;
         let Some(mount) = mounts()?

@@ -1,0 +1,56 @@
+//! A namespace that the configuration names, and its interfaces.
+
+use std::path::Path;
+
+use anyhow::{Error, Result};
+
+use super::{Check, Outcome, or_failed};
+use crate::{agent::plan::interfaces, config::Steer, netns::Netns, route::sysctl};
+
+const AT_START: &str = "the agent does not start";
+
+/// The finding that there is no such namespace.
+pub(super) fn missing(path: Option<&Path>, error: &Error) -> Check {
+    let name = path.map_or("network namespace".into(), |p| {
+        format!("network namespace {}", p.display())
+    });
+    let remedy = "create it, correct `netns` in the configuration, or run as root";
+    Check::wrong(Outcome::Fail, name, format!("{error:#}"), AT_START, remedy)
+}
+
+pub(super) fn check(netns: &Netns, steers: &[Steer]) -> Vec<Check> {
+    or_failed("interfaces", look(netns, steers))
+}
+
+fn look(netns: &Netns, steers: &[Steer]) -> Result<Vec<Check>> {
+    let mut checks = Vec::new();
+    for name in interfaces(steers) {
+        let title = format!("interface {name}");
+        checks.push(match netns.interface_index(name) {
+            Ok(index) => Check::ok(title, format!("is number {index} in {netns}")),
+            Err(error) => Check::wrong(
+                Outcome::Fail,
+                title,
+                format!("{error:#}"),
+                AT_START,
+                "correct `interface` or `answers` in the configuration, or create the interface",
+            ),
+        });
+    }
+    if !netns.is_up("lo")? {
+        checks.push(Check::wrong(
+            Outcome::Fail,
+            "interface lo",
+            format!("is down in {netns}"),
+            AT_START,
+            "`ip link set lo up` in that namespace",
+        ));
+    }
+    let ipv6 = if sysctl::ipv6_enabled(netns)? {
+        "on"
+    } else {
+        "off: IPv4 only"
+    };
+    checks.push(Check::ok("IPv6", format!("{ipv6} in {netns}")));
+    Ok(checks)
+}

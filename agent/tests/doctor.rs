@@ -1,0 +1,152 @@
+//! The doctor on this host, and in a throwaway network namespace. Needs root.
+
+use std::{net::TcpListener, os::fd::AsRawFd, path::Path, process::Command};
+
+use truepeer::{
+    config::Config,
+    doctor::{self, Check, Outcome},
+    netns::Netns,
+};
+
+/// Every check as a line.
+fn lines(checks: &[Check]) -> Vec<String> {
+    let line = |c: &Check| format!("{:?} {}: {}", c.outcome, c.name, c.reason);
+    checks.iter().map(line).collect()
+}
+
+#[track_caller]
+fn assert_has(lines: &[String], start: &str, part: &str) {
+    let found = lines
+        .iter()
+        .any(|line| line.starts_with(start) && line.contains(part));
+    assert!(found, "no \"{start}\" with \"{part}\" in {lines:#?}");
+}
+
+/// Checks a configuration with these steers, but for the probe.
+fn examine(steers: &str) -> Vec<String> {
+    let config = Config::parse(steers, "test").unwrap();
+    let checks = doctor::run(false, &config);
+    lines(&checks)
+        .into_iter()
+        .filter(|line| !line.contains(" probe: "))
+        .collect()
+}
+
+fn sh(netns: &Netns, script: &str) {
+    let status = netns.run(|| Ok(Command::new("sh").args(["-ec", script]).status()?));
+    assert!(status.unwrap().success(), "{script}");
+}
+
+#[test]
+fn before_anything_is_installed_only_the_host_is_looked_at() {
+    let config = Config::parse(
+        "[[steer]]\nname = \"a\"\nnetns = \"/run/netns/no\"\nports = [\"80\"]\nto = 1\n",
+        "test",
+    );
+    let checks = doctor::run(true, &config.unwrap());
+    assert!(
+        checks.iter().all(|c| c.outcome != Outcome::Fail),
+        "{:#?}",
+        lines(&checks)
+    );
+    assert!(
+        !lines(&checks)
+            .iter()
+            .any(|line| line.contains("no") && line.contains("netns"))
+    );
+}
+
+#[test]
+fn what_is_wrong_is_told_with_consequence_and_remedy() {
+    let config = Config::parse(
+        "[[steer]]\nname = \"a\"\nnetns = \"/run/netns/no\"\nports = [\"80\"]\nto = 1\n",
+        "test",
+    );
+    let checks = doctor::run(false, &config.unwrap());
+    let wrong: Vec<_> = checks.iter().filter(|c| c.outcome != Outcome::Ok).collect();
+    assert!(!wrong.is_empty());
+    for check in wrong {
+        assert!(
+            !check.consequence.is_empty() && !check.remedy.is_empty(),
+            "{check:?}"
+        );
+    }
+    assert_has(
+        &lines(&checks),
+        "Fail network namespace /run/netns/no",
+        "ip netns add no",
+    );
+}
+
+#[test]
+fn the_probe_steers_a_connection_and_leaves_nothing() {
+    let config = Config::default();
+    let checks = doctor::run(false, &config);
+    assert_has(&lines(&checks), "Ok probe", "IPv4 and IPv6");
+    assert!(!doctor::probe_pins(&config.agent.bpffs).root().exists());
+}
+
+#[test]
+fn a_sidecar_in_trouble() {
+    let netns = Netns::create().unwrap();
+    let path = format!("/proc/self/fd/{}", netns.as_raw_fd());
+    sh(
+        &netns,
+        "ip link add eth0 type veth peer name eth1
+         sysctl -qw net.ipv4.conf.all.src_valid_mark=1
+         ip rule add pref 9 fwmark 0x200/0xf00 lookup 2004
+         ip rule add pref 133 from 192.0.2.1 lookup 7
+         ip route add 192.0.2.0/24 dev lo table 133",
+    );
+    let steers = |interface: &str| {
+        format!(
+            "[[steer]]\nname = \"in\"\nnetns = \"{path}\"\ninterface = \"{interface}\"\n\
+             ports = [\"80\"]\nto = 15006\n"
+        )
+    };
+    let found = examine(&steers("ethO"));
+    assert_has(&found, "Fail interface ethO", "eth0");
+    let found = examine(&steers("eth0"));
+    assert_has(&found, "Ok interface eth0", "");
+    assert_has(&found, "Warn net.ipv4.conf.eth0.src_valid_mark", "is 1");
+    assert_has(&found, "Warn marks", "Cilium");
+    assert_has(&found, "Warn rules", "pref 133");
+    assert_has(&found, "Fail table 133", "unicast");
+    assert_has(&found, "Warn proxy of steer in", "nobody listens");
+    assert_has(
+        &found,
+        "Ok net.ipv4.tcp_fwmark_accept",
+        "the agent will set it",
+    );
+
+    let _proxy = netns
+        .run(|| Ok(TcpListener::bind("0.0.0.0:15006")?))
+        .unwrap();
+    let found = examine(&steers("eth0"));
+    assert_has(&found, "Warn proxy of steer in", "takes no IPv6");
+    sh(&netns, "ip link set lo down");
+    assert_has(&examine(&steers("eth0")), "Fail interface lo", "down");
+}
+
+#[test]
+fn a_gateway_in_trouble() {
+    let netns = Netns::create().unwrap();
+    let path = format!("/proc/self/fd/{}", netns.as_raw_fd());
+    sh(
+        &netns,
+        "ip link add eth0 type veth peer name eth1
+         sysctl -qw net.ipv4.conf.eth1.rp_filter=1 net.ipv4.conf.eth0.forwarding=1
+         sysctl -qw net.ipv6.conf.eth0.disable_ipv6=0",
+    );
+    let steers = format!(
+        "[[steer]]\nname = \"gw\"\nnetns = \"{path}\"\ninterface = \"eth0\"\nports = [\"80\"]\n\
+         to = 15006\nanswers = [\"eth1\"]\n"
+    );
+    let _proxy = netns.run(|| Ok(TcpListener::bind("[::]:15006")?)).unwrap();
+    let found = examine(&steers);
+    assert_has(&found, "Ok net.ipv4.conf.eth0.forwarding", "");
+    assert_has(&found, "Warn net.ipv4.conf.eth1.forwarding", "is off");
+    assert_has(&found, "Warn net.ipv4.conf.eth1.rp_filter", "strict");
+    assert_has(&found, "Fail proxy of steer gw", "not transparent");
+    assert!(Path::new(&path).exists());
+}
