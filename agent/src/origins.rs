@@ -2,7 +2,7 @@
 
 use agent_common::{Counter, Origin};
 use anyhow::Result;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Read access to the data path's records.
 pub trait Origins: Send + Sync + 'static {
@@ -30,7 +30,7 @@ pub struct Status {
 }
 
 /// A program and what it is attached to.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Link {
     /// Name of the program in the BPF object.
     pub program: String,
@@ -43,7 +43,7 @@ pub struct Link {
 }
 
 /// How full a map is.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct MapFill {
     /// Name of the map.
     pub name: String,

@@ -5,7 +5,7 @@ pub(crate) mod plan;
 mod supervisor;
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -14,16 +14,19 @@ use anyhow::{Context as _, Result};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::Notify,
-    task::block_in_place,
+    task::{JoinSet, block_in_place},
     time::{self, MissedTickBehavior},
 };
 use tracing::{error, info, warn};
 
 use self::{lock::Lock, supervisor::Supervisor};
 use crate::{
+    access_log::AccessLog,
+    api::{Server, State},
     config::{AgentSettings, Config},
-    datapath::{self, Pins},
-    origins::Origins,
+    datapath::{self, Events, Pins},
+    origins::Origins as _,
+    peers::Names,
     route::Journal,
 };
 
@@ -38,22 +41,20 @@ const LOOK: Duration = Duration::from_secs(1);
 /// again.
 pub async fn run(config: Config, path: Option<PathBuf>) -> Result<()> {
     let started = Instant::now();
-    let mut signals = Signals::new()?;
+    let signals = Signals::new()?;
     let is_first = Pins::open(&config.agent.bpffs).is_err();
     datapath::prepare(&config.agent.bpffs)?;
     let lock = Lock::take(&config.agent.bpffs)?;
-    let changed = Arc::new(Notify::new());
-    let journal = Journal::open(&journal_path(&config.agent))?;
-    let mut supervisor = block_in_place(|| Supervisor::new(&config, journal, changed.clone()))?;
-    if let Err(error) = block_in_place(|| supervisor.apply(&config.steer)) {
-        if is_first {
-            block_in_place(|| supervisor.remove()).unwrap_or_else(|e| warn!("{e:#}"));
+    let outcome = match Agent::start(config.clone(), path).await {
+        Ok(agent) => {
+            info!("attached after {} ms", started.elapsed().as_millis());
+            agent.serve(signals).await
         }
-        return Err(error);
+        Err(error) => Err(error),
+    };
+    if outcome.is_ok() || is_first {
+        block_in_place(|| remove(&config))?;
     }
-    info!("attached after {} ms", started.elapsed().as_millis());
-    let outcome = serve(&mut supervisor, config, path, &mut signals, &changed).await;
-    block_in_place(|| supervisor.remove())?;
     drop(lock);
     outcome
 }
@@ -70,91 +71,146 @@ pub fn detach(config: &Config) -> Result<()> {
         .exists()
         .then(|| Lock::take(&config.agent.bpffs))
         .transpose()?;
+    let removed = remove(config);
+    removed.and(crate::route::sweep_all().map(drop))
+}
+
+/// Removes what the journal and the pins know.
+fn remove(config: &Config) -> Result<()> {
     let undone = Journal::open(&journal_path(&config.agent)).and_then(|mut j| j.undo_all());
-    let swept = crate::route::sweep_all();
-    let removed = datapath::remove(&Pins::new(&config.agent.bpffs));
-    undone.and(swept.map(drop)).and(removed)
+    undone.and(datapath::remove(&Pins::new(&config.agent.bpffs)))
 }
 
-/// Serves until a signal says to stop, then until the connections in progress have ended.
-async fn serve(
-    supervisor: &mut Supervisor,
-    mut config: Config,
+/// A running agent.
+struct Agent {
+    config: Config,
     path: Option<PathBuf>,
-    signals: &mut Signals,
-    changed: &Notify,
-) -> Result<()> {
-    let mut look = time::interval(LOOK);
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            request = signals.next() => match request {
-                Request::Stop => break,
-                Request::Reload => reload(supervisor, &mut config, path.as_deref()),
-            },
-            () = changed.notified() => follow(supervisor),
-            _ = look.tick() => if supervisor.is_outdated() { follow(supervisor) },
-        }
-    }
-    block_in_place(|| supervisor.drain())?;
-    drain(supervisor, config.agent.drain, signals).await
+    supervisor: Supervisor,
+    /// Told when an interface of a served namespace changes.
+    changed: Arc<Notify>,
+    state: Arc<State>,
+    events: Events,
+    log: AccessLog,
+    /// The API and the data path's messages, for as long as the agent runs.
+    tasks: JoinSet<Result<()>>,
 }
 
-fn follow(supervisor: &mut Supervisor) {
-    if let Err(error) = block_in_place(|| supervisor.follow()) {
-        error!("{error:#}");
-    }
-}
+impl Agent {
+    async fn start(config: Config, path: Option<PathBuf>) -> Result<Self> {
+        let server = Server::bind(&config.agent.socket, config.agent.metrics).await?;
+        let names = Names::new(&config.steer);
+        let pins = Pins::new(&config.agent.bpffs);
+        let state = State::new(Arc::new(pins), names.clone());
+        let failures = state.metrics.access_log_failures.clone();
+        let log = AccessLog::open(&config.agent.access_log, names, failures)?;
+        let changed = Arc::new(Notify::new());
+        let journal = Journal::open(&journal_path(&config.agent))?;
+        let mut supervisor = block_in_place(|| Supervisor::new(&config, journal, changed.clone()))?;
+        block_in_place(|| supervisor.apply(&config.steer))?;
 
-/// Takes up the steers of the file. All else needs a new start; a bad file changes nothing.
-fn reload(supervisor: &mut Supervisor, config: &mut Config, path: Option<&Path>) {
-    let new = match Config::load(path) {
-        Ok(new) => new,
-        Err(error) => return error!("the configuration is not read again: {error}"),
-    };
-    if new.agent != config.agent {
-        warn!("changes below [agent] take effect at the next start");
+        let events = supervisor.datapath.events()?;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(server.serve(state.clone()));
+        tasks.spawn(supervisor.datapath.diagnostics()?.forward());
+        state.set_ready(true);
+        Ok(Self {
+            config,
+            path,
+            supervisor,
+            changed,
+            state,
+            events,
+            log,
+            tasks,
+        })
     }
-    match block_in_place(|| supervisor.apply(&new.steer)) {
-        Ok(()) => {
-            config.steer = new.steer;
-            info!("configuration read again");
-        }
-        Err(error) => error!("the new configuration is not taken up: {error:#}"),
-    }
-}
 
-/// Waits for the connections in progress, at most `limit` or until another signal.
-async fn drain(supervisor: &Supervisor, limit: Duration, signals: &mut Signals) -> Result<()> {
-    let deadline = Instant::now() + limit;
-    let mut told = 0;
-    loop {
-        let left = in_progress(supervisor)?;
-        if left == 0 {
-            return Ok(());
+    /// Serves until a signal says to stop, then until the connections in progress have ended.
+    async fn serve(mut self, mut signals: Signals) -> Result<()> {
+        let mut look = time::interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                request = signals.next() => match request {
+                    Request::Stop => break,
+                    Request::Reload => self.reload(),
+                },
+                () = self.changed.notified() => self.follow(),
+                _ = look.tick() => if self.supervisor.is_outdated() { self.follow() },
+                ready = self.events.ready() => {
+                    ready?;
+                    self.log_closed();
+                }
+                Some(ended) = self.tasks.join_next() => ended??,
+            }
         }
-        if Instant::now() >= deadline {
-            warn!(
-                "{left} connections were still in progress after {} s",
-                limit.as_secs()
-            );
-            return Ok(());
-        }
-        if left != told {
-            info!("waiting for {left} connections; another signal stops at once");
-            told = left;
-        }
-        tokio::select! {
-            () = time::sleep(Duration::from_millis(100)) => {}
-            Request::Stop = signals.next() => return Ok(()),
+        self.state.set_ready(false);
+        block_in_place(|| self.supervisor.drain())?;
+        self.drain(&mut signals).await
+    }
+
+    fn log_closed(&mut self) {
+        self.events.read(|closed| self.log.write(closed));
+    }
+
+    fn follow(&mut self) {
+        if let Err(error) = block_in_place(|| self.supervisor.follow()) {
+            error!("{error:#}");
         }
     }
-}
 
-/// How many connections with an origin are open.
-fn in_progress(supervisor: &Supervisor) -> Result<u64> {
-    let maps = supervisor.datapath.pins().status()?.maps;
-    Ok(maps.first().map_or(0, |origins| origins.entries))
+    /// Takes up the steers of the file. All else needs a new start; a bad file changes nothing.
+    fn reload(&mut self) {
+        self.log.reopen();
+        let new = match Config::load(self.path.as_deref()) {
+            Ok(new) => new,
+            Err(error) => return error!("the configuration is not read again: {error}"),
+        };
+        if new.agent != self.config.agent {
+            warn!("changes below [agent] take effect at the next start");
+        }
+        match block_in_place(|| self.supervisor.apply(&new.steer)) {
+            Ok(()) => {
+                self.state.names.set(&new.steer);
+                self.config.steer = new.steer;
+                info!("configuration read again");
+            }
+            Err(error) => error!("the new configuration is not taken up: {error:#}"),
+        }
+    }
+
+    /// Waits for the connections in progress, at most as long as configured or until another signal.
+    async fn drain(&mut self, signals: &mut Signals) -> Result<()> {
+        let limit = self.config.agent.drain;
+        let deadline = Instant::now() + limit;
+        let mut told = 0;
+        loop {
+            let left = self.in_progress()?;
+            self.log_closed();
+            if left == 0 {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                let seconds = limit.as_secs();
+                warn!("{left} connections were still in progress after {seconds} s");
+                return Ok(());
+            }
+            if left != told {
+                info!("waiting for {left} connections; another signal stops at once");
+                told = left;
+            }
+            tokio::select! {
+                () = time::sleep(Duration::from_millis(100)) => {}
+                Request::Stop = signals.next() => return Ok(()),
+            }
+        }
+    }
+
+    /// How many connections with an origin are open.
+    fn in_progress(&self) -> Result<u64> {
+        let maps = self.supervisor.datapath.pins().status()?.maps;
+        Ok(maps.first().map_or(0, |origins| origins.entries))
+    }
 }
 
 fn journal_path(agent: &AgentSettings) -> PathBuf {

@@ -122,15 +122,6 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Takes everything away again. Errors are collected on the way.
-    pub(super) fn remove(&mut self) -> Result<()> {
-        self.served.clear();
-        let detached = self.datapath.retain(&[], &[]);
-        let undone = self.journal.undo_all();
-        let removed = crate::datapath::remove(self.datapath.pins());
-        detached.and(undone).and(removed)
-    }
-
     fn reconcile(&mut self, missing: Missing) -> Result<()> {
         let mut paths: Vec<_> = self.steers.iter().map(|s| s.netns.clone()).collect();
         paths.sort_unstable();

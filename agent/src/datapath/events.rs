@@ -22,18 +22,25 @@ impl Events {
         })
     }
 
-    /// Waits until there are some, and gives each that is there to `each`.
-    pub async fn drain(&mut self, mut each: impl FnMut(&Closed)) -> Result<()> {
-        let mut ready = self.ring.readable_mut().await?;
-        let ring = ready.get_inner_mut();
+    /// Waits until there are some.
+    ///
+    /// # Errors
+    ///
+    /// When the async runtime is shutting down.
+    pub async fn ready(&mut self) -> Result<()> {
+        self.ring.readable_mut().await?.clear_ready();
+        Ok(())
+    }
+
+    /// Gives each that is there to `each`.
+    pub fn read(&mut self, mut each: impl FnMut(&Closed)) {
+        let ring = self.ring.get_mut();
         while let Some(record) = ring.next() {
             if record.len() >= size_of::<Closed>() {
                 // SAFETY: the data path writes `Closed`, for which any bits are valid.
                 each(&unsafe { record.as_ptr().cast::<Closed>().read_unaligned() });
             }
         }
-        ready.clear_ready();
-        Ok(())
     }
 }
 

@@ -1,0 +1,64 @@
+//! The API's other side.
+
+use std::{io::ErrorKind, path::Path, time::Duration};
+
+use anyhow::{Context as _, Result};
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty};
+use hyper::{Request, StatusCode, client::conn::http1, header::HOST};
+use hyper_util::rt::TokioIo;
+use tokio::{net::UnixStream, time::timeout};
+
+/// How long an agent may take to answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// An answer of the agent.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The status.
+    pub status: StatusCode,
+    /// The body; JSON unless the path says otherwise.
+    pub body: Bytes,
+}
+
+/// Asks the agent at `socket` for `path`; `None` when no agent is there.
+///
+/// # Errors
+///
+/// When it cannot be reached for another reason, or breaks off.
+pub async fn ask(socket: &Path, path: &str) -> Result<Option<Answer>> {
+    let stream = match UnixStream::connect(socket).await {
+        Ok(stream) => stream,
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::NotFound | ErrorKind::ConnectionRefused
+            ) =>
+        {
+            return Ok(None);
+        }
+        Err(error) => {
+            return Err(error)
+                .with_context(|| format!("cannot connect to the agent at {}", socket.display()));
+        }
+    };
+    let answer = timeout(PATIENCE, exchange(stream, path))
+        .await
+        .with_context(|| format!("the agent has not answered for {} s", PATIENCE.as_secs()))?;
+    answer
+        .map(Some)
+        .with_context(|| format!("the agent at {} broke off", socket.display()))
+}
+
+async fn exchange(stream: UnixStream, path: &str) -> Result<Answer> {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let connection = tokio::spawn(connection);
+    let request = Request::get(path)
+        .header(HOST, "localhost")
+        .body(Empty::<Bytes>::new())?;
+    let response = sender.send_request(request).await?;
+    let status = response.status();
+    let body = response.into_body().collect().await?.to_bytes();
+    connection.abort();
+    Ok(Answer { status, body })
+}

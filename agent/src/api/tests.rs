@@ -1,0 +1,221 @@
+use std::{
+    io::{Read as _, Write as _},
+    os::unix::{fs::PermissionsExt as _, net::UnixStream},
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::peers::tests::{Fake, connection, names, origin};
+
+/// An API with a fake data path behind it.
+struct Fixture {
+    dir: TempDir,
+    state: Arc<State>,
+    tcp: SocketAddr,
+    server: JoinHandle<Result<()>>,
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+impl Fixture {
+    async fn new(cookies: &[u64]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let entry = |cookie: &u64| (*cookie, origin("203.0.113.7:51812"));
+        let origins = Fake(cookies.iter().map(entry).collect());
+        let state = State::new(Arc::new(origins), names());
+        let any = "127.0.0.1:0".parse().unwrap();
+        let server = Server::bind(&dir.path().join("run/sock"), Some(any))
+            .await
+            .unwrap();
+        let tcp = server.tcp.as_ref().unwrap().local_addr().unwrap();
+        Self {
+            dir,
+            tcp,
+            server: tokio::spawn(server.serve(state.clone())),
+            state,
+        }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.dir.path().join("run/sock")
+    }
+
+    async fn text(&self, path: &str) -> (u16, String) {
+        let answer = client::ask(&self.socket(), path).await.unwrap().unwrap();
+        let body = String::from_utf8(answer.body.to_vec()).unwrap();
+        (answer.status.as_u16(), body)
+    }
+
+    async fn json(&self, path: &str) -> (u16, Value) {
+        let (status, body) = self.text(path).await;
+        (status, serde_json::from_str(&body).expect(&body))
+    }
+
+    /// Status line and body of what the Unix socket answers to these bytes.
+    fn raw(&self, request: &str) -> String {
+        let mut stream = UnixStream::connect(self.socket()).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn peers_are_told_by_list_cookie_and_addresses() {
+    let (client, _server, cookie) = connection();
+    let api = Fixture::new(&[cookie]).await;
+    let (status, list) = api.json("/v1/peers").await;
+    assert_eq!((status, list.as_array().unwrap().len()), (200, 1));
+    assert_eq!(list[0]["client"], "203.0.113.7:51812");
+    assert_eq!(list[0]["pid"], std::process::id());
+
+    let by_cookie = api.json(&format!("/v1/peer?cookie={cookie}")).await;
+    assert_eq!(by_cookie.0, 200);
+    assert_eq!(by_cookie.1["cookie"], cookie);
+    let (local, remote) = (client.local_addr().unwrap(), client.peer_addr().unwrap());
+    let path = format!("/v1/peer?local={local}&remote={remote}");
+    assert_eq!(api.json(&path).await.1["cookie"], cookie);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unknown_sockets_are_404_with_a_reason() {
+    let api = Fixture::new(&[]).await;
+    for path in [
+        "/v1/peer?cookie=1",
+        "/v1/peer?local=192.0.2.1:1&remote=192.0.2.2:2",
+        "/v1/peer?local=[2001:db8::1]:1&remote=%5B2001:db8::2%5D:2",
+    ] {
+        let (status, body) = api.json(path).await;
+        assert_eq!(status, 404, "{path}");
+        let reason = body["error"].as_str().unwrap();
+        assert!(reason.contains("no origin is known"), "{reason}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_query_is_400_and_names_the_part() {
+    let api = Fixture::new(&[]).await;
+    let cases = [
+        ("", "which connection?"),
+        ("?cookie=x", "`cookie` is not a number: \"x\""),
+        ("?cookie=-1", "`cookie` is not a number"),
+        ("?cookie=1&cookie=2", "`cookie` is there twice"),
+        ("?cookie=1&local=192.0.2.1:1", "leave out `local`"),
+        ("?local=192.0.2.1:1", "`remote` is missing"),
+        ("?remote=192.0.2.1:1", "`local` is missing"),
+        (
+            "?local=192.0.2.1&remote=192.0.2.1:1",
+            "`local` is not an address",
+        ),
+        (
+            "?local=192.0.2.1:1&remote=h:1",
+            "`remote` is not an address",
+        ),
+        ("?cooky=1", "unknown part `cooky`"),
+    ];
+    for (query, part) in cases {
+        let (status, body) = api.json(&format!("/v1/peer{query}")).await;
+        assert_eq!(status, 400, "{query}");
+        let reason = body["error"].as_str().unwrap();
+        assert!(reason.contains(part), "{query}: {reason}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_paths_and_methods_are_refused_in_json() {
+    let api = Fixture::new(&[]).await;
+    let (status, body) = api.json("/v2").await;
+    assert_eq!(status, 404);
+    assert!(body["error"].as_str().unwrap().contains("/v2"));
+    let answer = api.raw("POST /v1/peers HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 405 "), "{answer}");
+    assert!(
+        answer.contains("{\"error\":\"POST is not possible"),
+        "{answer}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_names_agent_programs_maps_and_counters() {
+    let api = Fixture::new(&[1]).await;
+    api.state.set_ready(true);
+    let (status, report) = api.json("/v1/status").await;
+    assert_eq!(status, 200);
+    assert_eq!(report["agent"]["pid"], std::process::id());
+    assert_eq!(report["agent"]["ready"], true);
+    assert_eq!(report["links"][0]["program"], "truepeer_steer");
+    assert_eq!(report["maps"][0]["entries"], 1);
+    assert_eq!(report["counters"]["steered_connections"], 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_and_health_are_also_on_tcp_and_nothing_else_is() {
+    let api = Fixture::new(&[1]).await;
+    assert_eq!(api.text("/readyz").await.0, 503);
+    api.state.set_ready(true);
+    assert_eq!(api.text("/readyz").await, (200, "ready\n".into()));
+    let over_tcp = |path: &str| {
+        let mut stream = std::net::TcpStream::connect(api.tcp).unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    for path in ["/metrics", "/healthz", "/readyz"] {
+        assert_eq!(api.text(path).await.0, 200, "{path}");
+        assert!(over_tcp(path).starts_with("HTTP/1.1 200 "), "{path}");
+    }
+    let scraped = over_tcp("/metrics");
+    assert!(
+        scraped.contains("content-type: application/openmetrics-text"),
+        "{scraped}"
+    );
+    assert!(scraped.contains("truepeer_ready 1"), "{scraped}");
+    for path in ["/v1/peers", "/v1/peer?cookie=1", "/v1/status"] {
+        assert!(over_tcp(path).starts_with("HTTP/1.1 404 "), "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everybody_may_connect_and_a_second_agent_is_refused() {
+    let api = Fixture::new(&[]).await;
+    let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&api.socket()), 0o666);
+    assert_eq!(mode(api.socket().parent().unwrap()), 0o755);
+
+    let error = Server::bind(&api.socket(), None).await.err().unwrap();
+    assert!(
+        error.to_string().contains("another process answers"),
+        "{error}"
+    );
+    let other = api.dir.path().join("other");
+    let error = Server::bind(&other, Some(api.tcp)).await.err().unwrap();
+    assert!(error.to_string().contains("or to \"off\""), "{error}");
+    assert!(!other.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stale_socket_is_replaced_and_the_own_one_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("sock");
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    assert!(path.exists());
+    let server = Server::bind(&path, None).await.unwrap();
+    drop(server);
+    assert!(!path.exists());
+    assert!(client::ask(&path, "/v1/peers").await.unwrap().is_none());
+
+    std::fs::write(&path, "precious").unwrap();
+    let error = Server::bind(&path, None).await.err().unwrap();
+    assert!(error.to_string().contains("not a socket"), "{error}");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+}
