@@ -1,5 +1,7 @@
 //! Network namespaces: what runs in one, and what happens to its interfaces.
 
+mod watch;
+
 use std::{
     collections::HashSet,
     fmt,
@@ -12,7 +14,6 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail};
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::{
     errno::Errno,
     getsockopt_impl,
@@ -26,8 +27,8 @@ use nix::{
         statfs::{FsType, fstatfs},
     },
 };
-use rtnetlink::{LinkMessageBuilder, LinkUnspec, MulticastGroup};
-use tokio::{io::unix::AsyncFd, runtime, sync::mpsc};
+use rtnetlink::{LinkMessageBuilder, LinkUnspec};
+use tokio::runtime;
 
 /// Where `ip netns add` keeps the namespaces that have a name.
 pub const NAMED: &str = "/run/netns";
@@ -265,38 +266,6 @@ impl Netns {
                 .into_iter()
                 .any(|a| a.interface_name == name && a.flags.contains(up)))
         })
-    }
-
-    /// A channel that gets a message whenever an interface of the namespace appears, vanishes or
-    /// changes. Changes in quick succession may share a message. Dropping the receiver ends the
-    /// watch. To be called within the async runtime.
-    pub fn watch_links(&self) -> Result<mpsc::Receiver<()>> {
-        let socket = self.run(|| {
-            let mut socket = Socket::new(NETLINK_ROUTE)?;
-            socket.bind(&SocketAddr::new(0, 1 << (MulticastGroup::Link as u32 - 1)))?;
-            socket.set_non_blocking(true)?;
-            Ok(socket)
-        });
-        let socket = socket.with_context(|| format!("cannot watch the interfaces of {self}"))?;
-        // SAFETY: the socket owns its descriptor, and the AsyncFd owns the socket until it is dropped.
-        let socket = unsafe { AsyncFd::register(socket) }?;
-        let (sender, receiver) = mpsc::channel(1);
-        tokio::spawn(async move {
-            loop {
-                let ready = tokio::select! {
-                    ready = socket.readable() => ready,
-                    () = sender.closed() => return,
-                };
-                let Ok(mut ready) = ready else { return };
-                // What changed doesn't matter, nor does a lost message (ENOBUFS): something did.
-                let drained = ready.try_io(|s| s.get_ref().recv(&mut [0u8; 1].as_mut_slice(), 0));
-                if drained.is_ok() {
-                    // A full channel holds a message that tells the same.
-                    let _ = sender.try_send(());
-                }
-            }
-        });
-        Ok(receiver)
     }
 }
 

@@ -1,0 +1,67 @@
+//! Throwaway network namespaces. Needs root.
+
+use std::{process::Command, time::Duration};
+
+use tokio::time::timeout;
+use truepeer::netns::Netns;
+
+fn ip(netns: &Netns, arguments: &str) {
+    let status = netns.run(|| {
+        let mut ip = Command::new("ip");
+        Ok(ip.args(arguments.split_whitespace()).status()?)
+    });
+    assert!(status.unwrap().success(), "ip {arguments}");
+}
+
+#[test]
+fn a_new_namespace_is_another_one_and_its_loopback_is_up() {
+    let (netns, own) = (Netns::create().unwrap(), Netns::current().unwrap());
+    assert_ne!(netns.cookie(), own.cookie());
+    assert_ne!(netns.inode(), own.inode());
+    assert!(netns.is_up("lo").unwrap());
+    assert_eq!(netns.interfaces().unwrap().len(), 1);
+    assert_eq!(Netns::current().unwrap(), own);
+}
+
+#[tokio::test]
+async fn a_watch_tells_when_interfaces_come_change_and_go() {
+    const SOON: Duration = Duration::from_secs(3);
+    let netns = Netns::create().unwrap();
+    let mut links = netns.watch_links().unwrap();
+    for change in [
+        "link add eth0 type veth peer name eth1",
+        "link set eth0 up",
+        "link del eth0",
+    ] {
+        ip(&netns, change);
+        timeout(SOON, links.recv()).await.expect(change).unwrap();
+        // One change may send several messages.
+        while timeout(Duration::from_millis(200), links.recv())
+            .await
+            .is_ok()
+        {}
+    }
+    ip(
+        &Netns::create().unwrap(),
+        "link add eth0 type veth peer name eth1",
+    );
+    timeout(Duration::from_millis(200), links.recv())
+        .await
+        .expect_err("another namespace's");
+}
+
+#[test]
+fn all_namespaces_are_seen_by_name_or_by_process() {
+    let own = Netns::current().unwrap();
+    let all = Netns::all().unwrap();
+    assert_eq!(all.iter().filter(|netns| **netns == own).count(), 1);
+
+    let netns = Netns::create().unwrap();
+    let mut process = netns
+        .run(|| Ok(Command::new("sleep").arg("60").spawn()?))
+        .unwrap();
+    let found = Netns::all().unwrap().contains(&netns);
+    process.kill().unwrap();
+    process.wait().unwrap();
+    assert!(found);
+}
