@@ -130,6 +130,19 @@ pub struct Peer {
     pub evidence: String,
 }
 
+/// Live connections with an origin.
+#[derive(Clone, Debug)]
+pub struct Peers(pub Vec<Peer>);
+
+impl Peers {
+    /// The one between these two ends; `None`: its origin is unknown.
+    pub fn find(&self, local: SocketAddr, remote: SocketAddr) -> Option<&Peer> {
+        self.0
+            .iter()
+            .find(|peer| peer.local == local && peer.remote == remote)
+    }
+}
+
 impl Agent {
     /// Starts it and waits until it is ready.
     pub fn start(directory: &Path, config: Config) -> Result<Self> {
@@ -170,21 +183,8 @@ impl Agent {
     }
 
     /// Live connections with an origin.
-    pub fn peers(&self) -> Result<Vec<Peer>> {
-        self.read("/v1/peers")
-    }
-
-    /// The connection between these two ends; `None` when its origin is unknown.
-    pub fn peer(&self, local: SocketAddr, remote: SocketAddr) -> Result<Option<Peer>> {
-        // `[` and `]` of IPv6 addresses are not allowed in a query.
-        let escape =
-            |address: SocketAddr| address.to_string().replace('[', "%5B").replace(']', "%5D");
-        let path = format!("/v1/peer?local={}&remote={}", escape(local), escape(remote));
-        match get(&self.config.agent.socket, &path)? {
-            (404, _) => Ok(None),
-            (200, body) => Ok(Some(serde_json::from_str(&body)?)),
-            (status, body) => anyhow::bail!("{path}: {status} {body}"),
-        }
+    pub fn peers(&self) -> Result<Peers> {
+        self.read("/v1/peers").map(Peers)
     }
 
     /// Programs, maps and counters.
@@ -272,7 +272,7 @@ fn get(socket: &Path, path: &str) -> Result<(u16, String)> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     // With HTTP/1.0 the answer is not chunked, and ends with the connection.
-    write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;

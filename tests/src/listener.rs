@@ -2,12 +2,17 @@
 
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::netns::Netns;
+
+/// Further connections are closed at once: a proxy that connects to itself ends here, and not when
+/// the host has no threads left.
+const CONNECTIONS: usize = 1000;
 
 /// Accepts until dropped; each connection has a thread of its own.
 pub struct Listener {
@@ -28,11 +33,18 @@ impl Listener {
             let listener = TcpListener::from(socket.try_clone()?);
             // Threads inherit the namespace of the thread that makes them.
             let acceptor = std::thread::spawn(move || {
+                let open = Arc::new(());
                 // Accepting ends when the socket is shut down.
                 while let Ok((stream, peer)) = listener.accept() {
-                    let serve = serve.clone();
-                    // A connection that breaks is the client's to notice.
-                    std::thread::spawn(move || serve(stream, peer));
+                    if Arc::strong_count(&open) > CONNECTIONS {
+                        continue;
+                    }
+                    let (serve, open) = (serve.clone(), open.clone());
+                    std::thread::spawn(move || {
+                        // A connection that breaks is the client's to notice.
+                        let _ = serve(stream, peer);
+                        drop(open);
+                    });
                 }
             });
             Ok(Self {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 
 use crate::eventually;
@@ -37,9 +37,13 @@ impl Process {
             .stderr(output)
             // Ctrl-C at a terminal is for this process, which stops its children in order.
             .process_group(0);
-        // SAFETY: between fork and exec the closure makes one system call and allocates nothing.
+        // SAFETY: between fork and exec the closure makes two system calls and allocates nothing.
         unsafe {
-            command.pre_exec(|| Ok(set_pdeathsig(Signal::SIGTERM)?));
+            command.pre_exec(|| {
+                // A child inherits blocked signals.
+                SigSet::empty().thread_set_mask()?;
+                Ok(set_pdeathsig(Signal::SIGTERM)?)
+            });
         }
         let child = command
             .spawn()

@@ -20,6 +20,13 @@ pub struct Seen {
     pub local: SocketAddr,
 }
 
+impl Seen {
+    /// What [`Report`] sends.
+    pub fn line(&self) -> serde_json::Result<String> {
+        Ok(serde_json::to_string(self)? + "\n")
+    }
+}
+
 /// A TCP server that sends one line of JSON, a [`Seen`], and then echoes until the client is done.
 pub struct Report(#[expect(dead_code, reason = "stops on drop")] Listener);
 
@@ -32,7 +39,7 @@ impl Report {
                 peername: canonical(stream.peer_addr()?),
                 local: canonical(stream.local_addr()?),
             };
-            stream.write_all((serde_json::to_string(&seen)? + "\n").as_bytes())?;
+            stream.write_all(seen.line()?.as_bytes())?;
             let mut buffer = [0; 4096];
             loop {
                 match stream.read(&mut buffer)? {

@@ -165,7 +165,7 @@ fn an_interface_that_vanishes_and_comes_back() {
                 }
                 .hold(&sidecar.client)?;
                 let Connection { target, client, .. } = connections[0];
-                agent.peer(target, client)
+                Ok(agent.peers()?.find(target, client).cloned())
             })?;
         }
         no_origins(&agent)?;
@@ -223,15 +223,16 @@ fn a_full_map() {
         };
         for round in 1..=2 {
             let held = load.hold(&sidecar.client)?;
+            let peers = agent.peers()?;
             let mut unknown = 0;
             for connection in &held {
                 ensure!(
                     connection.seen.accepted == connection.client,
                     "as without truepeer"
                 );
-                match agent.peer(connection.target, connection.client)? {
+                match peers.find(connection.target, connection.client) {
                     None => unknown += 1,
-                    Some(_) => drop(known(&agent, connection)?),
+                    Some(_) => known(&peers, connection)?,
                 }
             }
             ensure!(unknown == 50, "{unknown} of 150 connections are unknown");

@@ -130,8 +130,10 @@ fn check_proxy(directory: &Path, sidecar: &Sidecar) -> Result<()> {
             "1000 connections were steered {steered} times"
         );
         observed(&agent, &sidecar.client, &targets)?;
-        for connection in load.hold(&sidecar.client)? {
-            known_to_application(&agent, &connection)?;
+        let held = load.hold(&sidecar.client)?;
+        let peers = agent.peers()?;
+        for connection in &held {
+            known_to_application(&peers, connection)?;
         }
     }
     no_origins(&agent)?;

@@ -116,8 +116,9 @@ fn proxy_killed_and_restarted() {
                 let passed = agent.counter(Counter::NoListener)?;
                 stage.all_direct()?;
                 let direct = stage.load().hold(&stage.sidecar.client)?;
+                let peers = agent.peers()?;
                 for connection in &direct {
-                    let origin = agent.peer(connection.target, connection.client)?;
+                    let origin = peers.find(connection.target, connection.client);
                     ensure!(origin.is_none(), "a connection past the proxy: {origin:?}");
                 }
                 let passed = agent.counter(Counter::NoListener)? - passed;
@@ -211,9 +212,10 @@ fn agent_killed() {
         let (agent, outcome) = stage.under_load(|| Agent::start(directory, config))?;
         outcome.all_kept()?;
         ensure!(outcome.exact == 0, "not all through the proxy: {outcome:?}");
+        let peers = agent.peers()?;
         for connection in &mut held {
             connection.ping()?;
-            known(&agent, connection)?;
+            known(&peers, connection)?;
         }
         drop(held);
         no_origins(&agent)?;

@@ -100,8 +100,10 @@ fn with_truepeer(directory: &Path, sidecar: &Sidecar) -> Result<()> {
             .run(&sidecar.client)
             .all_kept()?;
         observed(&agent, &sidecar.client, &[target])?;
-        for connection in Load::new([target]).hold(&sidecar.client)? {
-            known_to_application(&agent, &connection)?;
+        let held = Load::new([target]).hold(&sidecar.client)?;
+        let peers = agent.peers()?;
+        for connection in &held {
+            known_to_application(&peers, connection)?;
         }
     }
     no_origins(&agent)?;

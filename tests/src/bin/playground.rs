@@ -245,15 +245,20 @@ fn print_table(
         "evidence",
         "ok",
     ];
+    let peers = agent.peers()?;
     let mut rows = vec![HEADER.map(String::from)];
+    let mut errors = Vec::new();
     let mut good = true;
     for (before, (name, after)) in before.iter().zip(after) {
         let (client, saw, evidence, right) = match after {
-            Err(error) => ("-".into(), format!("{error:#}"), "-".into(), false),
+            Err(error) => {
+                errors.push(format!("{name}: {error:#}"));
+                ("-".into(), "failed".into(), "-".into(), false)
+            }
             Ok(Connection { client, seen, .. }) => {
-                let evidence = agent
-                    .peer(seen.local, seen.accepted)?
-                    .map_or("unknown".into(), |peer| peer.evidence);
+                let evidence = peers
+                    .find(seen.local, seen.accepted)
+                    .map_or("unknown".into(), |peer| peer.evidence.clone());
                 let kept = seen.accepted.ip() == client.ip() && seen.peername == seen.accepted;
                 let lost = before.seen.accepted.ip() != before.client.ip();
                 let right = kept && lost && evidence == "wire";
@@ -280,6 +285,9 @@ fn print_table(
             .map(|(cell, width)| format!("{cell:width$}"))
             .collect();
         println!("{}", cells.join("  ").trim_end());
+    }
+    for error in errors {
+        println!("{error}");
     }
     println!(
         "\nBesides the client's address, a gateway's proxy keeps its port; a sidecar's proxy cannot, \
