@@ -49,10 +49,6 @@ struct Writer {
     done: Receiver<()>,
 }
 
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly all are of the large kind"
-)]
 enum Message {
     Closed(Closed),
     Reopen,
