@@ -3,39 +3,30 @@
 //! A thread of its own writes it, so that a full disk or a reader that stands still never holds up
 //! the agent. What cannot be written is counted, and the first failure is told.
 
+mod line;
+
 use std::{
-    collections::HashMap,
     fs::{File, OpenOptions},
     io::{self, BufWriter, Write as _},
-    net::SocketAddr,
     os::{fd::AsFd as _, unix::fs::OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use agent_common::{Closed, Evidence};
+use agent_common::Closed;
 use anyhow::{Context as _, Result};
 use prometheus_client::metrics::counter::Counter;
-use serde::Serialize;
 use tracing::warn;
 
-use crate::{
-    config::AccessLogTarget,
-    netns::Netns,
-    peers::{Clock, Names},
-    processes,
-};
+use self::line::Lines;
+use crate::{config::AccessLogTarget, peers::Names};
 
 /// How many connections can wait to be written.
 const QUEUE: usize = 16_384;
 /// How long a stopping agent waits for the rest to be written.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How often, at most, namespaces are looked up to name an unknown one.
-const LOOK: Duration = Duration::from_secs(1);
-/// How many cgroups are remembered.
-const CGROUPS: usize = 1024;
 
 /// The access log's end that takes connections.
 pub struct AccessLog {
@@ -49,10 +40,6 @@ struct Writer {
     done: Receiver<()>,
 }
 
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly all are of the large kind"
-)]
 enum Message {
     Closed(Closed),
     Reopen,
@@ -81,11 +68,9 @@ impl AccessLog {
         let mut log = Log {
             out: BufWriter::with_capacity(64 << 10, file),
             path,
-            names,
+            lines: Lines::new(names),
             failures: failures.clone(),
             warned: false,
-            cgroups: HashMap::new(),
-            namespaces: Namespaces::default(),
         };
         thread::Builder::new()
             .name("access log".into())
@@ -150,11 +135,9 @@ fn open(path: &Path) -> Result<File> {
 struct Log {
     out: BufWriter<File>,
     path: Option<PathBuf>,
-    names: Names,
+    lines: Lines,
     failures: Counter,
     warned: bool,
-    cgroups: HashMap<u64, Option<String>>,
-    namespaces: Namespaces,
 }
 
 impl Log {
@@ -179,10 +162,8 @@ impl Log {
     }
 
     fn write(&mut self, closed: &Closed) {
-        let written = self.line(closed).and_then(|mut line| {
-            line.push(b'\n');
-            self.out.write_all(&line).map_err(Into::into)
-        });
+        let line = self.lines.line(closed);
+        let written = line.and_then(|line| self.out.write_all(&line).map_err(Into::into));
         if written.is_err() {
             self.failures.inc();
         }
@@ -210,90 +191,20 @@ impl Log {
             warn!("the access log cannot be written: {error}; the agent goes on without");
         }
     }
-
-    fn line(&mut self, closed: &Closed) -> Result<Vec<u8>> {
-        let Closed { origin, .. } = closed;
-        let process = (origin.process.pid != 0).then_some(&origin.process);
-        let comm = process.map(|process| {
-            let name = process.comm.split(|&byte| byte == 0).next();
-            String::from_utf8_lossy(name.unwrap_or_default()).into_owned()
-        });
-        let duration = Duration::from_nanos(closed.closed.saturating_sub(origin.since));
-        let time = Clock::read()?.wall(closed.closed);
-        let line = Line {
-            time: humantime::format_rfc3339_millis(time).to_string(),
-            client: origin.client.socket_addr(),
-            original_dst: origin.original_dst.socket_addr(),
-            local: origin.local.socket_addr(),
-            remote: origin.remote.socket_addr(),
-            evidence: Evidence::from_u8(origin.evidence).map(Evidence::name),
-            trusted_by: self.names.trusted_by(origin.rule),
-            pid: process.map(|process| process.pid),
-            comm,
-            uid: process.map(|process| process.uid),
-            cgroup: process.and_then(|process| {
-                if self.cgroups.len() >= CGROUPS {
-                    self.cgroups.clear();
-                }
-                let known = self.cgroups.entry(process.cgroup);
-                known
-                    .or_insert_with_key(|id| processes::cgroup_path(*id))
-                    .clone()
-            }),
-            netns: self.namespaces.inode(origin.netns),
-            bytes_received: closed.received,
-            bytes_sent: closed.sent,
-            duration_seconds: duration.as_secs_f64(),
-        };
-        Ok(serde_json::to_vec(&line)?)
-    }
-}
-
-#[derive(Serialize)]
-struct Line {
-    time: String,
-    client: SocketAddr,
-    original_dst: SocketAddr,
-    local: SocketAddr,
-    remote: SocketAddr,
-    evidence: Option<&'static str>,
-    trusted_by: String,
-    pid: Option<u32>,
-    comm: Option<String>,
-    uid: Option<u32>,
-    cgroup: Option<String>,
-    netns: Option<u64>,
-    bytes_received: u64,
-    bytes_sent: u64,
-    duration_seconds: f64,
-}
-
-/// Inodes of network namespaces by their cookies, which are never reused.
-#[derive(Default)]
-struct Namespaces {
-    inodes: HashMap<u64, u64>,
-    looked: Option<Instant>,
-}
-
-impl Namespaces {
-    fn inode(&mut self, cookie: u64) -> Option<u64> {
-        let is_due = self.looked.is_none_or(|looked| looked.elapsed() >= LOOK);
-        if !self.inodes.contains_key(&cookie) && is_due {
-            self.looked = Some(Instant::now());
-            let all = Netns::all().unwrap_or_default();
-            self.inodes = all.iter().map(|n| (n.cookie(), n.inode())).collect();
-        }
-        self.inodes.get(&cookie).copied()
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use agent_common::Process;
     use serde_json::Value;
 
     use super::*;
-    use crate::peers::tests::{names, origin};
+    use crate::{
+        netns::Netns,
+        peers::tests::{names, origin},
+    };
 
     fn closed() -> Closed {
         let mut origin = origin("203.0.113.7:51812");

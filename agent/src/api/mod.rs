@@ -27,6 +27,7 @@ use tokio::{
     sync::Mutex,
 };
 
+pub use self::socket::remove_stale;
 use self::{answer::Failure, query::Wanted, socket::Socket};
 use crate::{
     metrics::{self, Metrics},

@@ -61,7 +61,12 @@ impl Drop for Socket {
     }
 }
 
-fn remove_stale(path: &Path) -> Result<()> {
+/// Removes the socket of an agent that has died, if it is there.
+///
+/// # Errors
+///
+/// When somebody answers at it, or it is something else.
+pub fn remove_stale(path: &Path) -> Result<()> {
     let metadata = match fs::symlink_metadata(path) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),

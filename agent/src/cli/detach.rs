@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use super::{output::print, privileges};
-use crate::{agent, config::Config};
+use crate::{agent, api, config::Config};
 
 /// Remove everything that truepeer has installed on this host
 ///
@@ -26,5 +26,6 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let config = Config::load(args.config.as_deref())?;
     privileges::require("detach")?;
     agent::detach(&config)?;
+    api::remove_stale(&config.agent.socket)?;
     print("nothing of truepeer is left on this host\n")
 }

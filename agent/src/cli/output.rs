@@ -5,7 +5,7 @@ use std::{
     io::{ErrorKind, Write as _, stdout},
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 use serde::Serialize;
 
@@ -35,7 +35,7 @@ pub(super) fn print(text: &str) -> Result<()> {
     let mut out = stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(StdoutClosed.into()),
-        outcome => Ok(outcome?),
+        outcome => outcome.context("cannot write to standard output"),
     }
 }
 

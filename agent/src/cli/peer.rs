@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result};
+use clap::ArgGroup;
 
 use super::{
     output::{Columns, Format, print, print_json},
@@ -20,6 +21,8 @@ use crate::{
 /// Addresses are those of this command's network namespace: for a connection of a pod, run it there
 /// (`ip netns exec`, `nsenter`), or use the cookie.
 #[derive(Debug, clap::Args)]
+#[group(skip)]
+#[command(group(ArgGroup::new("connection").required(true).args(["cookie", "local"])))]
 #[command(after_help = "\
 Examples:
   truepeer peer --cookie 4242
@@ -27,7 +30,7 @@ Examples:
   truepeer peer --local '[2001:db8::3]:8080' --remote '[2001:db8::7]:51812' -o json")]
 pub(super) struct Args {
     /// The socket's cookie (SO_COOKIE)
-    #[arg(long, value_name = "N", required_unless_present = "local", conflicts_with_all = ["local", "remote"])]
+    #[arg(long, value_name = "N", conflicts_with = "remote")]
     cookie: Option<u64>,
 
     /// The socket's own end

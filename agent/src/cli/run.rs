@@ -1,6 +1,9 @@
 //! `truepeer run`
 
-use std::{io, path::PathBuf};
+use std::{
+    io::{self, IsTerminal as _},
+    path::PathBuf,
+};
 
 use anyhow::Result;
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
@@ -33,6 +36,7 @@ pub(super) fn run(args: Args) -> Result<()> {
         .from_env_lossy();
     tracing_subscriber::fmt()
         .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
         .with_env_filter(filter)
         .init();
     tokio::runtime::Runtime::new()?.block_on(agent::run(config, args.config))

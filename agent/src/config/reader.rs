@@ -61,10 +61,16 @@ impl<'a, 'text> Section<'a, 'text> {
         self.table.get(key)
     }
 
-    /// The value of a key that must be there.
+    /// Notes it when a key that must be there is not, unless it is there mistyped.
     pub(super) fn require(&self, key: &str, example: &str, problems: &mut Problems) -> bool {
         let there = self.table.contains_key(key);
-        if !there {
+        let is_mistyped = || {
+            let unknown = self.table.keys().map(|name| name.get_ref().as_ref());
+            unknown
+                .filter(|name| !self.keys.contains(name))
+                .any(|name| nearest(name, self.keys.iter().copied()) == Some(key))
+        };
+        if !there && !is_mistyped() {
             problems.add(
                 self.span.clone(),
                 format!("{} has no `{key}`", self.header),

@@ -113,7 +113,6 @@ fn all_problems_are_told_at_once_in_the_order_of_the_file() {
         [
             " --> t.toml:1:1",
             " --> t.toml:1:1",
-            " --> t.toml:1:1",
             " --> t.toml:2:1",
             " --> t.toml:4:9",
             " --> t.toml:5:11"
@@ -123,7 +122,6 @@ fn all_problems_are_told_at_once_in_the_order_of_the_file() {
         &error,
         &[
             "[[steer]] has no `name`",
-            "[[steer]] has no `ports`",
             "[[steer]] has no `to`",
             "unknown key `port`, did you mean `ports`?",
             "write `drain = 30`, without quotes",
