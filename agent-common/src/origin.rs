@@ -68,7 +68,7 @@ pub struct Process {
 /// The origin of one socket: value of the `ORIGINS` map, whose key is the socket cookie (`u64`).
 ///
 /// Layout (144 bytes): since 0..8, netns 8..16, process 16..48, client 48..68, original_dst 68..88,
-/// local 88..108, remote 108..128, rule 128..132, evidence 132, padding 133..144.
+/// local 88..108, remote 108..128, rule 128..132, evidence 132, fins 133, padding 134..144.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Origin {
@@ -90,8 +90,17 @@ pub struct Origin {
     pub rule: u32,
     /// An [`Evidence`] as its discriminant.
     pub evidence: u8,
+    /// Which FINs the byte counts include: [`Origin::FIN_RECEIVED`], [`Origin::FIN_ACKED`].
+    pub fins: u8,
     /// Always zero.
-    pub padding: [u8; 11],
+    pub padding: [u8; 10],
+}
+
+impl Origin {
+    /// The other end's FIN has come; TCP counts it as a byte received.
+    pub const FIN_RECEIVED: u8 = 1;
+    /// This end's FIN has been acknowledged; TCP counts it as a byte acknowledged.
+    pub const FIN_ACKED: u8 = 2;
 }
 
 /// The number by which a record names a rule of the configuration: FNV-1a over the name, so that

@@ -8,7 +8,8 @@ use agent_common::{
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{
-        BPF_ANY, BPF_NOEXIST, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
+        BPF_ANY, BPF_NOEXIST, BPF_SOCK_OPS_PARSE_ALL_HDR_OPT_CB_FLAG,
+        BPF_SOCK_OPS_PARSE_HDR_OPT_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
         BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_LISTEN_CB,
     },
     cty::c_void,
@@ -27,7 +28,15 @@ use crate::{
     steer::AF_INET,
 };
 
+/// TCP states (`enum` of include/net/tcp_states.h, UAPI by `BPF_TCP_*`).
+const TCP_FIN_WAIT1: u32 = 4;
+const TCP_FIN_WAIT2: u32 = 5;
 const TCP_CLOSE: u32 = 7;
+const TCP_CLOSE_WAIT: u32 = 8;
+const TCP_LAST_ACK: u32 = 9;
+const TCP_CLOSING: u32 = 11;
+/// The FIN bit of the TCP header's flags.
+const TCPHDR_FIN: u32 = 1;
 
 /// One call of sockops.
 #[inline(always)]
@@ -35,7 +44,8 @@ pub(crate) fn socket(ctx: &SockOpsContext) {
     match ctx.op() {
         BPF_SOCK_OPS_TCP_LISTEN_CB => listen(ctx),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepted(ctx),
-        BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == TCP_CLOSE => closed(ctx),
+        BPF_SOCK_OPS_STATE_CB => changed(ctx, ctx.arg(1)),
+        BPF_SOCK_OPS_PARSE_HDR_OPT_CB => received(ctx),
         _ => {}
     }
 }
@@ -148,6 +158,41 @@ fn is_spoofed(
         && !remote.address.is_loopback()
 }
 
+/// Follows a socket with an origin to its end.
+#[inline(always)]
+fn changed(ctx: &SockOpsContext, state: u32) {
+    match state {
+        TCP_FIN_WAIT1 => {
+            // Which state follows does not tell whether the other end's FIN has come: look at segments.
+            let flags = ctx.cb_flags() | BPF_SOCK_OPS_PARSE_ALL_HDR_OPT_CB_FLAG;
+            let _ = ctx.set_cb_flags(flags as i32);
+        }
+        TCP_FIN_WAIT2 => note_fin(ctx, Origin::FIN_ACKED),
+        TCP_CLOSE_WAIT => note_fin(ctx, Origin::FIN_RECEIVED),
+        TCP_CLOSE => closed(ctx),
+        _ => {}
+    }
+}
+
+/// Sees the segments that come after this end's FIN.
+#[inline(always)]
+fn received(ctx: &SockOpsContext) {
+    // SAFETY: the context is valid while the program runs.
+    if unsafe { (*ctx.ops).skb_tcp_flags } & TCPHDR_FIN != 0 {
+        note_fin(ctx, Origin::FIN_RECEIVED);
+    }
+}
+
+#[inline(always)]
+fn note_fin(ctx: &SockOpsContext, fin: u8) {
+    // SAFETY: the context is valid while the program runs.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    if let Some(origin) = ORIGINS.get_ptr_mut(cookie) {
+        // SAFETY: the entry is this socket's, which the kernel holds locked.
+        unsafe { (*origin).fins |= fin };
+    }
+}
+
 /// Forgets a socket and tells the access log.
 #[inline(always)]
 fn closed(ctx: &SockOpsContext) {
@@ -159,20 +204,13 @@ fn closed(ctx: &SockOpsContext) {
     };
     match EVENTS.reserve::<Closed>(0) {
         Some(mut event) => {
-            // SAFETY: the context is valid while the program runs; helper without arguments.
-            let (received, sent, now) = unsafe {
-                (
-                    (*ctx.ops).bytes_received,
-                    (*ctx.ops).bytes_acked,
-                    bpf_ktime_get_boot_ns(),
-                )
-            };
             event.write(Closed {
                 origin: *origin,
                 cookie,
-                closed: now,
-                received,
-                sent,
+                // SAFETY: a helper without arguments.
+                closed: unsafe { bpf_ktime_get_boot_ns() },
+                received: bytes_received(ctx, origin),
+                sent: bytes_sent(ctx, origin),
             });
             event.submit(0);
         }
@@ -181,6 +219,29 @@ fn closed(ctx: &SockOpsContext) {
     if ORIGINS.remove(cookie).is_ok() {
         count(Counter::Closed);
     }
+}
+
+/// Payload that came in: TCP's count less the FIN.
+#[inline(always)]
+fn bytes_received(ctx: &SockOpsContext, origin: &Origin) -> u64 {
+    // SAFETY: the context is valid while the program runs.
+    let bytes = unsafe { (*ctx.ops).bytes_received };
+    bytes - u64::from(origin.fins & Origin::FIN_RECEIVED)
+}
+
+/// Payload that the other end acknowledged: TCP's count less the FIN.
+#[inline(always)]
+fn bytes_sent(ctx: &SockOpsContext, origin: &Origin) -> u64 {
+    // SAFETY: the context is valid while the program runs.
+    let (bytes, all_acked) = unsafe {
+        let ops = &*ctx.ops;
+        (ops.bytes_acked, ops.snd_una == ops.snd_nxt)
+    };
+    let last = ctx.arg(0);
+    let fin = origin.fins & Origin::FIN_ACKED != 0
+        || last == TCP_CLOSING
+        || (last == TCP_LAST_ACK && all_acked);
+    bytes - u64::from(fin)
 }
 
 /// Notes which process gives a socket up: sockops runs in no process's name.

@@ -1,1 +1,116 @@
-//! Not written yet.
+//! The command line: one file a command. Nouns read and never change anything; verbs change.
+
+mod completions;
+mod config;
+mod detach;
+mod doctor;
+mod man;
+mod output;
+mod peer;
+mod peers;
+mod privileges;
+mod run;
+mod source;
+mod status;
+
+use std::{
+    io::{Write as _, stderr},
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand};
+
+use self::output::StdoutClosed;
+use crate::config::ConfigError;
+
+const EXAMPLES: &str = "\
+Examples:
+  truepeer doctor --pre                         Can this host do it?
+  truepeer config default > truepeer.toml       A configuration to start from
+  truepeer run --config truepeer.toml           The agent, until Ctrl-C
+  truepeer peers                                Who is connected, really
+  curl --unix-socket /run/truepeer/truepeer.sock http://localhost/v1/peers
+
+Exit codes: 0 all is well, 1 it failed or the connection is unknown, 2 the command line or the
+configuration is wrong.";
+
+/// Keeps the client's address of connections that pass a proxy, a load balancer or a NAT.
+#[derive(Debug, Parser)]
+#[command(name = "truepeer", version, after_help = EXAMPLES, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::Args),
+    Peers(peers::Args),
+    Peer(peer::Args),
+    Status(status::Args),
+    Doctor(doctor::Args),
+    Config(config::Args),
+    Detach(detach::Args),
+    Completions(completions::Args),
+    Man(man::Args),
+}
+
+/// Does what the command line says.
+pub fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Run(args) => run::run(args),
+        Command::Peers(args) => peers::run(&args),
+        Command::Peer(args) => peer::run(&args),
+        Command::Status(args) => status::run(&args),
+        Command::Doctor(args) => return exit(doctor::run(&args)),
+        Command::Config(args) => config::run(&args),
+        Command::Detach(args) => detach::run(&args),
+        Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => man::run(&args),
+    };
+    exit(outcome.map(|()| ExitCode::SUCCESS))
+}
+
+fn exit(outcome: anyhow::Result<ExitCode>) -> ExitCode {
+    let error = match outcome {
+        Ok(code) => return code,
+        // The reader, such as `head`, has seen enough.
+        Err(error) if error.is::<StdoutClosed>() => return ExitCode::SUCCESS,
+        Err(error) => error,
+    };
+    // Nobody is left to tell when standard error is closed too.
+    if let Some(error) = error.downcast_ref::<ConfigError>() {
+        let _ = writeln!(stderr(), "{error}");
+        return ExitCode::from(2);
+    }
+    let _ = writeln!(stderr(), "error: {error:#}");
+    ExitCode::FAILURE
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_connection_is_named_by_its_cookie_or_its_ends() {
+        let parse = |line: &str| Cli::try_parse_from(line.split(' '));
+        assert!(parse("truepeer peer --cookie 1").is_ok());
+        assert!(parse("truepeer peer --local 192.0.2.1:1 --remote [::1]:2").is_ok());
+        for wrong in [
+            "truepeer peer",
+            "truepeer peer --local 192.0.2.1:1",
+            "truepeer peer --cookie 1 --local 192.0.2.1:1",
+            "truepeer peer --cookie x",
+            "truepeer peers -o yaml",
+        ] {
+            assert_eq!(parse(wrong).unwrap_err().exit_code(), 2, "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! `truepeer completions`
+
+use anyhow::Result;
+use clap::CommandFactory as _;
+use clap_complete::Shell;
+
+use super::{Cli, output::print};
+
+/// Print completions for a shell
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  truepeer completions bash > /etc/bash_completion.d/truepeer
+  truepeer completions fish > ~/.config/fish/completions/truepeer.fish")]
+pub(super) struct Args {
+    /// The shell
+    shell: Shell,
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    let mut text = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "truepeer", &mut text);
+    print(&String::from_utf8(text)?)
+}

@@ -1,0 +1,30 @@
+//! `truepeer detach`
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use super::{output::print, privileges};
+use crate::{agent, config::Config};
+
+/// Remove everything that truepeer has installed on this host
+///
+/// Programs, maps, routing rules, routes and sysctls that an agent has left behind. An agent that runs
+/// must be stopped first, and does the same when it stops.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  truepeer detach
+  truepeer detach --config /etc/truepeer.toml     If the agent was started with it")]
+pub(super) struct Args {
+    /// Configuration of the agent; without it, the default one
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    let config = Config::load(args.config.as_deref())?;
+    privileges::require("detach")?;
+    agent::detach(&config)?;
+    print("nothing of truepeer is left on this host\n")
+}

@@ -1,0 +1,72 @@
+//! `truepeer doctor`
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Result;
+
+use super::output::{Format, print, print_json};
+use crate::{
+    config::Config,
+    doctor::{self, Check, Outcome},
+};
+
+/// Tell what works on this host and what does not
+///
+/// Each problem comes with its consequence and its remedy. The exit code is 1 if truepeer would not
+/// work.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  truepeer doctor --pre                           Before anything is configured
+  truepeer doctor --config /etc/truepeer.toml     With what the configuration needs
+  truepeer doctor -o json | jq '.[] | select(.outcome != \"ok\")'")]
+pub(super) struct Args {
+    /// Check only what can be told before truepeer is configured and running
+    #[arg(long)]
+    pre: bool,
+
+    /// Configuration to check for; without it, the default one
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// How to print
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    output: Format,
+}
+
+pub(super) fn run(args: &Args) -> Result<ExitCode> {
+    let config = Config::load(args.config.as_deref())?;
+    let checks = doctor::run(args.pre, &config);
+    match args.output {
+        Format::Json => print_json(&checks)?,
+        Format::Table => print(&text(&checks))?,
+    }
+    let has_failed = checks.iter().any(|check| check.outcome == Outcome::Fail);
+    Ok(ExitCode::from(u8::from(has_failed)))
+}
+
+/// A line for each check, and below it what to do where something is wrong.
+fn text(checks: &[Check]) -> String {
+    let width = checks.iter().map(|c| c.name.chars().count()).max();
+    let width = width.unwrap_or_default();
+    let mut text = String::new();
+    for check in checks {
+        let mark = match check.outcome {
+            Outcome::Ok => "ok",
+            Outcome::Warn => "warn",
+            Outcome::Fail => "FAIL",
+        };
+        text += &format!("{mark:<4}  {:<width$}  {}\n", check.name, check.reason);
+        for (title, words) in [("so", &check.consequence), ("do", &check.remedy)] {
+            if !words.is_empty() {
+                text += &format!("      {:<width$}  {title}: {words}\n", "");
+            }
+        }
+    }
+    let count = |outcome| checks.iter().filter(|c| c.outcome == outcome).count();
+    let (failed, warnings) = (count(Outcome::Fail), count(Outcome::Warn));
+    text + &format!(
+        "\n{} checks, {failed} failed, {warnings} warnings\n",
+        checks.len()
+    )
+}

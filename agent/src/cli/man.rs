@@ -1,0 +1,34 @@
+//! `truepeer man`
+
+use anyhow::{Context as _, Result};
+use clap::CommandFactory as _;
+use clap_mangen::Man;
+
+use super::{Cli, output::print};
+
+/// Print the manual page
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  truepeer man | man -l -
+  truepeer man peers | man -l -")]
+pub(super) struct Args {
+    /// Of this command; without it, of truepeer as a whole
+    command: Option<String>,
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    let mut all = Cli::command();
+    // Gives the commands their full names.
+    all.build();
+    let command = match &args.command {
+        None => all,
+        Some(name) => all
+            .find_subcommand(name)
+            .with_context(|| format!("there is no command `{name}`: see `truepeer --help`"))?
+            .clone(),
+    };
+    let mut text = Vec::new();
+    Man::new(command).render(&mut text)?;
+    print(&String::from_utf8(text)?)
+}

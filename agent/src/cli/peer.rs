@@ -1,0 +1,102 @@
+//! `truepeer peer`
+
+use std::net::SocketAddr;
+
+use anyhow::{Context as _, Result};
+
+use super::{
+    output::{Columns, Format, print, print_json},
+    peers::process,
+    source::Source,
+};
+use crate::{
+    netns::Netns,
+    peers::{self, Peer, View},
+    sockets,
+};
+
+/// Show one connection and its true client
+///
+/// Addresses are those of this command's network namespace: for a connection of a pod, run it there
+/// (`ip netns exec`, `nsenter`), or use the cookie.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  truepeer peer --cookie 4242
+  truepeer peer --local 10.0.0.3:8080 --remote 203.0.113.7:51812
+  truepeer peer --local '[2001:db8::3]:8080' --remote '[2001:db8::7]:51812' -o json")]
+pub(super) struct Args {
+    /// The socket's cookie (SO_COOKIE)
+    #[arg(long, value_name = "N", required_unless_present = "local", conflicts_with_all = ["local", "remote"])]
+    cookie: Option<u64>,
+
+    /// The socket's own end
+    #[arg(long, value_name = "ADDRESS:PORT", requires = "remote")]
+    local: Option<SocketAddr>,
+
+    /// The socket's other end
+    #[arg(long, value_name = "ADDRESS:PORT", requires = "local")]
+    remote: Option<SocketAddr>,
+
+    /// How to print
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    output: Format,
+
+    #[command(flatten)]
+    source: Source,
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    let reader = args.source.open()?;
+    let peer = reader.read(&path(args), |origins, names| {
+        let cookie = match (args.cookie, args.local, args.remote) {
+            (None, Some(local), Some(remote)) => {
+                sockets::cookie(&Netns::current()?, local, remote)?
+            }
+            (cookie, ..) => cookie,
+        };
+        let known = cookie.map(|cookie| peers::one(origins, names, View::All, cookie));
+        let known = known.transpose()?.flatten();
+        known.context("no origin is known for this connection")
+    })?;
+    match args.output {
+        Format::Json => print_json(&peer),
+        Format::Table => print(&table(&peer)),
+    }
+}
+
+fn path(args: &Args) -> String {
+    // `[` and `]` are reserved in a query (RFC 3986).
+    let end = |end: Option<SocketAddr>| {
+        end.map(|end| end.to_string().replace('[', "%5B").replace(']', "%5D"))
+            .unwrap_or_default()
+    };
+    match args.cookie {
+        Some(cookie) => format!("/v1/peer?cookie={cookie}"),
+        None => format!(
+            "/v1/peer?local={}&remote={}",
+            end(args.local),
+            end(args.remote)
+        ),
+    }
+}
+
+fn table(peer: &Peer) -> String {
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
+    let rows = [
+        ("client", peer.client.to_string()),
+        ("original dst", peer.original_dst.to_string()),
+        ("local", peer.local.to_string()),
+        ("remote", peer.remote.to_string()),
+        ("evidence", peer.evidence.clone()),
+        ("trusted by", peer.trusted_by.clone()),
+        ("process", process(peer)),
+        ("cgroup", or_dash(peer.cgroup.clone())),
+        ("netns", or_dash(peer.netns.map(|inode| inode.to_string()))),
+        ("since", peer.since.clone()),
+        ("cookie", peer.cookie.to_string()),
+    ]
+    .map(|(name, value)| vec![name.to_owned(), value]);
+    let columns = Columns::new(&["", ""], &rows);
+    rows.iter().map(|row| columns.line(row)).collect()
+}

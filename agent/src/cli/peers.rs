@@ -1,0 +1,149 @@
+//! `truepeer peers`
+
+use std::{collections::BTreeMap, thread, time::Duration};
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::{
+    output::{Columns, Format, print, print_json, print_table},
+    source::{Reader, Source},
+};
+use crate::peers::{self, Peer, View};
+
+/// How often `--follow` looks.
+const LOOK: Duration = Duration::from_secs(1);
+const HEADER: [&str; 8] = [
+    "COOKIE",
+    "CLIENT",
+    "ORIGINAL DST",
+    "REMOTE",
+    "EVIDENCE",
+    "TRUSTED BY",
+    "PROCESS",
+    "SINCE",
+];
+
+/// Show live connections with their true client
+///
+/// Root sees all; other users see their own.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  truepeer peers
+  truepeer peers --follow
+  truepeer peers -o json | jq -r '.[].client'")]
+pub(super) struct Args {
+    /// Go on, with a line for each connection that begins (+) or has ended (-)
+    #[arg(long)]
+    follow: bool,
+
+    /// How to print
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    output: Format,
+
+    #[command(flatten)]
+    source: Source,
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    let reader = args.source.open()?;
+    if args.follow {
+        return follow(&reader, args.output);
+    }
+    let peers = list(&reader)?;
+    match args.output {
+        Format::Json => print_json(&peers),
+        Format::Table => {
+            let rows: Vec<_> = peers.iter().map(cells).collect();
+            print_table(&HEADER, &rows)
+        }
+    }
+}
+
+fn list(reader: &Reader) -> Result<Vec<Peer>> {
+    reader.read("/v1/peers", |origins, names| {
+        peers::all(origins, names, View::All)
+    })
+}
+
+/// A connection that begins or has ended.
+#[derive(Serialize)]
+struct Change<'a> {
+    event: &'static str,
+    #[serde(flatten)]
+    peer: &'a Peer,
+}
+
+fn follow(reader: &Reader, format: Format) -> Result<()> {
+    let mut header = vec!["", "TIME"];
+    header.extend(HEADER);
+    header.pop();
+    let mut known: BTreeMap<u64, Peer> = BTreeMap::new();
+    let mut columns = None;
+    loop {
+        let now: BTreeMap<_, _> = list(reader)?.into_iter().map(|p| (p.cookie, p)).collect();
+        let ended = known.values().filter(|p| !now.contains_key(&p.cookie));
+        let begun = now.values().filter(|p| !known.contains_key(&p.cookie));
+        let changes: Vec<_> = ended
+            .map(|p| ("-", p))
+            .chain(begun.map(|p| ("+", p)))
+            .collect();
+        match format {
+            Format::Json => {
+                for (event, peer) in changes {
+                    let event = if event == "+" { "begin" } else { "end" };
+                    print(&(serde_json::to_string(&Change { event, peer })? + "\n"))?;
+                }
+            }
+            Format::Table => {
+                let rows: Vec<_> = changes.iter().map(|(sign, p)| change(sign, p)).collect();
+                // The first rows decide for those to come.
+                if columns.is_none() && !rows.is_empty() {
+                    let titles: Vec<_> = header.iter().map(ToString::to_string).collect();
+                    let widths = Columns::new(&header, &rows);
+                    print(&widths.line(&titles))?;
+                    columns = Some(widths);
+                }
+                if let Some(columns) = &columns {
+                    print(&rows.iter().map(|row| columns.line(row)).collect::<String>())?;
+                }
+            }
+        }
+        known = now;
+        thread::sleep(LOOK);
+    }
+}
+
+/// A row of `--follow`: the sign, the time of the change, and all but the last of the usual cells.
+fn change(sign: &str, peer: &Peer) -> Vec<String> {
+    let time = match sign {
+        "+" => peer.since.clone(),
+        _ => humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string(),
+    };
+    let mut row = vec![sign.to_owned(), time];
+    row.extend(cells(peer));
+    row.pop();
+    row
+}
+
+fn cells(peer: &Peer) -> Vec<String> {
+    vec![
+        peer.cookie.to_string(),
+        peer.client.to_string(),
+        peer.original_dst.to_string(),
+        peer.remote.to_string(),
+        peer.evidence.clone(),
+        peer.trusted_by.clone(),
+        process(peer),
+        peer.since.clone(),
+    ]
+}
+
+/// `nginx[771]`, or `-`.
+pub(super) fn process(peer: &Peer) -> String {
+    match (&peer.comm, peer.pid) {
+        (Some(comm), Some(pid)) => format!("{comm}[{pid}]"),
+        _ => "-".into(),
+    }
+}

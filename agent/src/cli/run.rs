@@ -1,0 +1,39 @@
+//! `truepeer run`
+
+use std::{io, path::PathBuf};
+
+use anyhow::Result;
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
+
+use super::privileges;
+use crate::{agent, config::Config};
+
+/// Run the agent in the foreground
+///
+/// It attaches what the configuration says and serves until SIGTERM or Ctrl-C; then it lets
+/// connections in progress end, and removes everything. SIGHUP reads the configuration again. RUST_LOG
+/// sets how much it logs to standard error, such as RUST_LOG=debug.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  truepeer run                                The default configuration, which steers nothing
+  truepeer run --config /etc/truepeer.toml
+  systemctl kill --signal HUP truepeer        Read the configuration again")]
+pub(super) struct Args {
+    /// Configuration; without it, the default one (`truepeer config default`)
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+pub(super) fn run(args: Args) -> Result<()> {
+    let config = Config::load(args.config.as_deref())?;
+    privileges::require("run")?;
+    let filter = EnvFilter::builder()
+        .with_default_directive(LevelFilter::INFO.into())
+        .from_env_lossy();
+    tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_env_filter(filter)
+        .init();
+    tokio::runtime::Runtime::new()?.block_on(agent::run(config, args.config))
+}

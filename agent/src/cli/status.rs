@@ -1,0 +1,113 @@
+//! `truepeer status`
+
+use std::collections::BTreeMap;
+
+use agent_common::Counter;
+use anyhow::{Context as _, Result};
+use serde::Deserialize;
+
+use super::{
+    output::{Format, print, print_json, print_table},
+    source::Source,
+};
+use crate::{
+    api::{Agent, Report},
+    origins::{Link, MapFill},
+};
+
+/// Show programs, pins, how full the maps are, and counters
+///
+/// Works without an agent too, from what is pinned.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  truepeer status
+  truepeer status -o json | jq .counters.steer_no_listener")]
+pub(super) struct Args {
+    /// How to print
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    output: Format,
+
+    #[command(flatten)]
+    source: Source,
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    let report: serde_json::Value = args.source.open()?.read("/v1/status", |origins, _| {
+        let datapath = origins.status()?;
+        let agent = None;
+        Ok(serde_json::to_value(Report { agent, datapath })?)
+    })?;
+    match args.output {
+        Format::Json => print_json(&report),
+        Format::Table => {
+            let known = serde_json::from_value(report);
+            tables(&known.context("the agent's answer is of another version")?)
+        }
+    }
+}
+
+/// A [`Report`] as it is read.
+#[derive(Deserialize)]
+struct Known {
+    agent: Option<Agent>,
+    links: Vec<Link>,
+    maps: Vec<MapFill>,
+    counters: BTreeMap<String, u64>,
+}
+
+fn tables(known: &Known) -> Result<()> {
+    let agent = match &known.agent {
+        Some(agent) => format!(
+            "agent {}, process {}, {} since {}\n\n",
+            agent.version,
+            agent.pid,
+            if agent.ready {
+                "serving"
+            } else {
+                "starting or draining"
+            },
+            agent.started,
+        ),
+        None => "agent: not running\n\n".into(),
+    };
+    print(&agent)?;
+
+    let row = |link: &Link| {
+        vec![
+            link.program.clone(),
+            link.program_id.to_string(),
+            link.target.clone(),
+            link.pin.display().to_string(),
+        ]
+    };
+    let rows: Vec<_> = known.links.iter().map(row).collect();
+    print_table(&["PROGRAM", "ID", "ATTACHED TO", "PIN"], &rows)?;
+    print("\n")?;
+
+    let row = |map: &MapFill| {
+        let share = 100.0 * map.entries as f64 / map.max_entries.max(1) as f64;
+        vec![
+            map.name.clone(),
+            map.entries.to_string(),
+            map.max_entries.to_string(),
+            format!("{share:.1} %"),
+        ]
+    };
+    let rows: Vec<_> = known.maps.iter().map(row).collect();
+    print_table(&["MAP", "ENTRIES", "MAX", "FULL"], &rows)?;
+    print("\n")?;
+
+    let rows: Vec<_> = Counter::ALL
+        .into_iter()
+        .filter_map(|counter| {
+            let value = known.counters.get(counter.name())?.to_string();
+            Some(vec![
+                counter.name().to_owned(),
+                value,
+                counter.help().to_owned(),
+            ])
+        })
+        .collect();
+    print_table(&["COUNTER", "VALUE", "WHAT IT COUNTS"], &rows)
+}
