@@ -25,6 +25,7 @@ use crate::{
     api::{Server, State},
     config::{AgentSettings, Config},
     datapath::{self, Events, Pins},
+    doctor,
     origins::Origins as _,
     peers::Names,
     route::Journal,
@@ -72,7 +73,8 @@ pub fn detach(config: &Config) -> Result<()> {
         .then(|| Lock::take(&config.agent.bpffs))
         .transpose()?;
     let removed = remove(config);
-    removed.and(crate::route::sweep_all().map(drop))
+    let probe = doctor::probe_pins(&config.agent.bpffs).remove();
+    removed.and(crate::route::sweep_all().map(drop)).and(probe)
 }
 
 /// Removes what the journal and the pins know.

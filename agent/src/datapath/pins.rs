@@ -135,21 +135,30 @@ impl Pins {
 
     /// Removes every pin. What was attached is thereby detached, unless somebody else holds it.
     pub fn remove(&self) -> Result<()> {
-        ignore_missing(fs::remove_dir_all(&self.root))
-            .with_context(|| format!("cannot remove {}", self.root.display()))?;
-        let Some(mount) = mounts()?
+        let mount = mounts()?
             .into_iter()
-            .find(|m| m.source == MOUNT_SOURCE && self.root.starts_with(&m.point))
-        else {
-            return Ok(());
-        };
+            .find(|m| m.source == MOUNT_SOURCE && self.root.starts_with(&m.point));
+        let failed = || format!("cannot remove {}", self.root.display());
+        if self.root.exists() {
+            self.remove_maps(false)?;
+            ignore_missing(fs::remove_dir_all(self.links())).with_context(failed)?;
+        }
         // Somebody else's pins keep the file system.
         let kernels_own = |name: &OsStr| name == "maps.debug" || name == "progs.debug";
-        let is_unused = fs::read_dir(&mount.point)
-            .is_ok_and(|entries| entries.flatten().all(|e| kernels_own(&e.file_name())));
-        if is_unused {
-            umount2(&mount.point, MntFlags::empty())
-                .with_context(|| format!("cannot unmount {}", mount.point.display()))?;
+        let is_mount_point = mount.as_ref().is_some_and(|m| m.point == self.root);
+        if !is_mount_point {
+            ignore_missing(fs::remove_dir(&self.root)).with_context(failed)?;
+        }
+        if let Some(Mount { point, .. }) = mount
+            && fs::read_dir(&point)
+                .is_ok_and(|entries| entries.flatten().all(|e| kernels_own(&e.file_name())))
+        {
+            // Lazily: the agent's lock still holds the directory.
+            umount2(&point, MntFlags::MNT_DETACH)
+                .with_context(|| format!("cannot unmount {}", point.display()))?;
+        }
+        if is_mount_point {
+            ignore_missing(fs::remove_dir(&self.root)).with_context(failed)?;
         }
         Ok(())
     }
@@ -158,7 +167,7 @@ impl Pins {
     pub(super) fn remove_maps(&self, keep_current: bool) -> Result<()> {
         for entry in fs::read_dir(&self.root)?.flatten() {
             let path = entry.path();
-            let is_maps = entry.file_name().to_string_lossy().starts_with("maps");
+            let is_maps = entry.file_name().to_string_lossy().starts_with("maps-");
             if is_maps && !(keep_current && path == self.maps()) {
                 fs::remove_dir_all(&path)
                     .with_context(|| format!("cannot remove {}", path.display()))?;
