@@ -46,7 +46,9 @@ pub async fn run(config: Config, path: Option<PathBuf>) -> Result<()> {
     let is_first = Pins::open(&config.agent.bpffs).is_err();
     datapath::prepare(&config.agent.bpffs)?;
     let lock = Lock::take(&config.agent.bpffs)?;
-    let outcome = match Agent::start(config.clone(), path).await {
+    // Lock and socket are this agent's from here on, and so is what their journal and pins hold.
+    let server = Server::bind(&config.agent.socket, config.agent.metrics).await?;
+    let outcome = match Agent::start(config.clone(), path, server).await {
         Ok(agent) => {
             info!("attached after {} ms", started.elapsed().as_millis());
             agent.serve(signals).await
@@ -98,8 +100,7 @@ struct Agent {
 }
 
 impl Agent {
-    async fn start(config: Config, path: Option<PathBuf>) -> Result<Self> {
-        let server = Server::bind(&config.agent.socket, config.agent.metrics).await?;
+    async fn start(config: Config, path: Option<PathBuf>, server: Server) -> Result<Self> {
         let names = Names::new(&config.steer);
         let pins = Pins::new(&config.agent.bpffs);
         let state = State::new(Arc::new(pins), names.clone());
