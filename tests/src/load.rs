@@ -1,7 +1,7 @@
 //! Many connections from many client addresses, each checked against what the application saw.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::{Barrier, Mutex};
 use std::time::Duration;
 
@@ -104,18 +104,27 @@ impl Connection {
         } else {
             Family::V6
         };
-        let source = family.client(n);
-        Self::from(source, target, application)
+        Self::open_from((family.client(n), 0).into(), target, application)
+    }
+
+    /// Connects from the calling thread's namespace, from this address and port.
+    pub fn open_from(
+        source: SocketAddr,
+        target: SocketAddr,
+        application: Application,
+    ) -> Result<Self> {
+        Self::connect(source, target, application)
             .with_context(|| format!("connection from {source} to {target}"))
     }
 
-    fn from(source: IpAddr, target: SocketAddr, application: Application) -> Result<Self> {
+    fn connect(source: SocketAddr, target: SocketAddr, application: Application) -> Result<Self> {
         let socket = Socket::new(
             Domain::for_address(target),
             Type::STREAM,
             Some(Protocol::TCP),
         )?;
-        socket.bind(&SocketAddr::new(source, 0).into())?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&source.into())?;
         socket.connect_timeout(&target.into(), TIMEOUT)?;
         let mut stream = BufReader::new(TcpStream::from(socket));
         stream.get_ref().set_read_timeout(Some(TIMEOUT))?;

@@ -10,6 +10,7 @@ use tests::check::{known, no_origins, observed};
 use tests::eventually;
 use tests::host::{Traces, scenario};
 use tests::load::{Application, Connection, Load};
+use tests::nginx::Web;
 use tests::proxy::{Proxy, any, any_v4};
 use tests::report::Report;
 use tests::topology::{Family, Sidecar};
@@ -170,6 +171,42 @@ fn an_interface_that_vanishes_and_comes_back() {
         }
         no_origins(&agent)?;
         ensure!(agent.stop()?.success(), "the agent's exit status");
+        Ok(())
+    });
+}
+
+/// A server that closes first keeps the connection's addresses for a minute (TIME_WAIT); a client may
+/// use its port again before.
+#[test]
+fn a_client_port_that_is_used_again() {
+    scenario(|directory| {
+        let sidecar = Sidecar::new()?;
+        let pod = &sidecar.pod;
+        let _application = Web::start(directory, pod, &[any_v4(APPLICATION), any(APPLICATION)])?;
+        let again = || {
+            sidecar.client.enter(|| {
+                for family in Family::ALL {
+                    let source = (family.client(0), 40001).into();
+                    let target = (Sidecar::address(family), APPLICATION).into();
+                    for _ in 0..5 {
+                        let connection = Connection::open_from(source, target, Application::Web)?;
+                        ensure!(connection.seen.accepted.ip() == source.ip());
+                    }
+                }
+                Ok(())
+            })
+        };
+        again()?;
+        let _proxy = Proxy::sidecar(pod, any(PROXY), MARK)?;
+        let lookup = Steer::new("inbound", pod, &["8080"], PROXY);
+        for steer in [lookup, inbound(&sidecar)] {
+            let agent = Agent::start(directory, Config::new(directory, [steer])?)?;
+            again()?;
+            let steered = agent.counter(Counter::Steered)?;
+            ensure!(steered == 10, "{steered} of 10 connections were steered");
+            no_origins(&agent)?;
+            ensure!(agent.stop()?.success(), "the agent's exit status");
+        }
         Ok(())
     });
 }
