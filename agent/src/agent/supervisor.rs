@@ -163,6 +163,14 @@ impl Supervisor {
             .cloned()
             .collect();
         let netns = Netns::open_or_current(path)?;
+        // Before looking, so that no change goes by unseen.
+        let changed = self.changed.clone();
+        let mut links = netns.watch_links()?;
+        let watch = tokio::spawn(async move {
+            while links.recv().await.is_some() {
+                changed.notify_one();
+            }
+        });
         let here = netns.interfaces()?;
         let index = |name: &str| here.iter().find(|i| i.name == name).map(|i| i.index);
         let mut interfaces = Vec::new();
@@ -187,13 +195,6 @@ impl Supervisor {
             interfaces,
             lookup: steers.iter().any(|s| s.interface.is_none()),
         };
-        let changed = self.changed.clone();
-        let mut links = netns.watch_links()?;
-        let watch = tokio::spawn(async move {
-            while links.recv().await.is_some() {
-                changed.notify_one();
-            }
-        });
         Ok(Served {
             path: path.map(Path::to_owned),
             netns,
