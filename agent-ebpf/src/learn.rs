@@ -3,14 +3,16 @@
 use core::ptr::read_volatile;
 
 use agent_common::{
-    Address, Closed, Counter, Endpoint, Evidence, Listener, ListenerKey, Namespace, Origin, Process,
+    Address, Closed, Connection, Counter, Endpoint, Evidence, Listener, ListenerKey, Namespace,
+    Origin, Process,
 };
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{
-        BPF_ANY, BPF_NOEXIST, BPF_SOCK_OPS_PARSE_ALL_HDR_OPT_CB_FLAG,
-        BPF_SOCK_OPS_PARSE_HDR_OPT_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
-        BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_LISTEN_CB,
+        BPF_ANY, BPF_NOEXIST, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB,
+        BPF_SOCK_OPS_PARSE_ALL_HDR_OPT_CB_FLAG, BPF_SOCK_OPS_PARSE_HDR_OPT_CB,
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
+        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB,
     },
     cty::c_void,
     helpers::generated::{
@@ -24,7 +26,7 @@ use aya_log_ebpf::debug;
 
 use crate::{
     counters::count,
-    maps::{ADOPT, EVENTS, LISTENERS, NAMESPACES, ORIGINS, PROXIES},
+    maps::{ADOPT, EVENTS, LISTENERS, NAMESPACES, ORIGINS, OWN, PROXIES},
     steer::AF_INET,
 };
 
@@ -44,6 +46,8 @@ pub(crate) fn socket(ctx: &SockOpsContext) {
     match ctx.op() {
         BPF_SOCK_OPS_TCP_LISTEN_CB => listen(ctx),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepted(ctx),
+        BPF_SOCK_OPS_TCP_CONNECT_CB => connects(ctx),
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => forget(ctx),
         BPF_SOCK_OPS_STATE_CB => changed(ctx, ctx.arg(1)),
         BPF_SOCK_OPS_PARSE_HDR_OPT_CB => received(ctx),
         _ => {}
@@ -75,6 +79,42 @@ fn listen(ctx: &SockOpsContext) {
     let ops = unsafe { &mut *ctx.ops };
     // A full map leaves this listener to the steers with an interface, which look it up themselves.
     let _ = PROXIES.update(key, ops, BPF_ANY.into());
+}
+
+/// Remembers a connection that a socket of this host makes to a port that `sk_lookup` steers, before
+/// its first packet is sent.
+#[inline(always)]
+fn connects(ctx: &SockOpsContext) {
+    let Some((netns, namespace)) = namespace(ctx) else {
+        return;
+    };
+    let destination = remote(ctx);
+    if namespace
+        .find(|range| range.steers(0, destination.port))
+        .is_none()
+    {
+        return;
+    }
+    let own = Connection {
+        netns,
+        source: local(ctx),
+        destination,
+    };
+    if OWN.insert(own, 0, BPF_ANY.into()).is_ok() {
+        let _ = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
+    }
+}
+
+/// Forgets a connection of this host: it failed, or its packets find its socket from now on.
+#[inline(always)]
+fn forget(ctx: &SockOpsContext) {
+    if let Some((netns, _)) = namespace(ctx) {
+        let _ = OWN.remove(Connection {
+            netns,
+            source: local(ctx),
+            destination: remote(ctx),
+        });
+    }
 }
 
 /// Learns the origin of a socket that `accept()` is about to return.
@@ -200,7 +240,7 @@ fn closed(ctx: &SockOpsContext) {
     let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
     // SAFETY: the entry is this socket's, and this is its last call.
     let Some(origin) = (unsafe { ORIGINS.get(cookie) }) else {
-        return;
+        return forget(ctx);
     };
     match EVENTS.reserve::<Closed>(0) {
         Some(mut event) => {

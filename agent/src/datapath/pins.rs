@@ -148,7 +148,7 @@ impl Pins {
         let is_unused = fs::read_dir(&mount.point)
             .is_ok_and(|entries| entries.flatten().all(|e| kernels_own(&e.file_name())));
         if is_unused {
-            umount2(&mount.point, MntFlags::empty())
+            umount2(&mount.point, MntFlags::MNT_DETACH)
                 .with_context(|| format!("cannot unmount {}", mount.point.display()))?;
         }
         Ok(())
