@@ -18,9 +18,11 @@ pub mod map {
     pub const ADOPT: &str = "ADOPT";
     /// Ring buffer of the data path's diagnostics (aya-log).
     pub const LOGS: &str = "AYA_LOGS";
+    /// LRU hash: [`crate::Connection`] to nothing: local connections that are being made.
+    pub const OWN: &str = "OWN";
     /// Every map that is pinned.
-    pub const ALL: [&str; 8] = [
-        ORIGINS, NAMESPACES, COUNTERS, EVENTS, LISTENERS, PROXIES, ADOPT, LOGS,
+    pub const ALL: [&str; 9] = [
+        ORIGINS, NAMESPACES, COUNTERS, EVENTS, LISTENERS, PROXIES, ADOPT, LOGS, OWN,
     ];
 }
 

@@ -1,5 +1,7 @@
 //! What the agent tells the data path: one record a network namespace.
 
+use crate::Endpoint;
+
 /// A firewall mark written and compared under a mask.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -182,8 +184,21 @@ impl Namespace {
     }
 }
 
+/// Key of the `OWN` map: a connection that a socket of this host is making, as its packets name it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Connection {
+    /// Cookie of the network namespace.
+    pub netns: u64,
+    /// Where it comes from: perhaps a client's address that a proxy took.
+    pub source: Endpoint,
+    /// Where it goes to.
+    pub destination: Endpoint,
+}
+
 const _: () = {
     use core::mem::offset_of;
+    assert!(size_of::<Connection>() == 48);
     assert!(size_of::<Mark>() == 8);
     assert!(size_of::<Range>() == 16);
     assert!(size_of::<ListenerKey>() == 16);

@@ -6,10 +6,12 @@
 #![no_std]
 #![no_main]
 
+mod close;
 mod counters;
 mod learn;
 mod maps;
 mod packet;
+mod sockops;
 mod steer;
 
 use aya_ebpf::{
@@ -43,7 +45,7 @@ fn truepeer_learn(ctx: SockOpsContext) -> u32 {
 /// A process of the root cgroup gives a socket up.
 #[cgroup_sock(sock_release)]
 fn truepeer_close(ctx: SockContext) -> i32 {
-    learn::release(&ctx);
+    close::release(&ctx);
     1
 }
 

@@ -1,7 +1,7 @@
 //! All maps of the data path. The agent pins them, so that they are shared by the programs of every
 //! namespace and outlive the agent; sizes marked so are the agent's to set.
 
-use agent_common::{Counter, Listener, ListenerKey, Namespace, Origin};
+use agent_common::{Connection, Counter, Listener, ListenerKey, Namespace, Origin};
 use aya_ebpf::{
     Global,
     bindings::{
@@ -11,7 +11,7 @@ use aya_ebpf::{
     cty::c_void,
     helpers::generated::bpf_sk_storage_get,
     macros::{btf_map, map},
-    maps::{HashMap, PerCpuArray, RingBuf, SockHash},
+    maps::{HashMap, LruHashMap, PerCpuArray, RingBuf, SockHash},
 };
 
 /// Cookie of the namespace that this instance of the packet programs is attached in: a tc program
@@ -46,6 +46,11 @@ pub(crate) static PROXIES: SockHash<ListenerKey> = SockHash::with_max_entries(40
 #[map]
 pub(crate) static ADOPT: HashMap<u64, ListenerKey> =
     HashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
+
+/// Connections that sockets of this host are making, for `sk_lookup`. An entry lives from the first
+/// SYN to the end of the handshake; what a crash leaves is evicted.
+#[map]
+pub(crate) static OWN: LruHashMap<Connection, u8> = LruHashMap::with_max_entries(1 << 14, 0);
 
 /// Marks the proxies' listeners; accepted sockets inherit the mark.
 #[btf_map]

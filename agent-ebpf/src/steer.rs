@@ -3,7 +3,9 @@
 //! Only the first segment of a connection is decided on. Whatever belongs to a socket goes to that
 //! socket, and whatever the proxy cannot take passes as if truepeer were absent.
 
-use agent_common::{Counter, ListenerKey, Namespace, Range};
+use core::ptr::read_volatile;
+
+use agent_common::{Address, Connection, Counter, Endpoint, ListenerKey, Namespace, Range};
 use aya_ebpf::{
     bindings::{
         BPF_FIB_LKUP_RET_FWD_DISABLED, BPF_FIB_LKUP_RET_NOT_FWDED, bpf_fib_lookup as FibParams,
@@ -23,15 +25,13 @@ use network_types::{
 
 use crate::{
     counters::count,
-    maps::{NAMESPACES, NETNS, PROXIES},
+    maps::{NAMESPACES, NETNS, OWN, PROXIES},
     packet::{self, Segment},
 };
 
 /// Address families of the UAPI.
 pub(crate) const AF_INET: u32 = 2;
 pub(crate) const AF_INET6: u32 = 10;
-/// `lo` has this index in every network namespace.
-const LOOPBACK_IFINDEX: u32 = 1;
 const IPPROTO_TCP: u32 = 6;
 const TCP_TIME_WAIT: u32 = 6;
 const TCP_LISTEN: u32 = 10;
@@ -268,18 +268,11 @@ fn answers_cookie(segment: &Segment, listener: &Socket) -> bool {
 #[inline(always)]
 pub(crate) fn lookup(ctx: &SkLookupContext) {
     // SAFETY: the context is valid while the program runs.
-    let (protocol, family, port, ifindex) = unsafe {
+    let (protocol, family, port) = unsafe {
         let lookup = &*ctx.lookup;
-        (
-            lookup.protocol,
-            lookup.family,
-            lookup.local_port,
-            lookup.ingress_ifindex,
-        )
+        (lookup.protocol, lookup.family, lookup.local_port)
     };
-    // What the host itself connects to comes in by loopback: the proxy's own connections to the
-    // application among it, which must not come back to the proxy.
-    if protocol != IPPROTO_TCP || ifindex == LOOPBACK_IFINDEX {
+    if protocol != IPPROTO_TCP {
         return;
     }
     let netns = NETNS.load();
@@ -290,6 +283,13 @@ pub(crate) fn lookup(ctx: &SkLookupContext) {
     let Some(range) = namespace.find(|range| range.steers(0, port as u16)) else {
         return;
     };
+    // What this host itself connects to is left alone: the proxy's own connections to the application,
+    // which must not come back to the proxy. The interface would not tell: a packet to an own address
+    // counts as received on the interface that has the address.
+    // SAFETY: nobody writes to a value.
+    if unsafe { OWN.get(connection(ctx, netns, family, port)) }.is_some() {
+        return;
+    }
     if namespace.draining != 0 {
         count(Counter::Drained);
         return;
@@ -307,4 +307,31 @@ pub(crate) fn lookup(ctx: &SkLookupContext) {
     } else {
         Counter::NoListener
     });
+}
+
+/// The connection that a lookup is about.
+#[inline(always)]
+fn connection(ctx: &SkLookupContext, netns: u64, family: u32, port: u32) -> Connection {
+    // SAFETY: the context is valid while the program runs. Reads that the compiler may not merge: the
+    // verifier takes none at a computed offset.
+    let (source4, source6, destination4, destination6, source_port) = unsafe {
+        let lookup = ctx.lookup;
+        (
+            read_volatile(&raw const (*lookup).remote_ip4),
+            read_volatile(&raw const (*lookup).remote_ip6),
+            read_volatile(&raw const (*lookup).local_ip4),
+            read_volatile(&raw const (*lookup).local_ip6),
+            u16::from_be((*lookup).remote_port),
+        )
+    };
+    let (source, destination) = if family == AF_INET {
+        (Address::v4(source4), Address::v4(destination4))
+    } else {
+        (Address::v6(source6), Address::v6(destination6))
+    };
+    Connection {
+        netns,
+        source: Endpoint::new(source, source_port),
+        destination: Endpoint::new(destination, port as u16),
+    }
 }

@@ -1,0 +1,83 @@
+//! Reads the context of sockops.
+
+use core::ptr::read_volatile;
+
+use agent_common::{Address, Endpoint, Namespace};
+use aya_ebpf::{
+    EbpfContext as _,
+    cty::c_void,
+    helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie},
+    programs::SockOpsContext,
+};
+
+use crate::{maps::NAMESPACES, steer::AF_INET};
+
+/// The socket's namespace and what is to be done there; `None` where there is nothing to do.
+#[inline(always)]
+pub(crate) fn namespace(ctx: &SockOpsContext) -> Option<(u64, &'static Namespace)> {
+    // SAFETY: the context is valid while the program runs.
+    let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+    // SAFETY: entries are replaced, never changed in place.
+    let namespace = unsafe { NAMESPACES.get(netns) }?;
+    Some((netns, namespace))
+}
+
+/// The socket, as helpers take it.
+#[inline(always)]
+pub(crate) fn socket(ctx: &SockOpsContext) -> Option<*mut c_void> {
+    // SAFETY: the context is valid while the program runs.
+    let sk = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
+    if sk.is_null() { None } else { Some(sk.cast()) }
+}
+
+/// The socket's own end.
+#[inline(always)]
+pub(crate) fn local(ctx: &SockOpsContext) -> Endpoint {
+    // SAFETY: the context is valid while the program runs. Reads that the compiler may not merge: the
+    // verifier takes none at a computed offset.
+    let (v4, v6) = unsafe {
+        let ops = ctx.ops;
+        (
+            read_volatile(&raw const (*ops).local_ip4),
+            read_volatile(&raw const (*ops).local_ip6),
+        )
+    };
+    // The context has the local port in host byte order, the remote one in network order.
+    Endpoint::new(address(ctx, v4, v6), ctx.local_port() as u16)
+}
+
+/// The socket's other end.
+#[inline(always)]
+pub(crate) fn remote(ctx: &SockOpsContext) -> Endpoint {
+    // SAFETY: as in `local`.
+    let (v4, v6) = unsafe {
+        let ops = ctx.ops;
+        (
+            read_volatile(&raw const (*ops).remote_ip4),
+            read_volatile(&raw const (*ops).remote_ip6),
+        )
+    };
+    Endpoint::new(address(ctx, v4, v6), u32::from_be(ctx.remote_port()) as u16)
+}
+
+#[inline(always)]
+fn address(ctx: &SockOpsContext, v4: u32, v6: [u32; 4]) -> Address {
+    if ctx.family() == AF_INET {
+        Address::v4(v4)
+    } else {
+        Address::v6(v6)
+    }
+}
+
+/// The socket's cookie.
+#[inline(always)]
+pub(crate) fn cookie(ctx: &SockOpsContext) -> u64 {
+    // SAFETY: the context is valid while the program runs.
+    unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
+}
+
+/// Asks for further calls about this socket.
+#[inline(always)]
+pub(crate) fn call_for(ctx: &SockOpsContext, flags: u32) {
+    let _ = ctx.set_cb_flags((ctx.cb_flags() | flags) as i32);
+}
