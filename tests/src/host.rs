@@ -93,19 +93,22 @@ impl Drop for Directory {
 pub struct Traces(BTreeMap<String, String>);
 
 impl Traces {
-    /// Of the calling thread's network namespace: rules, routes, queueing disciplines, sysctls.
+    /// Of the calling thread's network namespace: rules, routes, classifiers, sysctls. Only what could
+    /// be truepeer's: on the host, others may come and go meanwhile.
     pub fn here() -> Result<Self> {
         let mut found = BTreeMap::new();
-        for line in [
-            "ip -4 rule",
-            "ip -6 rule",
-            "ip -4 route show table all",
-            "ip -6 route show table all",
-            "tc qdisc show",
+        for (line, ours) in [
+            ("ip -4 rule list pref 133", ""),
+            ("ip -6 rule list pref 133", ""),
+            ("ip -4 route show table all proto 137", ""),
+            ("ip -6 route show table all proto 137", ""),
+            ("tc qdisc show", "clsact"),
         ] {
             let mut words = line.split(' ');
             let program = words.next().expect("not empty");
-            found.insert(line.to_owned(), run(Command::new(program).args(words))?);
+            let output = run(Command::new(program).args(words))?;
+            let lines: Vec<_> = output.lines().filter(|line| line.contains(ours)).collect();
+            found.insert(line.to_owned(), lines.join("\n"));
         }
         for key in SYSCTLS {
             // Absent without IPv6.
