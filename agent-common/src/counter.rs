@@ -21,11 +21,15 @@ pub enum Counter {
     Closed = 6,
     /// Closed connections that the access log missed because `EVENTS` was full.
     EventsLost = 7,
+    /// Origins learnt from a trusted proxy's bind.
+    LearntBind = 8,
+    /// Answers that an IPv4 socket could not express because its client has an IPv6 address.
+    RevealInexpressible = 9,
 }
 
 impl Counter {
     /// Every counter, in the order of the slots.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Steered,
         Self::NoListener,
         Self::Drained,
@@ -34,6 +38,8 @@ impl Counter {
         Self::OriginsFull,
         Self::Closed,
         Self::EventsLost,
+        Self::LearntBind,
+        Self::RevealInexpressible,
     ];
 
     /// Its name in `truepeer status` and, between `truepeer_` and `_total`, in the metrics.
@@ -47,6 +53,8 @@ impl Counter {
             Self::OriginsFull => "origins_full",
             Self::Closed => "closed_connections",
             Self::EventsLost => "events_lost",
+            Self::LearntBind => "learnt_bind",
+            Self::RevealInexpressible => "reveal_inexpressible",
         }
     }
 
@@ -66,6 +74,10 @@ impl Counter {
             Self::Closed => "Connections with an origin that have ended",
             Self::EventsLost => {
                 "Closed connections that the access log missed because the ring buffer was full"
+            }
+            Self::LearntBind => "Origins learnt from a trusted proxy's bind",
+            Self::RevealInexpressible => {
+                "Answers that an IPv4 socket could not express because its client has an IPv6 address"
             }
         }
     }

@@ -18,4 +18,4 @@ pub use address::{Address, Endpoint};
 pub use counter::Counter;
 pub use event::Closed;
 pub use origin::{Evidence, Origin, Process};
-pub use settings::{Connection, Listener, ListenerKey, Mark, Namespace, Range};
+pub use settings::{Connection, Listener, ListenerKey, Mark, Namespace, Range, Spoof, Syn};

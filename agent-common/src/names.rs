@@ -20,9 +20,29 @@ pub mod map {
     pub const LOGS: &str = "AYA_LOGS";
     /// LRU hash: [`crate::Connection`] to nothing: local connections that are being made.
     pub const OWN: &str = "OWN";
+    /// Socket storage of [`crate::Spoof`].
+    pub const SPOOFS: &str = "SPOOFS";
+    /// LRU hash: [`crate::Syn`] to [`crate::Spoof`].
+    pub const HANDOVERS: &str = "HANDOVERS";
+    /// Hash: user id (`u32`) to the id of the rule that trusts it (`u32`).
+    pub const TRUSTED_UIDS: &str = "TRUSTED_UIDS";
+    /// Hash: cgroup id (`u64`) to the id of the rule that trusts it (`u32`).
+    pub const TRUSTED_CGROUPS: &str = "TRUSTED_CGROUPS";
     /// Every map that is pinned.
-    pub const ALL: [&str; 9] = [
-        ORIGINS, NAMESPACES, COUNTERS, EVENTS, LISTENERS, PROXIES, ADOPT, LOGS, OWN,
+    pub const ALL: [&str; 13] = [
+        ORIGINS,
+        NAMESPACES,
+        COUNTERS,
+        EVENTS,
+        LISTENERS,
+        PROXIES,
+        ADOPT,
+        LOGS,
+        OWN,
+        SPOOFS,
+        HANDOVERS,
+        TRUSTED_UIDS,
+        TRUSTED_CGROUPS,
     ];
 }
 
@@ -36,6 +56,18 @@ pub mod program {
     pub const LEARN: &str = "truepeer_learn";
     /// `cgroup/sock_release` of the root cgroup.
     pub const RELEASE: &str = "truepeer_close";
+    /// `cgroup/setsockopt` of the root cgroup: a trusted proxy may ask for a client's address.
+    pub const ASK: &str = "truepeer_ask";
+    /// `cgroup/bind4` of the root cgroup.
+    pub const BIND4: &str = "truepeer_bind4";
+    /// `cgroup/bind6` of the root cgroup.
+    pub const BIND6: &str = "truepeer_bind6";
+    /// `cgroup/getpeername4` of the revealed cgroups.
+    pub const PEER4: &str = "truepeer_peer4";
+    /// `cgroup/getpeername6` of the revealed cgroups.
+    pub const PEER6: &str = "truepeer_peer6";
+    /// `cgroup/getsockopt` of the revealed cgroups: `SO_ORIGINAL_DST`.
+    pub const ORIGINAL_DST: &str = "truepeer_dst";
     /// TCP iterator that adopts listeners older than the agent.
     pub const ADOPT: &str = "truepeer_adopt";
 }
@@ -45,4 +77,4 @@ pub const NETNS: &str = "NETNS";
 
 /// Version of every type in this crate that lives in a pinned map. Pins of another version are
 /// replaced, never read.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;

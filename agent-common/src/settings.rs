@@ -196,8 +196,38 @@ pub struct Connection {
     pub destination: Endpoint,
 }
 
+/// What a trusted proxy's socket says about its client: value of the `SPOOFS` socket storage.
+///
+/// Layout (28 bytes): client 0..20, rule 20..24, is_bound 24..28.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spoof {
+    /// The client; port 0 where the proxy named none.
+    pub client: Endpoint,
+    /// [`crate::origin::rule_id`] of the rule that trusts the proxy: `uid 1337`, `cgroup /path`.
+    pub rule: u32,
+    /// Not zero once the proxy has bound the socket to the client.
+    pub is_bound: u32,
+}
+
+/// Key of the `HANDOVERS` map: a SYN that a trusted proxy sends. The initial sequence number keeps a
+/// reused port from naming another client.
+///
+/// Layout (44 bytes): source 0..20, destination 20..40, isn 40..44.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Syn {
+    /// Where it comes from, as on the wire.
+    pub source: Endpoint,
+    /// Where it goes to.
+    pub destination: Endpoint,
+    /// Its sequence number, host byte order.
+    pub isn: u32,
+}
+
 const _: () = {
     use core::mem::offset_of;
+    assert!(size_of::<Spoof>() == 28 && size_of::<Syn>() == 44);
     assert!(size_of::<Connection>() == 48);
     assert!(size_of::<Mark>() == 8);
     assert!(size_of::<Range>() == 16);

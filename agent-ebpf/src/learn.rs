@@ -5,9 +5,9 @@ use agent_common::{
 };
 use aya_ebpf::{
     bindings::{
-        BPF_ANY, BPF_NOEXIST, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PARSE_HDR_OPT_CB,
-        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
-        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB,
+        BPF_ANY, BPF_NOEXIST, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_HDR_OPT_LEN_CB,
+        BPF_SOCK_OPS_PARSE_HDR_OPT_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
+        BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB,
     },
     cty::c_void,
     helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_boot_ns, bpf_map_update_elem},
@@ -16,7 +16,7 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 
 use crate::{
-    close,
+    bind, close,
     counters::count,
     maps::{ADOPT, LISTENERS, ORIGINS, OWN, PROXIES},
     sockops::{self, local, namespace, remote},
@@ -28,7 +28,11 @@ pub(crate) fn socket(ctx: &SockOpsContext) {
     match ctx.op() {
         BPF_SOCK_OPS_TCP_LISTEN_CB => listen(ctx),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepted(ctx),
-        BPF_SOCK_OPS_TCP_CONNECT_CB => connects(ctx),
+        BPF_SOCK_OPS_TCP_CONNECT_CB => {
+            connects(ctx);
+            bind::connects(ctx);
+        }
+        BPF_SOCK_OPS_HDR_OPT_LEN_CB => bind::sends(ctx),
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => forget_connection(ctx),
         BPF_SOCK_OPS_STATE_CB => close::changed(ctx, ctx.arg(1)),
         BPF_SOCK_OPS_PARSE_HDR_OPT_CB => close::received(ctx),
@@ -102,48 +106,79 @@ pub(crate) fn forget_connection(ctx: &SockOpsContext) {
 /// Learns the origin of a socket that `accept()` is about to return.
 #[inline(always)]
 fn accepted(ctx: &SockOpsContext) {
-    let Some((netns, namespace)) = namespace(ctx) else {
+    let (local, remote) = (local(ctx), remote(ctx));
+    if let Some(spoof) = bind::handed_over(ctx, local, remote) {
+        let client = Endpoint::new(spoof.client.address, spoof.client.port);
+        if write(ctx, Evidence::Bind, client, local, remote, spoof.rule) {
+            count(Counter::LearntBind);
+        }
+        return;
+    }
+    let Some((_, namespace)) = namespace(ctx) else {
         return;
     };
     let Some(sk) = sockops::socket(ctx) else {
         return;
     };
-    let (local, remote) = (local(ctx), remote(ctx));
     let listener = LISTENERS.get(sk);
     let is_known = match listener {
         // Else the client connected to the proxy's own port.
         Some(listener) => u32::from(local.port) != listener.port,
         None => is_spoofed(ctx, namespace, local, remote),
     };
-    if !is_known {
+    if !is_known
+        || !write(
+            ctx,
+            Evidence::Wire,
+            remote,
+            local,
+            remote,
+            namespace.spoofed_rule,
+        )
+    {
         return;
     }
+    count(Counter::LearntWire);
+    if let Some(listener) = listener {
+        name_steer(sockops::cookie(ctx), namespace, listener, local.port);
+    }
+}
+
+/// Writes an origin for the socket, and has its end told. `false`: there was no room.
+#[inline(always)]
+fn write(
+    ctx: &SockOpsContext,
+    evidence: Evidence,
+    client: Endpoint,
+    local: Endpoint,
+    remote: Endpoint,
+    rule: u32,
+) -> bool {
     let origin = Origin {
         // SAFETY: a helper without arguments.
         since: unsafe { bpf_ktime_get_boot_ns() },
-        netns,
-        client: remote,
+        netns: sockops::netns(ctx),
+        client,
         original_dst: local,
         local,
         remote,
-        rule: namespace.spoofed_rule,
-        evidence: Evidence::Wire as u8,
+        rule,
+        evidence: evidence as u8,
         ..Origin::default()
     };
-    let cookie = sockops::cookie(ctx);
-    if ORIGINS.insert(cookie, origin, BPF_NOEXIST.into()).is_err() {
+    if ORIGINS
+        .insert(sockops::cookie(ctx), origin, BPF_NOEXIST.into())
+        .is_err()
+    {
         count(Counter::OriginsFull);
         debug!(
             ctx,
             "the map of origins is full: a connection to port {} is unknown", local.port
         );
-        return;
+        return false;
     }
-    count(Counter::LearntWire);
     sockops::call_for(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
-    if let Some(listener) = listener {
-        name_steer(cookie, namespace, listener, local.port);
-    }
+    true
 }
 
 /// Notes which steer brought a connection to the proxy. Last, for the verifier's sake: it goes through

@@ -6,18 +6,22 @@
 #![no_std]
 #![no_main]
 
+mod bind;
 mod close;
 mod counters;
 mod learn;
 mod maps;
 mod packet;
+mod reveal;
 mod sockops;
 mod steer;
 
 use aya_ebpf::{
     bindings::{sk_action::SK_PASS, tcx_action_base::TCX_NEXT},
-    macros::{cgroup_sock, classifier, sk_lookup, sock_ops},
-    programs::{SkLookupContext, SockContext, SockOpsContext, TcContext},
+    macros::{cgroup_sock, cgroup_sock_addr, cgroup_sockopt, classifier, sk_lookup, sock_ops},
+    programs::{
+        SkLookupContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext, TcContext,
+    },
 };
 
 /// tc ingress of a steered interface, and of a gateway's `answers` interface. Other programs on the
@@ -46,6 +50,48 @@ fn truepeer_learn(ctx: SockOpsContext) -> u32 {
 #[cgroup_sock(sock_release)]
 fn truepeer_close(ctx: SockContext) -> i32 {
     close::release(&ctx);
+    1
+}
+
+/// A process of the root cgroup sets a socket option.
+#[cgroup_sockopt(setsockopt)]
+fn truepeer_ask(ctx: SockoptContext) -> i32 {
+    bind::ask(&ctx);
+    1
+}
+
+/// A process of the root cgroup binds an AF_INET socket.
+#[cgroup_sock_addr(bind4)]
+fn truepeer_bind4(ctx: SockAddrContext) -> i32 {
+    bind::bind4(&ctx);
+    1
+}
+
+/// A process of the root cgroup binds an AF_INET6 socket.
+#[cgroup_sock_addr(bind6)]
+fn truepeer_bind6(ctx: SockAddrContext) -> i32 {
+    bind::bind6(&ctx);
+    1
+}
+
+/// `accept()` and `getpeername()` on an AF_INET socket, in the revealed cgroups.
+#[cgroup_sock_addr(getpeername4)]
+fn truepeer_peer4(ctx: SockAddrContext) -> i32 {
+    reveal::peer4(&ctx);
+    1
+}
+
+/// `accept()` and `getpeername()` on an AF_INET6 socket, in the revealed cgroups.
+#[cgroup_sock_addr(getpeername6)]
+fn truepeer_peer6(ctx: SockAddrContext) -> i32 {
+    reveal::peer6(&ctx);
+    1
+}
+
+/// `getsockopt()`, in the revealed cgroups.
+#[cgroup_sockopt(getsockopt)]
+fn truepeer_dst(ctx: SockoptContext) -> i32 {
+    reveal::original_dst(&ctx);
     1
 }
 

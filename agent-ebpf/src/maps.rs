@@ -1,7 +1,7 @@
 //! All maps of the data path. The agent pins them, so that they are shared by the programs of every
 //! namespace and outlive the agent; sizes marked so are the agent's to set.
 
-use agent_common::{Connection, Counter, Listener, ListenerKey, Namespace, Origin};
+use agent_common::{Connection, Counter, Listener, ListenerKey, Namespace, Origin, Spoof, Syn};
 use aya_ebpf::{
     Global,
     bindings::{
@@ -52,26 +52,48 @@ pub(crate) static ADOPT: HashMap<u64, ListenerKey> =
 #[map]
 pub(crate) static OWN: LruHashMap<Connection, u8> = LruHashMap::with_max_entries(1 << 14, 0);
 
+/// SYNs that trusted proxies of this host have sent, until the other end is found on this host too.
+/// What goes elsewhere is evicted.
+#[map]
+pub(crate) static HANDOVERS: LruHashMap<Syn, Spoof> = LruHashMap::with_max_entries(1 << 15, 0);
+
+/// Users whose proxies may speak for a client, with the rule that says so.
+#[map]
+pub(crate) static TRUSTED_UIDS: HashMap<u32, u32> =
+    HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
+
+/// Control groups likewise.
+#[map]
+pub(crate) static TRUSTED_CGROUPS: HashMap<u64, u32> =
+    HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
+
 /// Marks the proxies' listeners; accepted sockets inherit the mark.
 #[btf_map]
-pub(crate) static LISTENERS: ListenerStorage = ListenerStorage::new();
+pub(crate) static LISTENERS: SocketStorage<
+    Listener,
+    { (BPF_F_NO_PREALLOC | BPF_F_CLONE) as usize },
+> = SocketStorage::new();
 
-const STORAGE_FLAGS: usize = (BPF_F_NO_PREALLOC | BPF_F_CLONE) as usize;
+/// What sockets of trusted proxies say about their clients.
+#[btf_map]
+pub(crate) static SPOOFS: SocketStorage<Spoof, { BPF_F_NO_PREALLOC as usize }> =
+    SocketStorage::new();
 
-/// Socket storage that a listener's children inherit. aya-ebpf's `SkStorage` has no `BPF_F_CLONE`.
+/// A value that belongs to a socket and goes with it. aya-ebpf's `SkStorage` has no `BPF_F_CLONE`, by
+/// which accepted sockets inherit the listener's.
 #[repr(C)]
-pub(crate) struct ListenerStorage {
+pub(crate) struct SocketStorage<T, const FLAGS: usize> {
     r#type: *const [i32; BPF_MAP_TYPE_SK_STORAGE as usize],
     key: *const i32,
-    value: *const Listener,
+    value: *const T,
     max_entries: *const [i32; 0],
-    map_flags: *const [i32; STORAGE_FLAGS],
+    map_flags: *const [i32; FLAGS],
 }
 
 // SAFETY: the pointers only describe the map to the loader and are never followed.
-unsafe impl Sync for ListenerStorage {}
+unsafe impl<T, const FLAGS: usize> Sync for SocketStorage<T, FLAGS> {}
 
-impl ListenerStorage {
+impl<T: Copy, const FLAGS: usize> SocketStorage<T, FLAGS> {
     const fn new() -> Self {
         Self {
             r#type: core::ptr::null(),
@@ -88,31 +110,38 @@ impl ListenerStorage {
 
     /// What `sk`, a socket pointer of a BPF context, carries.
     #[inline(always)]
-    pub(crate) fn get(&self, sk: *mut c_void) -> Option<Listener> {
+    pub(crate) fn get_ptr(&self, sk: *mut c_void) -> Option<*mut T> {
         // SAFETY: the verifier accepts only a socket here, and the helper returns null or a value.
-        unsafe {
-            bpf_sk_storage_get(self.as_ptr(), sk, core::ptr::null_mut(), 0)
-                .cast::<Listener>()
-                .as_ref()
-                .copied()
+        let value = unsafe { bpf_sk_storage_get(self.as_ptr(), sk, core::ptr::null_mut(), 0) };
+        if value.is_null() {
+            None
+        } else {
+            Some(value.cast())
         }
     }
 
-    /// Gives `sk`, a socket pointer of a BPF context, the mark of a proxy's listener.
+    /// A copy of what `sk`, a socket pointer of a BPF context, carries.
     #[inline(always)]
-    pub(crate) fn set(&self, sk: *mut c_void, listener: Listener) {
-        let mut value = listener;
-        // SAFETY: as in `get`; the helper copies the value.
+    pub(crate) fn get(&self, sk: *mut c_void) -> Option<T> {
+        // SAFETY: the value lives as long as the socket, which outlives the program's run.
+        self.get_ptr(sk).map(|value| unsafe { *value })
+    }
+
+    /// Makes `sk`, a socket pointer of a BPF context, carry `value`.
+    #[inline(always)]
+    pub(crate) fn set(&self, sk: *mut c_void, value: T) {
+        let mut first = value;
+        // SAFETY: as in `get_ptr`; the helper copies the value.
         unsafe {
             let stored = bpf_sk_storage_get(
                 self.as_ptr(),
                 sk,
-                core::ptr::from_mut(&mut value).cast(),
+                core::ptr::from_mut(&mut first).cast(),
                 BPF_SK_STORAGE_GET_F_CREATE.into(),
             )
-            .cast::<Listener>();
+            .cast::<T>();
             if !stored.is_null() {
-                *stored = listener;
+                *stored = value;
             }
         }
     }

@@ -15,8 +15,7 @@ use crate::{maps::NAMESPACES, steer::AF_INET};
 /// The socket's namespace and what is to be done there; `None` where there is nothing to do.
 #[inline(always)]
 pub(crate) fn namespace(ctx: &SockOpsContext) -> Option<(u64, &'static Namespace)> {
-    // SAFETY: the context is valid while the program runs.
-    let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+    let netns = netns(ctx);
     // SAFETY: entries are replaced, never changed in place.
     let namespace = unsafe { NAMESPACES.get(netns) }?;
     Some((netns, namespace))
@@ -80,4 +79,11 @@ pub(crate) fn cookie(ctx: &SockOpsContext) -> u64 {
 #[inline(always)]
 pub(crate) fn call_for(ctx: &SockOpsContext, flags: u32) {
     let _ = ctx.set_cb_flags((ctx.cb_flags() | flags) as i32);
+}
+
+/// The cookie of the socket's network namespace.
+#[inline(always)]
+pub(crate) fn netns(ctx: &SockOpsContext) -> u64 {
+    // SAFETY: the context is valid while the program runs.
+    unsafe { bpf_get_netns_cookie(ctx.as_ptr()) }
 }

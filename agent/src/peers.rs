@@ -14,7 +14,7 @@ use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::Steer,
+    config::Config,
     origins::Origins,
     processes::{Owner, Owners},
 };
@@ -131,31 +131,32 @@ impl Peer {
     }
 }
 
-/// The names of the configuration's steers by their numbers in the records. Clones share them, so
-/// that a reload reaches every reader.
+/// Who the configuration lets vouch, by the numbers in the records. Clones share it, so that a reload
+/// reaches every reader.
 #[derive(Clone, Debug, Default)]
 pub struct Names(Arc<RwLock<HashMap<u32, String>>>);
 
 impl Names {
-    /// The names of these steers.
-    pub fn new(steers: &[Steer]) -> Self {
+    /// The names of this configuration's rules.
+    pub fn new(config: &Config) -> Self {
         let names = Self::default();
-        names.set(steers);
+        names.set(config);
         names
     }
 
-    /// Replaces the names by those of these steers.
-    pub fn set(&self, steers: &[Steer]) {
-        let names = steers.iter().map(|s| (rule_id(&s.name), s.name.clone()));
-        *self.0.write().expect("no writer panics") = names.collect();
+    /// Replaces the names by those of this configuration's rules.
+    pub fn set(&self, config: &Config) {
+        let steers = config.steer.iter();
+        let steers = steers.map(|s| (rule_id(&s.name), format!("steer {}", s.name)));
+        let trust = config.trust.rules().map(|rule| (rule_id(&rule), rule));
+        *self.0.write().expect("no writer panics") = steers.chain(trust).collect();
     }
 
     /// Who vouches for an origin with this rule.
     pub fn trusted_by(&self, rule: u32) -> String {
-        match self.0.read().expect("no writer panics").get(&rule) {
-            Some(name) => format!("steer {name}"),
-            None => "steer (no longer configured)".into(),
-        }
+        let names = self.0.read().expect("no writer panics");
+        let name = names.get(&rule).map(String::as_str);
+        name.unwrap_or("a rule that is no longer configured").into()
     }
 }
 
@@ -228,7 +229,7 @@ pub(crate) mod tests {
     /// The names of one steer, `inbound`.
     pub(crate) fn names() -> Names {
         let text = "[[steer]]\nname = \"inbound\"\nports = [\"80\"]\nto = 15006\n";
-        Names::new(&Config::parse(text, "test").unwrap().steer)
+        Names::new(&Config::parse(text, "test").unwrap())
     }
 
     /// An origin of the steer `inbound`, one second after boot.

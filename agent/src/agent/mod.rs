@@ -101,7 +101,7 @@ struct Agent {
 
 impl Agent {
     async fn start(config: Config, path: Option<PathBuf>, server: Server) -> Result<Self> {
-        let names = Names::new(&config.steer);
+        let names = Names::new(&config);
         let pins = Pins::new(&config.agent.bpffs);
         let state = State::new(Arc::new(pins), names.clone());
         let failures = state.metrics.access_log_failures.clone();
@@ -109,7 +109,7 @@ impl Agent {
         let changed = Arc::new(Notify::new());
         let journal = Journal::open(&journal_path(&config.agent))?;
         let mut supervisor = block_in_place(|| Supervisor::new(&config, journal, changed.clone()))?;
-        block_in_place(|| supervisor.apply(&config.steer))?;
+        block_in_place(|| supervisor.apply(&config))?;
 
         let events = supervisor.datapath.events()?;
         let mut tasks = JoinSet::new();
@@ -162,7 +162,7 @@ impl Agent {
         }
     }
 
-    /// Takes up the steers of the file. All else needs a new start; a bad file changes nothing.
+    /// Takes up the file, all but `[agent]`, which needs a new start; a bad file changes nothing.
     fn reload(&mut self) {
         self.log.reopen();
         let new = match Config::load(self.path.as_deref()) {
@@ -172,10 +172,13 @@ impl Agent {
         if new.agent != self.config.agent {
             warn!("changes below [agent] take effect at the next start");
         }
-        match block_in_place(|| self.supervisor.apply(&new.steer)) {
+        match block_in_place(|| self.supervisor.apply(&new)) {
             Ok(()) => {
-                self.state.names.set(&new.steer);
-                self.config.steer = new.steer;
+                self.state.names.set(&new);
+                self.config = Config {
+                    agent: self.config.agent.clone(),
+                    ..new
+                };
                 info!("configuration read again");
             }
             Err(error) => error!("the new configuration is not taken up: {error:#}"),

@@ -25,7 +25,7 @@ use crate::{
 pub(super) struct Supervisor {
     pub(super) datapath: Datapath,
     journal: Journal,
-    steers: Vec<Steer>,
+    config: Config,
     served: Vec<Served>,
     /// Told when an interface of a served namespace changes.
     changed: Arc<Notify>,
@@ -72,25 +72,30 @@ impl Supervisor {
         Ok(Self {
             datapath,
             journal,
-            steers: Vec::new(),
+            config: Config::default(),
             served: Vec::new(),
             changed,
         })
     }
 
-    /// Puts these steers in place, instead of those that were.
+    /// Puts this configuration in place, instead of the one that was.
     ///
     /// # Errors
     ///
     /// When a namespace or an interface is missing, or something cannot be installed; what was in
     /// place is put back as far as it goes.
-    pub(super) fn apply(&mut self, steers: &[Steer]) -> Result<()> {
-        let before = std::mem::replace(&mut self.steers, steers.to_vec());
-        let applied = self.reconcile(Missing::Fails);
-        if applied.is_err() && !before.is_empty() {
-            self.steers = before;
-            self.reconcile(Missing::Waits)
-                .unwrap_or_else(|error| warn!("cannot go back to the former steers: {error:#}"));
+    pub(super) fn apply(&mut self, config: &Config) -> Result<()> {
+        let before = std::mem::replace(&mut self.config, config.clone());
+        let applied = self
+            .datapath
+            .trust(&self.config.trust, &self.config.reveal)
+            .and_then(|()| self.reconcile(Missing::Fails));
+        if applied.is_err() && before != Config::default() {
+            self.config = before;
+            self.datapath
+                .trust(&self.config.trust, &self.config.reveal)
+                .and_then(|()| self.reconcile(Missing::Waits))
+                .unwrap_or_else(|error| warn!("cannot go back to the former rules: {error:#}"));
         }
         applied
     }
@@ -102,7 +107,12 @@ impl Supervisor {
 
     /// Whether a named namespace is no longer the one that is served.
     pub(super) fn is_outdated(&self) -> bool {
-        let mut paths: Vec<_> = self.steers.iter().map(|s| s.netns.as_deref()).collect();
+        let mut paths: Vec<_> = self
+            .config
+            .steer
+            .iter()
+            .map(|s| s.netns.as_deref())
+            .collect();
         paths.sort_unstable();
         paths.dedup();
         paths.into_iter().flatten().any(|path| {
@@ -123,7 +133,7 @@ impl Supervisor {
     }
 
     fn reconcile(&mut self, missing: Missing) -> Result<()> {
-        let mut paths: Vec<_> = self.steers.iter().map(|s| s.netns.clone()).collect();
+        let mut paths: Vec<_> = self.config.steer.iter().map(|s| s.netns.clone()).collect();
         paths.sort_unstable();
         paths.dedup();
 
@@ -138,7 +148,8 @@ impl Supervisor {
         // Routes before packets: an assigned packet that is routed elsewhere would be lost.
         let present: HashSet<_> = served.iter().map(|s| s.path.clone()).collect();
         let steers: Vec<Steer> = self
-            .steers
+            .config
+            .steer
             .iter()
             .filter(|s| present.contains(&s.netns))
             .cloned()
@@ -157,7 +168,8 @@ impl Supervisor {
     /// Tells the data path about the namespace at `path`; all but what is attached.
     fn settle(&mut self, path: Option<&Path>, missing: Missing) -> Result<Served> {
         let steers: Vec<Steer> = self
-            .steers
+            .config
+            .steer
             .iter()
             .filter(|s| s.netns.as_deref() == path)
             .cloned()

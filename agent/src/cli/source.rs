@@ -84,6 +84,6 @@ impl Reader {
         if !self.told.replace(true) {
             let _ = writeln!(stderr(), "{no_agent}: read from the pins instead");
         }
-        read(&pins, &Names::new(&self.config.steer))
+        read(&pins, &Names::new(&self.config))
     }
 }

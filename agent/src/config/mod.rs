@@ -7,6 +7,7 @@ mod check;
 mod problem;
 mod reader;
 mod steer;
+mod trust;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -17,12 +18,18 @@ use problem::Problems;
 use reader::{Section, describe};
 pub use steer::Steer;
 use toml::de::{DeTable, DeValue};
+pub use trust::{Reveal, Trust};
 
 /// The default configuration, commented: what `truepeer config default` prints.
 pub const DEFAULT: &str = include_str!("default.toml");
 
 /// Sections of the file, with the keys of each.
-const SECTIONS: [(&str, &[&str]); 2] = [("agent", &AGENT_KEYS), ("steer", &steer::KEYS)];
+const SECTIONS: [(&str, &[&str]); 4] = [
+    ("agent", &AGENT_KEYS),
+    ("trust", &trust::TRUST_KEYS),
+    ("steer", &steer::KEYS),
+    ("reveal", &trust::REVEAL_KEYS),
+];
 const AGENT_KEYS: [&str; 6] = [
     "socket",
     "metrics",
@@ -40,6 +47,10 @@ const SOCKET_PATH_MAX: usize = 107;
 pub struct Config {
     /// The agent itself.
     pub agent: AgentSettings,
+    /// Who may speak for a client.
+    pub trust: Trust,
+    /// Who is told the client.
+    pub reveal: Reveal,
     /// What is steered to local proxies, in the order of the file.
     pub steer: Vec<Steer>,
 }
@@ -134,10 +145,19 @@ impl Config {
                     let section = Section::new("[agent]", table, value.span(), &AGENT_KEYS);
                     config.agent = AgentSettings::read(&section, problems);
                 }
-                ("agent", other) => problems.add(
+                ("trust", DeValue::Table(table)) => {
+                    let section = Section::new("[trust]", table, value.span(), &trust::TRUST_KEYS);
+                    config.trust = Trust::read(&section, problems);
+                }
+                ("reveal", DeValue::Table(table)) => {
+                    let section =
+                        Section::new("[reveal]", table, value.span(), &trust::REVEAL_KEYS);
+                    config.reveal = Reveal::read(&section, problems);
+                }
+                (name @ ("agent" | "trust" | "reveal"), other) => problems.add(
                     value.span(),
-                    format!("`agent` is {}, not a section", describe(other)),
-                    Some("write `[agent]`".into()),
+                    format!("`{name}` is {}, not a section", describe(other)),
+                    Some(format!("write `[{name}]`")),
                 ),
                 ("steer", DeValue::Array(array)) => {
                     for item in array.iter() {
@@ -164,7 +184,8 @@ impl Config {
                         ),
                         (None, None) => (
                             format!("unknown section `{name}`"),
-                            "the sections are `[agent]` and `[[steer]]`".into(),
+                            "the sections are `[agent]`, `[trust]`, `[[steer]]` and `[reveal]`"
+                                .into(),
                         ),
                     };
                     problems.add(key.span(), message, Some(hint));
@@ -189,11 +210,11 @@ fn not_a_steer(span: std::ops::Range<usize>, value: &DeValue<'_>, problems: &mut
     );
 }
 
-fn header(section: &str) -> &'static str {
-    if section == "agent" {
-        "[agent]"
+fn header(section: &str) -> String {
+    if section == "steer" {
+        "[[steer]]".into()
     } else {
-        "[[steer]]"
+        format!("[{section}]")
     }
 }
 

@@ -106,35 +106,33 @@ impl<'a, 'text> Section<'a, 'text> {
         allowed: RangeInclusive<u32>,
         problems: &mut Problems,
     ) -> Option<Located<u32>> {
+        integer(key, self.get(key)?, &allowed, problems)
+    }
+
+    /// A list of whole numbers within `allowed`.
+    pub(super) fn integers(
+        &self,
+        key: &str,
+        allowed: RangeInclusive<u32>,
+        problems: &mut Problems,
+    ) -> Option<Vec<Located<u32>>> {
+        self.list(key, problems, |item, problems| {
+            integer(key, item, &allowed, problems)
+        })
+    }
+
+    /// `true` or `false`.
+    pub(super) fn boolean(&self, key: &str, problems: &mut Problems) -> Option<bool> {
         let value = self.get(key)?;
-        let span = value.span();
-        let (low, high) = (*allowed.start(), *allowed.end());
-        let DeValue::Integer(integer) = value.get_ref() else {
-            let help = value
-                .get_ref()
-                .as_str()
-                .and_then(|text| text.parse::<u32>().ok())
-                .map(|n| format!("write `{key} = {n}`, without quotes"));
+        let boolean = value.get_ref().as_bool();
+        if boolean.is_none() {
             problems.add(
-                span,
-                format!("`{key}` is {}, not a number", describe(value.get_ref())),
-                help,
+                value.span(),
+                format!("`{key}` is {}, not a boolean", describe(value.get_ref())),
+                Some(format!("write `{key} = true` or `{key} = false`")),
             );
-            return None;
-        };
-        let number = i128::from_str_radix(integer.as_str(), integer.radix()).unwrap_or(i128::MAX);
-        match u32::try_from(number) {
-            Ok(number) if allowed.contains(&number) => Some((number, span)),
-            _ => {
-                let nearest = number.clamp(low.into(), high.into());
-                problems.add(
-                    span,
-                    format!("`{key}` must be between {low} and {high}"),
-                    Some(format!("the nearest is `{key} = {nearest}`")),
-                );
-                None
-            }
         }
+        boolean
     }
 
     /// A list of strings.
@@ -143,21 +141,66 @@ impl<'a, 'text> Section<'a, 'text> {
         key: &str,
         problems: &mut Problems,
     ) -> Option<Vec<Located<&'a str>>> {
+        self.list(key, problems, |item, problems| string(key, item, problems))
+    }
+
+    fn list<T>(
+        &self,
+        key: &str,
+        problems: &mut Problems,
+        mut read: impl FnMut(&'a Spanned<DeValue<'text>>, &mut Problems) -> Option<T>,
+    ) -> Option<Vec<T>> {
         let value = self.get(key)?;
         let DeValue::Array(array) = value.get_ref() else {
             problems.add(
                 value.span(),
                 format!("`{key}` is {}, not a list", describe(value.get_ref())),
-                scalar(value.get_ref()).map(|text| format!("write `{key} = [\"{text}\"]`")),
+                scalar(value.get_ref()).map(|text| format!("write `{key} = [{text}]`")),
             );
             return None;
         };
-        let items = array.iter();
         Some(
-            items
-                .filter_map(|item| string(key, item, problems))
+            array
+                .iter()
+                .filter_map(|item| read(item, problems))
                 .collect(),
         )
+    }
+}
+
+fn integer(
+    key: &str,
+    value: &Spanned<DeValue<'_>>,
+    allowed: &RangeInclusive<u32>,
+    problems: &mut Problems,
+) -> Option<Located<u32>> {
+    let span = value.span();
+    let (low, high) = (*allowed.start(), *allowed.end());
+    let DeValue::Integer(integer) = value.get_ref() else {
+        let help = value
+            .get_ref()
+            .as_str()
+            .and_then(|text| text.parse::<u32>().ok())
+            .map(|n| format!("write {n}, without quotes"));
+        problems.add(
+            span,
+            format!("`{key}` is {}, not a number", describe(value.get_ref())),
+            help,
+        );
+        return None;
+    };
+    let number = i128::from_str_radix(integer.as_str(), integer.radix()).unwrap_or(i128::MAX);
+    match u32::try_from(number) {
+        Ok(number) if allowed.contains(&number) => Some((number, span)),
+        _ => {
+            let nearest = number.clamp(low.into(), high.into());
+            problems.add(
+                span,
+                format!("`{key}` must be between {low} and {high}"),
+                Some(format!("the nearest is `{key} = {nearest}`")),
+            );
+            None
+        }
     }
 }
 
@@ -171,16 +214,16 @@ fn string<'a>(
         problems.add(
             value.span(),
             format!("`{key}` holds {}, not a string", describe(value.get_ref())),
-            scalar(value.get_ref()).map(|text| format!("write \"{text}\", in quotes")),
+            scalar(value.get_ref()).map(|number| format!("write \"{number}\", in quotes")),
         );
     }
     Some((text?, value.span()))
 }
 
-/// A string or a number as it was written.
+/// A string or a number as it was written, a string in quotes.
 fn scalar(value: &DeValue<'_>) -> Option<String> {
     match value {
-        DeValue::String(text) => Some(text.to_string()),
+        DeValue::String(text) => Some(format!("\"{text}\"")),
         DeValue::Integer(integer) => Some(integer.to_string()),
         _ => None,
     }

@@ -1,35 +1,117 @@
 //! Attaches programs, and names what they are attached to.
 
-use std::{fs::File, path::Path};
+use std::{
+    fs::{self, File},
+    os::unix::fs::MetadataExt as _,
+    path::Path,
+};
 
 use agent_common::names::program;
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf,
     programs::{
-        CgroupAttachMode, CgroupSock, ProgramError, SchedClassifier, SkLookup, SockOps,
-        TcAttachType,
+        CgroupAttachMode, CgroupSockoptAttachType, Program, ProgramError, SchedClassifier,
+        SkLookup, TcAttachType,
         links::{FdLink, LinkOrder},
         tc::{NlOptions, TcAttachOptions, qdisc_add_clsact, qdisc_detach_program},
     },
 };
 
-use super::pins::Pins;
+use super::{pins::Pins, sys};
 
-/// Attaches what learns origins to the cgroup, for every process below it.
-pub(super) fn cgroup(object: &mut Ebpf, pins: &Pins, cgroup: &Path) -> Result<()> {
-    let directory =
-        File::open(cgroup).with_context(|| format!("cannot open {}", cgroup.display()))?;
-    let learn: &mut SockOps = program(object, program::LEARN)?;
-    learn.load()?;
-    let id = learn.attach(&directory, CgroupAttachMode::Single)?;
-    let link = learn.take_link(id)?;
-    pins.pin_link(program::LEARN, FdLink::try_from(link)?)?;
-    let release: &mut CgroupSock = program(object, program::RELEASE)?;
-    release.load()?;
-    let id = release.attach(&directory, CgroupAttachMode::Single)?;
-    let link = release.take_link(id)?;
-    pins.pin_link(program::RELEASE, FdLink::try_from(link)?)
+/// Attaches what learns origins to the cgroup, for every process below it. Returns the names of the
+/// pins.
+pub(super) fn learn(object: &mut Ebpf, pins: &Pins, cgroup: &Path) -> Result<Vec<String>> {
+    by_name(object, pins, cgroup, &[program::LEARN, program::RELEASE])
+}
+
+/// Attaches what takes binds as evidence, likewise.
+pub(super) fn bind(object: &mut Ebpf, pins: &Pins, cgroup: &Path) -> Result<Vec<String>> {
+    by_name(
+        object,
+        pins,
+        cgroup,
+        &[program::ASK, program::BIND4, program::BIND6],
+    )
+}
+
+fn by_name(object: &mut Ebpf, pins: &Pins, cgroup: &Path, names: &[&str]) -> Result<Vec<String>> {
+    let attach = |name: &&str| {
+        cgroup_program(object, pins, name, name, cgroup)?;
+        Ok(name.to_string())
+    };
+    names.iter().map(attach).collect()
+}
+
+/// The id by which the kernel knows a cgroup: the inode of its directory.
+pub(super) fn cgroup_id(cgroup: &Path) -> Result<u64> {
+    let metadata = fs::metadata(cgroup)
+        .with_context(|| format!("cannot find the cgroup {}", cgroup.display()))?;
+    Ok(metadata.ino())
+}
+
+/// Attaches what reveals clients to the cgroup, for every process below it. Returns the names of the
+/// pins.
+pub(super) fn reveal(object: &mut Ebpf, pins: &Pins, cgroup: &Path) -> Result<Vec<String>> {
+    let id = cgroup_id(cgroup)?;
+    [program::PEER4, program::PEER6, program::ORIGINAL_DST]
+        .into_iter()
+        .map(|name| {
+            let pin = reveal_name(name, id);
+            cgroup_program(object, pins, name, &pin, cgroup)?;
+            Ok(pin)
+        })
+        .collect()
+}
+
+/// Loads a program of the object, attaches it to the cgroup and pins the link as `pin`.
+fn cgroup_program(
+    object: &mut Ebpf,
+    pins: &Pins,
+    name: &str,
+    pin: &str,
+    cgroup: &Path,
+) -> Result<()> {
+    let directory = File::open(cgroup)
+        .with_context(|| format!("cannot open the cgroup {}", cgroup.display()))?;
+    let program = object
+        .program_mut(name)
+        .with_context(|| format!("the BPF object has no program {name}"))?;
+    let is_loaded = program.fd().is_ok();
+    macro_rules! load {
+        ($program:expr) => {
+            if !is_loaded {
+                $program
+                    .load()
+                    .with_context(|| format!("cannot load {name}"))?;
+            }
+        };
+    }
+    macro_rules! link {
+        ($program:expr) => {{
+            load!($program);
+            let id = $program.attach(&directory, CgroupAttachMode::Single)?;
+            let link = FdLink::try_from($program.take_link(id)?)?;
+            pins.pin_link(pin, |path| Ok(link.pin(path).map(drop)?))
+        }};
+    }
+    match program {
+        Program::SockOps(program) => link!(program),
+        Program::CgroupSock(program) => link!(program),
+        Program::CgroupSockAddr(program) => link!(program),
+        Program::CgroupSockopt(program) => {
+            load!(program);
+            let kind = if name == program::ASK {
+                CgroupSockoptAttachType::Set
+            } else {
+                CgroupSockoptAttachType::Get
+            };
+            let link = sys::attach_sockopt(program, &directory, kind)?;
+            pins.pin_link(pin, |path| sys::pin(&link, path))
+        }
+        _ => bail!("{name} is no program for a cgroup"),
+    }
 }
 
 /// Attaches `sk_lookup` to the calling thread's network namespace, whose inode is `netns`.
@@ -39,7 +121,8 @@ pub(super) fn lookup(object: &mut Ebpf, pins: &Pins, netns: u64) -> Result<()> {
     lookup.load()?;
     let id = lookup.attach(&here)?;
     let link = lookup.take_link(id)?;
-    pins.pin_link(&lookup_name(netns), FdLink::from(link))
+    let link = FdLink::from(link);
+    pins.pin_link(&lookup_name(netns), |path| Ok(link.pin(path).map(drop)?))
 }
 
 /// Attaches tc ingress to `interface` of the calling thread's network namespace, whose inode is
@@ -54,7 +137,9 @@ pub(super) fn steer(object: &mut Ebpf, pins: &Pins, netns: u64, interface: &str)
     match steer.attach_with_options(interface, ingress, tcx) {
         Ok(id) => {
             let link = steer.take_link(id)?;
-            pins.pin_link(&steer_name(netns, interface), FdLink::try_from(link)?)
+            let link = FdLink::try_from(link)?;
+            let name = steer_name(netns, interface);
+            pins.pin_link(&name, |path| Ok(link.pin(path).map(drop)?))
         }
         Err(ProgramError::SyscallError(error))
             if error.io_error.raw_os_error() == Some(nix::libc::EINVAL) =>
@@ -99,11 +184,21 @@ pub(super) fn lookup_name(netns: u64) -> String {
     format!("{}:{netns}", program::LOOKUP)
 }
 
+/// Name of the pin of a program that reveals clients to the cgroup with this id.
+fn reveal_name(program: &str, cgroup: u64) -> String {
+    format!("{program}:cgroup:{cgroup}")
+}
+
 /// Program and target that a pin's name tells, for people.
 pub(super) fn describe(pin: &str) -> (String, String) {
     let mut parts = pin.splitn(3, ':');
     let program = parts.next().unwrap_or_default().to_owned();
     let target = match (parts.next(), parts.next()) {
+        (Some("cgroup"), Some(id)) => id
+            .parse()
+            .ok()
+            .and_then(crate::processes::cgroup_path)
+            .map_or_else(|| format!("cgroup {id}"), |path| format!("cgroup {path}")),
         (Some(netns), Some(interface)) => {
             format!(
                 "{} in network namespace {netns}",

@@ -4,12 +4,17 @@
 mod attach;
 mod events;
 mod pins;
+mod sys;
 
-use std::{io::Read as _, path::Path};
+use std::{
+    io::Read as _,
+    path::{Path, PathBuf},
+};
 
 use agent_common::{
     ListenerKey, Namespace,
     names::{self, map, program},
+    origin::rule_id,
 };
 use anyhow::{Context as _, Result};
 use aya::{
@@ -22,7 +27,10 @@ use tracing::warn;
 pub use events::{Diagnostics, Events};
 pub use pins::Pins;
 
-use crate::netns::Netns;
+use crate::{
+    config::{Reveal, Trust},
+    netns::Netns,
+};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("TRUEPEER_OBJECT"));
 
@@ -31,8 +39,14 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("TRUEPEER_OBJECT"));
 pub struct Datapath {
     pins: Pins,
     loader: EbpfLoader<'static>,
-    /// Holds the iterator that adopts listeners; its other programs are attached and pinned.
+    /// Holds the programs of the host, and the iterator that adopts listeners.
     object: Ebpf,
+    /// The root of the cgroup v2 hierarchy.
+    cgroup: PathBuf,
+    /// Names of the pins of the host's programs: those that are always there, and those of trust and
+    /// reveal.
+    always: Vec<String>,
+    by_trust: Vec<String>,
 }
 
 impl Datapath {
@@ -48,13 +62,52 @@ impl Datapath {
         }
         let mut loader = loader(&pins, origins);
         let mut object = load_object(&mut loader, 0)?;
-        attach::cgroup(&mut object, &pins, cgroup)?;
+        let always = attach::learn(&mut object, &pins, cgroup)?;
         pins.remove_maps(true)?;
         Ok(Self {
             pins,
             loader,
             object,
+            cgroup: cgroup.to_owned(),
+            always,
+            by_trust: Vec::new(),
         })
+    }
+
+    /// Says who may speak for a client and who is told; what that needs is attached.
+    ///
+    /// # Errors
+    ///
+    /// When a cgroup is missing.
+    pub fn trust(&mut self, trust: &Trust, reveal: &Reveal) -> Result<()> {
+        let path = |cgroup: &String| self.cgroup.join(cgroup.trim_start_matches('/'));
+        let mut uids = self.pins.trusted_uids()?;
+        let wanted = trust
+            .uids
+            .iter()
+            .map(|uid| (*uid, rule_id(&Trust::uid_rule(*uid))));
+        pins::replace(&mut uids, wanted.collect())?;
+        let mut cgroups = self.pins.trusted_cgroups()?;
+        let wanted = trust.cgroups.iter().map(|cgroup| {
+            let rule = rule_id(&Trust::cgroup_rule(cgroup));
+            Ok((attach::cgroup_id(&path(cgroup))?, rule))
+        });
+        pins::replace(&mut cgroups, wanted.collect::<Result<_>>()?)?;
+
+        let mut names = Vec::new();
+        if !trust.is_empty() {
+            names.extend(attach::bind(&mut self.object, &self.pins, &self.cgroup)?);
+        }
+        let told: Vec<_> = match &reveal.cgroups[..] {
+            _ if !reveal.enabled => Vec::new(),
+            [] => vec![self.cgroup.clone()],
+            cgroups => cgroups.iter().map(path).collect(),
+        };
+        for cgroup in told {
+            names.extend(attach::reveal(&mut self.object, &self.pins, &cgroup)?);
+        }
+        self.by_trust = names;
+        Ok(())
     }
 
     /// Where the maps and links are pinned.
@@ -141,7 +194,8 @@ impl Datapath {
     /// every namespace whose cookie is not among `cookies`.
     pub fn retain(&self, names: &[String], cookies: &[u64]) -> Result<()> {
         self.pins.retain_links(|name| {
-            [program::LEARN, program::RELEASE].contains(&name) || names.iter().any(|n| n == name)
+            let keep = names.iter().chain(&self.always).chain(&self.by_trust);
+            keep.into_iter().any(|n| n == name)
         })?;
         let mut namespaces = self.pins.namespaces()?;
         let known: Vec<u64> = namespaces.keys().collect::<Result<_, _>>()?;

@@ -176,16 +176,16 @@ impl Pins {
         Ok(())
     }
 
-    /// Pins `link` as `name`. A link of that name is replaced, and detached only then, so that there
-    /// is no moment without.
-    pub(super) fn pin_link(&self, name: &str, link: FdLink) -> Result<()> {
+    /// Has `pin` pin a link, as `name`. A link of that name is replaced, and detached only then, so
+    /// that there is no moment without.
+    pub(super) fn pin_link(&self, name: &str, pin: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
         let (new, path) = (
             self.links().join(format!("{NEW}{name}")),
             self.links().join(name),
         );
         ignore_missing(fs::remove_file(&new))?;
         let failed = || format!("cannot pin a program at {}", path.display());
-        link.pin(&new).with_context(failed)?;
+        pin(&new).with_context(failed)?;
         fs::rename(&new, &path).with_context(failed)
     }
 
@@ -241,6 +241,18 @@ impl Pins {
         )?)?)
     }
 
+    pub(super) fn trusted_uids(&self) -> Result<HashMap<MapData, u32, u32>> {
+        Ok(HashMap::try_from(Map::from_map_data(
+            self.map(map::TRUSTED_UIDS)?,
+        )?)?)
+    }
+
+    pub(super) fn trusted_cgroups(&self) -> Result<HashMap<MapData, u64, u32>> {
+        Ok(HashMap::try_from(Map::from_map_data(
+            self.map(map::TRUSTED_CGROUPS)?,
+        )?)?)
+    }
+
     fn counters(&self) -> Result<Vec<(Counter, u64)>> {
         let counters: PerCpuArray<_, u64> =
             PerCpuArray::try_from(Map::from_map_data(self.map(map::COUNTERS)?)?)?;
@@ -284,7 +296,8 @@ impl Origins for Pins {
         let origins = MapFill {
             name: map::ORIGINS.into(),
             // A hash does not tell how full it is, and counting a million entries takes a second.
-            entries: of(Counter::LearntWire).saturating_sub(of(Counter::Closed)),
+            entries: (of(Counter::LearntWire) + of(Counter::LearntBind))
+                .saturating_sub(of(Counter::Closed)),
             max_entries: self.map(map::ORIGINS)?.info()?.max_entries().into(),
         };
         let namespaces = MapFill {
@@ -309,6 +322,24 @@ impl Origins for Pins {
             counters,
         })
     }
+}
+
+/// Makes a map hold what is wanted and nothing else.
+pub(super) fn replace<K: Pod + PartialEq>(
+    map: &mut HashMap<MapData, K, u32>,
+    wanted: Vec<(K, u32)>,
+) -> Result<()> {
+    let held: Vec<K> = map.keys().collect::<Result<_, _>>()?;
+    for (key, value) in &wanted {
+        map.insert(key, value, 0)?;
+    }
+    for key in held
+        .iter()
+        .filter(|held| wanted.iter().all(|(key, _)| key != *held))
+    {
+        map.remove(key)?;
+    }
+    Ok(())
 }
 
 struct Mount {

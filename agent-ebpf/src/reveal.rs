@@ -1,0 +1,158 @@
+//! reveal: tells an unmodified application its true client.
+
+use core::ptr::read_volatile;
+
+use agent_common::{Address, Counter, Origin};
+use aya_ebpf::{
+    EbpfContext as _,
+    helpers::generated::bpf_get_socket_cookie,
+    programs::{SockAddrContext, SockoptContext},
+};
+
+use crate::{
+    counters::count,
+    maps::{LISTENERS, ORIGINS},
+    steer::AF_INET,
+};
+
+/// Levels and options of the UAPI: linux/netfilter_ipv4.h, linux/netfilter_ipv6/ip6_tables.h.
+const SOL_IP: i32 = 0;
+const SOL_IPV6: i32 = 41;
+const SO_ORIGINAL_DST: i32 = 80;
+const AF_INET6: u16 = 10;
+
+/// `struct sockaddr_in`.
+#[repr(C)]
+struct SockAddr4 {
+    family: u16,
+    port: u16,
+    address: u32,
+    zero: [u32; 2],
+}
+
+/// `struct sockaddr_in6`.
+#[repr(C)]
+struct SockAddr6 {
+    family: u16,
+    port: u16,
+    flow: u32,
+    address: [u32; 4],
+    scope: u32,
+}
+
+/// What `accept()` and `getpeername()` return for an AF_INET socket: the kernel calls the hook for both.
+#[inline(always)]
+pub(crate) fn peer4(ctx: &SockAddrContext) {
+    let Some(origin) = origin(ctx) else { return };
+    if !origin.client.address.is_v4() {
+        count(Counter::RevealInexpressible);
+        return;
+    }
+    // SAFETY: the context is valid while the program runs.
+    unsafe {
+        (*ctx.sock_addr).user_ip4 = origin.client.address.0[3];
+        (*ctx.sock_addr).user_port = port(origin);
+    }
+}
+
+/// The same for an AF_INET6 socket, which has an IPv4 client's address in mapped form.
+#[inline(always)]
+pub(crate) fn peer6(ctx: &SockAddrContext) {
+    let Some(origin) = origin(ctx) else { return };
+    let Address([a, b, c, d]) = origin.client.address;
+    // SAFETY: the context is valid while the program runs.
+    unsafe {
+        (*ctx.sock_addr).user_ip6[0] = a;
+        (*ctx.sock_addr).user_ip6[1] = b;
+        (*ctx.sock_addr).user_ip6[2] = c;
+        (*ctx.sock_addr).user_ip6[3] = d;
+        (*ctx.sock_addr).user_port = port(origin);
+    }
+}
+
+/// The origin of the context's socket, if it tells more than the wire does.
+#[inline(always)]
+fn origin(ctx: &SockAddrContext) -> Option<&'static Origin> {
+    // SAFETY: the context is valid while the program runs.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    // SAFETY: nobody changes what is read here while the socket lives.
+    let origin = unsafe { ORIGINS.get(cookie) }?;
+    (origin.client != origin.remote).then_some(origin)
+}
+
+/// The client's port in network order.
+#[inline(always)]
+fn port(origin: &Origin) -> u32 {
+    origin.client.port.to_be().into()
+}
+
+/// Answers `getsockopt(SO_ORIGINAL_DST)` for a connection that was steered to a proxy: its own address
+/// is where the client wanted to go. So a proxy that is set up for REDIRECT works unchanged.
+#[inline(always)]
+pub(crate) fn original_dst(ctx: &SockoptContext) {
+    // SAFETY: the context is valid while the program runs; so below.
+    let (level, name, sk) = unsafe {
+        let sockopt = &*ctx.sockopt;
+        (sockopt.level, sockopt.optname, sockopt.__bindgen_anon_1.sk)
+    };
+    if name != SO_ORIGINAL_DST || (level != SOL_IP && level != SOL_IPV6) || sk.is_null() {
+        return;
+    }
+    let Some(listener) = LISTENERS.get(sk.cast()) else {
+        return;
+    };
+    let port = unsafe { (*sk).src_port };
+    if port == listener.port {
+        return;
+    }
+    let port = (port as u16).to_be();
+    let (value, end) = unsafe {
+        let sockopt = &*ctx.sockopt;
+        (
+            sockopt.__bindgen_anon_2.optval as usize,
+            sockopt.__bindgen_anon_3.optval_end as usize,
+        )
+    };
+    let written = if level == SOL_IP {
+        if value + size_of::<SockAddr4>() > end {
+            return;
+        }
+        let address = unsafe { (*sk).src_ip4 };
+        unsafe {
+            *(value as *mut SockAddr4) = SockAddr4 {
+                family: AF_INET as u16,
+                port,
+                address,
+                zero: [0; 2],
+            };
+        }
+        size_of::<SockAddr4>()
+    } else {
+        if value + size_of::<SockAddr6>() > end {
+            return;
+        }
+        // Reads that the compiler may not make one: the verifier takes them at fixed offsets.
+        let address = unsafe {
+            [
+                read_volatile(&raw const (*sk).src_ip6[0]),
+                read_volatile(&raw const (*sk).src_ip6[1]),
+                read_volatile(&raw const (*sk).src_ip6[2]),
+                read_volatile(&raw const (*sk).src_ip6[3]),
+            ]
+        };
+        unsafe {
+            *(value as *mut SockAddr6) = SockAddr6 {
+                family: AF_INET6,
+                port,
+                flow: 0,
+                address,
+                scope: 0,
+            };
+        }
+        size_of::<SockAddr6>()
+    };
+    unsafe {
+        (*ctx.sockopt).optlen = written as i32;
+        (*ctx.sockopt).retval = 0;
+    }
+}
