@@ -285,7 +285,7 @@ pub(crate) mod tests {
         let peers = all(&origins, &names(), View::All).unwrap();
         let json = serde_json::to_value(&peers[0]).unwrap();
         assert_eq!(json["client"], "[2001:db8::7]:1");
-        assert_eq!(json["trusted_by"], "steer (no longer configured)");
+        assert_eq!(json["trusted_by"], "a rule that is no longer configured");
         for key in ["pid", "comm", "cgroup", "netns"] {
             assert!(json[key].is_null(), "{key}: {json}");
         }

@@ -106,7 +106,13 @@ impl<'a, 'text> Section<'a, 'text> {
         allowed: RangeInclusive<u32>,
         problems: &mut Problems,
     ) -> Option<Located<u32>> {
-        integer(key, self.get(key)?, &allowed, problems)
+        integer(
+            key,
+            &format!("{key} = "),
+            self.get(key)?,
+            &allowed,
+            problems,
+        )
     }
 
     /// A list of whole numbers within `allowed`.
@@ -116,8 +122,8 @@ impl<'a, 'text> Section<'a, 'text> {
         allowed: RangeInclusive<u32>,
         problems: &mut Problems,
     ) -> Option<Vec<Located<u32>>> {
-        self.list(key, problems, |item, problems| {
-            integer(key, item, &allowed, problems)
+        self.list(key, "", problems, |item, problems| {
+            integer(key, "", item, &allowed, problems)
         })
     }
 
@@ -141,12 +147,16 @@ impl<'a, 'text> Section<'a, 'text> {
         key: &str,
         problems: &mut Problems,
     ) -> Option<Vec<Located<&'a str>>> {
-        self.list(key, problems, |item, problems| string(key, item, problems))
+        self.list(key, "\"", problems, |item, problems| {
+            string(key, item, problems)
+        })
     }
 
+    /// A list of items that are written within `quote`.
     fn list<T>(
         &self,
         key: &str,
+        quote: &str,
         problems: &mut Problems,
         mut read: impl FnMut(&'a Spanned<DeValue<'text>>, &mut Problems) -> Option<T>,
     ) -> Option<Vec<T>> {
@@ -155,7 +165,8 @@ impl<'a, 'text> Section<'a, 'text> {
             problems.add(
                 value.span(),
                 format!("`{key}` is {}, not a list", describe(value.get_ref())),
-                scalar(value.get_ref()).map(|text| format!("write `{key} = [{text}]`")),
+                scalar(value.get_ref())
+                    .map(|text| format!("write `{key} = [{quote}{text}{quote}]`")),
             );
             return None;
         };
@@ -168,8 +179,10 @@ impl<'a, 'text> Section<'a, 'text> {
     }
 }
 
+/// A whole number, which hints write after `prefix`.
 fn integer(
     key: &str,
+    prefix: &str,
     value: &Spanned<DeValue<'_>>,
     allowed: &RangeInclusive<u32>,
     problems: &mut Problems,
@@ -181,7 +194,7 @@ fn integer(
             .get_ref()
             .as_str()
             .and_then(|text| text.parse::<u32>().ok())
-            .map(|n| format!("write {n}, without quotes"));
+            .map(|n| format!("write `{prefix}{n}`, without quotes"));
         problems.add(
             span,
             format!("`{key}` is {}, not a number", describe(value.get_ref())),
@@ -197,7 +210,7 @@ fn integer(
             problems.add(
                 span,
                 format!("`{key}` must be between {low} and {high}"),
-                Some(format!("the nearest is `{key} = {nearest}`")),
+                Some(format!("the nearest is `{prefix}{nearest}`")),
             );
             None
         }
@@ -214,16 +227,16 @@ fn string<'a>(
         problems.add(
             value.span(),
             format!("`{key}` holds {}, not a string", describe(value.get_ref())),
-            scalar(value.get_ref()).map(|number| format!("write \"{number}\", in quotes")),
+            scalar(value.get_ref()).map(|text| format!("write \"{text}\", in quotes")),
         );
     }
     Some((text?, value.span()))
 }
 
-/// A string or a number as it was written, a string in quotes.
+/// A string or a number as it was written.
 fn scalar(value: &DeValue<'_>) -> Option<String> {
     match value {
-        DeValue::String(text) => Some(format!("\"{text}\"")),
+        DeValue::String(text) => Some(text.to_string()),
         DeValue::Integer(integer) => Some(integer.to_string()),
         _ => None,
     }

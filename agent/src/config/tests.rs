@@ -145,8 +145,11 @@ fn sections_that_do_not_exist_are_refused() {
         &["unknown section `agnet`, did you mean `agent`?", ":1:2"],
     );
     assert_has(
-        &error("[trust]\nuids = [1]\n"),
-        &["unknown section `trust`", "`[agent]` and `[[steer]]`"],
+        &error("[policy]\ndeny = []\n"),
+        &[
+            "unknown section `policy`",
+            "`[agent]`, `[trust]`, `[[steer]]` and `[reveal]`",
+        ],
     );
     assert_has(
         &error("socket = \"/x\"\n"),
@@ -155,6 +158,32 @@ fn sections_that_do_not_exist_are_refused() {
     assert_has(&error("[steer]\nname = \"a\"\n"), &["write `[[steer]]`"]);
     assert_has(&error("steer = [1]\n"), &["write `[[steer]]`"]);
     assert_has(&error("agent = 1\n"), &["write `[agent]`"]);
+}
+
+#[test]
+fn trust_and_reveal_are_checked() {
+    let cases = [
+        ("[trust]\nuids = 1337\n", "write `uids = [1337]`"),
+        (
+            "[trust]\nuids = [\"1337\"]\n",
+            "write `1337`, without quotes",
+        ),
+        ("[trust]\nuids = [-1]\n", "the nearest is `0`"),
+        ("[trust]\nuid = [1]\n", "did you mean `uids`?"),
+        ("[trust]\ncgroups = [\"a/b\"]\n", "write \"/a/b\""),
+        ("[reveal]\nenabled = 1\n", "write `enabled = true`"),
+        ("reveal = true\n", "write `[reveal]`"),
+    ];
+    for (text, part) in cases {
+        assert_has(&error(text), &[part]);
+    }
+    let text = "[trust]\nuids = [1337]\ncgroups = [\"/a\"]\n[reveal]\nenabled = false\n";
+    let config = Config::parse(text, "t.toml").unwrap();
+    assert_eq!(
+        config.trust.rules().collect::<Vec<_>>(),
+        ["uid 1337", "cgroup /a"]
+    );
+    assert!(!config.reveal.enabled);
 }
 
 #[test]
