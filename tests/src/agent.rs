@@ -14,8 +14,13 @@ use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use crate::netns::Netns;
+use crate::netns::{Netns, run};
 use crate::process::Process;
+
+/// Where BPF objects are pinned.
+pub(crate) const BPFFS: &str = "/sys/fs/bpf";
+/// Every directory of pins of this crate begins with this, followed by the process that made it.
+pub(crate) const PINS: &str = "truepeer-";
 
 /// The agent's configuration, as it is written to its file.
 #[derive(Clone, Debug, Serialize)]
@@ -92,7 +97,7 @@ impl Config {
             agent: Settings {
                 socket: directory.join(format!("agent-{n}/truepeer.sock")),
                 metrics: metrics.to_string(),
-                bpffs: format!("/sys/fs/bpf/truepeer-{pid}-{n}").into(),
+                bpffs: format!("{BPFFS}/{PINS}{pid}-{n}").into(),
                 access_log: directory.join(format!("access-{n}.log")),
                 origins: None,
                 drain: None,
@@ -111,6 +116,7 @@ impl Config {
 
 /// A running `truepeer run`, stopped on drop.
 pub struct Agent {
+    binary: PathBuf,
     process: Process,
     config: Config,
     /// From the start of the process until it said that it was ready.
@@ -162,6 +168,7 @@ impl Agent {
         process.wait_until_ready(|| Ok(matches!(get(socket, "/readyz"), Ok((200, _)))))?;
         Ok(Self {
             ready_after: started.elapsed(),
+            binary: binary.to_owned(),
             process,
             config,
         })
@@ -185,6 +192,18 @@ impl Agent {
     /// Live connections with an origin.
     pub fn peers(&self) -> Result<Peers> {
         self.read("/v1/peers").map(Peers)
+    }
+
+    /// What `truepeer peer` tells inside `netns` of the connection between these two ends.
+    pub fn ask_inside(&self, netns: &Netns, local: SocketAddr, remote: SocketAddr) -> Result<Peer> {
+        let binary = self.binary.display().to_string();
+        let mut command = netns.command(&binary)?;
+        command
+            .args(["peer", "--output", "json", "--socket"])
+            .arg(&self.config.agent.socket)
+            .args(["--local", &local.to_string()])
+            .args(["--remote", &remote.to_string()]);
+        Ok(serde_json::from_str(&run(&mut command)?)?)
     }
 
     /// Programs, maps and counters.

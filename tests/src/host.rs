@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Result, ensure};
 use nix::fcntl::{Flock, FlockArg};
 use tempfile::TempDir;
 
-use crate::netns::{ours, remove_orphans, require_privileges, run};
+use crate::agent::{BPFFS, PINS};
+use crate::netns::{DIRECTORY, PREFIX, require_privileges, run};
 
 /// Scenarios of parallel test runs wait for each other here: they share the host's sysctls, its
 /// cgroup and its two processors.
@@ -88,6 +89,41 @@ impl Drop for Directory {
     }
 }
 
+/// Namespaces and pins of this crate, each with the process that made it.
+fn everybodys() -> Result<Vec<(u32, PathBuf)>> {
+    let mut found = Vec::new();
+    for (directory, prefix) in [(DIRECTORY, PREFIX), (BPFFS, PINS)] {
+        let Ok(entries) = std::fs::read_dir(directory) else {
+            continue;
+        };
+        for entry in entries {
+            let path = entry?.path();
+            let owner = path
+                .file_name()
+                .and_then(|name| name.to_str()?.strip_prefix(prefix)?.split('-').next())
+                .and_then(|owner| owner.parse().ok());
+            found.extend(owner.map(|owner| (owner, path)));
+        }
+    }
+    Ok(found)
+}
+
+/// Removes namespaces and pins whose process was killed before it could.
+pub fn remove_orphans() -> Result<()> {
+    for (owner, path) in everybodys()? {
+        if std::fs::exists(format!("/proc/{owner}"))? {
+            continue;
+        }
+        if path.starts_with(BPFFS) {
+            std::fs::remove_dir_all(&path)?;
+        } else {
+            let name = path.file_name().unwrap_or_default();
+            run(Command::new("ip").args(["netns", "del"]).arg(name))?;
+        }
+    }
+    Ok(())
+}
+
 /// What truepeer could leave behind in a network namespace, or on the host.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Traces(BTreeMap<String, String>);
@@ -121,18 +157,14 @@ impl Traces {
     /// Of the host: its own namespace, this crate's namespaces, pins.
     pub fn of_host() -> Result<Self> {
         let mut traces = Self::here()?;
-        let pid = std::process::id().to_string();
-        let namespaces: Vec<_> = ours()?
+        let left: Vec<_> = everybodys()?
             .into_iter()
-            .filter(|name| name.split('-').nth(1) == Some(&pid))
+            .filter(|(owner, _)| *owner == std::process::id())
+            .map(|(_, path)| path.display().to_string())
             .collect();
-        traces.0.insert("namespaces".into(), namespaces.join(" "));
-        let pins: Vec<_> = std::fs::read_dir("/sys/fs/bpf")?
-            .flatten()
-            .map(|entry| entry.file_name().to_string_lossy().into_owned())
-            .filter(|name| name.starts_with(&format!("truepeer-{pid}-")))
-            .collect();
-        traces.0.insert("pins".into(), pins.join(" "));
+        traces
+            .0
+            .insert("namespaces and pins".into(), left.join(" "));
         Ok(traces)
     }
 

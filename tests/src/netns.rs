@@ -11,9 +11,9 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sched::{CloneFlags, setns};
 
 /// Where iproute2 keeps named namespaces.
-const DIRECTORY: &str = "/run/netns";
+pub(crate) const DIRECTORY: &str = "/run/netns";
 /// Every namespace of this crate begins with this, followed by the process that made it.
-const PREFIX: &str = "tp-";
+pub(crate) const PREFIX: &str = "tp-";
 
 /// A named network namespace, removed on drop.
 pub struct Netns {
@@ -129,32 +129,6 @@ impl Drop for Netns {
             eprintln!("{error:#}");
         }
     }
-}
-
-/// Names of this crate's namespaces on the host.
-pub fn ours() -> Result<Vec<String>> {
-    let Ok(entries) = std::fs::read_dir(DIRECTORY) else {
-        return Ok(Vec::new());
-    };
-    let mut names = Vec::new();
-    for entry in entries {
-        let name = entry?.file_name().to_string_lossy().into_owned();
-        if name.starts_with(PREFIX) {
-            names.push(name);
-        }
-    }
-    Ok(names)
-}
-
-/// Removes namespaces whose process was killed before it could.
-pub fn remove_orphans() -> Result<()> {
-    for name in ours()? {
-        let owner = name[PREFIX.len()..].split('-').next().unwrap_or_default();
-        if !std::fs::exists(format!("/proc/{owner}"))? {
-            run(Command::new("ip").args(["netns", "del", &name]))?;
-        }
-    }
-    Ok(())
 }
 
 /// Runs a command to its end; its standard output, or an error with what it said.

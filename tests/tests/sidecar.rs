@@ -105,6 +105,10 @@ fn with_truepeer(directory: &Path, sidecar: &Sidecar) -> Result<()> {
         for connection in &held {
             known_to_application(&peers, connection)?;
         }
+        // A process in the pod asks by the addresses of its own socket.
+        let seen = &held[0].seen;
+        let peer = agent.ask_inside(&sidecar.pod, seen.local, seen.accepted)?;
+        ensure!(peer.client.ip() == held[0].client.ip(), "{peer:?}");
     }
     no_origins(&agent)?;
     ensure!(agent.stop()?.success(), "the agent's exit status");

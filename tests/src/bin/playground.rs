@@ -9,8 +9,9 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use nix::sys::signal::{SigSet, Signal};
 use tests::agent::{Agent, Config, Steer, binary};
+use tests::host::remove_orphans;
 use tests::load::{Application, Connection};
-use tests::netns::{Netns, remove_orphans, require_privileges};
+use tests::netns::{Netns, require_privileges};
 use tests::proxy::{Proxy, any};
 use tests::report::Report;
 use tests::topology::{Family, Gateway, Sidecar};
@@ -199,7 +200,8 @@ impl Playground {
         let enter = format!("sudo ip netns exec {}", self.sidecar.client.name());
         println!(
             "
-The connections above stay open. In another terminal, try
+The connections above stay open. In another terminal, try what follows. In the pod, each connection
+has two sockets: the proxy's and, with the proxy's own port, the application's.
 
     sudo {binary} peers --socket {socket}
     sudo {binary} status --socket {socket}
