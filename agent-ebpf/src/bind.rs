@@ -28,6 +28,7 @@ const IP_FREEBIND: i32 = 15;
 const IP_TRANSPARENT: i32 = 19;
 const IPV6_TRANSPARENT: i32 = 75;
 const IPV6_FREEBIND: i32 = 78;
+const FIRST_UNPRIVILEGED_PORT: u16 = 1024;
 /// How deep a trusted cgroup can lie below the root.
 const MAX_DEPTH: i32 = 8;
 
@@ -134,12 +135,17 @@ fn take(ctx: *mut bpf_sock_addr, address: Address, is_any: bool) -> bool {
     if kind != SOCK_STREAM || is_any || address.is_loopback() || sk.is_null() {
         return false;
     }
+    // SAFETY: as above.
+    let port = u16::from_be(unsafe { (*ctx).user_port } as u16);
+    // No client has such a port, but a transparent listener may.
+    if port != 0 && port < FIRST_UNPRIVILEGED_PORT {
+        return false;
+    }
     let Some(spoof) = SPOOFS.get_ptr(sk.cast()) else {
         return false;
     };
     // SAFETY: the value is the socket's, which the kernel holds locked; the context as above.
     unsafe {
-        let port = u16::from_be((*ctx).user_port as u16);
         (*spoof).client = Endpoint::new(address, port);
         (*spoof).is_bound = 1;
         (*ctx).user_port = 0;

@@ -108,7 +108,12 @@ pub(crate) fn forget_connection(ctx: &SockOpsContext) {
 fn accepted(ctx: &SockOpsContext) {
     let (local, remote) = (local(ctx), remote(ctx));
     if let Some(spoof) = bind::handed_over(ctx, local, remote) {
-        let client = Endpoint::new(spoof.client.address, spoof.client.port);
+        // A proxy that names no port leaves it to the kernel, as if it had spoofed the address.
+        let port = match spoof.client.port {
+            0 => remote.port,
+            port => port,
+        };
+        let client = Endpoint::new(spoof.client.address, port);
         if write(ctx, Evidence::Bind, client, local, remote, spoof.rule) {
             count(Counter::LearntBind);
         }

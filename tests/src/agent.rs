@@ -27,8 +27,18 @@ pub(crate) const PINS: &str = "truepeer-";
 pub struct Config {
     /// The section `[agent]`.
     pub agent: Settings,
+    /// The section `[trust]`.
+    pub trust: Trust,
     /// The sections `[[steer]]`.
     pub steer: Vec<Steer>,
+}
+
+/// The section `[trust]`.
+#[derive(Clone, Debug, Default, Serialize)]
+#[expect(missing_docs, reason = "the configuration's own names")]
+pub struct Trust {
+    pub uids: Vec<u32>,
+    pub cgroups: Vec<String>,
 }
 
 /// The section `[agent]`: what must differ from the defaults so that agents do not meet.
@@ -102,6 +112,7 @@ impl Config {
                 origins: None,
                 drain: None,
             },
+            trust: Trust::default(),
             steer: steer.into_iter().collect(),
         })
     }

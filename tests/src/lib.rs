@@ -6,6 +6,7 @@
 //! sends connections from many client addresses ([`load`]).
 
 pub mod agent;
+pub mod cgroup;
 pub mod check;
 pub mod envoy;
 pub mod haproxy;

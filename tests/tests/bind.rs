@@ -1,0 +1,119 @@
+//! A trusted proxy that binds to the client's address: the application's `accept()` and
+//! `getpeername()` tell the client, and nothing is spoofed.
+
+use std::path::Path;
+
+use agent_common::Counter;
+use anyhow::{Context as _, Result, ensure};
+use tests::agent::{Agent, Config, Trust};
+use tests::cgroup::Cgroup;
+use tests::check::no_origins;
+use tests::haproxy::{self, Usesrc};
+use tests::host::{Traces, scenario};
+use tests::load::{Load, Outcome};
+use tests::netns::Netns;
+use tests::nginx;
+use tests::process::{Process, Route};
+use tests::proxy::any;
+use tests::report::Report;
+use tests::topology::{Family, Sidecar};
+
+/// A dual-stack application.
+const REPORT: u16 = 8080;
+/// The proxy's port for each family.
+const PROXY: u16 = 15001;
+
+#[test]
+fn nginx_proxy_bind() {
+    scenario(|directory| {
+        let start = |pod: &Netns, routes: &[Route]| nginx::transparent(directory, pod, routes);
+        trusted(directory, nginx::plain, start, Outcome::all_kept)
+    });
+}
+
+#[test]
+fn haproxy_usesrc_clientip() {
+    scenario(|directory| {
+        let usesrc = Usesrc::ClientIp;
+        let start =
+            |pod: &Netns, routes: &[Route]| haproxy::transparent(directory, pod, usesrc, routes);
+        trusted(directory, haproxy::plain, start, Outcome::all_kept)
+    });
+}
+
+#[test]
+fn haproxy_usesrc_client() {
+    scenario(|directory| {
+        let usesrc = Usesrc::Client;
+        let start =
+            |pod: &Netns, routes: &[Route]| haproxy::transparent(directory, pod, usesrc, routes);
+        trusted(directory, haproxy::plain, start, Outcome::all_exact)
+    });
+}
+
+/// Lost behind the ordinary proxy, kept behind the one that binds, though every packet carries the
+/// pod's own addresses: no mark, no rule and no route is installed.
+fn trusted(
+    directory: &Path,
+    plain: fn(&Path, &Netns, &[Route]) -> Result<Process>,
+    binding: impl Fn(&Netns, &[Route]) -> Result<Process>,
+    expected: fn(&Outcome) -> Result<()>,
+) -> Result<()> {
+    let sidecar = Sidecar::new()?;
+    let pod = &sidecar.pod;
+    let _report = Report::start(pod, any(REPORT))?;
+    let routes: Vec<Route> = Family::ALL
+        .into_iter()
+        .zip(PROXY..)
+        .map(|(family, port)| (any_of(family, port), (family.localhost(), REPORT).into()))
+        .collect();
+    let target = |family, port| Load::new([(Sidecar::address(family), port).into()]);
+
+    let proxy = plain(directory, pod, &routes)?;
+    for (family, port) in Family::ALL.into_iter().zip(PROXY..) {
+        target(family, port).run(&sidecar.client).all_lost()?;
+    }
+    proxy.stop()?;
+
+    let before = pod.enter(Traces::here)?;
+    let cgroup = Cgroup::new("proxy")?;
+    let mut config = Config::new(directory, [])?;
+    config.trust = Trust {
+        cgroups: vec![cgroup.path()],
+        ..Trust::default()
+    };
+    let agent = Agent::start(directory, config)?;
+    let proxy = cgroup.run(|| binding(pod, &routes))?;
+    for (family, port) in Family::ALL.into_iter().zip(PROXY..) {
+        let load = target(family, port);
+        expected(&load.run(&sidecar.client))?;
+        let held = load.hold(&sidecar.client)?;
+        let peers = agent.peers()?;
+        let connection = held.first().context("a connection")?;
+        let peer = peers
+            .0
+            .iter()
+            .find(|peer| peer.client.ip() == connection.client.ip())
+            .with_context(|| format!("no origin for {}", connection.client))?;
+        ensure!(
+            peer.evidence == "bind" && peer.remote.ip() != peer.client.ip(),
+            "{peer:?}"
+        );
+    }
+    before.assert_unchanged(&pod.enter(Traces::here)?)?;
+    ensure!(
+        agent.counter(Counter::LearntWire)? == 0,
+        "nothing is spoofed"
+    );
+    proxy.stop()?;
+    no_origins(&agent)?;
+    ensure!(agent.stop()?.success(), "the agent's exit status");
+    Ok(())
+}
+
+fn any_of(family: Family, port: u16) -> std::net::SocketAddr {
+    match family {
+        Family::V4 => tests::proxy::any_v4(port),
+        Family::V6 => any(port),
+    }
+}
