@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use agent_common::Counter;
-use anyhow::{Result, ensure};
+use anyhow::ensure;
 use tests::agent::{Agent, Config, Steer};
 use tests::check::{known, no_origins, observed};
 use tests::eventually;
