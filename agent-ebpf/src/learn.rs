@@ -67,8 +67,8 @@ fn listen(ctx: &SockOpsContext) {
     let _ = PROXIES.update(key, ops, BPF_ANY.into());
 }
 
-/// Remembers a connection that a socket of this host makes to a port that `sk_lookup` steers, before
-/// its first packet is sent.
+/// Remembers a connection that a socket of this host makes to a steered port, before its first packet
+/// is sent.
 #[inline(always)]
 fn connects(ctx: &SockOpsContext) {
     let Some((netns, namespace)) = namespace(ctx) else {
@@ -76,7 +76,7 @@ fn connects(ctx: &SockOpsContext) {
     };
     let destination = remote(ctx);
     if namespace
-        .find(|range| range.steers(0, destination.port))
+        .find(|range| range.steers(range.ifindex, destination.port))
         .is_none()
     {
         return;

@@ -100,8 +100,14 @@ pub(crate) fn packet(ctx: &TcContext) {
     };
     let found = Socket::lookup(ctx, &segment.tuple, segment.tuple_size());
     if let Some(sk) = found {
-        let superseded = segment.opens && sk.state() == TCP_TIME_WAIT;
-        if !sk.listens() && !superseded {
+        let reopens = segment.opens && sk.state() == TCP_TIME_WAIT;
+        if reopens {
+            if range.flags & Range::ANSWERS == 0 {
+                connect(ctx, &segment, namespace, &range, true);
+            }
+            return;
+        }
+        if !sk.listens() {
             if sk.assign(ctx) {
                 mark(ctx, namespace, &range);
             }
@@ -109,13 +115,19 @@ pub(crate) fn packet(ctx: &TcContext) {
         }
     }
     if range.flags & Range::ANSWERS == 0 {
-        connect(ctx, &segment, namespace, &range);
+        connect(ctx, &segment, namespace, &range, false);
     }
 }
 
 /// Brings the first segment of a connection, or the ACK of a SYN cookie, to the proxy's listener.
 #[inline(always)]
-fn connect(ctx: &TcContext, segment: &Segment, namespace: &Namespace, range: &Range) {
+fn connect(
+    ctx: &TcContext,
+    segment: &Segment,
+    namespace: &Namespace,
+    range: &Range,
+    reopens: bool,
+) {
     if !segment.opens && !segment.acknowledges {
         return;
     }
@@ -140,7 +152,9 @@ fn connect(ctx: &TcContext, segment: &Segment, namespace: &Namespace, range: &Ra
     if !segment.opens && !answers_cookie(segment, &listener) {
         return;
     }
-    if listener.assign(ctx) {
+    // Where the client uses a port again that an old connection still has (TIME_WAIT), the kernel alone
+    // can put an end to that: it does, and then asks `lookup` for the listener.
+    if reopens || listener.assign(ctx) {
         mark(ctx, namespace, range);
         if segment.opens {
             count(Counter::Steered);
@@ -264,13 +278,19 @@ fn answers_cookie(segment: &Segment, listener: &Socket) -> bool {
     }
 }
 
-/// Picks the proxy's listener for a connection to one of this host's addresses.
+/// Picks the proxy's listener for a connection to one of this host's addresses, or for one whose port
+/// is used again ([`connect`]).
 #[inline(always)]
 pub(crate) fn lookup(ctx: &SkLookupContext) {
     // SAFETY: the context is valid while the program runs.
-    let (protocol, family, port) = unsafe {
+    let (protocol, family, port, ifindex) = unsafe {
         let lookup = &*ctx.lookup;
-        (lookup.protocol, lookup.family, lookup.local_port)
+        (
+            lookup.protocol,
+            lookup.family,
+            lookup.local_port,
+            lookup.ingress_ifindex,
+        )
     };
     if protocol != IPPROTO_TCP {
         return;
@@ -280,7 +300,8 @@ pub(crate) fn lookup(ctx: &SkLookupContext) {
     let Some(namespace) = (unsafe { NAMESPACES.get(netns) }) else {
         return;
     };
-    let Some(range) = namespace.find(|range| range.steers(0, port as u16)) else {
+    let wanted = |range: &Range| range.steers(0, port as u16) || range.steers(ifindex, port as u16);
+    let Some(range) = namespace.find(wanted) else {
         return;
     };
     // What this host itself connects to is left alone: the proxy's own connections to the application,
@@ -290,9 +311,14 @@ pub(crate) fn lookup(ctx: &SkLookupContext) {
     if unsafe { OWN.get(connection(ctx, netns, family, port)) }.is_some() {
         return;
     }
+    // What comes in by a steered interface was counted there.
+    let tally = |counter| {
+        if range.ifindex == 0 {
+            count(counter);
+        }
+    };
     if namespace.draining != 0 {
-        count(Counter::Drained);
-        return;
+        return tally(Counter::Drained);
     }
     let key = |family| ListenerKey {
         netns,
@@ -302,7 +328,7 @@ pub(crate) fn lookup(ctx: &SkLookupContext) {
     let chosen = PROXIES.redirect_sk_lookup(ctx, key(family), 0).is_ok()
         // An IPv4 connection may belong to a dual-stack listener; the kernel refuses what does not.
         || PROXIES.redirect_sk_lookup(ctx, key(AF_INET6), 0).is_ok();
-    count(if chosen {
+    tally(if chosen {
         Counter::Steered
     } else {
         Counter::NoListener

@@ -53,8 +53,6 @@ impl Drop for Served {
 struct Attached {
     /// Name and index of each interface.
     interfaces: Vec<(String, u32)>,
-    /// Whether `sk_lookup` is attached to the namespace.
-    lookup: bool,
 }
 
 /// Whether a namespace or an interface that is missing is an error, or comes later.
@@ -203,10 +201,7 @@ impl Supervisor {
             .find(|s| s.netns.cookie() == netns.cookie());
         let pins = before.map_or_else(Vec::new, |s| s.pins.clone());
         let was_attached = before.map_or_else(Attached::default, |s| s.attached.clone());
-        let wanted = Attached {
-            interfaces,
-            lookup: steers.iter().any(|s| s.interface.is_none()),
-        };
+        let wanted = Attached { interfaces };
         Ok(Served {
             path: path.map(Path::to_owned),
             netns,
@@ -239,7 +234,7 @@ impl Supervisor {
 
     /// Attaches the packet programs, unless they are.
     fn attach(&mut self, served: &mut Served) -> Result<()> {
-        if !served.pins.is_empty() || served.attached == Attached::default() {
+        if !served.pins.is_empty() {
             return Ok(());
         }
         let names: Vec<_> = served
@@ -250,10 +245,9 @@ impl Supervisor {
             .collect();
         served.pins = self
             .datapath
-            .attach(&served.netns, &names, served.attached.lookup)
+            .attach(&served.netns, &names)
             .with_context(|| format!("cannot steer in {}", served.netns))?;
-        let lookup = served.attached.lookup.then_some("sk_lookup");
-        let targets: Vec<_> = names.into_iter().chain(lookup).collect();
+        let targets: Vec<_> = names.into_iter().chain(["sk_lookup"]).collect();
         info!("steering in {}: {}", served.netns, targets.join(", "));
         Ok(())
     }

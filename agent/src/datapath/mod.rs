@@ -164,14 +164,9 @@ impl Datapath {
         walked.with_context(|| format!("cannot walk the sockets of {netns}"))
     }
 
-    /// Attaches the packet programs to `interfaces` of `netns` and, if `lookup`, `sk_lookup` to the
-    /// namespace; what was attached there is replaced. Returns the names of the pins.
-    pub fn attach(
-        &mut self,
-        netns: &Netns,
-        interfaces: &[&str],
-        lookup: bool,
-    ) -> Result<Vec<String>> {
+    /// Attaches the packet programs to `interfaces` of `netns`, and `sk_lookup` to the namespace; what
+    /// was attached there is replaced. Returns the names of the pins.
+    pub fn attach(&mut self, netns: &Netns, interfaces: &[&str]) -> Result<Vec<String>> {
         let mut object = load_object(&mut self.loader, netns.cookie())?;
         let pins = &self.pins;
         netns.run(move || {
@@ -181,11 +176,8 @@ impl Datapath {
                     .with_context(|| format!("cannot attach to {interface}"))?;
                 names.push(attach::steer_name(netns.inode(), interface));
             }
-            if lookup {
-                attach::lookup(&mut object, pins, netns.inode())
-                    .context("cannot attach sk_lookup")?;
-                names.push(attach::lookup_name(netns.inode()));
-            }
+            attach::lookup(&mut object, pins, netns.inode()).context("cannot attach sk_lookup")?;
+            names.push(attach::lookup_name(netns.inode()));
             Ok(names)
         })
     }
