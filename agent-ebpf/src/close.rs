@@ -115,9 +115,14 @@ fn bytes_sent(ctx: &SockOpsContext, origin: &Origin) -> u64 {
 pub(crate) fn release(ctx: &SockContext) {
     // SAFETY: the context is valid while the program runs.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
-    let Some(origin) = ORIGINS.get_ptr_mut(cookie) else {
-        return;
-    };
+    if let Some(origin) = ORIGINS.get_ptr_mut(cookie) {
+        note_process(origin);
+    }
+}
+
+/// Notes the current process in an origin of a socket that it uses.
+#[inline(always)]
+pub(crate) fn note_process(origin: *mut Origin) {
     let mut process = Process {
         // SAFETY: helpers without arguments.
         pid: unsafe { (bpf_get_current_pid_tgid() >> 32) as u32 },
@@ -125,8 +130,8 @@ pub(crate) fn release(ctx: &SockContext) {
         cgroup: unsafe { bpf_get_current_cgroup_id() },
         comm: [0; 16],
     };
-    // SAFETY: the buffer has the length that is passed. On failure the helper clears it. The entry is
-    // this socket's, and a socket is released once.
+    // SAFETY: the buffer has the length that is passed, and on failure the helper clears it. The entry
+    // is a socket's that the process holds; of two processes that use it at once, either may be noted.
     unsafe {
         bpf_get_current_comm(process.comm.as_mut_ptr().cast(), process.comm.len() as u32);
         (*origin).process = process;

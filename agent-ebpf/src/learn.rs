@@ -144,9 +144,7 @@ fn accepted(ctx: &SockOpsContext) {
         return;
     }
     count(Counter::LearntWire);
-    if let Some(listener) = listener {
-        name_steer(sockops::cookie(ctx), namespace, listener, local.port);
-    }
+    name_steer(sockops::cookie(ctx), namespace, listener, local.port);
 }
 
 /// Writes an origin for the socket, and has its end told. `false`: there was no room.
@@ -186,14 +184,19 @@ fn write(
     true
 }
 
-/// Notes which steer brought a connection to the proxy. Last, for the verifier's sake: it goes through
-/// whatever follows a search once for each place where the search can end.
+/// Notes which steer brought a connection to the proxy, or to the application by way of the proxy. Last,
+/// for the verifier's sake: it goes through whatever follows a search once for each place where the
+/// search can end.
 #[inline(always)]
-fn name_steer(cookie: u64, namespace: &Namespace, listener: Listener, port: u16) {
+fn name_steer(cookie: u64, namespace: &Namespace, listener: Option<Listener>, port: u16) {
     let Some(origin) = ORIGINS.get_ptr_mut(cookie) else {
         return;
     };
-    if let Some(range) = namespace.find(|range| range.brought(listener.port, port)) {
+    let range = match listener {
+        Some(listener) => namespace.find(|range| range.brought(listener.port, port)),
+        None => namespace.find(|range| range.steers(range.ifindex, port)),
+    };
+    if let Some(range) = range {
         // SAFETY: the entry is this socket's, which no other program sees before `accept()`.
         unsafe { (*origin).rule = range.rule };
     }

@@ -10,6 +10,7 @@ use aya_ebpf::{
 };
 
 use crate::{
+    close,
     counters::count,
     maps::{LISTENERS, ORIGINS},
     steer::AF_INET,
@@ -70,14 +71,19 @@ pub(crate) fn peer6(ctx: &SockAddrContext) {
     }
 }
 
-/// The origin of the context's socket, if it tells more than the wire does.
+/// The origin of the context's socket, if it tells more than the wire does. Whoever accepts a
+/// connection is noted as its process: it may be closed by the other end before it is released.
 #[inline(always)]
 fn origin(ctx: &SockAddrContext) -> Option<&'static Origin> {
     // SAFETY: the context is valid while the program runs.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
-    // SAFETY: nobody changes what is read here while the socket lives.
-    let origin = unsafe { ORIGINS.get(cookie) }?;
-    (origin.client != origin.remote).then_some(origin)
+    let origin = ORIGINS.get_ptr_mut(cookie)?;
+    // SAFETY: the entry is this socket's; what is read here is not changed while the socket lives.
+    let known = unsafe { &*origin };
+    if known.process.pid == 0 {
+        close::note_process(origin);
+    }
+    (known.client != known.remote).then_some(known)
 }
 
 /// The client's port in network order.

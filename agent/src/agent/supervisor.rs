@@ -36,7 +36,8 @@ struct Served {
     path: Option<PathBuf>,
     netns: Netns,
     settings: Namespace,
-    attached: Attached,
+    /// Name and index of each interface that is attached to.
+    interfaces: Vec<(String, u32)>,
     /// Names of the pins of what is attached.
     pins: Vec<String>,
     watch: JoinHandle<()>,
@@ -46,13 +47,6 @@ impl Drop for Served {
     fn drop(&mut self) {
         self.watch.abort();
     }
-}
-
-/// What the packet programs are attached to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Attached {
-    /// Name and index of each interface.
-    interfaces: Vec<(String, u32)>,
 }
 
 /// Whether a namespace or an interface that is missing is an error, or comes later.
@@ -200,18 +194,13 @@ impl Supervisor {
             .iter()
             .find(|s| s.netns.cookie() == netns.cookie());
         let pins = before.map_or_else(Vec::new, |s| s.pins.clone());
-        let was_attached = before.map_or_else(Attached::default, |s| s.attached.clone());
-        let wanted = Attached { interfaces };
+        let is_attached = before.is_some_and(|s| s.interfaces == interfaces);
         Ok(Served {
             path: path.map(Path::to_owned),
             netns,
             settings,
-            pins: if was_attached == wanted {
-                pins
-            } else {
-                Vec::new()
-            },
-            attached: wanted,
+            pins: if is_attached { pins } else { Vec::new() },
+            interfaces,
             watch,
         })
     }
@@ -237,12 +226,7 @@ impl Supervisor {
         if !served.pins.is_empty() {
             return Ok(());
         }
-        let names: Vec<_> = served
-            .attached
-            .interfaces
-            .iter()
-            .map(|(n, _)| n.as_str())
-            .collect();
+        let names: Vec<_> = served.interfaces.iter().map(|(n, _)| n.as_str()).collect();
         served.pins = self
             .datapath
             .attach(&served.netns, &names)
