@@ -50,7 +50,7 @@ pub mod map {
 pub mod program {
     /// tc ingress of a steered or an `answers` interface.
     pub const STEER: &str = "truepeer_steer";
-    /// `sk_lookup` of a whole namespace.
+    /// `sk_lookup` of a steered namespace.
     pub const LOOKUP: &str = "truepeer_lookup";
     /// sockops of the root cgroup.
     pub const LEARN: &str = "truepeer_learn";
@@ -77,4 +77,4 @@ pub const NETNS: &str = "NETNS";
 
 /// Version of every type in this crate that lives in a pinned map. Pins of another version are
 /// replaced, never read.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 1;

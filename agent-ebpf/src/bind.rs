@@ -5,9 +5,7 @@ use core::ptr::write_volatile;
 
 use agent_common::{Address, Endpoint, Spoof, Syn};
 use aya_ebpf::{
-    bindings::{
-        BPF_ANY, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG, bpf_sock_addr,
-    },
+    bindings::{BPF_ANY, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG, bpf_sock_addr},
     helpers::generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_current_uid_gid},
     programs::{SockAddrContext, SockOpsContext, SockoptContext},
 };
@@ -157,10 +155,16 @@ fn take(ctx: *mut bpf_sock_addr, address: Address, is_any: bool) -> bool {
 #[inline(always)]
 pub(crate) fn connects(ctx: &SockOpsContext) {
     if spoof_of(ctx).is_some() {
-        sockops::call_for(
-            ctx,
-            BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG | BPF_SOCK_OPS_STATE_CB_FLAG,
-        );
+        sockops::call_for(ctx, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG);
+    }
+}
+
+/// A connection is made: its further segments are not wanted.
+#[inline(always)]
+pub(crate) fn connected(ctx: &SockOpsContext) {
+    let flags = ctx.cb_flags();
+    if flags & BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG != 0 {
+        let _ = ctx.set_cb_flags((flags & !BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG) as i32);
     }
 }
 

@@ -4,11 +4,7 @@ use agent_common::{
     Connection, Counter, Endpoint, Evidence, Listener, ListenerKey, Namespace, Origin,
 };
 use aya_ebpf::{
-    bindings::{
-        BPF_ANY, BPF_NOEXIST, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_HDR_OPT_LEN_CB,
-        BPF_SOCK_OPS_PARSE_HDR_OPT_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
-        BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB,
-    },
+    bindings::{BPF_ANY, BPF_NOEXIST, BPF_SOCK_OPS_STATE_CB_FLAG},
     cty::c_void,
     helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_boot_ns, bpf_map_update_elem},
     programs::SockOpsContext,
@@ -16,33 +12,15 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 
 use crate::{
-    bind, close,
+    bind,
     counters::count,
     maps::{ADOPT, LISTENERS, ORIGINS, OWN, PROXIES},
     sockops::{self, local, namespace, remote},
 };
 
-/// One call of sockops.
-#[inline(always)]
-pub(crate) fn socket(ctx: &SockOpsContext) {
-    match ctx.op() {
-        BPF_SOCK_OPS_TCP_LISTEN_CB => listen(ctx),
-        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepted(ctx),
-        BPF_SOCK_OPS_TCP_CONNECT_CB => {
-            connects(ctx);
-            bind::connects(ctx);
-        }
-        BPF_SOCK_OPS_HDR_OPT_LEN_CB => bind::sends(ctx),
-        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => forget_connection(ctx),
-        BPF_SOCK_OPS_STATE_CB => close::changed(ctx, ctx.arg(1)),
-        BPF_SOCK_OPS_PARSE_HDR_OPT_CB => close::received(ctx),
-        _ => {}
-    }
-}
-
 /// Remembers the listener of a proxy that starts, or starts again.
 #[inline(always)]
-fn listen(ctx: &SockOpsContext) {
+pub(crate) fn listen(ctx: &SockOpsContext) {
     let Some((netns, namespace)) = namespace(ctx) else {
         return;
     };
@@ -70,7 +48,7 @@ fn listen(ctx: &SockOpsContext) {
 /// Remembers a connection that a socket of this host makes to a steered port, before its first packet
 /// is sent.
 #[inline(always)]
-fn connects(ctx: &SockOpsContext) {
+pub(crate) fn connects(ctx: &SockOpsContext) {
     let Some((netns, namespace)) = namespace(ctx) else {
         return;
     };
@@ -105,7 +83,7 @@ pub(crate) fn forget_connection(ctx: &SockOpsContext) {
 
 /// Learns the origin of a socket that `accept()` is about to return.
 #[inline(always)]
-fn accepted(ctx: &SockOpsContext) {
+pub(crate) fn accepted(ctx: &SockOpsContext) {
     let (local, remote) = (local(ctx), remote(ctx));
     if let Some(spoof) = bind::handed_over(ctx, local, remote) {
         // A proxy that names no port leaves it to the kernel, as if it had spoofed the address.

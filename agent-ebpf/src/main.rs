@@ -32,7 +32,7 @@ fn truepeer_steer(ctx: TcContext) -> i32 {
     TCX_NEXT
 }
 
-/// `sk_lookup` of a network namespace whose steer names no interface.
+/// `sk_lookup` of a network namespace with steers.
 #[sk_lookup]
 fn truepeer_lookup(ctx: SkLookupContext) -> u32 {
     steer::lookup(&ctx);
@@ -42,7 +42,7 @@ fn truepeer_lookup(ctx: SkLookupContext) -> u32 {
 /// sockops of the root cgroup: listeners, new connections and their end.
 #[sock_ops]
 fn truepeer_learn(ctx: SockOpsContext) -> u32 {
-    learn::socket(&ctx);
+    sockops::call(&ctx);
     1
 }
 

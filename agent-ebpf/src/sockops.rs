@@ -1,16 +1,42 @@
-//! Reads the context of sockops.
+//! sockops: what happens to a TCP socket, and the context that tells it.
 
 use core::ptr::read_volatile;
 
 use agent_common::{Address, Endpoint, Namespace};
 use aya_ebpf::{
     EbpfContext as _,
+    bindings::{
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_HDR_OPT_LEN_CB,
+        BPF_SOCK_OPS_PARSE_HDR_OPT_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
+        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB,
+    },
     cty::c_void,
     helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie},
     programs::SockOpsContext,
 };
 
-use crate::{maps::NAMESPACES, steer::AF_INET};
+use crate::{bind, close, learn, maps::NAMESPACES, steer::AF_INET};
+
+/// Passes a call on to the verb that it concerns.
+#[inline(always)]
+pub(crate) fn call(ctx: &SockOpsContext) {
+    match ctx.op() {
+        BPF_SOCK_OPS_TCP_LISTEN_CB => learn::listen(ctx),
+        BPF_SOCK_OPS_TCP_CONNECT_CB => {
+            learn::connects(ctx);
+            bind::connects(ctx);
+        }
+        BPF_SOCK_OPS_HDR_OPT_LEN_CB => bind::sends(ctx),
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => {
+            learn::forget_connection(ctx);
+            bind::connected(ctx);
+        }
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => learn::accepted(ctx),
+        BPF_SOCK_OPS_PARSE_HDR_OPT_CB => close::received(ctx),
+        BPF_SOCK_OPS_STATE_CB => close::changed(ctx, ctx.arg(1)),
+        _ => {}
+    }
+}
 
 /// The socket's namespace and what is to be done there; `None` where there is nothing to do.
 #[inline(always)]
