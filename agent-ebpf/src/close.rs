@@ -3,7 +3,10 @@
 use agent_common::{Closed, Counter, Origin, Process};
 use aya_ebpf::{
     EbpfContext as _,
-    bindings::BPF_SOCK_OPS_PARSE_ALL_HDR_OPT_CB_FLAG,
+    bindings::{
+        BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP,
+        BPF_SOCK_OPS_PARSE_ALL_HDR_OPT_CB_FLAG,
+    },
     helpers::generated::{
         bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_pid_tgid,
         bpf_get_current_uid_gid, bpf_get_socket_cookie, bpf_ktime_get_boot_ns,
@@ -18,6 +21,8 @@ use crate::{
     sockops,
 };
 
+/// Bytes of events at which the agent is woken: a quarter of the ring.
+const MUCH: u64 = 1 << 20;
 /// TCP states (`enum` of include/net/tcp_states.h, UAPI by `BPF_TCP_*`).
 const TCP_FIN_WAIT1: u32 = 4;
 const TCP_FIN_WAIT2: u32 = 5;
@@ -78,12 +83,23 @@ fn closed(ctx: &SockOpsContext) {
                 received: bytes_received(ctx, origin),
                 sent: bytes_sent(ctx, origin),
             });
-            event.submit(0);
+            event.submit(wakeup());
         }
         None => count(Counter::EventsLost),
     }
     if ORIGINS.remove(cookie).is_ok() {
         count(Counter::Closed);
+    }
+}
+
+/// The agent looks every now and then: to wake it for each connection would cost more than all else
+/// here. It is woken when much is waiting.
+#[inline(always)]
+fn wakeup() -> u64 {
+    if EVENTS.query(BPF_RB_AVAIL_DATA.into()) > MUCH {
+        BPF_RB_FORCE_WAKEUP.into()
+    } else {
+        BPF_RB_NO_WAKEUP.into()
     }
 }
 

@@ -33,6 +33,8 @@ use crate::{
 
 /// How often named namespaces are looked at: nothing tells when one is replaced.
 const LOOK: Duration = Duration::from_secs(1);
+/// How often closed connections are fetched; the data path wakes the agent only when many wait.
+const FETCH: Duration = Duration::from_millis(50);
 
 /// Runs the agent until SIGTERM or SIGINT; SIGHUP reads the configuration at `path` again.
 ///
@@ -132,6 +134,8 @@ impl Agent {
     async fn serve(mut self, mut signals: Signals) -> Result<()> {
         let mut look = time::interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut fetch = time::interval(FETCH);
+        fetch.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 request = signals.next() => match request {
@@ -140,6 +144,7 @@ impl Agent {
                 },
                 () = self.changed.notified() => self.follow(),
                 _ = look.tick() => if self.supervisor.is_outdated() { self.follow() },
+                _ = fetch.tick() => self.log_closed(),
                 ready = self.events.ready() => {
                     ready?;
                     self.log_closed();
@@ -206,7 +211,7 @@ impl Agent {
                 told = left;
             }
             tokio::select! {
-                () = time::sleep(Duration::from_millis(100)) => {}
+                () = time::sleep(FETCH) => {}
                 Request::Stop = signals.next() => return Ok(()),
             }
         }

@@ -235,10 +235,12 @@ fn can_take_over(pins: &Pins, origins: u32) -> bool {
     was_learning && fits && same_size
 }
 
-/// What is the same for each load of the object. Making it takes longer than all loads: it reads the
-/// kernel's BTF.
+/// What is the same for each load of the object. Making it takes longer than all loads: aya reads the
+/// kernel's BTF for it.
 fn loader(pins: &Pins, origins: u32) -> EbpfLoader<'static> {
     let mut loader = EbpfLoader::new();
+    // The object has no relocation that needs it, and it takes tens of megabytes.
+    loader.btf(None);
     loader.map_max_entries(map::ORIGINS, origins);
     for name in map::ALL {
         loader.map_pin_path(name, pins.map_path(name));
