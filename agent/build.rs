@@ -27,7 +27,9 @@ fn build() -> Result<()> {
         println!("cargo:rerun-if-changed=../{path}/src");
         println!("cargo:rerun-if-changed=../{path}/Cargo.toml");
     }
-    println!("cargo:rerun-if-changed=../xtask/src/toolchain.rs");
+    for path in ["src/toolchain.rs", "bpf-link.sh"] {
+        println!("cargo:rerun-if-changed=../xtask/{path}");
+    }
 
     let missing = "cannot build the BPF programs; type `cargo xtask setup`";
     let compiler = Compiler::find().context(missing)?;
@@ -81,13 +83,17 @@ fn compile(compiler: &Compiler, linker: &Path, target_dir: &Path) -> Command {
     }
     let flags = [
         format!("--cfg=bpf_target_arch=\"{}\"", env::consts::ARCH),
-        format!("-Clinker={}", linker.display()),
+        format!(
+            "-Clinker={}/../xtask/bpf-link.sh",
+            env!("CARGO_MANIFEST_DIR")
+        ),
         "-Cdebuginfo=2".to_owned(),
         "-Clink-arg=--btf".to_owned(),
     ];
     command
         .env("RUSTC", &compiler.rustc)
         .env("LD_LIBRARY_PATH", &compiler.libraries)
+        .env("BPF_LINKER", linker)
         // An empty wrapper overrides one from the user's cargo configuration.
         .env("RUSTC_WRAPPER", "")
         // The target is unstable, also for a stable compiler.

@@ -253,3 +253,35 @@ impl Package {
             .with_context(|| format!("{} {} does not depend on {prefix}", self.name, self.version))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dependency_is_found_by_the_beginning_of_its_name() {
+        let package = Package {
+            name: "rustc-web".to_owned(),
+            version: "1.96.0+dfsg1-1~deb12u2".to_owned(),
+            depends: "libc6 (>= 2.34), libstd-rust-web-dev (= 1.96.0), gcc | clang".to_owned(),
+        };
+        assert_eq!(
+            package.dependency("libstd-rust-").unwrap(),
+            "libstd-rust-web-dev"
+        );
+        assert_eq!(package.dependency("clang").unwrap(), "clang");
+        let error = package.dependency("libllvm").unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "rustc-web 1.96.0+dfsg1-1~deb12u2 does not depend on libllvm"
+        );
+    }
+
+    #[test]
+    fn versions_are_compared_by_their_first_two_numbers() {
+        assert_eq!(toolchain::numbers("1.97.0-nightly"), (1, 97));
+        assert_eq!(toolchain::numbers("22.1.8"), (22, 1));
+        assert_eq!(toolchain::numbers("1.96.0+dfsg1-1~deb12u2"), (1, 96));
+        assert_eq!(toolchain::numbers(""), (0, 0));
+    }
+}
