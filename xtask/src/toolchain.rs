@@ -4,6 +4,7 @@
 //! exactly what setup found or installed. It finds only; it never installs.
 
 use std::{
+    collections::BTreeMap,
     env, fmt, fs,
     path::{Path, PathBuf},
     process::Command,
@@ -54,19 +55,23 @@ impl Compiler {
     /// Finds the first compiler that will do: rustup's, the system's, the one in the cache.
     /// The error lists what was looked at and why it would not do.
     pub(crate) fn find() -> Result<Self> {
-        let mut rejected = Vec::new();
+        let mut rejected: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for sysroot in sysroots() {
             match Self::probe(&sysroot) {
                 Ok(compiler) => return Ok(compiler),
-                Err(reason) => rejected.push(format!("{}: {reason:#}", sysroot.display())),
+                Err(reason) => {
+                    let same = rejected.entry(format!("{reason:#}")).or_default();
+                    same.push(name(&sysroot));
+                }
             }
         }
-        if rejected.is_empty() {
-            rejected.push("no Rust compiler found".to_owned());
-        }
+        let reasons: Vec<String> = rejected
+            .iter()
+            .map(|(reason, names)| format!("{}: {reason}", names.join(", ")))
+            .collect();
         bail!(
-            "no Rust compiler can build for {TARGET} ({})",
-            rejected.join("; ")
+            "no Rust compiler here can build for {TARGET} ({})",
+            reasons.join("; ")
         )
     }
 
@@ -189,6 +194,21 @@ fn sysroots() -> Vec<PathBuf> {
             .map(|path| path.join("usr")),
     );
     found
+}
+
+/// What people call the compiler in `sysroot`: rustup's toolchain, Debian's package, or the directory.
+fn name(sysroot: &Path) -> String {
+    if sysroot == Path::new("/usr") {
+        return "/usr/bin/rustc".to_owned();
+    }
+    let unpacked = sysroot.file_name() == Some("usr".as_ref());
+    let directory = if unpacked {
+        sysroot.parent()
+    } else {
+        Some(sysroot)
+    };
+    let name = directory.and_then(Path::file_name).unwrap_or_default();
+    name.to_string_lossy().into_owned()
 }
 
 /// The directories in `parent` whose names begin with `prefix`.
