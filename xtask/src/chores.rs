@@ -108,7 +108,7 @@ fn scenarios(filter: Option<&str>) -> Result<()> {
 }
 
 /// Runs the benchmark.
-pub(crate) fn bench(json: Option<&Path>) -> Result<()> {
+pub(crate) fn bench(json: Option<&Path>, arguments: &[String]) -> Result<()> {
     require_root()?;
     setup::toolchain()?;
     let envoy = peers::install(true)?;
@@ -119,10 +119,14 @@ pub(crate) fn bench(json: Option<&Path>) -> Result<()> {
     )?;
     if let Some(json) = json {
         // Made here, it belongs to the calling user.
-        File::create(json).with_context(|| format!("cannot write {}", json.display()))?;
+        File::options()
+            .append(true)
+            .create(true)
+            .open(json)
+            .with_context(|| format!("cannot write {}", json.display()))?;
         command.arg("--json").arg(absolute(json)?);
     }
-    run(&mut command)
+    run(command.args(arguments))
 }
 
 /// Builds the agent and a program of the tests in release; returns both paths.

@@ -69,6 +69,9 @@ enum Chore {
         /// Write the figures to this file, too
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
+        /// Options of the benchmark itself; `-- --help` lists them
+        #[arg(last = true)]
+        args: Vec<String>,
     },
     /// Check format and lints
     Lint,
@@ -80,7 +83,7 @@ fn main() -> ExitCode {
         Chore::Build { release } => chores::build(release),
         Chore::Run { once, args } => chores::playground(once, &args),
         Chore::Test { filter, unit, e2e } => chores::test(filter.as_deref(), unit, e2e),
-        Chore::Bench { json } => chores::bench(json.as_deref()),
+        Chore::Bench { json, args } => chores::bench(json.as_deref(), &args),
         Chore::Lint => chores::lint(),
     };
     match done {
