@@ -118,6 +118,7 @@ impl Agent {
         tasks.spawn(server.serve(state.clone()));
         tasks.spawn(supervisor.datapath.diagnostics()?.forward());
         state.set_ready(true);
+        give_back_memory();
         Ok(Self {
             config,
             path,
@@ -221,6 +222,16 @@ impl Agent {
     fn in_progress(&self) -> Result<u64> {
         let maps = self.supervisor.datapath.pins().status()?.maps;
         Ok(maps.first().map_or(0, |origins| origins.entries))
+    }
+}
+
+/// Returns what only the start needed to the system: reading the kernel's BTF takes tens of megabytes,
+/// which glibc would keep.
+fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim(3) has no preconditions and may be called from any thread.
+    unsafe {
+        nix::libc::malloc_trim(0);
     }
 }
 
