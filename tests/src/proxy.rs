@@ -11,6 +11,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::listener::{Listener, canonical, set_transparent};
 use crate::netns::Netns;
 
+const NO_MARK: u32 = 0;
+
 /// A TCP proxy, stopped on drop; connections in progress go on.
 pub struct Proxy(#[expect(dead_code, reason = "stops on drop")] Listener);
 
@@ -40,6 +42,15 @@ impl Proxy {
         Self::transparent(netns, listen, connect_as)
     }
 
+    /// A proxy in the calling thread's namespace that binds to the client's address and port, which a
+    /// trusted one may without spoofing anything.
+    pub fn binding(listen: SocketAddr, upstream: SocketAddr) -> Result<Self> {
+        Listener::start_here(listen, false, move |client, peer| {
+            relay(&client, &connect_from(canonical(peer), upstream, NO_MARK)?)
+        })
+        .map(Self)
+    }
+
     fn transparent<F>(netns: &Netns, listen: SocketAddr, connect: F) -> Result<Self>
     where
         F: Fn(SocketAddr, SocketAddr) -> io::Result<TcpStream> + Clone + Send + 'static,
@@ -59,7 +70,6 @@ impl Proxy {
 /// Connects with the client's address and port, or with another port when the connection between
 /// these two already exists.
 fn connect_as(client: SocketAddr, destination: SocketAddr) -> io::Result<TcpStream> {
-    const NO_MARK: u32 = 0;
     match connect_from(client, destination, NO_MARK) {
         Err(error)
             if matches!(
