@@ -10,6 +10,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::listener::{Listener, canonical, set_transparent};
 use crate::netns::Netns;
+use crate::topology::Family;
 
 const NO_MARK: u32 = 0;
 
@@ -125,4 +126,12 @@ pub fn any_v4(port: u16) -> SocketAddr {
 /// nginx for IPv6 only.
 pub fn any(port: u16) -> SocketAddr {
     (Ipv6Addr::UNSPECIFIED, port).into()
+}
+
+/// Every address of this family with this port.
+pub fn any_of_family(family: Family, port: u16) -> SocketAddr {
+    match family {
+        Family::V4 => any_v4(port),
+        Family::V6 => any(port),
+    }
 }
