@@ -47,7 +47,10 @@ impl Proxy {
     /// trusted one may without spoofing anything.
     pub fn binding(listen: SocketAddr, upstream: SocketAddr) -> Result<Self> {
         Listener::start_here(listen, false, move |client, peer| {
-            relay(&client, &connect_from(canonical(peer), upstream, NO_MARK)?)
+            relay(
+                &client,
+                &connect_when_a_port_is_free(canonical(peer), upstream)?,
+            )
         })
         .map(Self)
     }
@@ -82,6 +85,23 @@ fn connect_as(client: SocketAddr, destination: SocketAddr) -> io::Result<TcpStre
         }
         result => result,
     }
+}
+
+/// With few source ports, the next may be free only when the last connection from it is a second old.
+fn connect_when_a_port_is_free(
+    client: SocketAddr,
+    destination: SocketAddr,
+) -> io::Result<TcpStream> {
+    const PAUSE: Duration = Duration::from_millis(20);
+    for _ in 0..200 {
+        match connect_from(client, destination, NO_MARK) {
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
+                std::thread::sleep(PAUSE);
+            }
+            result => return result,
+        }
+    }
+    Err(io::ErrorKind::AddrNotAvailable.into())
 }
 
 fn connect_from(source: SocketAddr, destination: SocketAddr, mark: u32) -> io::Result<TcpStream> {
