@@ -118,7 +118,7 @@ fn connect_from(source: SocketAddr, destination: SocketAddr, mark: u32) -> io::R
 }
 
 /// Copies both ways until both sides have finished.
-fn relay(a: &TcpStream, b: &TcpStream) -> io::Result<()> {
+pub fn relay(a: &TcpStream, b: &TcpStream) -> io::Result<()> {
     std::thread::scope(|scope| {
         scope.spawn(|| copy(b, a));
         copy(a, b)
