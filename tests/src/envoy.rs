@@ -8,13 +8,32 @@ use serde_json::{Value, json};
 
 use crate::netns::Netns;
 use crate::process::{Process, Route, find, unique};
+use crate::unprivileged;
 
 /// An ordinary TCP proxy: the application sees Envoy's address.
 pub fn plain(directory: &Path, netns: &Netns, routes: &[Route]) -> Result<Process> {
+    fixed(directory, netns, None, &json!({}), routes)
+}
+
+/// A proxy that binds to the client's address, run by this user without capabilities.
+pub fn binding(directory: &Path, netns: &Netns, uid: u32, routes: &[Route]) -> Result<Process> {
+    let filters = json!({
+        "listener_filters": [filter("original_src", "OriginalSrc", json!({}))],
+    });
+    fixed(directory, netns, Some(uid), &filters, routes)
+}
+
+fn fixed(
+    directory: &Path,
+    netns: &Netns,
+    uid: Option<u32>,
+    extra: &Value,
+    routes: &[Route],
+) -> Result<Process> {
     let listeners = routes
         .iter()
         .enumerate()
-        .map(|(i, (listen, _))| listener(*listen, &format!("upstream-{i}"), json!({})))
+        .map(|(i, (listen, _))| listener(*listen, &format!("upstream-{i}"), extra.clone()))
         .collect();
     let clusters = routes
         .iter()
@@ -34,18 +53,12 @@ pub fn plain(directory: &Path, netns: &Netns, routes: &[Route]) -> Result<Proces
         })
         .collect();
     let listen = routes.iter().map(|(listen, _)| *listen).collect();
-    start(directory, netns, listeners, clusters, listen)
+    start(directory, netns, uid, listeners, clusters, listen)
 }
 
 /// A transparent proxy as in Istio's TPROXY mode: it connects to the original destination with the
 /// client's address, and marks its packets. The port is its own: Envoy takes `bind_port` and ignores it.
 pub fn transparent(directory: &Path, netns: &Netns, port: u16, mark: u32) -> Result<Process> {
-    let filter = |name: &str, message: &str, mut config: Value| {
-        config["@type"] =
-            format!("type.googleapis.com/envoy.extensions.filters.listener.{name}.v3.{message}")
-                .into();
-        json!({ "name": format!("envoy.filters.listener.{name}"), "typed_config": config })
-    };
     let extra = json!({
         "transparent": true,
         "listener_filters": [
@@ -67,7 +80,13 @@ pub fn transparent(directory: &Path, netns: &Netns, port: u16, mark: u32) -> Res
         "lb_policy": "CLUSTER_PROVIDED",
         "connect_timeout": "5s",
     });
-    start(directory, netns, listeners, vec![cluster], listen)
+    start(directory, netns, None, listeners, vec![cluster], listen)
+}
+
+fn filter(name: &str, message: &str, mut config: Value) -> Value {
+    config["@type"] =
+        format!("type.googleapis.com/envoy.extensions.filters.listener.{name}.v3.{message}").into();
+    json!({ "name": format!("envoy.filters.listener.{name}"), "typed_config": config })
 }
 
 fn listener(listen: SocketAddr, cluster: &str, extra: Value) -> Value {
@@ -99,23 +118,25 @@ fn address(address: SocketAddr) -> Value {
 fn start(
     directory: &Path,
     netns: &Netns,
+    uid: Option<u32>,
     listeners: Vec<Value>,
     clusters: Vec<Value>,
     listen: Vec<SocketAddr>,
 ) -> Result<Process> {
-    let name = unique("envoy");
-    let file = directory.join(format!("{name}.json"));
     let bootstrap = json!({
         "static_resources": { "listeners": listeners, "clusters": clusters },
     });
-    std::fs::write(&file, serde_json::to_string_pretty(&bootstrap)?)?;
-    let mut command = netns.command(&find("ENVOY_BIN", "envoy")?)?;
+    let program = find("ENVOY_BIN", "envoy")?;
+    let mut command = match uid {
+        None => netns.command(&program)?,
+        Some(uid) => unprivileged::command(netns, uid, program.as_ref())?,
+    };
+    // JSON is YAML; a file in `directory` could be read by root only.
     command
-        .arg("--config-path")
-        .arg(&file)
+        .args(["--config-yaml", &bootstrap.to_string()])
         .args(["--concurrency", "2", "--log-level", "warning"])
         .arg("--disable-hot-restart");
-    let mut process = Process::start(&name, command, directory)?;
+    let mut process = Process::start(&unique("envoy"), command, directory)?;
     process.wait_until_it_listens(netns, listen)?;
     Ok(process)
 }

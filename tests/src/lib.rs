@@ -2,7 +2,7 @@
 //!
 //! A scenario in `tests/*.rs` runs inside [`host::scenario`], which fails when anything is left on
 //! the host afterwards. It lays out namespaces ([`topology`]), starts servers ([`report`],
-//! [`nginx`]), proxies ([`envoy`], [`haproxy`], [`nginx`], [`proxy`]) and the agent ([`agent`]), and
+//! [`nginx`]), proxies ([`envoy`], [`haproxy`], [`nginx`], [`proxy`], [`unprivileged`]) and the agent ([`agent`]), and
 //! sends connections from many client addresses ([`load`]).
 
 pub mod agent;
@@ -19,6 +19,7 @@ pub mod process;
 pub mod proxy;
 pub mod report;
 pub mod topology;
+pub mod unprivileged;
 
 use std::time::{Duration, Instant};
 

@@ -27,30 +27,38 @@ impl Listener {
     where
         F: Fn(TcpStream, SocketAddr) -> io::Result<()> + Clone + Send + 'static,
     {
-        netns.enter(|| {
-            let socket = listen(address, transparent)
-                .with_context(|| format!("listen on {address} in {}", netns.name()))?;
-            let listener = TcpListener::from(socket.try_clone()?);
-            // Threads inherit the namespace of the thread that makes them.
-            let acceptor = std::thread::spawn(move || {
-                let open = Arc::new(());
-                // Accepting ends when the socket is shut down.
-                while let Ok((stream, peer)) = listener.accept() {
-                    if Arc::strong_count(&open) > CONNECTIONS {
-                        continue;
-                    }
-                    let (serve, open) = (serve.clone(), open.clone());
-                    std::thread::spawn(move || {
-                        // A connection that breaks is the client's to notice.
-                        let _ = serve(stream, peer);
-                        drop(open);
-                    });
+        netns
+            .enter(|| Self::start_here(address, transparent, serve))
+            .with_context(|| format!("in {}", netns.name()))
+    }
+
+    /// Likewise in the calling thread's namespace.
+    pub fn start_here<F>(address: SocketAddr, transparent: bool, serve: F) -> Result<Self>
+    where
+        F: Fn(TcpStream, SocketAddr) -> io::Result<()> + Clone + Send + 'static,
+    {
+        let socket =
+            listen(address, transparent).with_context(|| format!("listen on {address}"))?;
+        let listener = TcpListener::from(socket.try_clone()?);
+        // Threads inherit the namespace of the thread that makes them.
+        let acceptor = std::thread::spawn(move || {
+            let open = Arc::new(());
+            // Accepting ends when the socket is shut down.
+            while let Ok((stream, peer)) = listener.accept() {
+                if Arc::strong_count(&open) > CONNECTIONS {
+                    continue;
                 }
-            });
-            Ok(Self {
-                socket,
-                acceptor: Some(acceptor),
-            })
+                let (serve, open) = (serve.clone(), open.clone());
+                std::thread::spawn(move || {
+                    // A connection that breaks is the client's to notice.
+                    let _ = serve(stream, peer);
+                    drop(open);
+                });
+            }
+        });
+        Ok(Self {
+            socket,
+            acceptor: Some(acceptor),
         })
     }
 }

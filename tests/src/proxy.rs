@@ -10,6 +10,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::listener::{Listener, canonical, set_transparent};
 use crate::netns::Netns;
+use crate::topology::Family;
+
+const NO_MARK: u32 = 0;
 
 /// A TCP proxy, stopped on drop; connections in progress go on.
 pub struct Proxy(#[expect(dead_code, reason = "stops on drop")] Listener);
@@ -40,6 +43,18 @@ impl Proxy {
         Self::transparent(netns, listen, connect_as)
     }
 
+    /// A proxy in the calling thread's namespace that binds to the client's address and port, which a
+    /// trusted one may without spoofing anything.
+    pub fn binding(listen: SocketAddr, upstream: SocketAddr) -> Result<Self> {
+        Listener::start_here(listen, false, move |client, peer| {
+            relay(
+                &client,
+                &connect_when_a_port_is_free(canonical(peer), upstream)?,
+            )
+        })
+        .map(Self)
+    }
+
     fn transparent<F>(netns: &Netns, listen: SocketAddr, connect: F) -> Result<Self>
     where
         F: Fn(SocketAddr, SocketAddr) -> io::Result<TcpStream> + Clone + Send + 'static,
@@ -59,7 +74,6 @@ impl Proxy {
 /// Connects with the client's address and port, or with another port when the connection between
 /// these two already exists.
 fn connect_as(client: SocketAddr, destination: SocketAddr) -> io::Result<TcpStream> {
-    const NO_MARK: u32 = 0;
     match connect_from(client, destination, NO_MARK) {
         Err(error)
             if matches!(
@@ -71,6 +85,23 @@ fn connect_as(client: SocketAddr, destination: SocketAddr) -> io::Result<TcpStre
         }
         result => result,
     }
+}
+
+/// With few source ports, the next may be free only when the last connection from it is a second old.
+fn connect_when_a_port_is_free(
+    client: SocketAddr,
+    destination: SocketAddr,
+) -> io::Result<TcpStream> {
+    const PAUSE: Duration = Duration::from_millis(20);
+    for _ in 0..200 {
+        match connect_from(client, destination, NO_MARK) {
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
+                std::thread::sleep(PAUSE);
+            }
+            result => return result,
+        }
+    }
+    Err(io::ErrorKind::AddrNotAvailable.into())
 }
 
 fn connect_from(source: SocketAddr, destination: SocketAddr, mark: u32) -> io::Result<TcpStream> {
@@ -87,7 +118,7 @@ fn connect_from(source: SocketAddr, destination: SocketAddr, mark: u32) -> io::R
 }
 
 /// Copies both ways until both sides have finished.
-fn relay(a: &TcpStream, b: &TcpStream) -> io::Result<()> {
+pub fn relay(a: &TcpStream, b: &TcpStream) -> io::Result<()> {
     std::thread::scope(|scope| {
         scope.spawn(|| copy(b, a));
         copy(a, b)
@@ -115,4 +146,12 @@ pub fn any_v4(port: u16) -> SocketAddr {
 /// nginx for IPv6 only.
 pub fn any(port: u16) -> SocketAddr {
     (Ipv6Addr::UNSPECIFIED, port).into()
+}
+
+/// Every address of this family with this port.
+pub fn any_of_family(family: Family, port: u16) -> SocketAddr {
+    match family {
+        Family::V4 => any_v4(port),
+        Family::V6 => any(port),
+    }
 }

@@ -5,29 +5,52 @@ use std::path::Path;
 
 use agent_common::Counter;
 use anyhow::{Context as _, Result, ensure};
-use tests::agent::{Agent, Config, Trust};
+use tests::agent::{Agent, Config};
 use tests::cgroup::Cgroup;
 use tests::check::no_origins;
+use tests::envoy;
 use tests::haproxy::{self, Usesrc};
 use tests::host::{Traces, scenario};
 use tests::load::{Load, Outcome};
 use tests::netns::Netns;
 use tests::nginx;
 use tests::process::{Process, Route};
-use tests::proxy::any;
+use tests::proxy::{any, any_of_family};
 use tests::report::Report;
 use tests::topology::{Family, Sidecar};
+use tests::unprivileged::UID;
 
 /// A dual-stack application.
 const REPORT: u16 = 8080;
 /// The proxy's port for each family.
 const PROXY: u16 = 15001;
 
+/// What makes a proxy trusted.
+#[derive(Clone, Copy)]
+enum By {
+    Uid,
+    Cgroup,
+}
+
+#[test]
+fn envoy_original_src() {
+    scenario(|directory| {
+        let start = |pod: &Netns, routes: &[Route]| envoy::binding(directory, pod, UID, routes);
+        trusted(directory, By::Uid, envoy::plain, start, Outcome::all_kept)
+    });
+}
+
 #[test]
 fn nginx_proxy_bind() {
     scenario(|directory| {
         let start = |pod: &Netns, routes: &[Route]| nginx::transparent(directory, pod, routes);
-        trusted(directory, nginx::plain, start, Outcome::all_kept)
+        trusted(
+            directory,
+            By::Cgroup,
+            nginx::plain,
+            start,
+            Outcome::all_kept,
+        )
     });
 }
 
@@ -37,7 +60,13 @@ fn haproxy_usesrc_clientip() {
         let usesrc = Usesrc::ClientIp;
         let start =
             |pod: &Netns, routes: &[Route]| haproxy::transparent(directory, pod, usesrc, routes);
-        trusted(directory, haproxy::plain, start, Outcome::all_kept)
+        trusted(
+            directory,
+            By::Cgroup,
+            haproxy::plain,
+            start,
+            Outcome::all_kept,
+        )
     });
 }
 
@@ -47,7 +76,13 @@ fn haproxy_usesrc_client() {
         let usesrc = Usesrc::Client;
         let start =
             |pod: &Netns, routes: &[Route]| haproxy::transparent(directory, pod, usesrc, routes);
-        trusted(directory, haproxy::plain, start, Outcome::all_exact)
+        trusted(
+            directory,
+            By::Cgroup,
+            haproxy::plain,
+            start,
+            Outcome::all_exact,
+        )
     });
 }
 
@@ -55,6 +90,7 @@ fn haproxy_usesrc_client() {
 /// pod's own addresses: no mark, no rule and no route is installed.
 fn trusted(
     directory: &Path,
+    by: By,
     plain: fn(&Path, &Netns, &[Route]) -> Result<Process>,
     binding: impl Fn(&Netns, &[Route]) -> Result<Process>,
     expected: fn(&Outcome) -> Result<()>,
@@ -65,7 +101,12 @@ fn trusted(
     let routes: Vec<Route> = Family::ALL
         .into_iter()
         .zip(PROXY..)
-        .map(|(family, port)| (any_of(family, port), (family.localhost(), REPORT).into()))
+        .map(|(family, port)| {
+            (
+                any_of_family(family, port),
+                (family.localhost(), REPORT).into(),
+            )
+        })
         .collect();
     let target = |family, port| Load::new([(Sidecar::address(family), port).into()]);
 
@@ -78,12 +119,15 @@ fn trusted(
     let before = pod.enter(Traces::here)?;
     let cgroup = Cgroup::new("proxy")?;
     let mut config = Config::new(directory, [])?;
-    config.trust = Trust {
-        cgroups: vec![cgroup.path()],
-        ..Trust::default()
-    };
+    match by {
+        By::Uid => config.trust.uids.push(UID),
+        By::Cgroup => config.trust.cgroups.push(cgroup.path()),
+    }
     let agent = Agent::start(directory, config)?;
-    let proxy = cgroup.run(|| binding(pod, &routes))?;
+    let proxy = match by {
+        By::Uid => binding(pod, &routes)?,
+        By::Cgroup => cgroup.run(|| binding(pod, &routes))?,
+    };
     for (family, port) in Family::ALL.into_iter().zip(PROXY..) {
         let load = target(family, port);
         expected(&load.run(&sidecar.client))?;
@@ -109,11 +153,4 @@ fn trusted(
     no_origins(&agent)?;
     ensure!(agent.stop()?.success(), "the agent's exit status");
     Ok(())
-}
-
-fn any_of(family: Family, port: u16) -> std::net::SocketAddr {
-    match family {
-        Family::V4 => tests::proxy::any_v4(port),
-        Family::V6 => any(port),
-    }
 }

@@ -1,6 +1,8 @@
 //! Shows what truepeer does, in namespaces of its own: connections through transparent proxies, and
 //! whom the application sees without truepeer and with it.
 
+mod table;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -8,13 +10,16 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Parser;
 use nix::sys::signal::{SigSet, Signal};
-use tests::agent::{Agent, Config, Steer, binary};
+use table::After;
+use tests::agent::{Agent, Config, Steer, Trust, binary};
 use tests::host::remove_orphans;
 use tests::load::{Application, Connection};
 use tests::netns::{Netns, require_privileges};
+use tests::process::Process;
 use tests::proxy::{Proxy, any};
 use tests::report::Report;
 use tests::topology::{Family, Gateway, Sidecar};
+use tests::unprivileged::{self, Role, UID};
 
 const PORT: u16 = 8080;
 /// A port of the range 9000-9099.
@@ -24,6 +29,8 @@ const PROXY: u16 = 15006;
 /// Where the ordinary proxies listen, of the sidecar and the gateway and of the range.
 const PLAIN: u16 = 15001;
 const PLAIN_RANGE: u16 = 15002;
+/// Where the proxy that binds listens: an ordinary listener that nothing is steered to.
+const BIND: u16 = 15003;
 /// The agent's default mark, which is Istio's too.
 const MARK: u32 = 0x539;
 /// Which of the client's addresses connects: 203.0.113.7 and 2001:db8:c::7.
@@ -38,10 +45,15 @@ struct Arguments {
     /// The agent's binary [default: the newest below target/]
     #[arg(long, value_name = "PATH")]
     agent: Option<PathBuf>,
+    #[command(subcommand)]
+    role: Option<Role>,
 }
 
 fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
+    if let Some(role) = arguments.role {
+        return role.play().map(|()| ExitCode::SUCCESS);
+    }
     require_privileges()?;
     let agent = match arguments.agent {
         Some(path) => path,
@@ -61,7 +73,7 @@ fn main() -> Result<ExitCode> {
     let steered = playground.steer(&agent)?;
     println!("Connecting through them\n");
     let after = playground.after();
-    let good = print_table(&before, &after, &steered.agent)?;
+    let good = table::print(&before, &after, &steered.agent)?;
     if !arguments.once {
         playground.print_hints(&agent, &steered);
         stop.wait()?;
@@ -87,6 +99,10 @@ struct Route<'a> {
     upstream: SocketAddr,
     /// The application, as the client knows it.
     target: SocketAddr,
+    /// How truepeer knows the client.
+    evidence: &'static str,
+    /// Whether the application sees the client's port too.
+    keeps_port: bool,
 }
 
 struct Playground {
@@ -98,6 +114,7 @@ struct Playground {
 struct Steered {
     agent: Agent,
     _proxies: [Proxy; 2],
+    _binding: Process,
     directory: tempfile::TempDir,
 }
 
@@ -126,6 +143,8 @@ impl Playground {
                 plain: (Sidecar::address(family), plain).into(),
                 upstream: (family.localhost(), port).into(),
                 target: (Sidecar::address(family), port).into(),
+                evidence: "wire",
+                keeps_port: false,
             })
         };
         let gateway = Family::ALL.map(|family| Route {
@@ -136,10 +155,24 @@ impl Playground {
             plain: (Gateway::front(family), PLAIN).into(),
             upstream: (Gateway::server(family), PORT).into(),
             target: (Gateway::server(family), PORT).into(),
+            evidence: "wire",
+            keeps_port: true,
+        });
+        let bind = Family::ALL.map(|family| Route {
+            name: "bind",
+            family,
+            client: &self.sidecar.client,
+            proxy: &self.sidecar.pod,
+            plain: (Sidecar::address(family), BIND).into(),
+            upstream: (family.localhost(), PORT).into(),
+            target: (Sidecar::address(family), BIND).into(),
+            evidence: "bind",
+            keeps_port: true,
         });
         let mut routes = Vec::from(sidecar("sidecar", PLAIN, PORT));
         routes.extend(gateway);
         routes.extend(sidecar("range (sk_lookup)", PLAIN_RANGE, RANGE_PORT));
+        routes.extend(bind);
         routes
     }
 
@@ -170,26 +203,42 @@ impl Playground {
                 .answers(Gateway::BACK),
             Steer::new("range", &self.sidecar.pod, &["9000-9099"], PROXY),
         ];
-        let config = Config::new(directory.path(), steers)?;
+        let mut config = Config::new(directory.path(), steers)?;
+        config.trust = Trust {
+            uids: vec![UID],
+            ..Trust::default()
+        };
         println!("with this configuration, all else default:\n");
         for line in toml::to_string(&config)?.lines() {
             println!("    {line}");
         }
         println!();
+        let agent = Agent::start_binary(binary, directory.path(), config)?;
+        let routes: Vec<_> = self
+            .routes()
+            .iter()
+            .filter(|route| route.evidence == "bind")
+            .map(|route| (route.target, route.upstream))
+            .collect();
+        let pod = &self.sidecar.pod;
+        let own = std::env::current_exe()?;
         Ok(Steered {
-            agent: Agent::start_binary(binary, directory.path(), config)?,
+            agent,
             _proxies: proxies,
+            _binding: unprivileged::proxy(directory.path(), pod, &own, &routes)?,
             directory,
         })
     }
 
-    /// Straight to the applications, which truepeer steers to the proxies.
-    fn after(&self) -> Vec<(String, Result<Connection>)> {
+    /// Straight to the applications, which truepeer steers to the proxies, and to the proxy that binds.
+    fn after(&self) -> Vec<After> {
         self.routes()
             .iter()
-            .map(|route| {
-                let name = format!("{} {}", route.name, route.family.name());
-                (name, connect(route, route.target))
+            .map(|route| After {
+                name: format!("{} {}", route.name, route.family.name()),
+                connection: connect(route, route.target),
+                evidence: route.evidence,
+                keeps_port: route.keeps_port,
             })
             .collect()
     }
@@ -231,69 +280,4 @@ fn connect(route: &Route<'_>, target: SocketAddr) -> Result<Connection> {
     route
         .client
         .enter(|| Connection::open(CLIENT, target, Application::Report))
-}
-
-/// Prints a row for each way; whether all are right.
-fn print_table(
-    before: &[Connection],
-    after: &[(String, Result<Connection>)],
-    agent: &Agent,
-) -> Result<bool> {
-    const HEADER: [&str; 6] = [
-        "path",
-        "client",
-        "before: application saw",
-        "after: application saw",
-        "evidence",
-        "ok",
-    ];
-    let peers = agent.peers()?;
-    let mut rows = vec![HEADER.map(String::from)];
-    let mut errors = Vec::new();
-    let mut good = true;
-    for (before, (name, after)) in before.iter().zip(after) {
-        let (client, saw, evidence, right) = match after {
-            Err(error) => {
-                errors.push(format!("{name}: {error:#}"));
-                ("-".into(), "failed".into(), "-".into(), false)
-            }
-            Ok(Connection { client, seen, .. }) => {
-                let evidence = peers
-                    .find(seen.local, seen.accepted)
-                    .map_or("unknown".into(), |peer| peer.evidence.clone());
-                let kept = seen.accepted.ip() == client.ip() && seen.peername == seen.accepted;
-                let lost = before.seen.accepted.ip() != before.client.ip();
-                let right = kept && lost && evidence == "wire";
-                (
-                    client.to_string(),
-                    seen.accepted.to_string(),
-                    evidence,
-                    right,
-                )
-            }
-        };
-        good &= right;
-        let verdict = if right { "yes" } else { "NO" };
-        let before = before.seen.accepted.to_string();
-        rows.push([name.clone(), client, before, saw, evidence, verdict.into()]);
-    }
-    let widths: Vec<_> = (0..HEADER.len())
-        .map(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0))
-        .collect();
-    for row in &rows {
-        let cells: Vec<_> = row
-            .iter()
-            .zip(&widths)
-            .map(|(cell, width)| format!("{cell:width$}"))
-            .collect();
-        println!("{}", cells.join("  ").trim_end());
-    }
-    for error in errors {
-        println!("{error}");
-    }
-    println!(
-        "\nBesides the client's address, a gateway's proxy keeps its port; a sidecar's proxy cannot, \
-         because\nthe application is in its own namespace."
-    );
-    Ok(good)
 }
