@@ -117,9 +117,9 @@ impl Config {
         })
     }
 
-    /// Writes it beside its access log.
+    /// Writes it beside the API's socket.
     pub fn write(&self) -> Result<PathBuf> {
-        let path = self.agent.access_log.with_extension("toml");
+        let path = self.agent.socket.with_file_name("truepeer.toml");
         std::fs::write(&path, toml::to_string(self)?)?;
         Ok(path)
     }

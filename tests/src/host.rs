@@ -38,10 +38,15 @@ pub fn scenario(body: impl FnOnce(&Path) -> Result<()>) {
     }
 }
 
+/// Waits until no other scenario runs on this host; none begins while the value lives.
+pub fn turn() -> Result<Flock<File>> {
+    let lock = File::options().create(true).append(true).open(LOCK)?;
+    Ok(Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, errno)| errno)?)
+}
+
 fn framed(body: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     require_privileges()?;
-    let lock = File::options().create(true).append(true).open(LOCK)?;
-    let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, errno)| errno)?;
+    let _turn = turn()?;
     remove_orphans()?;
     let before = Traces::of_host()?;
     let directory = Directory(

@@ -1,0 +1,126 @@
+//! Compares truepeer's steering with Istio's iptables TPROXY rules and with no proxy at all, in
+//! namespaces of its own; then what the agent itself costs.
+//!
+//! Each round measures every variant once, in another order each time, in a pod laid out for that
+//! measurement alone. Compared are figures of the same round, because the rest of the machine
+//! is never twice the same.
+
+mod application;
+mod cpu;
+mod footprint;
+mod istio;
+mod load;
+mod pod;
+mod report;
+mod stats;
+mod stop;
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use tests::host::{remove_orphans, turn};
+use tests::netns::require_privileges;
+use tests::process::find;
+use tests::topology::Family;
+
+use crate::load::Work;
+use crate::pod::{Pod, Variant};
+use crate::report::{Report, Samples};
+use crate::stop::Stop;
+
+/// Measures connections and throughput through the same Envoy with truepeer, with Istio's iptables
+/// TPROXY rules, and without a proxy
+#[derive(Parser)]
+struct Arguments {
+    /// Write the figures to this file, too
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// How many times each variant is measured
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// How long each measurement takes
+    #[arg(long, default_value_t = 2.0, value_parser = seconds)]
+    seconds: f64,
+    /// Connections that are in progress at a time
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    concurrency: u16,
+    /// Connect by IPv6
+    #[arg(long)]
+    ipv6: bool,
+}
+
+impl Arguments {
+    fn family(&self) -> Family {
+        if self.ipv6 { Family::V6 } else { Family::V4 }
+    }
+}
+
+fn seconds(text: &str) -> Result<f64> {
+    let seconds: f64 = text.parse()?;
+    ensure!(
+        (0.1..=3600.0).contains(&seconds),
+        "not between 0.1 and 3600"
+    );
+    Ok(seconds)
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    require_privileges()?;
+    for (variable, program) in [
+        ("ENVOY_BIN", "envoy"),
+        ("IPTABLES_RESTORE_BIN", "iptables-restore"),
+        ("IP6TABLES_RESTORE_BIN", "ip6tables-restore"),
+    ] {
+        find(variable, program)?;
+    }
+    let json = arguments
+        .json
+        .as_ref()
+        .map(|path| File::create(path).with_context(|| format!("cannot write {}", path.display())))
+        .transpose()?;
+    let _turn = turn()?;
+    let stop = Stop::on_signals()?;
+    remove_orphans()?;
+
+    let samples = compare(&arguments, &stop)?;
+    eprintln!("the agent itself");
+    let footprint = footprint::measure(&stop)?;
+    let report = Report::new(&arguments, &samples, footprint)?;
+    report.print();
+    if let Some(file) = json {
+        serde_json::to_writer_pretty(file, &report)?;
+    }
+    Ok(())
+}
+
+/// Measures all variants, round by round.
+fn compare(arguments: &Arguments, stop: &Stop) -> Result<Samples> {
+    let time = Duration::from_secs_f64(arguments.seconds);
+    let mut samples = Samples::default();
+    for round in 0..arguments.rounds {
+        let mut order = Variant::ALL;
+        order.rotate_left(round as usize % Variant::ALL.len());
+        let mut of_round = report::Round::new();
+        for variant in order {
+            let name = variant.name();
+            eprint!("round {}/{}: {name}: ", round + 1, arguments.rounds);
+            let pod = Pod::new(variant, arguments.family(), arguments.concurrency)
+                .with_context(|| name)?;
+            samples.background.push(cpu::wait_until_quiet(stop)?);
+            for work in Work::ALL {
+                let sample = load::measure(&pod, work, arguments.concurrency, time, stop)
+                    .with_context(|| format!("{name}: {}", work.name()))?;
+                eprint!("{}  ", report::progress(work, &sample));
+                of_round.insert((variant, work), sample);
+            }
+            eprintln!();
+            pod.remove()?;
+        }
+        samples.rounds.push(of_round);
+    }
+    Ok(samples)
+}
