@@ -105,9 +105,10 @@ fn uid() -> u32 {
 /// Takes a bind of an AF_INET socket as evidence.
 #[inline(always)]
 pub(crate) fn bind4(ctx: &SockAddrContext) {
-    // SAFETY: the context is valid while the program runs; so below.
+    // SAFETY: the context is valid while the program runs.
     let word = unsafe { (*ctx.sock_addr).user_ip4 };
     if take(ctx.sock_addr, Address::v4(word), word == 0) {
+        // SAFETY: as above.
         unsafe { (*ctx.sock_addr).user_ip4 = 0 };
     }
 }
@@ -115,11 +116,12 @@ pub(crate) fn bind4(ctx: &SockAddrContext) {
 /// Takes a bind of an AF_INET6 socket as evidence.
 #[inline(always)]
 pub(crate) fn bind6(ctx: &SockAddrContext) {
-    // SAFETY: the context is valid while the program runs; so below.
+    // SAFETY: the context is valid while the program runs.
     let words = unsafe { (*ctx.sock_addr).user_ip6 };
     if take(ctx.sock_addr, Address::v6(words), words == [0; 4]) {
         for i in 0..words.len() {
-            // Writes that the compiler may not make one: the verifier takes four at fixed offsets.
+            // SAFETY: as above. Writes that the compiler may not make one: the verifier takes four, at
+            // fixed offsets.
             unsafe { write_volatile(&raw mut (*ctx.sock_addr).user_ip6[i], 0) };
         }
     }

@@ -139,11 +139,18 @@ pub(crate) fn release(ctx: &SockContext) {
 /// Notes the current process in an origin of a socket that it uses.
 #[inline(always)]
 pub(crate) fn note_process(origin: *mut Origin) {
+    // SAFETY: helpers without arguments.
+    let (task, user, cgroup) = unsafe {
+        (
+            bpf_get_current_pid_tgid(),
+            bpf_get_current_uid_gid(),
+            bpf_get_current_cgroup_id(),
+        )
+    };
     let mut process = Process {
-        // SAFETY: helpers without arguments.
-        pid: unsafe { (bpf_get_current_pid_tgid() >> 32) as u32 },
-        uid: unsafe { bpf_get_current_uid_gid() as u32 },
-        cgroup: unsafe { bpf_get_current_cgroup_id() },
+        pid: (task >> 32) as u32,
+        uid: user as u32,
+        cgroup,
         comm: [0; 16],
     };
     // SAFETY: the buffer has the length that is passed, and on failure the helper clears it. The entry

@@ -96,7 +96,7 @@ fn port(origin: &Origin) -> u32 {
 /// is where the client wanted to go. So a proxy that is set up for REDIRECT works unchanged.
 #[inline(always)]
 pub(crate) fn original_dst(ctx: &SockoptContext) {
-    // SAFETY: the context is valid while the program runs; so below.
+    // SAFETY: the context is valid while the program runs.
     let (level, name, sk) = unsafe {
         let sockopt = &*ctx.sockopt;
         (sockopt.level, sockopt.optname, sockopt.__bindgen_anon_1.sk)
@@ -107,11 +107,51 @@ pub(crate) fn original_dst(ctx: &SockoptContext) {
     let Some(listener) = LISTENERS.get(sk.cast()) else {
         return;
     };
+    // SAFETY: not null, and a socket of the context.
     let port = unsafe { (*sk).src_port };
     if port == listener.port {
         return;
     }
     let port = (port as u16).to_be();
+    let written = if level == SOL_IP {
+        write(ctx, || SockAddr4 {
+            family: AF_INET as u16,
+            port,
+            // SAFETY: as for the port.
+            address: unsafe { (*sk).src_ip4 },
+            zero: [0; 2],
+        })
+    } else {
+        write(ctx, || SockAddr6 {
+            family: AF_INET6,
+            port,
+            flow: 0,
+            // SAFETY: as for the port. Reads that the compiler may not make one: the verifier takes them
+            // at fixed offsets.
+            address: unsafe {
+                [
+                    read_volatile(&raw const (*sk).src_ip6[0]),
+                    read_volatile(&raw const (*sk).src_ip6[1]),
+                    read_volatile(&raw const (*sk).src_ip6[2]),
+                    read_volatile(&raw const (*sk).src_ip6[3]),
+                ]
+            },
+            scope: 0,
+        })
+    };
+    if let Some(length) = written {
+        // SAFETY: the context is valid while the program runs.
+        unsafe {
+            (*ctx.sockopt).optlen = length as i32;
+            (*ctx.sockopt).retval = 0;
+        }
+    }
+}
+
+/// Writes the answer where the caller wants it, and says how long it is. `None`: there is no room.
+#[inline(always)]
+fn write<T>(ctx: &SockoptContext, answer: impl FnOnce() -> T) -> Option<usize> {
+    // SAFETY: the context is valid while the program runs.
     let (value, end) = unsafe {
         let sockopt = &*ctx.sockopt;
         (
@@ -119,46 +159,10 @@ pub(crate) fn original_dst(ctx: &SockoptContext) {
             sockopt.__bindgen_anon_3.optval_end as usize,
         )
     };
-    let written = if level == SOL_IP {
-        if value + size_of::<SockAddr4>() > end {
-            return;
-        }
-        let address = unsafe { (*sk).src_ip4 };
-        unsafe {
-            *(value as *mut SockAddr4) = SockAddr4 {
-                family: AF_INET as u16,
-                port,
-                address,
-                zero: [0; 2],
-            };
-        }
-        size_of::<SockAddr4>()
-    } else {
-        if value + size_of::<SockAddr6>() > end {
-            return;
-        }
-        // Reads that the compiler may not make one: the verifier takes them at fixed offsets.
-        let address = unsafe {
-            [
-                read_volatile(&raw const (*sk).src_ip6[0]),
-                read_volatile(&raw const (*sk).src_ip6[1]),
-                read_volatile(&raw const (*sk).src_ip6[2]),
-                read_volatile(&raw const (*sk).src_ip6[3]),
-            ]
-        };
-        unsafe {
-            *(value as *mut SockAddr6) = SockAddr6 {
-                family: AF_INET6,
-                port,
-                flow: 0,
-                address,
-                scope: 0,
-            };
-        }
-        size_of::<SockAddr6>()
-    };
-    unsafe {
-        (*ctx.sockopt).optlen = written as i32;
-        (*ctx.sockopt).retval = 0;
+    if value + size_of::<T>() > end {
+        return None;
     }
+    // SAFETY: the bounds are checked.
+    unsafe { *(value as *mut T) = answer() };
+    Some(size_of::<T>())
 }

@@ -178,18 +178,18 @@ fn mark(ctx: &TcContext, namespace: &Namespace, range: &Range) {
 fn find_listener(ctx: &TcContext, segment: &Segment, to: u16) -> Option<Socket> {
     let mut tuple = segment.tuple;
     set_destination_port(&mut tuple, segment.v6, to);
-    if let Some(sk) = Socket::lookup(ctx, &tuple, segment.tuple_size()) {
-        if sk.listens() {
-            return Some(sk);
-        }
+    if let Some(sk) = Socket::lookup(ctx, &tuple, segment.tuple_size())
+        && sk.listens()
+    {
+        return Some(sk);
     }
     // Either nothing, or the client's connection to the proxy's own port by the same source port:
     // a lookup with no source port finds listeners only.
     clear_source_port(&mut tuple, segment.v6);
-    if let Some(sk) = Socket::lookup(ctx, &tuple, segment.tuple_size()) {
-        if sk.listens() {
-            return Some(sk);
-        }
+    if let Some(sk) = Socket::lookup(ctx, &tuple, segment.tuple_size())
+        && sk.listens()
+    {
+        return Some(sk);
     }
     set_loopback(&mut tuple, segment.v6);
     let sk = Socket::lookup(ctx, &tuple, segment.tuple_size())?;

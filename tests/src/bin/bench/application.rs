@@ -5,10 +5,10 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use ::tests::listener::canonical;
+use ::tests::netns::Netns;
 use anyhow::Result;
 use socket2::{Domain, Protocol, Socket, Type};
-use tests::listener::canonical;
-use tests::netns::Netns;
 
 /// Length of a request, whose first byte is its kind.
 pub(crate) const REQUEST: usize = 64;
