@@ -120,6 +120,9 @@ impl Config {
     /// Writes it beside the API's socket.
     pub fn write(&self) -> Result<PathBuf> {
         let path = self.agent.socket.with_file_name("truepeer.toml");
+        if let Some(directory) = path.parent() {
+            std::fs::create_dir_all(directory)?;
+        }
         std::fs::write(&path, toml::to_string(self)?)?;
         Ok(path)
     }
@@ -168,9 +171,6 @@ impl Agent {
 
     /// Starts another binary than that of [`binary`].
     pub fn start_binary(binary: &Path, directory: &Path, config: Config) -> Result<Self> {
-        if let Some(parent) = config.agent.socket.parent() {
-            std::fs::create_dir_all(parent)?;
-        }
         let mut command = Command::new(binary);
         command.args(["run", "--config"]).arg(config.write()?);
         let started = Instant::now();
