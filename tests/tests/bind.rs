@@ -56,33 +56,19 @@ fn nginx_proxy_bind() {
 
 #[test]
 fn haproxy_usesrc_clientip() {
-    scenario(|directory| {
-        let usesrc = Usesrc::ClientIp;
-        let start =
-            |pod: &Netns, routes: &[Route]| haproxy::transparent(directory, pod, usesrc, routes);
-        trusted(
-            directory,
-            By::Cgroup,
-            haproxy::plain,
-            start,
-            Outcome::all_kept,
-        )
-    });
+    haproxy(Usesrc::ClientIp, Outcome::all_kept);
 }
 
 #[test]
 fn haproxy_usesrc_client() {
+    haproxy(Usesrc::Client, Outcome::all_exact);
+}
+
+fn haproxy(usesrc: Usesrc, expected: fn(&Outcome) -> Result<()>) {
     scenario(|directory| {
-        let usesrc = Usesrc::Client;
         let start =
             |pod: &Netns, routes: &[Route]| haproxy::transparent(directory, pod, usesrc, routes);
-        trusted(
-            directory,
-            By::Cgroup,
-            haproxy::plain,
-            start,
-            Outcome::all_exact,
-        )
+        trusted(directory, By::Cgroup, haproxy::plain, start, expected)
     });
 }
 
