@@ -12,6 +12,8 @@ use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 pub struct Address(pub [u32; 4]);
 
 impl Address {
+    /// Length in bits; a prefix of IPv4 is 96 longer than it is written.
+    pub const BITS: u32 = 128;
     /// The third word of an IPv4 address.
     const MAPPED: u32 = 0xffff_u32.to_be();
 
@@ -40,6 +42,20 @@ impl Address {
         let [a, b, c, d] = self.0;
         let d = u32::from_be(d);
         (self.is_v4() && d >> 24 == 127) || (a == 0 && b == 0 && c == 0 && d == 1)
+    }
+
+    /// Whether it can be the address of a client on the network: not unspecified, loopback or
+    /// multicast.
+    #[inline(always)]
+    pub const fn is_host(self) -> bool {
+        let [a, b, c, d] = self.0;
+        let is_multicast = if self.is_v4() {
+            u32::from_be(d) >> 28 == 0xe
+        } else {
+            u32::from_be(a) >> 24 == 0xff
+        };
+        let is_unspecified = d == 0 && (a | b | c == 0 || self.is_v4());
+        !is_multicast && !is_unspecified && !self.is_loopback()
     }
 
     /// The address as the standard library's type: IPv4 where it is IPv4-mapped.
@@ -121,6 +137,17 @@ mod tests {
         let is_loopback = |text: &str| Address::from(text.parse::<IpAddr>().unwrap()).is_loopback();
         assert!(is_loopback("127.0.0.6") && is_loopback("::1"));
         assert!(!is_loopback("126.0.0.1") && !is_loopback("::6") && !is_loopback("2001:db8::1"));
+    }
+
+    #[test]
+    fn a_client_has_an_address_of_its_own() {
+        let is_host = |text: &str| Address::from(text.parse::<IpAddr>().unwrap()).is_host();
+        for no in ["0.0.0.0", "::", "127.0.0.1", "::1", "224.0.0.1", "ff02::1"] {
+            assert!(!is_host(no), "{no}");
+        }
+        for yes in ["192.0.2.1", "10.0.0.0", "2001:db8::1", "fe80::1", "::6"] {
+            assert!(is_host(yes), "{yes}");
+        }
     }
 
     #[test]

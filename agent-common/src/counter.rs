@@ -25,11 +25,21 @@ pub enum Counter {
     LearntBind = 8,
     /// Answers that an IPv4 socket could not express because its client has an IPv6 address.
     RevealInexpressible = 9,
+    /// Origins learnt from TOA.
+    LearntToa = 10,
+    /// SYNs whose TOA was ignored because nothing trusts their sender.
+    ToaUntrusted = 11,
+    /// SYNs whose TOA was ignored because it names no client, or more than one.
+    ToaInvalid = 12,
+    /// SYNs that were sent with TOA.
+    CarriedToa = 13,
+    /// SYNs that went out without TOA because their options left no room.
+    CarryNoRoom = 14,
 }
 
 impl Counter {
     /// Every counter, in the order of the slots.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 15] = [
         Self::Steered,
         Self::NoListener,
         Self::Drained,
@@ -40,6 +50,11 @@ impl Counter {
         Self::EventsLost,
         Self::LearntBind,
         Self::RevealInexpressible,
+        Self::LearntToa,
+        Self::ToaUntrusted,
+        Self::ToaInvalid,
+        Self::CarriedToa,
+        Self::CarryNoRoom,
     ];
 
     /// Its name in `truepeer status` and, between `truepeer_` and `_total`, in the metrics.
@@ -55,6 +70,11 @@ impl Counter {
             Self::EventsLost => "events_lost",
             Self::LearntBind => "learnt_bind",
             Self::RevealInexpressible => "reveal_inexpressible",
+            Self::LearntToa => "learnt_toa",
+            Self::ToaUntrusted => "toa_untrusted",
+            Self::ToaInvalid => "toa_invalid",
+            Self::CarriedToa => "carried_toa",
+            Self::CarryNoRoom => "carry_no_room",
         }
     }
 
@@ -79,6 +99,11 @@ impl Counter {
             Self::RevealInexpressible => {
                 "Answers that an IPv4 socket could not express because its client has an IPv6 address"
             }
+            Self::LearntToa => "Origins learnt from TOA",
+            Self::ToaUntrusted => "SYNs whose TOA was ignored because nothing trusts their sender",
+            Self::ToaInvalid => "SYNs whose TOA was ignored because it names no client or several",
+            Self::CarriedToa => "SYNs sent with TOA",
+            Self::CarryNoRoom => "SYNs sent without TOA because their options left no room",
         }
     }
 }

@@ -13,9 +13,10 @@ pub mod event;
 pub mod names;
 pub mod origin;
 pub mod settings;
+pub mod toa;
 
 pub use address::{Address, Endpoint};
 pub use counter::Counter;
 pub use event::Closed;
 pub use origin::{Evidence, Origin, Process};
-pub use settings::{Connection, Listener, ListenerKey, Mark, Namespace, Range, Spoof, Syn};
+pub use settings::{Claim, Connection, Listener, ListenerKey, Mark, Namespace, Range, Syn};

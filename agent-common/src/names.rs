@@ -20,16 +20,23 @@ pub mod map {
     pub const LOGS: &str = "AYA_LOGS";
     /// LRU hash: [`crate::Connection`] to nothing: local connections that are being made.
     pub const OWN: &str = "OWN";
-    /// Socket storage of [`crate::Spoof`].
-    pub const SPOOFS: &str = "SPOOFS";
-    /// LRU hash: [`crate::Syn`] to [`crate::Spoof`].
+    /// Socket storage of [`crate::Claim`].
+    pub const CLAIMS: &str = "CLAIMS";
+    /// LRU hash: [`crate::Syn`] to [`crate::Claim`].
     pub const HANDOVERS: &str = "HANDOVERS";
     /// Hash: user id (`u32`) to the id of the rule that trusts it (`u32`).
     pub const TRUSTED_UIDS: &str = "TRUSTED_UIDS";
     /// Hash: cgroup id (`u64`) to the id of the rule that trusts it (`u32`).
     pub const TRUSTED_CGROUPS: &str = "TRUSTED_CGROUPS";
+    /// Trie of prefixes: [`crate::Address`] of a sender to the id of the rule that trusts it (`u32`).
+    pub const TRUSTED_SOURCES: &str = "TRUSTED_SOURCES";
+    /// Array of one [`crate::toa::Kinds`]: what is taken for TOA.
+    pub const TOA: &str = "TOA";
+    /// Trie of prefixes: [`crate::Address`] of a destination that understands TOA to the option's kind
+    /// (`u32`).
+    pub const CARRY: &str = "CARRY";
     /// Every map that is pinned.
-    pub const ALL: [&str; 13] = [
+    pub const ALL: [&str; 16] = [
         ORIGINS,
         NAMESPACES,
         COUNTERS,
@@ -39,10 +46,13 @@ pub mod map {
         ADOPT,
         LOGS,
         OWN,
-        SPOOFS,
+        CLAIMS,
         HANDOVERS,
         TRUSTED_UIDS,
         TRUSTED_CGROUPS,
+        TRUSTED_SOURCES,
+        TOA,
+        CARRY,
     ];
 }
 
@@ -77,4 +87,4 @@ pub const NETNS: &str = "NETNS";
 
 /// Version of every type in this crate that lives in a pinned map. Pins of another version are
 /// replaced, never read.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;

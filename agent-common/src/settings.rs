@@ -158,7 +158,8 @@ pub struct Listener {
 pub struct ListenerKey {
     /// Cookie of the network namespace.
     pub netns: u64,
-    /// The port that the proxy listens on, host byte order.
+    /// The port that the proxy listens on, host byte order; 0 in the `ADOPT` map for a listener that is
+    /// no proxy's.
     pub port: u32,
     /// Address family of the socket: `AF_INET` (2) or `AF_INET6` (10).
     pub family: u32,
@@ -196,22 +197,26 @@ pub struct Connection {
     pub destination: Endpoint,
 }
 
-/// What a trusted proxy's socket says about its client: value of the `SPOOFS` socket storage.
+/// What a trusted hop says about its client: value of the `CLAIMS` socket storage, for a local proxy's
+/// socket, and of the `HANDOVERS` map.
 ///
-/// Layout (28 bytes): client 0..20, rule 20..24, is_bound 24..28.
+/// Layout (28 bytes): client 0..20, rule 20..24, evidence 24, padding 25..28.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Spoof {
+pub struct Claim {
     /// The client; port 0 where the proxy named none.
     pub client: Endpoint,
-    /// [`crate::origin::rule_id`] of the rule that trusts the proxy: `uid 1337`, `cgroup /path`.
+    /// [`crate::origin::rule_id`] of the rule that trusts the hop: `uid 1337`, `source 10.0.0.0/8`.
     pub rule: u32,
-    /// Not zero once the proxy has bound the socket to the client.
-    pub is_bound: u32,
+    /// An [`crate::Evidence`] as its discriminant; 0 while a proxy's socket may name a client but has
+    /// not.
+    pub evidence: u8,
+    /// Always zero.
+    pub padding: [u8; 3],
 }
 
-/// Key of the `HANDOVERS` map: a SYN that a trusted proxy sends. The initial sequence number keeps a
-/// reused port from naming another client.
+/// Key of the `HANDOVERS` map: a SYN that carries a claim, from a trusted proxy on this host or with
+/// TOA. The initial sequence number keeps a reused port from naming another client.
 ///
 /// Layout (44 bytes): source 0..20, destination 20..40, isn 40..44.
 #[repr(C)]
@@ -227,7 +232,7 @@ pub struct Syn {
 
 const _: () = {
     use core::mem::offset_of;
-    assert!(size_of::<Spoof>() == 28 && size_of::<Syn>() == 44);
+    assert!(size_of::<Claim>() == 28 && size_of::<Syn>() == 44);
     assert!(size_of::<Connection>() == 48);
     assert!(size_of::<Mark>() == 8);
     assert!(size_of::<Range>() == 16);

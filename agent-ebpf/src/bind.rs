@@ -3,20 +3,16 @@
 
 use core::ptr::write_volatile;
 
-use agent_common::{Address, Endpoint, Spoof, Syn};
+use agent_common::{Address, Claim, Endpoint, Evidence};
 use aya_ebpf::{
-    bindings::{BPF_ANY, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG, bpf_sock_addr},
+    bindings::bpf_sock_addr,
     helpers::generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_current_uid_gid},
-    programs::{SockAddrContext, SockOpsContext, SockoptContext},
+    programs::{SockAddrContext, SockoptContext},
 };
 
-use crate::{
-    maps::{HANDOVERS, SPOOFS, TRUSTED_CGROUPS, TRUSTED_UIDS},
-    sockops::{self, local, remote},
-};
+use crate::maps::{CLAIMS, TRUSTED_CGROUPS, TRUSTED_UIDS};
 
 const SOCK_STREAM: u32 = 1;
-const TCPHDR_SYN: u32 = 2;
 /// Levels and options of the UAPI (linux/socket.h, linux/in.h, linux/in6.h).
 const SOL_IP: i32 = 0;
 const SOL_SOCKET: i32 = 1;
@@ -48,11 +44,11 @@ pub(crate) fn ask(ctx: &SockoptContext) {
     // SAFETY: as above; the verifier knows this pointer as a socket.
     let sk = unsafe { (*ctx.sockopt).__bindgen_anon_1.sk };
     if level != SOL_SOCKET && !sk.is_null() && is_on(ctx) {
-        SPOOFS.set(
+        CLAIMS.set(
             sk.cast(),
-            Spoof {
+            Claim {
                 rule,
-                ..Spoof::default()
+                ..Claim::default()
             },
         );
     }
@@ -107,7 +103,7 @@ fn uid() -> u32 {
 pub(crate) fn bind4(ctx: &SockAddrContext) {
     // SAFETY: the context is valid while the program runs.
     let word = unsafe { (*ctx.sock_addr).user_ip4 };
-    if take(ctx.sock_addr, Address::v4(word), word == 0) {
+    if take(ctx.sock_addr, Address::v4(word)) {
         // SAFETY: as above.
         unsafe { (*ctx.sock_addr).user_ip4 = 0 };
     }
@@ -118,7 +114,7 @@ pub(crate) fn bind4(ctx: &SockAddrContext) {
 pub(crate) fn bind6(ctx: &SockAddrContext) {
     // SAFETY: the context is valid while the program runs.
     let words = unsafe { (*ctx.sock_addr).user_ip6 };
-    if take(ctx.sock_addr, Address::v6(words), words == [0; 4]) {
+    if take(ctx.sock_addr, Address::v6(words)) {
         for i in 0..words.len() {
             // SAFETY: as above. Writes that the compiler may not make one: the verifier takes four, at
             // fixed offsets.
@@ -129,10 +125,10 @@ pub(crate) fn bind6(ctx: &SockAddrContext) {
 
 /// Records the client, if the socket is one that a trusted proxy asked a foreign address for.
 #[inline(always)]
-fn take(ctx: *mut bpf_sock_addr, address: Address, is_any: bool) -> bool {
+fn take(ctx: *mut bpf_sock_addr, address: Address) -> bool {
     // SAFETY: the context is valid while the program runs.
     let (kind, sk) = unsafe { ((*ctx).type_, (*ctx).__bindgen_anon_1.sk) };
-    if kind != SOCK_STREAM || is_any || address.is_loopback() || sk.is_null() {
+    if kind != SOCK_STREAM || !address.is_host() || sk.is_null() {
         return false;
     }
     // SAFETY: as above.
@@ -141,75 +137,14 @@ fn take(ctx: *mut bpf_sock_addr, address: Address, is_any: bool) -> bool {
     if port != 0 && port < FIRST_UNPRIVILEGED_PORT {
         return false;
     }
-    let Some(spoof) = SPOOFS.get_ptr(sk.cast()) else {
+    let Some(claim) = CLAIMS.get_ptr(sk.cast()) else {
         return false;
     };
     // SAFETY: the value is the socket's, which the kernel holds locked; the context as above.
     unsafe {
-        (*spoof).client = Endpoint::new(address, port);
-        (*spoof).is_bound = 1;
+        (*claim).client = Endpoint::new(address, port);
+        (*claim).evidence = Evidence::Bind as u8;
         (*ctx).user_port = 0;
     }
     true
-}
-
-/// A socket begins to connect: if it speaks for a client, its SYN is wanted.
-#[inline(always)]
-pub(crate) fn connects(ctx: &SockOpsContext) {
-    if spoof_of(ctx).is_some() {
-        sockops::call_for(ctx, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG);
-    }
-}
-
-/// A connection is made: its further segments are not wanted.
-#[inline(always)]
-pub(crate) fn connected(ctx: &SockOpsContext) {
-    let flags = ctx.cb_flags();
-    if flags & BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG != 0 {
-        let _ = ctx.set_cb_flags((flags & !BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG) as i32);
-    }
-}
-
-/// Notes the SYN before it is sent.
-#[inline(always)]
-pub(crate) fn sends(ctx: &SockOpsContext) {
-    // SAFETY: the context is valid while the program runs.
-    let (flags, isn) = unsafe { ((*ctx.ops).skb_tcp_flags, (*ctx.ops).snd_una) };
-    if flags & TCPHDR_SYN == 0 {
-        return;
-    }
-    if let Some(spoof) = spoof_of(ctx) {
-        let syn = Syn {
-            source: local(ctx),
-            destination: remote(ctx),
-            isn,
-        };
-        let _ = HANDOVERS.insert(syn, spoof, BPF_ANY.into());
-    }
-}
-
-/// What the proxy at the other end said about the client of a connection that is being accepted.
-#[inline(always)]
-pub(crate) fn handed_over(
-    ctx: &SockOpsContext,
-    local: Endpoint,
-    remote: Endpoint,
-) -> Option<Spoof> {
-    let syn = Syn {
-        source: remote,
-        destination: local,
-        // SAFETY: the context is valid while the program runs.
-        isn: unsafe { (*ctx.ops).rcv_nxt }.wrapping_sub(1),
-    };
-    // SAFETY: values are never changed in place.
-    let spoof = *unsafe { HANDOVERS.get(syn) }?;
-    let _ = HANDOVERS.remove(syn);
-    Some(spoof)
-}
-
-#[inline(always)]
-fn spoof_of(ctx: &SockOpsContext) -> Option<Spoof> {
-    SPOOFS
-        .get(sockops::socket(ctx)?)
-        .filter(|spoof| spoof.is_bound != 0)
 }

@@ -1,7 +1,7 @@
 //! learn: writes the origin of a socket, in time for `accept()`.
 
 use agent_common::{
-    Connection, Counter, Endpoint, Evidence, Listener, ListenerKey, Namespace, Origin,
+    Claim, Connection, Counter, Endpoint, Evidence, Listener, ListenerKey, Namespace, Origin, Syn,
 };
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_NOEXIST, BPF_SOCK_OPS_STATE_CB_FLAG},
@@ -12,10 +12,11 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 
 use crate::{
-    bind,
+    carry,
     counters::count,
-    maps::{ADOPT, LISTENERS, ORIGINS, OWN, PROXIES},
+    maps::{ADOPT, HANDOVERS, LISTENERS, ORIGINS, OWN, PROXIES},
     sockops::{self, local, namespace, remote},
+    toa,
 };
 
 /// Remembers the listener of a proxy that starts, or starts again.
@@ -85,15 +86,14 @@ pub(crate) fn forget_connection(ctx: &SockOpsContext) {
 #[inline(always)]
 pub(crate) fn accepted(ctx: &SockOpsContext) {
     let (local, remote) = (local(ctx), remote(ctx));
-    if let Some(spoof) = bind::handed_over(ctx, local, remote) {
-        // A proxy that names no port leaves it to the kernel, as if it had spoofed the address.
-        let port = match spoof.client.port {
-            0 => remote.port,
-            port => port,
-        };
-        let client = Endpoint::new(spoof.client.address, port);
-        if write(ctx, Evidence::Bind, client, local, remote, spoof.rule) {
-            count(Counter::LearntBind);
+    if let Some(claim) = handed_over(ctx, local, remote) {
+        let client = carry::named_by(&claim, remote.port);
+        if write(ctx, claim.evidence, client, local, remote, claim.rule) {
+            count(if claim.evidence == Evidence::Toa as u8 {
+                Counter::LearntToa
+            } else {
+                Counter::LearntBind
+            });
         }
         return;
     }
@@ -112,7 +112,7 @@ pub(crate) fn accepted(ctx: &SockOpsContext) {
     if !is_known
         || !write(
             ctx,
-            Evidence::Wire,
+            Evidence::Wire as u8,
             remote,
             local,
             remote,
@@ -125,11 +125,26 @@ pub(crate) fn accepted(ctx: &SockOpsContext) {
     name_steer(sockops::cookie(ctx), namespace, listener, local.port);
 }
 
+/// What was said about the client of a connection that is being accepted.
+#[inline(always)]
+fn handed_over(ctx: &SockOpsContext, local: Endpoint, remote: Endpoint) -> Option<Claim> {
+    let syn = Syn {
+        source: remote,
+        destination: local,
+        // SAFETY: the context is valid while the program runs.
+        isn: unsafe { (*ctx.ops).rcv_nxt }.wrapping_sub(1),
+    };
+    // SAFETY: values are never changed in place.
+    let claim = *unsafe { HANDOVERS.get(syn) }?;
+    let _ = HANDOVERS.remove(syn);
+    Some(claim)
+}
+
 /// Writes an origin for the socket, and has its end told. `false`: there was no room.
 #[inline(always)]
 fn write(
     ctx: &SockOpsContext,
-    evidence: Evidence,
+    evidence: u8,
     client: Endpoint,
     local: Endpoint,
     remote: Endpoint,
@@ -144,7 +159,7 @@ fn write(
         local,
         remote,
         rule,
-        evidence: evidence as u8,
+        evidence,
         ..Origin::default()
     };
     if ORIGINS
@@ -225,6 +240,10 @@ pub(crate) fn adopt(ctx: *mut IterTcp) {
         return;
     };
     let key = *key;
+    toa::adopts(sk);
+    if key.port == 0 {
+        return;
+    }
     LISTENERS.set(sk, Listener { port: key.port });
     // SAFETY: key and socket are what a sockhash takes.
     unsafe {

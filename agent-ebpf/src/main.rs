@@ -7,6 +7,7 @@
 #![no_main]
 
 mod bind;
+mod carry;
 mod close;
 mod counters;
 mod learn;
@@ -15,6 +16,7 @@ mod packet;
 mod reveal;
 mod sockops;
 mod steer;
+mod toa;
 
 use aya_ebpf::{
     bindings::{sk_action::SK_PASS, tcx_action_base::TCX_NEXT},

@@ -1,7 +1,9 @@
 //! All maps of the data path. The agent pins them, so that they are shared by the programs of every
 //! namespace and outlive the agent; sizes marked so are the agent's to set.
 
-use agent_common::{Connection, Counter, Listener, ListenerKey, Namespace, Origin, Spoof, Syn};
+use agent_common::{
+    Address, Claim, Connection, Counter, Listener, ListenerKey, Namespace, Origin, Syn, toa::Kinds,
+};
 use aya_ebpf::{
     Global,
     bindings::{
@@ -11,7 +13,7 @@ use aya_ebpf::{
     cty::c_void,
     helpers::generated::bpf_sk_storage_get,
     macros::{btf_map, map},
-    maps::{HashMap, LruHashMap, PerCpuArray, RingBuf, SockHash},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SockHash, lpm_trie::Key},
 };
 
 /// Cookie of the namespace that this instance of the packet programs is attached in: a tc program
@@ -52,10 +54,11 @@ pub(crate) static ADOPT: HashMap<u64, ListenerKey> =
 #[map]
 pub(crate) static OWN: LruHashMap<Connection, u8> = LruHashMap::with_max_entries(1 << 14, 0);
 
-/// SYNs that trusted proxies of this host have sent, until the other end is found on this host too.
-/// What goes elsewhere is evicted.
+/// What was said about the clients of connections that are being made: by trusted proxies of this host,
+/// which may connect to a socket of this host, and by TOA on SYNs that came in. What goes elsewhere, and
+/// what is never completed, is evicted.
 #[map]
-pub(crate) static HANDOVERS: LruHashMap<Syn, Spoof> = LruHashMap::with_max_entries(1 << 15, 0);
+pub(crate) static HANDOVERS: LruHashMap<Syn, Claim> = LruHashMap::with_max_entries(1 << 16, 0);
 
 /// Users whose proxies may speak for a client, with the rule that says so.
 #[map]
@@ -67,6 +70,20 @@ pub(crate) static TRUSTED_UIDS: HashMap<u32, u32> =
 pub(crate) static TRUSTED_CGROUPS: HashMap<u64, u32> =
     HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
 
+/// Senders whose TOA is believed, with the rule that says so.
+#[map]
+pub(crate) static TRUSTED_SOURCES: LpmTrie<Address, u32> =
+    LpmTrie::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
+
+/// What is taken for TOA; empty while no sender is trusted.
+#[map]
+pub(crate) static TOA: Array<Kinds> = Array::with_max_entries(1, 0);
+
+/// Destinations that understand TOA, with the kind of option that they are sent.
+#[map]
+pub(crate) static CARRY: LpmTrie<Address, u32> =
+    LpmTrie::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
+
 /// Marks the proxies' listeners; accepted sockets inherit the mark.
 #[btf_map]
 pub(crate) static LISTENERS: SocketStorage<
@@ -76,8 +93,14 @@ pub(crate) static LISTENERS: SocketStorage<
 
 /// What sockets of trusted proxies say about their clients.
 #[btf_map]
-pub(crate) static SPOOFS: SocketStorage<Spoof, { BPF_F_NO_PREALLOC as usize }> =
+pub(crate) static CLAIMS: SocketStorage<Claim, { BPF_F_NO_PREALLOC as usize }> =
     SocketStorage::new();
+
+/// What a trie of prefixes holds for `address`: of the longest prefix that it is in.
+#[inline(always)]
+pub(crate) fn longest_match(trie: &LpmTrie<Address, u32>, address: Address) -> Option<u32> {
+    trie.get(Key::new(Address::BITS, address)).copied()
+}
 
 /// A value that belongs to a socket and goes with it. aya-ebpf's `SkStorage` has no `BPF_F_CLONE`, by
 /// which accepted sockets inherit the listener's.

@@ -8,30 +8,47 @@ use aya_ebpf::{
     bindings::{
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_HDR_OPT_LEN_CB,
         BPF_SOCK_OPS_PARSE_HDR_OPT_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
-        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB,
+        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_SOCK_OPS_WRITE_HDR_OPT_CB,
     },
     cty::c_void,
     helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie},
     programs::SockOpsContext,
 };
 
-use crate::{bind, close, learn, maps::NAMESPACES, steer::AF_INET};
+use crate::{carry, close, learn, maps::NAMESPACES, steer::AF_INET, toa};
+
+/// Flags of the TCP header.
+const SYN: u32 = 0x02;
+const SYN_ACK: u32 = 0x12;
 
 /// Passes a call on to the verb that it concerns.
 #[inline(always)]
 pub(crate) fn call(ctx: &SockOpsContext) {
     match ctx.op() {
-        BPF_SOCK_OPS_TCP_LISTEN_CB => learn::listen(ctx),
+        BPF_SOCK_OPS_TCP_LISTEN_CB => {
+            toa::listens(ctx);
+            learn::listen(ctx);
+        }
         BPF_SOCK_OPS_TCP_CONNECT_CB => {
             learn::connects(ctx);
-            bind::connects(ctx);
+            carry::connects(ctx);
         }
-        BPF_SOCK_OPS_HDR_OPT_LEN_CB => bind::sends(ctx),
+        // SAFETY: the context is valid while the program runs.
+        BPF_SOCK_OPS_HDR_OPT_LEN_CB => match unsafe { (*ctx.ops).skb_tcp_flags } & SYN_ACK {
+            SYN => carry::sends(ctx),
+            SYN_ACK => toa::answers(ctx),
+            _ => {}
+        },
+        BPF_SOCK_OPS_WRITE_HDR_OPT_CB => carry::writes(ctx),
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => {
             learn::forget_connection(ctx);
-            bind::connected(ctx);
+            carry::connected(ctx);
         }
-        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => learn::accepted(ctx),
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => {
+            // The listener's flag, inherited.
+            carry::connected(ctx);
+            learn::accepted(ctx);
+        }
         BPF_SOCK_OPS_PARSE_HDR_OPT_CB => close::received(ctx),
         BPF_SOCK_OPS_STATE_CB => close::changed(ctx, ctx.arg(1)),
         _ => {}

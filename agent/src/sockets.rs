@@ -82,7 +82,7 @@ pub fn cookie(netns: &Netns, local: SocketAddr, remote: SocketAddr) -> Result<Op
     Ok(found)
 }
 
-/// The sockets that listen on `port`, on any address.
+/// The sockets that listen on `port` (0: any), on any address.
 pub fn listeners(netns: &Netns, port: u16) -> Result<Vec<ListenerInfo>> {
     let mut listeners = Vec::new();
     netns.run(|| {
@@ -91,7 +91,10 @@ pub fn listeners(netns: &Netns, port: u16) -> Result<Vec<ListenerInfo>> {
             listeners.push(ListenerInfo {
                 cookie: cookie_of(response),
                 family: header.family,
-                address: SocketAddr::new(header.socket_id.source_address, port),
+                address: SocketAddr::new(
+                    header.socket_id.source_address,
+                    header.socket_id.source_port,
+                ),
                 v6only: response.nlas.contains(&Nla::SkV6Only(true)),
                 transparent: response.nlas.iter().find_map(transparent),
             });

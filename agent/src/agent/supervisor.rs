@@ -18,7 +18,7 @@ use crate::{
     netns::Netns,
     processes,
     route::{self, Journal},
-    sockets,
+    sockets::{self, ListenerInfo},
 };
 
 /// What is in place on this host.
@@ -79,17 +79,33 @@ impl Supervisor {
     pub(super) fn apply(&mut self, config: &Config) -> Result<()> {
         let before = std::mem::replace(&mut self.config, config.clone());
         let applied = self
-            .datapath
-            .trust(&self.config.trust, &self.config.reveal)
+            .instruct()
             .and_then(|()| self.reconcile(Missing::Fails));
         if applied.is_err() && before != Config::default() {
             self.config = before;
-            self.datapath
-                .trust(&self.config.trust, &self.config.reveal)
+            self.instruct()
                 .and_then(|()| self.reconcile(Missing::Waits))
                 .unwrap_or_else(|error| warn!("cannot go back to the former rules: {error:#}"));
         }
         applied
+    }
+
+    /// Tells the data path what holds for the whole host.
+    fn instruct(&mut self) -> Result<()> {
+        let Config {
+            trust,
+            reveal,
+            carry_toa,
+            ..
+        } = &self.config;
+        self.datapath.trust(trust, reveal)?;
+        self.datapath.carry(carry_toa)?;
+        if !trust.sources.is_empty() {
+            for netns in Netns::all()? {
+                self.adopt(&netns, 0)?;
+            }
+        }
+        Ok(())
     }
 
     /// Follows the host: interfaces and named namespaces that vanished or came back.
@@ -187,7 +203,9 @@ impl Supervisor {
         }
         let settings = plan::settings(&steers, index)?;
         self.datapath.configure(&netns, &settings)?;
-        self.adopt(&netns, &steers)?;
+        for port in steers.iter().map(|s| s.to).collect::<HashSet<_>>() {
+            self.adopt(&netns, port)?;
+        }
 
         let before = self
             .served
@@ -205,20 +223,16 @@ impl Supervisor {
         })
     }
 
-    /// Makes known the proxies' listeners that were there before this agent.
-    fn adopt(&mut self, netns: &Netns, steers: &[Steer]) -> Result<()> {
-        let mut listeners = Vec::new();
-        for port in steers.iter().map(|s| s.to).collect::<HashSet<_>>() {
-            for listener in sockets::listeners(netns, port)? {
-                let key = ListenerKey {
-                    netns: netns.cookie(),
-                    port: port.into(),
-                    family: listener.family.into(),
-                };
-                listeners.push((listener.cookie, key));
-            }
-        }
-        self.datapath.adopt(netns, &listeners)
+    /// Makes known the listeners on `port` that were there before this agent: a proxy's, or with 0 all.
+    fn adopt(&mut self, netns: &Netns, port: u16) -> Result<()> {
+        let key = |listener: &ListenerInfo| ListenerKey {
+            netns: netns.cookie(),
+            port: port.into(),
+            family: listener.family.into(),
+        };
+        let listeners = sockets::listeners(netns, port)?;
+        let known: Vec<_> = listeners.iter().map(|l| (l.cookie, key(l))).collect();
+        self.datapath.adopt(netns, &known)
     }
 
     /// Attaches the packet programs, unless they are.

@@ -3,6 +3,7 @@
 //! Every problem of a file is reported at once, each with its line, the reason and the nearest valid
 //! form ([`ConfigError`]).
 
+mod carry;
 mod check;
 mod problem;
 mod reader;
@@ -13,6 +14,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use carry::CarryToa;
 pub use problem::ConfigError;
 use problem::Problems;
 use reader::{Section, describe};
@@ -24,11 +26,12 @@ pub use trust::{Reveal, Trust};
 pub const DEFAULT: &str = include_str!("default.toml");
 
 /// Sections of the file, with the keys of each.
-const SECTIONS: [(&str, &[&str]); 4] = [
+const SECTIONS: [(&str, &[&str]); 5] = [
     ("agent", &AGENT_KEYS),
     ("trust", &trust::TRUST_KEYS),
     ("steer", &steer::KEYS),
     ("reveal", &trust::REVEAL_KEYS),
+    ("carry", &carry::KEYS),
 ];
 const AGENT_KEYS: [&str; 6] = [
     "socket",
@@ -53,6 +56,8 @@ pub struct Config {
     pub reveal: Reveal,
     /// What is steered to local proxies, in the order of the file.
     pub steer: Vec<Steer>,
+    /// Where TOA is sent.
+    pub carry_toa: CarryToa,
 }
 
 /// The section `[agent]`.
@@ -154,11 +159,22 @@ impl Config {
                         Section::new("[reveal]", table, value.span(), &trust::REVEAL_KEYS);
                     config.reveal = Reveal::read(&section, problems);
                 }
-                (name @ ("agent" | "trust" | "reveal"), other) => problems.add(
-                    value.span(),
-                    format!("`{name}` is {}, not a section", describe(other)),
-                    Some(format!("write `[{name}]`")),
-                ),
+                ("carry", DeValue::Table(table)) => {
+                    let section = Section::new("[carry]", table, value.span(), &carry::KEYS);
+                    section.refuse_unknown(problems);
+                    match section.get("toa").map(|toa| (toa.span(), toa.get_ref())) {
+                        None => {}
+                        Some((span, DeValue::Table(table))) => {
+                            let section =
+                                Section::new("[carry.toa]", table, span, &carry::TOA_KEYS);
+                            config.carry_toa = CarryToa::read(&section, problems);
+                        }
+                        Some((span, other)) => not_a_section(span, "carry.toa", other, problems),
+                    }
+                }
+                (name @ ("agent" | "trust" | "reveal" | "carry"), other) => {
+                    not_a_section(value.span(), name, other, problems);
+                }
                 ("steer", DeValue::Array(array)) => {
                     for item in array.iter() {
                         let DeValue::Table(table) = item.get_ref() else {
@@ -184,7 +200,7 @@ impl Config {
                         ),
                         (None, None) => (
                             format!("unknown section `{name}`"),
-                            "the sections are `[agent]`, `[trust]`, `[[steer]]` and `[reveal]`"
+                            "the sections are `[agent]`, `[trust]`, `[reveal]`, `[carry.toa]` and `[[steer]]`"
                                 .into(),
                         ),
                     };
@@ -196,6 +212,19 @@ impl Config {
         config.steer = steers.into_iter().map(|located| located.steer).collect();
         config
     }
+}
+
+fn not_a_section(
+    span: std::ops::Range<usize>,
+    name: &str,
+    value: &DeValue<'_>,
+    problems: &mut Problems,
+) {
+    problems.add(
+        span,
+        format!("`{name}` is {}, not a section", describe(value)),
+        Some(format!("write `[{name}]`")),
+    );
 }
 
 fn not_a_steer(span: std::ops::Range<usize>, value: &DeValue<'_>, problems: &mut Problems) {

@@ -1,12 +1,17 @@
 //! Typed reading of one section, with every problem noted and none fatal.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;
 
+use ipnet::{IpNet, Ipv4Net};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::problem::Problems;
+
+/// A prefix for hints.
+const EXAMPLE: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 0), 8));
 
 /// A value with its place in the text.
 pub(super) type Located<T> = (T, Range<usize>);
@@ -150,6 +155,31 @@ impl<'a, 'text> Section<'a, 'text> {
         self.list(key, "\"", problems, |item, problems| {
             string(key, item, problems)
         })
+    }
+
+    /// A list of address prefixes.
+    pub(super) fn prefixes(&self, key: &str, problems: &mut Problems) -> Vec<IpNet> {
+        let texts = self.strings(key, problems).unwrap_or_default();
+        let mut prefixes = Vec::new();
+        for (text, span) in texts {
+            let wrong = match text.parse::<IpNet>() {
+                Ok(prefix) if prefix.trunc() == prefix => {
+                    prefixes.push(prefix);
+                    continue;
+                }
+                Ok(prefix) => (
+                    format!("`{key}`: \"{text}\" has bits set beyond its prefix length"),
+                    prefix.trunc(),
+                ),
+                Err(_) => (
+                    format!("`{key}` holds what is not an address prefix: \"{text}\""),
+                    text.parse::<IpAddr>().map_or_else(|_| EXAMPLE, IpNet::from),
+                ),
+            };
+            let (message, nearest) = wrong;
+            problems.add(span, message, Some(format!("write \"{nearest}\"")));
+        }
+        prefixes
     }
 
     /// A list of items that are written within `quote`.

@@ -1,32 +1,62 @@
 //! The sections `[trust]` and `[reveal]`: who may speak for a client, and who is told.
 
+use agent_common::toa::{self, Kinds, MAX_KINDS};
+use ipnet::IpNet;
+
 use super::{
     problem::Problems,
     reader::{Located, Section},
 };
 
-pub(super) const TRUST_KEYS: [&str; 2] = ["uids", "cgroups"];
+pub(super) const TRUST_KEYS: [&str; 4] = ["uids", "cgroups", "sources", "toa"];
 pub(super) const REVEAL_KEYS: [&str; 2] = ["enabled", "cgroups"];
 
-/// The section `[trust]`: local proxies whose bind to a client's address is believed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What the load balancers in use write: LVS and DPVS.
+const TOA: Kinds = Kinds {
+    v4: [254, 0, 0, 0],
+    v6: [253, 254, 0, 0],
+};
+/// Kinds that mean something else (IANA, TCP option kinds): up to timestamps, MD5, user timeout,
+/// authentication, multipath, fast open.
+const ASSIGNED: [u8; 14] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 19, 28, 29, 30, 34];
+
+/// The section `[trust]`: who may speak for a client. Local proxies do by their bind to its address,
+/// remote hops by what they send.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trust {
     /// User ids of such proxies.
     pub uids: Vec<u32>,
     /// cgroup v2 paths, from the root of the hierarchy, of such proxies and all below.
     pub cgroups: Vec<String>,
+    /// Prefixes of remote hops.
+    pub sources: Vec<IpNet>,
+    /// The options that are taken for TOA.
+    pub toa: Kinds,
+}
+
+impl Default for Trust {
+    fn default() -> Self {
+        Self {
+            uids: Vec::new(),
+            cgroups: Vec::new(),
+            sources: Vec::new(),
+            toa: TOA,
+        }
+    }
 }
 
 impl Trust {
-    /// Whether nobody is trusted.
-    pub fn is_empty(&self) -> bool {
-        self.uids.is_empty() && self.cgroups.is_empty()
+    /// Whether a local proxy is trusted.
+    pub fn has_proxies(&self) -> bool {
+        !self.uids.is_empty() || !self.cgroups.is_empty()
     }
 
     /// The rules by name, as answers tell them.
     pub fn rules(&self) -> impl Iterator<Item = String> + '_ {
         let uids = self.uids.iter().map(|uid| Self::uid_rule(*uid));
-        uids.chain(self.cgroups.iter().map(|path| Self::cgroup_rule(path)))
+        let cgroups = self.cgroups.iter().map(|path| Self::cgroup_rule(path));
+        let sources = self.sources.iter().map(Self::source_rule);
+        uids.chain(cgroups).chain(sources)
     }
 
     /// Name of the rule that trusts a user.
@@ -39,13 +69,62 @@ impl Trust {
         format!("cgroup {path}")
     }
 
+    /// Name of the rule that trusts a prefix.
+    pub fn source_rule(prefix: &IpNet) -> String {
+        format!("source {prefix}")
+    }
+
     pub(super) fn read(section: &Section<'_, '_>, problems: &mut Problems) -> Self {
         section.refuse_unknown(problems);
         let uids = section.integers("uids", 0..=u32::MAX - 1, problems);
         Self {
             uids: uids.into_iter().flatten().map(|(uid, _)| uid).collect(),
             cgroups: cgroups(section, problems),
+            sources: section.prefixes("sources", problems),
+            toa: kinds(section, problems).unwrap_or(TOA),
         }
+    }
+}
+
+/// The options that are taken for TOA, each as `kind/length`.
+fn kinds(section: &Section<'_, '_>, problems: &mut Problems) -> Option<Kinds> {
+    let mut kinds = Kinds::default();
+    for (text, span) in section.strings("toa", problems)? {
+        let (kind, length) = text.split_once('/').unwrap_or((text, ""));
+        let places = match length.parse() {
+            Ok(toa::LEN_V4) => Some(&mut kinds.v4),
+            Ok(toa::LEN_V6) => Some(&mut kinds.v6),
+            _ => None,
+        };
+        let (Ok(kind), Some(places)) = (kind.parse::<u8>(), places) else {
+            problems.add(
+                span,
+                format!("`toa` holds what is not a kind and a length: \"{text}\""),
+                Some("write \"254/8\" for an IPv4 address, \"254/20\" for an IPv6 address".into()),
+            );
+            continue;
+        };
+        check_kind(kind, span.clone(), problems);
+        match places.iter_mut().find(|place| **place == 0) {
+            Some(place) => *place = kind,
+            None => problems.add(
+                span,
+                format!("`toa` has more than {MAX_KINDS} kinds of length {length}"),
+                Some("leave out what no load balancer here sends".into()),
+            ),
+        }
+    }
+    Some(kinds)
+}
+
+/// Notes it when a kind of option cannot be TOA.
+pub(super) fn check_kind(kind: u8, span: std::ops::Range<usize>, problems: &mut Problems) {
+    if ASSIGNED.contains(&kind) {
+        problems.add(
+            span,
+            format!("TCP option {kind} has another meaning and cannot be TOA"),
+            Some("write 253 or 254, the kinds for experiments".into()),
+        );
     }
 }
 

@@ -15,6 +15,7 @@ use agent_common::{
     ListenerKey, Namespace,
     names::{self, map, program},
     origin::rule_id,
+    toa::Kinds,
 };
 use anyhow::{Context as _, Result};
 use aya::{
@@ -28,7 +29,7 @@ pub use events::{Diagnostics, Events};
 pub use pins::Pins;
 
 use crate::{
-    config::{Reveal, Trust},
+    config::{CarryToa, Reveal, Trust},
     netns::Netns,
 };
 
@@ -94,8 +95,18 @@ impl Datapath {
         });
         pins::replace(&mut cgroups, wanted.collect::<Result<_>>()?)?;
 
+        let sources = trust.sources.iter();
+        let sources = sources.map(|prefix| (*prefix, rule_id(&Trust::source_rule(prefix))));
+        pins::replace_prefixes(&mut self.pins.trusted_sources()?, sources)?;
+        let kinds = if trust.sources.is_empty() {
+            Kinds::default()
+        } else {
+            trust.toa
+        };
+        self.pins.toa()?.set(0, pins::Plain(kinds), 0)?;
+
         let mut names = Vec::new();
-        if !trust.is_empty() {
+        if trust.has_proxies() {
             names.extend(attach::bind(&mut self.object, &self.pins, &self.cgroup)?);
         }
         let told: Vec<_> = match &reveal.cgroups[..] {
@@ -108,6 +119,12 @@ impl Datapath {
         }
         self.by_trust = names;
         Ok(())
+    }
+
+    /// Says where the clients of local proxies are told as TOA.
+    pub fn carry(&self, toa: &CarryToa) -> Result<()> {
+        let wanted = toa.to.iter().map(|prefix| (*prefix, toa.kind.into()));
+        pins::replace_prefixes(&mut self.pins.carry()?, wanted)
     }
 
     /// Where the maps and links are pinned.
@@ -134,12 +151,16 @@ impl Datapath {
             .with_context(|| format!("cannot configure {netns}"))
     }
 
-    /// Makes the proxies' listeners known that are older than the data path: by the cookie of each
-    /// listening socket of `netns`.
+    /// Makes listeners known that are older than the data path: by the cookie of each listening socket
+    /// of `netns`. The port in the key is 0 for those that are no proxy's.
     pub fn adopt(&mut self, netns: &Netns, listeners: &[(u64, ListenerKey)]) -> Result<()> {
-        if listeners.is_empty() {
-            return Ok(());
-        }
+        let capacity = self.pins.adopt_capacity()?;
+        listeners
+            .chunks(capacity)
+            .try_for_each(|some| self.adopt_some(netns, some))
+    }
+
+    fn adopt_some(&mut self, netns: &Netns, listeners: &[(u64, ListenerKey)]) -> Result<()> {
         let mut adopt = self.pins.adopt()?;
         for (cookie, key) in listeners {
             adopt.insert(cookie, pins::Plain(*key), 0)?;

@@ -1,21 +1,24 @@
 //! The data path's pins: what outlives the agent, and how it is read.
 
 use std::{
+    collections::HashSet,
     ffi::OsStr,
     fs, io,
     path::{Path, PathBuf},
 };
 
 use agent_common::{
-    Counter, ListenerKey, Namespace, Origin,
+    Address, Counter, ListenerKey, Namespace, Origin,
     names::{LAYOUT, map},
+    toa::Kinds,
 };
 use anyhow::{Context as _, Result, bail};
 use aya::{
     Pod,
-    maps::{HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf, lpm_trie::Key},
     programs::links::{FdLink, PinnedLink},
 };
+use ipnet::IpNet;
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sys::statfs::{BPF_FS_MAGIC, statfs},
@@ -41,6 +44,13 @@ unsafe impl Pod for Plain<Origin> {}
 unsafe impl Pod for Plain<Namespace> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<ListenerKey> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<Kinds> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<Address> {}
+
+/// Address prefixes with a number each.
+pub(super) type Prefixes = LpmTrie<MapData, Plain<Address>, u32>;
 
 /// The directory on bpffs that holds truepeer's maps and links.
 #[derive(Clone, Debug)]
@@ -235,6 +245,10 @@ impl Pins {
         )?)?)
     }
 
+    pub(super) fn adopt_capacity(&self) -> Result<usize> {
+        Ok(self.map(map::ADOPT)?.info()?.max_entries() as usize)
+    }
+
     pub(super) fn events(&self) -> Result<RingBuf<MapData>> {
         Ok(RingBuf::try_from(Map::from_map_data(
             self.map(map::EVENTS)?,
@@ -251,6 +265,22 @@ impl Pins {
         Ok(HashMap::try_from(Map::from_map_data(
             self.map(map::TRUSTED_CGROUPS)?,
         )?)?)
+    }
+
+    pub(super) fn trusted_sources(&self) -> Result<Prefixes> {
+        Ok(LpmTrie::try_from(Map::from_map_data(
+            self.map(map::TRUSTED_SOURCES)?,
+        )?)?)
+    }
+
+    pub(super) fn carry(&self) -> Result<Prefixes> {
+        Ok(LpmTrie::try_from(Map::from_map_data(
+            self.map(map::CARRY)?,
+        )?)?)
+    }
+
+    pub(super) fn toa(&self) -> Result<Array<MapData, Plain<Kinds>>> {
+        Ok(Array::try_from(Map::from_map_data(self.map(map::TOA)?)?)?)
     }
 
     fn counters(&self) -> Result<Vec<(Counter, u64)>> {
@@ -296,7 +326,7 @@ impl Origins for Pins {
         let origins = MapFill {
             name: map::ORIGINS.into(),
             // A hash does not tell how full it is, and counting a million entries takes a second.
-            entries: (of(Counter::LearntWire) + of(Counter::LearntBind))
+            entries: (of(Counter::LearntWire) + of(Counter::LearntBind) + of(Counter::LearntToa))
                 .saturating_sub(of(Counter::Closed)),
             max_entries: self.map(map::ORIGINS)?.info()?.max_entries().into(),
         };
@@ -338,6 +368,28 @@ pub(super) fn replace<K: Pod + PartialEq>(
         .filter(|held| wanted.iter().all(|(key, _)| key != *held))
     {
         map.remove(key)?;
+    }
+    Ok(())
+}
+
+/// Makes a trie hold what is wanted and nothing else.
+pub(super) fn replace_prefixes(
+    trie: &mut Prefixes,
+    wanted: impl IntoIterator<Item = (IpNet, u32)>,
+) -> Result<()> {
+    let mut unwanted: HashSet<(u32, Address)> = trie
+        .keys()
+        .map(|key| key.map(|key| (key.prefix_len(), key.data().0)))
+        .collect::<Result<_, _>>()?;
+    for (prefix, value) in wanted {
+        let address = Address::from(prefix.network());
+        let written = u32::from(prefix.prefix_len());
+        let length = written + Address::BITS - u32::from(prefix.max_prefix_len());
+        trie.insert(&Key::new(length, Plain(address)), value, 0)?;
+        unwanted.remove(&(length, address));
+    }
+    for (length, address) in unwanted {
+        trie.remove(&Key::new(length, Plain(address)))?;
     }
     Ok(())
 }

@@ -1,0 +1,273 @@
+//! TOA: the TCP option by which a load balancer tells the address of its client on the SYN.
+//!
+//! It has no RFC. The LVS and DPVS kernel modules and cloud load balancers write, big-endian: kind,
+//! length, port (2 bytes), address (4 or 16 bytes). The kinds are those for experiments, 253 and 254
+//! (RFC 4727), without the magic of RFC 6994; other kinds are seen, too.
+
+use crate::{Address, Endpoint};
+
+/// Length of the option with an IPv4 address, kind and length included.
+pub const LEN_V4: u8 = 8;
+/// Length of the option with an IPv6 address.
+pub const LEN_V6: u8 = 20;
+/// Room for a TCP header. It has 60 bytes at most (RFC 9293, 3.1); a power of two bounds an index by
+/// a mask, which the kernel's verifier understands.
+pub const HEADER_ROOM: usize = 64;
+/// How many kinds can be accepted for each family.
+pub const MAX_KINDS: usize = 4;
+/// Where a TCP header's options begin.
+const OPTIONS: usize = 20;
+const MAX_OPTIONS: usize = 40;
+const END_OF_OPTIONS: u8 = 0;
+const NO_OPERATION: u8 = 1;
+
+/// The kinds of option that are taken for TOA: value of the one slot of the `TOA` map.
+///
+/// Layout (8 bytes): v4 0..4, v6 4..8.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kinds {
+    /// Those that carry an IPv4 address in [`LEN_V4`] bytes; 0: none.
+    pub v4: [u8; MAX_KINDS],
+    /// Those that carry an IPv6 address in [`LEN_V6`] bytes; 0: none.
+    pub v6: [u8; MAX_KINDS],
+}
+
+const _: () = assert!(size_of::<Kinds>() == 8 && align_of::<Kinds>() == 1);
+
+impl Kinds {
+    /// Whether nothing is taken for TOA.
+    #[inline(always)]
+    pub fn is_empty(&self) -> bool {
+        u32::from_ne_bytes(self.v4) | u32::from_ne_bytes(self.v6) == 0
+    }
+
+    /// Whether an option of this kind and length is TOA. Without branches, as the kernel's verifier
+    /// follows each of them.
+    #[inline(always)]
+    fn accepts(&self, kind: u8, length: u8) -> bool {
+        let among = |kinds: &[u8; MAX_KINDS]| {
+            kinds
+                .iter()
+                .fold(false, |found, known| found | (*known == kind))
+        };
+        (length == LEN_V4) & among(&self.v4) | (length == LEN_V6) & among(&self.v6)
+    }
+}
+
+/// What a SYN's options say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Toa {
+    /// There is no TOA.
+    Absent,
+    /// TOA that names no client: more than one option, or an address that no client has.
+    Invalid,
+    /// The client.
+    Client(Endpoint),
+}
+
+/// Looks for TOA in a TCP header, of which `header` has all bytes that the header says it has.
+#[inline(always)]
+pub fn find(header: &[u8; HEADER_ROOM], kinds: &Kinds) -> Toa {
+    let end = (byte(header, 12) >> 4) as usize * 4;
+    let mut at = OPTIONS;
+    let mut found = 0;
+    for _ in 0..MAX_OPTIONS {
+        if at >= end {
+            break;
+        }
+        let kind = byte(header, at);
+        if kind == END_OF_OPTIONS {
+            break;
+        }
+        if kind == NO_OPERATION {
+            at += 1;
+            continue;
+        }
+        let length = byte(header, at + 1);
+        // As the kernel's own parser, which stops at what is no option.
+        if length < 2 || at + length as usize > end {
+            break;
+        }
+        if kinds.accepts(kind, length) {
+            if found != 0 {
+                return Toa::Invalid;
+            }
+            found = at;
+        }
+        at += length as usize;
+    }
+    if found == 0 {
+        return Toa::Absent;
+    }
+    let client = client(header, found);
+    if client.port != 0 && client.address.is_host() {
+        Toa::Client(client)
+    } else {
+        Toa::Invalid
+    }
+}
+
+/// The endpoint in the option at `at`.
+#[inline(always)]
+fn client(header: &[u8; HEADER_ROOM], at: usize) -> Endpoint {
+    let port = u16::from_be_bytes([byte(header, at + 2), byte(header, at + 3)]);
+    let address = if byte(header, at + 1) == LEN_V4 {
+        Address::v4(word(header, at + 4))
+    } else {
+        let word = |i: usize| word(header, at + 4 + 4 * i);
+        Address::v6([word(0), word(1), word(2), word(3)])
+    };
+    Endpoint::new(address, port)
+}
+
+#[inline(always)]
+fn word(header: &[u8; HEADER_ROOM], at: usize) -> u32 {
+    let byte = |i: usize| byte(header, at + i);
+    u32::from_ne_bytes([byte(0), byte(1), byte(2), byte(3)])
+}
+
+/// A byte of the header. LLVM would drop a mask that it can prove useless, and the verifier then refuse
+/// the access: the volatile read hides the index from it.
+#[inline(always)]
+fn byte(header: &[u8; HEADER_ROOM], at: usize) -> u8 {
+    // SAFETY: a reference is valid for reads.
+    let at = unsafe { core::ptr::read_volatile(&at) };
+    header[at & (HEADER_ROOM - 1)]
+}
+
+/// The option for an IPv4 client.
+#[inline(always)]
+pub fn option_v4(kind: u8, client: Endpoint) -> [u8; LEN_V4 as usize] {
+    let [p, q] = client.port.to_be_bytes();
+    let [a, b, c, d] = client.address.0[3].to_ne_bytes();
+    [kind, LEN_V4, p, q, a, b, c, d]
+}
+
+/// The option for an IPv6 client.
+#[inline(always)]
+pub fn option_v6(kind: u8, client: Endpoint) -> [u8; LEN_V6 as usize] {
+    let mut option = [0; LEN_V6 as usize];
+    let [p, q] = client.port.to_be_bytes();
+    [option[0], option[1], option[2], option[3]] = [kind, LEN_V6, p, q];
+    for (four, word) in option[4..].chunks_exact_mut(4).zip(client.address.0) {
+        four.copy_from_slice(&word.to_ne_bytes());
+    }
+    option
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::net::SocketAddr;
+
+    const KINDS: Kinds = Kinds {
+        v4: [254, 0, 0, 0],
+        v6: [253, 254, 0, 0],
+    };
+    /// MSS, SACK permitted, timestamps, window scale: what Linux puts on a SYN.
+    const USUAL: [u8; 20] = [
+        2, 4, 0x05, 0xb4, 4, 2, 8, 10, 1, 2, 3, 4, 0, 0, 0, 0, 1, 3, 3, 7,
+    ];
+
+    fn endpoint(text: &str) -> Endpoint {
+        text.parse::<SocketAddr>().unwrap().into()
+    }
+
+    /// A header with these options, padded.
+    fn header(options: &[&[u8]]) -> [u8; HEADER_ROOM] {
+        let mut header = [0; HEADER_ROOM];
+        let mut at = OPTIONS;
+        for option in options {
+            header[at..at + option.len()].copy_from_slice(option);
+            at += option.len();
+        }
+        header[12] = (at.div_ceil(4) as u8) << 4;
+        header
+    }
+
+    #[test]
+    fn it_is_found_wherever_it_stands() {
+        let v4 = endpoint("203.0.113.7:51812");
+        let option = option_v4(254, v4);
+        assert_eq!(option, [254, 8, 0xca, 0x64, 203, 0, 113, 7]);
+        for options in [
+            &[&USUAL[..], &option][..],
+            &[&option, &USUAL],
+            &[&USUAL[..4], &[1, 1], &option, &USUAL[4..]],
+        ] {
+            assert_eq!(find(&header(options), &KINDS), Toa::Client(v4));
+        }
+        let v6 = endpoint("[2001:db8::7]:443");
+        for kind in [253, 254] {
+            let option = option_v6(kind, v6);
+            assert_eq!(find(&header(&[&USUAL, &option]), &KINDS), Toa::Client(v6));
+            assert_eq!(find(&header(&[&option, &USUAL]), &KINDS), Toa::Client(v6));
+        }
+    }
+
+    #[test]
+    fn an_ipv4_client_may_come_in_mapped_form() {
+        let v4 = endpoint("203.0.113.7:80");
+        assert_eq!(
+            find(&header(&[&option_v6(253, v4)]), &KINDS),
+            Toa::Client(v4)
+        );
+    }
+
+    #[test]
+    fn other_kinds_and_lengths_are_not_toa() {
+        let client = endpoint("203.0.113.7:80");
+        assert_eq!(find(&header(&[&USUAL]), &KINDS), Toa::Absent);
+        assert_eq!(
+            find(&header(&[&option_v4(253, client)]), &KINDS),
+            Toa::Absent
+        );
+        assert_eq!(find(&header(&[&[254, 4, 1, 2]]), &KINDS), Toa::Absent);
+        assert_eq!(find(&header(&[&[254, 8, 0, 80]]), &KINDS), Toa::Absent);
+        assert_eq!(
+            find(&header(&[&option_v4(254, client)]), &Kinds::default()),
+            Toa::Absent
+        );
+    }
+
+    #[test]
+    fn what_follows_the_end_of_options_is_not_read() {
+        let option = option_v4(254, endpoint("203.0.113.7:80"));
+        assert_eq!(find(&header(&[&[0], &option]), &KINDS), Toa::Absent);
+    }
+
+    #[test]
+    fn what_names_no_client_is_invalid() {
+        for client in [
+            "0.0.0.0:80",
+            "127.0.0.1:80",
+            "224.0.0.1:80",
+            "203.0.113.7:0",
+        ] {
+            let header = header(&[&option_v4(254, endpoint(client))]);
+            assert_eq!(find(&header, &KINDS), Toa::Invalid, "{client}");
+        }
+        let (a, b) = (endpoint("203.0.113.7:80"), endpoint("203.0.113.8:80"));
+        let two = header(&[&option_v4(254, a), &option_v4(254, b)]);
+        assert_eq!(find(&two, &KINDS), Toa::Invalid);
+    }
+
+    #[test]
+    fn any_bytes_can_be_read() {
+        let mut state = 1_u32;
+        for _ in 0..200_000 {
+            let mut header = [0; HEADER_ROOM];
+            for byte in &mut header {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                *byte = match state >> 29 {
+                    0 => 254,
+                    1 => 8,
+                    2 => 1,
+                    _ => (state >> 16) as u8,
+                };
+            }
+            find(&header, &KINDS);
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! learn from TOA: an option on the SYN tells the client of the load balancer that sent it.
+//!
+//! It is read when the SYN is answered, where the kernel shows it even if it keeps nothing of the SYN
+//! (SYN cookies), and waits in `HANDOVERS` for the handshake's end.
+
+use agent_common::{
+    Claim, Counter, Evidence, Syn,
+    toa::{HEADER_ROOM, Kinds, Toa, find},
+};
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{BPF_ANY, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG},
+    cty::c_void,
+    helpers::generated::{bpf_getsockopt, bpf_setsockopt},
+    programs::SockOpsContext,
+};
+
+use crate::{
+    counters::count,
+    maps::{HANDOVERS, TOA, TRUSTED_SOURCES, longest_match},
+    sockops::{self, local, remote},
+};
+
+const SOL_TCP: i32 = 6;
+/// `enum` of linux/bpf.h.
+const TCP_BPF_SYN: i32 = 1005;
+const TCP_BPF_SOCK_OPS_CB_FLAGS: i32 = 1008;
+
+/// A socket comes to listen: the SYNs that it answers are wanted.
+#[inline(always)]
+pub(crate) fn listens(ctx: &SockOpsContext) {
+    if kinds().is_some() {
+        sockops::call_for(ctx, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG);
+    }
+}
+
+/// The same for a socket that listens already.
+#[inline(always)]
+pub(crate) fn adopts(sk: *mut c_void) {
+    if kinds().is_none() {
+        return;
+    }
+    let mut flags = 0_u32;
+    let value = (&raw mut flags).cast::<c_void>();
+    let size = size_of::<u32>() as i32;
+    // Both know the option since Linux 6.12.
+    // SAFETY: a socket of the iterator, which holds it locked; the value has the size that is passed.
+    unsafe {
+        if bpf_getsockopt(sk, SOL_TCP, TCP_BPF_SOCK_OPS_CB_FLAGS, value, size) == 0 {
+            *value.cast::<u32>() |= BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG;
+            bpf_setsockopt(sk, SOL_TCP, TCP_BPF_SOCK_OPS_CB_FLAGS, value, size);
+        }
+    }
+}
+
+/// What is taken for TOA, if anything is.
+#[inline(always)]
+fn kinds() -> Option<Kinds> {
+    TOA.get(0).copied().filter(|kinds| !kinds.is_empty())
+}
+
+/// Reads the SYN that is being answered.
+#[inline(always)]
+pub(crate) fn answers(ctx: &SockOpsContext) {
+    let Some(kinds) = kinds() else { return };
+    let mut header = [0; HEADER_ROOM];
+    // The TCP header without the IP header; what it does not fill is cleared (Linux 5.10).
+    // SAFETY: the buffer has the length that is passed; the context is valid while the program runs.
+    let length = unsafe {
+        bpf_getsockopt(
+            ctx.as_ptr().cast(),
+            SOL_TCP,
+            TCP_BPF_SYN,
+            header.as_mut_ptr().cast(),
+            HEADER_ROOM as i32,
+        )
+    };
+    if length < 0 {
+        return;
+    }
+    let client = match find(&header, &kinds) {
+        Toa::Absent => return,
+        Toa::Invalid => return count(Counter::ToaInvalid),
+        Toa::Client(client) => client,
+    };
+    let source = remote(ctx);
+    let Some(rule) = longest_match(&TRUSTED_SOURCES, source.address) else {
+        return count(Counter::ToaUntrusted);
+    };
+    let syn = Syn {
+        source,
+        destination: local(ctx),
+        isn: u32::from_be_bytes([header[4], header[5], header[6], header[7]]),
+    };
+    let claim = Claim {
+        client,
+        rule,
+        evidence: Evidence::Toa as u8,
+        ..Claim::default()
+    };
+    let _ = HANDOVERS.insert(syn, claim, BPF_ANY.into());
+}
