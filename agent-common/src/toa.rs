@@ -13,45 +13,51 @@ pub const LEN_V6: u8 = 20;
 /// Room for a TCP header. It has 60 bytes at most (RFC 9293, 3.1); a power of two bounds an index by
 /// a mask, which the kernel's verifier understands.
 pub const HEADER_ROOM: usize = 64;
-/// How many kinds can be accepted for each family.
-pub const MAX_KINDS: usize = 4;
 /// Where a TCP header's options begin.
 const OPTIONS: usize = 20;
 const MAX_OPTIONS: usize = 40;
 const END_OF_OPTIONS: u8 = 0;
 const NO_OPERATION: u8 = 1;
 
-/// The kinds of option that are taken for TOA: value of the one slot of the `TOA` map.
+/// The options that are taken for TOA: value of the one slot of the `TOA` map.
 ///
-/// Layout (8 bytes): v4 0..4, v6 4..8.
+/// Layout (2,056 bytes): is_used 0..8, lengths 8..2056.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kinds {
-    /// Those that carry an IPv4 address in [`LEN_V4`] bytes; 0: none.
-    pub v4: [u8; MAX_KINDS],
-    /// Those that carry an IPv6 address in [`LEN_V6`] bytes; 0: none.
-    pub v6: [u8; MAX_KINDS],
+    /// Not zero if there are any.
+    is_used: u64,
+    /// For each kind the lengths that are taken, one bit a length.
+    lengths: [u64; 256],
 }
 
-const _: () = assert!(size_of::<Kinds>() == 8 && align_of::<Kinds>() == 1);
+const _: () = assert!(size_of::<Kinds>() == 8 + 256 * 8);
 
 impl Kinds {
-    /// Whether nothing is taken for TOA.
-    #[inline(always)]
-    pub fn is_empty(&self) -> bool {
-        u32::from_ne_bytes(self.v4) | u32::from_ne_bytes(self.v6) == 0
+    /// No option is taken for TOA.
+    pub const NONE: Self = Self {
+        is_used: 0,
+        lengths: [0; 256],
+    };
+
+    /// Takes options of this kind and length ([`LEN_V4`] or [`LEN_V6`]), too.
+    pub const fn with(mut self, kind: u8, length: u8) -> Self {
+        self.is_used = 1;
+        self.lengths[kind as usize] |= 1 << length;
+        self
     }
 
-    /// Whether an option of this kind and length is TOA. Without branches, as the kernel's verifier
-    /// follows each of them.
+    /// Whether no option is taken for TOA.
     #[inline(always)]
-    fn accepts(&self, kind: u8, length: u8) -> bool {
-        let among = |kinds: &[u8; MAX_KINDS]| {
-            kinds
-                .iter()
-                .fold(false, |found, known| found | (*known == kind))
-        };
-        (length == LEN_V4) & among(&self.v4) | (length == LEN_V6) & among(&self.v6)
+    pub const fn is_empty(&self) -> bool {
+        self.is_used == 0
+    }
+
+    /// 1 if an option of this kind and length is TOA, else 0. Not a branch, as the kernel's verifier would
+    /// follow both ways at each place where the option can be.
+    #[inline(always)]
+    const fn accepts(&self, kind: u8, length: u8) -> usize {
+        (self.lengths[kind as usize] >> (length & 63)) as usize & 1
     }
 }
 
@@ -66,13 +72,21 @@ pub enum Toa {
     Client(Endpoint),
 }
 
-/// Looks for TOA in a TCP header, of which `header` has all bytes that the header says it has.
+/// Looks for TOA in a TCP header, of which `header` has all bytes that the header says it has; those
+/// after its end are zero.
 #[inline(always)]
 pub fn find(header: &[u8; HEADER_ROOM], kinds: &Kinds) -> Toa {
     let end = (byte(header, 12) >> 4) as usize * 4;
     let mut at = OPTIONS;
-    let mut found = 0;
+    // The sum of the places of the options found, and their number.
+    let (mut found, mut number) = (0, 0);
+    // Zero, which the verifier does not know: what it is added to may be anything afterwards. Else the
+    // verifier would follow the options through every way to place them.
+    let veil = byte(header, HEADER_ROOM - 1) as usize;
     for _ in 0..MAX_OPTIONS {
+        at = (at + veil) & (HEADER_ROOM - 1);
+        found = (found + veil) & 0xff;
+        number = (number + veil) & 0xff;
         if at >= end {
             break;
         }
@@ -89,16 +103,15 @@ pub fn find(header: &[u8; HEADER_ROOM], kinds: &Kinds) -> Toa {
         if length < 2 || at + length as usize > end {
             break;
         }
-        if kinds.accepts(kind, length) {
-            if found != 0 {
-                return Toa::Invalid;
-            }
-            found = at;
-        }
+        let is_toa = kinds.accepts(kind, length);
+        found += at * is_toa;
+        number += is_toa;
         at += length as usize;
     }
-    if found == 0 {
-        return Toa::Absent;
+    match number {
+        0 => return Toa::Absent,
+        1 => {}
+        _ => return Toa::Invalid,
     }
     let client = client(header, found);
     if client.port != 0 && client.address.is_host() {
@@ -161,10 +174,10 @@ mod tests {
     use super::*;
     use core::net::SocketAddr;
 
-    const KINDS: Kinds = Kinds {
-        v4: [254, 0, 0, 0],
-        v6: [253, 254, 0, 0],
-    };
+    const KINDS: Kinds = Kinds::NONE
+        .with(254, LEN_V4)
+        .with(253, LEN_V6)
+        .with(254, LEN_V6);
     /// MSS, SACK permitted, timestamps, window scale: what Linux puts on a SYN.
     const USUAL: [u8; 20] = [
         2, 4, 0x05, 0xb4, 4, 2, 8, 10, 1, 2, 3, 4, 0, 0, 0, 0, 1, 3, 3, 7,
@@ -226,7 +239,7 @@ mod tests {
         assert_eq!(find(&header(&[&[254, 4, 1, 2]]), &KINDS), Toa::Absent);
         assert_eq!(find(&header(&[&[254, 8, 0, 80]]), &KINDS), Toa::Absent);
         assert_eq!(
-            find(&header(&[&option_v4(254, client)]), &Kinds::default()),
+            find(&header(&[&option_v4(254, client)]), &Kinds::NONE),
             Toa::Absent
         );
     }

@@ -55,8 +55,8 @@ pub(crate) fn adopts(sk: *mut c_void) {
 
 /// What is taken for TOA, if anything is.
 #[inline(always)]
-fn kinds() -> Option<Kinds> {
-    TOA.get(0).copied().filter(|kinds| !kinds.is_empty())
+fn kinds() -> Option<&'static Kinds> {
+    TOA.get(0).filter(|kinds| !kinds.is_empty())
 }
 
 /// Reads the SYN that is being answered.
@@ -78,7 +78,7 @@ pub(crate) fn answers(ctx: &SockOpsContext) {
     if length < 0 {
         return;
     }
-    let client = match find(&header, &kinds) {
+    let client = match find(&header, kinds) {
         Toa::Absent => return,
         Toa::Invalid => return count(Counter::ToaInvalid),
         Toa::Client(client) => client,

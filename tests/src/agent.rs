@@ -29,6 +29,11 @@ pub struct Config {
     pub agent: Settings,
     /// The section `[trust]`.
     pub trust: Trust,
+    /// The section `[reveal]`.
+    pub reveal: Reveal,
+    /// The sections below `[carry]`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub carry: Option<Carry>,
     /// The sections `[[steer]]`.
     pub steer: Vec<Steer>,
 }
@@ -39,6 +44,29 @@ pub struct Config {
 pub struct Trust {
     pub uids: Vec<u32>,
     pub cgroups: Vec<String>,
+    pub sources: Vec<String>,
+}
+
+/// The section `[reveal]`.
+#[derive(Clone, Debug, Serialize)]
+#[expect(missing_docs, reason = "the configuration's own names")]
+pub struct Reveal {
+    pub enabled: bool,
+}
+
+/// The sections below `[carry]`.
+#[derive(Clone, Debug, Serialize)]
+#[expect(missing_docs, reason = "the configuration's own names")]
+pub struct Carry {
+    pub toa: CarryToa,
+}
+
+/// The section `[carry.toa]`.
+#[derive(Clone, Debug, Serialize)]
+#[expect(missing_docs, reason = "the configuration's own names")]
+pub struct CarryToa {
+    pub to: Vec<String>,
+    pub kind: u8,
 }
 
 /// The section `[agent]`: what must differ from the defaults so that agents do not meet.
@@ -113,6 +141,8 @@ impl Config {
                 drain: None,
             },
             trust: Trust::default(),
+            reveal: Reveal { enabled: true },
+            carry: None,
             steer: steer.into_iter().collect(),
         })
     }
@@ -148,6 +178,7 @@ pub struct Peer {
     pub local: SocketAddr,
     pub remote: SocketAddr,
     pub evidence: String,
+    pub trusted_by: String,
 }
 
 /// Live connections with an origin.

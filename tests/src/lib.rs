@@ -3,7 +3,7 @@
 //! A scenario in `tests/*.rs` runs inside [`host::scenario`], which fails when anything is left on
 //! the host afterwards. It lays out namespaces ([`topology`]), starts servers ([`report`],
 //! [`nginx`]), proxies ([`envoy`], [`haproxy`], [`nginx`], [`proxy`], [`unprivileged`]) and the agent ([`agent`]), and
-//! sends connections from many client addresses ([`load`]).
+//! sends connections from many client addresses ([`load`], or segment by segment ([`raw`]).
 
 pub mod agent;
 pub mod cgroup;
@@ -17,6 +17,7 @@ pub mod netns;
 pub mod nginx;
 pub mod process;
 pub mod proxy;
+pub mod raw;
 pub mod report;
 pub mod topology;
 pub mod unprivileged;

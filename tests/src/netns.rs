@@ -115,6 +115,22 @@ impl Netns {
         }))
     }
 
+    /// One of the namespace's counters below `TcpExt` (`/proc/net/netstat`).
+    pub fn tcp_counter(&self, name: &str) -> Result<u64> {
+        let path = "/proc/thread-self/net/netstat";
+        let table = self.enter(|| std::fs::read_to_string(path))?;
+        let mut lines = table.lines().filter(|line| line.starts_with("TcpExt:"));
+        let (names, values) = (lines.next(), lines.next());
+        let mut pairs = names
+            .into_iter()
+            .flat_map(str::split_whitespace)
+            .zip(values.into_iter().flat_map(str::split_whitespace));
+        let (_, value) = pairs
+            .find(|(known, _)| *known == name)
+            .with_context(|| format!("no counter {name} in {path}"))?;
+        Ok(value.parse()?)
+    }
+
     /// Sets a kernel parameter of the namespace: a path below `/proc/sys`.
     pub fn set_sysctl(&self, key: &str, value: &str) -> Result<()> {
         let path = format!("/proc/sys/{key}");

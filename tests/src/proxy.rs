@@ -104,7 +104,12 @@ fn connect_when_a_port_is_free(
     Err(io::ErrorKind::AddrNotAvailable.into())
 }
 
-fn connect_from(source: SocketAddr, destination: SocketAddr, mark: u32) -> io::Result<TcpStream> {
+/// Connects in the name of `source` from the calling thread's namespace.
+pub fn connect_from(
+    source: SocketAddr,
+    destination: SocketAddr,
+    mark: u32,
+) -> io::Result<TcpStream> {
     let domain = Domain::for_address(destination);
     let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
     set_transparent(&socket, domain)?;

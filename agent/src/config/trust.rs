@@ -1,6 +1,6 @@
 //! The sections `[trust]` and `[reveal]`: who may speak for a client, and who is told.
 
-use agent_common::toa::{self, Kinds, MAX_KINDS};
+use agent_common::toa::{Kinds, LEN_V4, LEN_V6};
 use ipnet::IpNet;
 
 use super::{
@@ -12,10 +12,10 @@ pub(super) const TRUST_KEYS: [&str; 4] = ["uids", "cgroups", "sources", "toa"];
 pub(super) const REVEAL_KEYS: [&str; 2] = ["enabled", "cgroups"];
 
 /// What the load balancers in use write: LVS and DPVS.
-const TOA: Kinds = Kinds {
-    v4: [254, 0, 0, 0],
-    v6: [253, 254, 0, 0],
-};
+const TOA: Kinds = Kinds::NONE
+    .with(254, LEN_V4)
+    .with(253, LEN_V6)
+    .with(254, LEN_V6);
 /// Kinds that mean something else (IANA, TCP option kinds): up to timestamps, MD5, user timeout,
 /// authentication, multipath, fast open.
 const ASSIGNED: [u8; 14] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 19, 28, 29, 30, 34];
@@ -88,29 +88,22 @@ impl Trust {
 
 /// The options that are taken for TOA, each as `kind/length`.
 fn kinds(section: &Section<'_, '_>, problems: &mut Problems) -> Option<Kinds> {
-    let mut kinds = Kinds::default();
+    let mut kinds = Kinds::NONE;
     for (text, span) in section.strings("toa", problems)? {
-        let (kind, length) = text.split_once('/').unwrap_or((text, ""));
-        let places = match length.parse() {
-            Ok(toa::LEN_V4) => Some(&mut kinds.v4),
-            Ok(toa::LEN_V6) => Some(&mut kinds.v6),
-            _ => None,
-        };
-        let (Ok(kind), Some(places)) = (kind.parse::<u8>(), places) else {
-            problems.add(
+        let parsed = text.split_once('/').and_then(|(kind, length)| {
+            let length = length.parse().ok()?;
+            [LEN_V4, LEN_V6].contains(&length).then_some(())?;
+            Some((kind.parse().ok()?, length))
+        });
+        match parsed {
+            Some((kind, length)) => {
+                check_kind(kind, span, problems);
+                kinds = kinds.with(kind, length);
+            }
+            None => problems.add(
                 span,
                 format!("`toa` holds what is not a kind and a length: \"{text}\""),
                 Some("write \"254/8\" for an IPv4 address, \"254/20\" for an IPv6 address".into()),
-            );
-            continue;
-        };
-        check_kind(kind, span.clone(), problems);
-        match places.iter_mut().find(|place| **place == 0) {
-            Some(place) => *place = kind,
-            None => problems.add(
-                span,
-                format!("`toa` has more than {MAX_KINDS} kinds of length {length}"),
-                Some("leave out what no load balancer here sends".into()),
             ),
         }
     }

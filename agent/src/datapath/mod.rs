@@ -99,7 +99,7 @@ impl Datapath {
         let sources = sources.map(|prefix| (*prefix, rule_id(&Trust::source_rule(prefix))));
         pins::replace_prefixes(&mut self.pins.trusted_sources()?, sources)?;
         let kinds = if trust.sources.is_empty() {
-            Kinds::default()
+            Kinds::NONE
         } else {
             trust.toa
         };

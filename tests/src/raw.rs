@@ -1,0 +1,236 @@
+//! TCP clients that are written segment by segment: any options, any source address, any moment of
+//! silence. The kernel of their namespace does not know of them.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use etherparse::{
+    IpNumber, Ipv4Header, Ipv6Header, NetSlice, SlicedPacket, TcpHeader, TransportSlice,
+};
+use nix::libc::{ETH_P_ALL, IPPROTO_RAW};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::netns::Netns;
+
+const TIMEOUT: Duration = Duration::from_secs(5);
+const WINDOW: u16 = 0xffff;
+const TTL: u8 = 64;
+
+/// Sends segments from a namespace and sees those that come in. Source addresses are to be routed there
+/// but must not be the namespace's own: the kernel would answer for them.
+pub struct Raw {
+    v4: Socket,
+    v6: Socket,
+    /// Every packet that the namespace receives or sends.
+    packets: Socket,
+}
+
+/// A segment that came in.
+struct Segment {
+    tcp: TcpHeader,
+    payload: Vec<u8>,
+}
+
+/// An established connection.
+pub struct Connection<'a> {
+    raw: &'a Raw,
+    source: SocketAddr,
+    target: SocketAddr,
+    /// Options of every further segment.
+    options: Vec<u8>,
+    /// The next sequence numbers of both ends.
+    sequence: u32,
+    expected: u32,
+}
+
+impl Raw {
+    /// Needs `CAP_NET_RAW` in the namespace.
+    pub fn new(netns: &Netns) -> Result<Self> {
+        netns.enter(|| {
+            // IPPROTO_RAW: the sender writes the IP header (raw(7)).
+            let raw = |domain| Socket::new(domain, Type::RAW, Some(Protocol::from(IPPROTO_RAW)));
+            // packet(7): DGRAM leaves the link's header out.
+            let all = Protocol::from(i32::from((ETH_P_ALL as u16).to_be()));
+            let packets = Socket::new(Domain::PACKET, Type::DGRAM, Some(all))?;
+            packets.set_read_timeout(Some(Duration::from_millis(100)))?;
+            Ok(Self {
+                v4: raw(Domain::IPV4)?,
+                v6: raw(Domain::IPV6)?,
+                packets,
+            })
+        })
+    }
+
+    /// Sends a SYN with these options, padded to four bytes, and no more.
+    pub fn syn(
+        &self,
+        source: SocketAddr,
+        target: SocketAddr,
+        sequence: u32,
+        options: &[u8],
+    ) -> Result<()> {
+        let mut syn = TcpHeader::new(source.port(), target.port(), sequence, WINDOW);
+        syn.syn = true;
+        self.send(source, target, syn, options, &[])
+    }
+
+    /// Opens a connection with a SYN with these options.
+    pub fn connect(
+        &self,
+        source: SocketAddr,
+        target: SocketAddr,
+        sequence: u32,
+        options: &[u8],
+    ) -> Result<Connection<'_>> {
+        self.syn(source, target, sequence, options)?;
+        let answer = self.receive(target, source, |segment| segment.tcp.syn || segment.tcp.rst)?;
+        ensure!(!answer.tcp.rst, "{target} answered {source} with a reset");
+        let connection = Connection {
+            raw: self,
+            source,
+            target,
+            options: Vec::new(),
+            sequence: sequence.wrapping_add(1),
+            expected: answer.tcp.sequence_number.wrapping_add(1),
+        };
+        connection.acknowledge(&[])?;
+        Ok(connection)
+    }
+
+    fn send(
+        &self,
+        source: SocketAddr,
+        target: SocketAddr,
+        mut tcp: TcpHeader,
+        options: &[u8],
+        payload: &[u8],
+    ) -> Result<()> {
+        tcp.set_options_raw(options)?;
+        let length = tcp.header_len() + payload.len();
+        let mut packet = Vec::new();
+        let socket = match (source, target) {
+            (SocketAddr::V4(source), SocketAddr::V4(target)) => {
+                let (from, to) = (source.ip().octets(), target.ip().octets());
+                let ip = Ipv4Header::new(length as u16, TTL, IpNumber::TCP, from, to)?;
+                tcp.checksum = tcp.calc_checksum_ipv4(&ip, payload)?;
+                ip.write(&mut packet)?;
+                &self.v4
+            }
+            (SocketAddr::V6(source), SocketAddr::V6(target)) => {
+                let ip = Ipv6Header {
+                    payload_length: length as u16,
+                    next_header: IpNumber::TCP,
+                    hop_limit: TTL,
+                    source: source.ip().octets(),
+                    destination: target.ip().octets(),
+                    ..Ipv6Header::default()
+                };
+                tcp.checksum = tcp.calc_checksum_ipv6(&ip, payload)?;
+                ip.write(&mut packet)?;
+                &self.v6
+            }
+            _ => bail!("{source} and {target} are not of one family"),
+        };
+        tcp.write(&mut packet)?;
+        packet.extend_from_slice(payload);
+        // The kernel routes by this address; ports it takes none.
+        socket.send_to(&packet, &SocketAddr::new(target.ip(), 0).into())?;
+        Ok(())
+    }
+
+    /// Waits for a segment from `source` to `target` that is wanted.
+    fn receive(
+        &self,
+        source: SocketAddr,
+        target: SocketAddr,
+        wanted: impl Fn(&Segment) -> bool,
+    ) -> Result<Segment> {
+        let start = Instant::now();
+        let mut buffer = vec![0; 1 << 16];
+        while start.elapsed() < TIMEOUT {
+            let Ok(length) = std::io::Read::read(&mut &self.packets, &mut buffer) else {
+                continue;
+            };
+            if let Some((from, to, segment)) = parse(&buffer[..length])
+                && (from, to) == (source, target)
+                && wanted(&segment)
+            {
+                return Ok(segment);
+            }
+        }
+        bail!("nothing came from {source} to {target} within {TIMEOUT:?}")
+    }
+}
+
+fn parse(packet: &[u8]) -> Option<(SocketAddr, SocketAddr, Segment)> {
+    let sliced = SlicedPacket::from_ip(packet).ok()?;
+    let TransportSlice::Tcp(tcp) = sliced.transport? else {
+        return None;
+    };
+    let (from, to) = match sliced.net? {
+        NetSlice::Ipv4(ip) => (
+            ip.header().source_addr().into(),
+            ip.header().destination_addr().into(),
+        ),
+        NetSlice::Ipv6(ip) => (
+            ip.header().source_addr().into(),
+            ip.header().destination_addr().into(),
+        ),
+        NetSlice::Arp(_) => return None,
+    };
+    Some((
+        SocketAddr::new(from, tcp.source_port()),
+        SocketAddr::new(to, tcp.destination_port()),
+        Segment {
+            payload: tcp.payload().to_vec(),
+            tcp: tcp.to_header(),
+        },
+    ))
+}
+
+impl Connection<'_> {
+    /// Has every further segment carry these options, too.
+    pub fn repeat(&mut self, options: &[u8]) {
+        self.options = options.to_vec();
+    }
+
+    /// Sends bytes.
+    pub fn send(&mut self, payload: &[u8]) -> Result<()> {
+        self.acknowledge(payload)?;
+        self.sequence = self.sequence.wrapping_add(payload.len() as u32);
+        Ok(())
+    }
+
+    /// The next bytes that come in.
+    pub fn receive(&mut self) -> Result<String> {
+        let expected = self.expected;
+        let segment = self.raw.receive(self.target, self.source, |segment| {
+            !segment.payload.is_empty() && segment.tcp.sequence_number == expected
+        })?;
+        self.expected = expected.wrapping_add(segment.payload.len() as u32);
+        self.acknowledge(&[])?;
+        String::from_utf8(segment.payload).context("bytes that are no text")
+    }
+
+    /// Ends it at once.
+    pub fn reset(self) -> Result<()> {
+        let mut tcp = self.header();
+        tcp.rst = true;
+        self.raw.send(self.source, self.target, tcp, &[], &[])
+    }
+
+    fn acknowledge(&self, payload: &[u8]) -> Result<()> {
+        let tcp = self.header();
+        self.raw
+            .send(self.source, self.target, tcp, &self.options, payload)
+    }
+
+    fn header(&self) -> TcpHeader {
+        let ports = (self.source.port(), self.target.port());
+        let mut tcp = TcpHeader::new(ports.0, ports.1, self.sequence, WINDOW);
+        tcp.ack = true;
+        tcp.acknowledgment_number = self.expected;
+        tcp
+    }
+}
