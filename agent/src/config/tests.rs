@@ -1,3 +1,5 @@
+use agent_common::toa::Kinds;
+
 use super::*;
 
 /// The error for a configuration.
@@ -148,7 +150,7 @@ fn sections_that_do_not_exist_are_refused() {
         &error("[policy]\ndeny = []\n"),
         &[
             "unknown section `policy`",
-            "`[agent]`, `[trust]`, `[[steer]]` and `[reveal]`",
+            "`[agent]`, `[trust]`, `[reveal]`, `[carry.toa]` and `[[steer]]`",
         ],
     );
     assert_has(
@@ -352,6 +354,66 @@ fn a_sidecar_and_a_gateway_of_one_namespace_need_two_marks() {
     );
     assert!(both("", "mark = \"0x538/0xfff\"").is_ok());
     assert!(both("mark = \"1/1\"", "mark = \"2/3\"").is_ok());
+}
+
+#[test]
+fn toa_is_read_from_prefixes_and_sent_to_prefixes() {
+    let config = Config::parse(
+        r#"
+[trust]
+sources = ["10.0.0.0/8", "fd00::/8"]
+toa = ["254/8", "76/20"]
+[carry.toa]
+to = ["192.0.2.7/32"]
+kind = 253
+"#,
+        "t.toml",
+    )
+    .unwrap();
+    let rules: Vec<_> = config.trust.rules().collect();
+    assert_eq!(rules, ["source 10.0.0.0/8", "source fd00::/8"]);
+    assert_eq!(config.trust.toa, Kinds::NONE.with(254, 8).with(76, 20));
+    assert_eq!(config.carry_toa.to[0].to_string(), "192.0.2.7/32");
+    assert_eq!(config.carry_toa.kind, 253);
+}
+
+#[test]
+fn what_is_no_prefix_or_no_kind_is_told_with_the_nearest_that_is() {
+    let trust = |line: &str| error(&format!("[trust]\n{line}\n"));
+    assert_has(
+        &trust("sources = [\"10.0.0.1/8\"]"),
+        &["bits set beyond its prefix length", "write \"10.0.0.0/8\""],
+    );
+    assert_has(
+        &trust("sources = [\"10.0.0.1\"]"),
+        &["not an address prefix", "write \"10.0.0.1/32\""],
+    );
+    assert_has(&trust("sources = [\"lb\"]"), &["write \"10.0.0.0/8\""]);
+    for wrong in ["254", "254/9", "x/8", "256/8"] {
+        assert_has(
+            &trust(&format!("toa = [\"{wrong}\"]")),
+            &["not a kind and a length", "\"254/8\""],
+        );
+    }
+    assert_has(
+        &trust("toa = [\"8/8\"]"),
+        &["TCP option 8 has another meaning", "253 or 254"],
+    );
+    assert_has(
+        &error("[carry.toa]\nkind = 3\n"),
+        &["TCP option 3 has another meaning"],
+    );
+    assert_has(
+        &error("[carry]\ntoa = 254\n"),
+        &[
+            "`carry.toa` is a number, not a section",
+            "write `[carry.toa]`",
+        ],
+    );
+    assert_has(
+        &error("[carry.tao]\n"),
+        &["unknown key `tao`", "[carry] has: toa"],
+    );
 }
 
 #[test]

@@ -9,9 +9,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use ipnet::IpNet;
 use nix::sys::signal::{SigSet, Signal};
 use table::After;
-use tests::agent::{Agent, Config, Steer, Trust, binary};
+use tests::agent::{Agent, Carry, CarryToa, Config, Steer, Trust, binary};
 use tests::host::remove_orphans;
 use tests::load::{Application, Connection};
 use tests::netns::{Netns, require_privileges};
@@ -31,6 +32,8 @@ const PLAIN: u16 = 15001;
 const PLAIN_RANGE: u16 = 15002;
 /// Where the proxy that binds listens: an ordinary listener that nothing is steered to.
 const BIND: u16 = 15003;
+/// Where the proxy listens that binds, too, but whose application is on the next host.
+const CARRY: u16 = 15004;
 /// The agent's default mark, which is Istio's too.
 const MARK: u32 = 0x539;
 /// Which of the client's addresses connects: 203.0.113.7 and 2001:db8:c::7.
@@ -114,7 +117,7 @@ struct Playground {
 struct Steered {
     agent: Agent,
     _proxies: [Proxy; 2],
-    _binding: Process,
+    _binding: [Process; 2],
     directory: tempfile::TempDir,
 }
 
@@ -169,10 +172,22 @@ impl Playground {
             evidence: "bind",
             keeps_port: true,
         });
+        let carry = Family::ALL.map(|family| Route {
+            name: "TOA",
+            family,
+            client: &self.gateway.client,
+            proxy: &self.gateway.gateway,
+            plain: (Gateway::front(family), CARRY).into(),
+            upstream: (Gateway::server(family), PORT).into(),
+            target: (Gateway::front(family), CARRY).into(),
+            evidence: "toa",
+            keeps_port: true,
+        });
         let mut routes = Vec::from(sidecar("sidecar", PLAIN, PORT));
         routes.extend(gateway);
         routes.extend(sidecar("range (sk_lookup)", PLAIN_RANGE, RANGE_PORT));
         routes.extend(bind);
+        routes.extend(carry);
         routes
     }
 
@@ -206,31 +221,48 @@ impl Playground {
         let mut config = Config::new(directory.path(), steers)?;
         config.trust = Trust {
             uids: vec![UID],
+            sources: Family::ALL
+                .map(|family| IpNet::from(Gateway::back(family)).to_string())
+                .into(),
             ..Trust::default()
         };
+        config.carry = Some(Carry {
+            toa: CarryToa {
+                to: Family::ALL
+                    .map(|family| IpNet::from(Gateway::server(family)).to_string())
+                    .into(),
+                kind: 254,
+            },
+        });
         println!("with this configuration, all else default:\n");
         for line in toml::to_string(&config)?.lines() {
             println!("    {line}");
         }
         println!();
         let agent = Agent::start_binary(binary, directory.path(), config)?;
-        let routes: Vec<_> = self
-            .routes()
-            .iter()
-            .filter(|route| route.evidence == "bind")
-            .map(|route| (route.target, route.upstream))
-            .collect();
-        let pod = &self.sidecar.pod;
         let own = std::env::current_exe()?;
+        let binding = |netns, evidence| {
+            let routes: Vec<_> = self
+                .routes()
+                .iter()
+                .filter(|route| route.evidence == evidence)
+                .map(|route| (route.target, route.upstream))
+                .collect();
+            unprivileged::proxy(directory.path(), netns, &own, &routes)
+        };
+        let binding = [
+            binding(&self.sidecar.pod, "bind")?,
+            binding(&self.gateway.gateway, "toa")?,
+        ];
         Ok(Steered {
             agent,
             _proxies: proxies,
-            _binding: unprivileged::proxy(directory.path(), pod, &own, &routes)?,
+            _binding: binding,
             directory,
         })
     }
 
-    /// Straight to the applications, which truepeer steers to the proxies, and to the proxy that binds.
+    /// Straight to the applications, which truepeer steers to the proxies, and to the proxies that bind.
     fn after(&self) -> Vec<After> {
         self.routes()
             .iter()
