@@ -44,27 +44,35 @@ impl Address {
         (self.is_v4() && d >> 24 == 127) || (a == 0 && b == 0 && c == 0 && d == 1)
     }
 
-    /// Whether it can be the address of a client on the network: not unspecified, loopback or
-    /// multicast.
+    /// Whether one host can have it: neither unspecified, multicast nor IPv4's broadcast.
+    #[inline(always)]
+    pub const fn is_unicast(self) -> bool {
+        let [a, b, c, d] = self.0;
+        if self.is_v4() {
+            d != 0 && u32::from_be(d) >> 28 != 0xe && d != u32::MAX
+        } else {
+            a | b | c | d != 0 && u32::from_be(a) >> 24 != 0xff
+        }
+    }
+
+    /// Whether it can be the address of a client on the network: one host's, and not loopback.
     #[inline(always)]
     pub const fn is_host(self) -> bool {
-        let [a, b, c, d] = self.0;
-        let is_multicast = if self.is_v4() {
-            u32::from_be(d) >> 28 == 0xe
-        } else {
-            u32::from_be(a) >> 24 == 0xff
-        };
-        let is_unspecified = d == 0 && (a | b | c == 0 || self.is_v4());
-        !is_multicast && !is_unspecified && !self.is_loopback()
+        self.is_unicast() && !self.is_loopback()
     }
 
     /// The address as the standard library's type: IPv4 where it is IPv4-mapped.
     pub fn ip(self) -> IpAddr {
+        self.ipv6().to_canonical()
+    }
+
+    /// The address as an IPv6 address: IPv4-mapped where it is IPv4.
+    pub fn ipv6(self) -> Ipv6Addr {
         let mut octets = [0; 16];
         for (four, word) in octets.chunks_exact_mut(4).zip(self.0) {
             four.copy_from_slice(&word.to_ne_bytes());
         }
-        Ipv6Addr::from(octets).to_canonical()
+        octets.into()
     }
 }
 
@@ -147,6 +155,31 @@ mod tests {
         }
         for yes in ["192.0.2.1", "10.0.0.0", "2001:db8::1", "fe80::1", "::6"] {
             assert!(is_host(yes), "{yes}");
+        }
+    }
+
+    #[test]
+    fn unicast_is_what_a_host_can_have() {
+        let is_unicast = |text: &str| Address::from(text.parse::<IpAddr>().unwrap()).is_unicast();
+        for address in [
+            "1.2.3.4",
+            "127.0.0.1",
+            "223.255.255.255",
+            "240.0.0.1",
+            "::1",
+            "fe80::1",
+        ] {
+            assert!(is_unicast(address), "{address}");
+        }
+        for address in [
+            "0.0.0.0",
+            "224.0.0.1",
+            "239.1.1.1",
+            "255.255.255.255",
+            "::",
+            "ff02::1",
+        ] {
+            assert!(!is_unicast(address), "{address}");
         }
     }
 

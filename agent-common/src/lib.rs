@@ -12,6 +12,7 @@ pub mod counter;
 pub mod event;
 pub mod names;
 pub mod origin;
+pub mod proxy;
 pub mod settings;
 pub mod toa;
 

@@ -1,0 +1,214 @@
+//! Version 2: binary (2.2). [`Prefix`], [`tcp4`] and [`tcp6`] take byte arrays of fixed sizes, with
+//! neither loop nor panic, so that they pass the kernel's verifier.
+
+use super::{Endpoints, Header, Parsed, Peer, Reason, Tlvs};
+use crate::{Address, Endpoint};
+
+/// The first 12 bytes.
+pub const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
+/// How many bytes are before the addresses.
+pub const PREFIX: usize = 16;
+/// How many bytes the addresses and ports of [`Family::Tcp4`] take.
+pub const TCP4: usize = 12;
+/// How many bytes the addresses and ports of [`Family::Tcp6`] take.
+pub const TCP6: usize = 36;
+/// The same of an `AF_UNIX` socket.
+const UNIX: usize = 216;
+
+/// What is before the addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prefix {
+    /// Whether the sender speaks for itself: `LOCAL`. Else for another: `PROXY`.
+    pub is_local: bool,
+    /// Of what kind the addresses are.
+    pub family: Family,
+    /// How many bytes of the header follow.
+    pub length: u16,
+}
+
+/// Of what kind addresses are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// TCP over IPv4.
+    Tcp4,
+    /// TCP over IPv6.
+    Tcp6,
+    /// Unspecified; or not assigned, which a `LOCAL` header may be.
+    Unspecified,
+    /// A known one that falls back to unspecified, as a TCP connection cannot come from it. Its
+    /// addresses take this many bytes.
+    Other(u8),
+}
+
+impl Family {
+    /// How many bytes the addresses take.
+    #[inline(always)]
+    pub const fn len(self) -> usize {
+        match self {
+            Self::Tcp4 => TCP4,
+            Self::Tcp6 => TCP6,
+            Self::Unspecified => 0,
+            Self::Other(len) => len as usize,
+        }
+    }
+
+    /// Whether there are no addresses.
+    #[inline(always)]
+    pub const fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Prefix {
+    /// Reads the first 16 bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::NoHeader`], [`Reason::Version`], [`Reason::Command`], [`Reason::Family`] or
+    /// [`Reason::Length`].
+    #[inline(always)]
+    pub const fn read(bytes: &[u8; PREFIX]) -> Result<Self, Reason> {
+        let [
+            a,
+            b,
+            c,
+            d,
+            e,
+            f,
+            g,
+            h,
+            i,
+            j,
+            k,
+            l,
+            command,
+            family,
+            high,
+            low,
+        ] = *bytes;
+        let signature = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
+        let rest = u32::from_ne_bytes([i, j, k, l]);
+        if signature != u64::from_ne_bytes(*b"\r\n\r\n\0\r\nQ")
+            || rest != u32::from_ne_bytes(*b"UIT\n")
+        {
+            return Err(Reason::NoHeader);
+        }
+        if command >> 4 != 2 {
+            return Err(Reason::Version);
+        }
+        let is_local = match command & 0xf {
+            0 => true,
+            1 => false,
+            _ => return Err(Reason::Command),
+        };
+        let family = match family {
+            0x00 => Family::Unspecified,
+            0x11 => Family::Tcp4,
+            0x21 => Family::Tcp6,
+            0x12 => Family::Other(TCP4 as u8),
+            0x22 => Family::Other(TCP6 as u8),
+            0x31 | 0x32 => Family::Other(UNIX as u8),
+            // "Discard the protocol block including the family which is ignored."
+            _ if is_local => Family::Unspecified,
+            _ => return Err(Reason::Family),
+        };
+        let length = u16::from_be_bytes([high, low]);
+        if !is_local && (length as usize) < family.len() {
+            return Err(Reason::Length);
+        }
+        Ok(Self {
+            is_local,
+            family,
+            length,
+        })
+    }
+
+    /// How long the whole header is.
+    #[inline(always)]
+    pub const fn len(self) -> usize {
+        PREFIX + self.length as usize
+    }
+
+    /// Never: a header has a signature.
+    #[inline(always)]
+    pub const fn is_empty(self) -> bool {
+        false
+    }
+}
+
+/// The addresses and ports of [`Family::Tcp4`].
+///
+/// # Errors
+///
+/// [`Reason::Address`].
+#[inline(always)]
+pub fn tcp4(block: &[u8; TCP4]) -> Result<Endpoints, Reason> {
+    let [a, b, c, d, e, f, g, h, i, j, k, l] = *block;
+    Endpoints {
+        source: Endpoint::new(
+            Address::v4(u32::from_ne_bytes([a, b, c, d])),
+            u16::from_be_bytes([i, j]),
+        ),
+        destination: Endpoint::new(
+            Address::v4(u32::from_ne_bytes([e, f, g, h])),
+            u16::from_be_bytes([k, l]),
+        ),
+    }
+    .checked()
+}
+
+/// The addresses and ports of [`Family::Tcp6`].
+///
+/// # Errors
+///
+/// [`Reason::Address`].
+#[inline(always)]
+pub fn tcp6(block: &[u8; TCP6]) -> Result<Endpoints, Reason> {
+    macro_rules! address {
+        ($($at:literal)*) => {
+            Address::v6([$(u32::from_ne_bytes([
+                block[$at], block[$at + 1], block[$at + 2], block[$at + 3],
+            ])),*])
+        };
+    }
+    Endpoints {
+        source: Endpoint::new(
+            address!(0 4 8 12),
+            u16::from_be_bytes([block[32], block[33]]),
+        ),
+        destination: Endpoint::new(
+            address!(16 20 24 28),
+            u16::from_be_bytes([block[34], block[35]]),
+        ),
+    }
+    .checked()
+}
+
+/// Parses a header that begins as [`SIGNATURE`] does, as far as it is there.
+pub(super) fn parse(bytes: &[u8]) -> Result<Parsed<'_>, Reason> {
+    let Some(start) = bytes.first_chunk() else {
+        return Ok(Parsed::Incomplete(PREFIX));
+    };
+    let prefix = Prefix::read(start)?;
+    let Some(header) = bytes.get(..prefix.len()) else {
+        return Ok(Parsed::Incomplete(prefix.len()));
+    };
+    let block = &header[PREFIX..];
+    let peer = match (prefix.is_local, prefix.family) {
+        (true, _) => Peer::Local,
+        (false, Family::Tcp4) => Peer::Proxied(tcp4(block.first_chunk().ok_or(Reason::Length)?)?),
+        (false, Family::Tcp6) => Peer::Proxied(tcp6(block.first_chunk().ok_or(Reason::Length)?)?),
+        (false, Family::Unspecified | Family::Other(_)) => Peer::Unknown,
+    };
+    // What is not described need not be TLVs: "the receiver should ignore address information".
+    let is_free = prefix.is_local || prefix.family.is_empty();
+    let tlvs = match Tlvs::read(header, PREFIX + prefix.family.len()) {
+        Err(Reason::Tlv) if is_free => Tlvs::default(),
+        tlvs => tlvs?,
+    };
+    Ok(Parsed::Header(Header {
+        len: prefix.len(),
+        peer,
+        tlvs,
+    }))
+}
