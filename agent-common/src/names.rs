@@ -35,8 +35,10 @@ pub mod map {
     /// Trie of prefixes: [`crate::Address`] of a destination that understands TOA to the option's kind
     /// (`u32`).
     pub const CARRY: &str = "CARRY";
+    /// Hash: address family (`u32`, `AF_INET` or `AF_INET6`) to [`crate::Address`].
+    pub const LOCAL_SOURCES: &str = "LOCAL_SOURCES";
     /// Every map that is pinned.
-    pub const ALL: [&str; 16] = [
+    pub const ALL: [&str; 17] = [
         ORIGINS,
         NAMESPACES,
         COUNTERS,
@@ -53,6 +55,7 @@ pub mod map {
         TRUSTED_SOURCES,
         TOA,
         CARRY,
+        LOCAL_SOURCES,
     ];
 }
 
@@ -72,6 +75,10 @@ pub mod program {
     pub const BIND4: &str = "truepeer_bind4";
     /// `cgroup/bind6` of the root cgroup.
     pub const BIND6: &str = "truepeer_bind6";
+    /// `cgroup/connect4` of the root cgroup: the source of a trusted proxy's connection.
+    pub const SOURCE4: &str = "truepeer_src4";
+    /// `cgroup/connect6` of the root cgroup.
+    pub const SOURCE6: &str = "truepeer_src6";
     /// `cgroup/getpeername4` of the revealed cgroups.
     pub const PEER4: &str = "truepeer_peer4";
     /// `cgroup/getpeername6` of the revealed cgroups.

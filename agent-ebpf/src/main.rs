@@ -14,7 +14,9 @@ mod learn;
 mod maps;
 mod packet;
 mod reveal;
+mod sockaddr;
 mod sockops;
+mod source;
 mod steer;
 mod toa;
 
@@ -73,6 +75,20 @@ fn truepeer_bind4(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(bind6)]
 fn truepeer_bind6(ctx: SockAddrContext) -> i32 {
     bind::bind6(&ctx);
+    1
+}
+
+/// A process of the root cgroup connects an AF_INET socket.
+#[cgroup_sock_addr(connect4)]
+fn truepeer_src4(ctx: SockAddrContext) -> i32 {
+    source::connect4(&ctx);
+    1
+}
+
+/// A process of the root cgroup connects an AF_INET6 socket.
+#[cgroup_sock_addr(connect6)]
+fn truepeer_src6(ctx: SockAddrContext) -> i32 {
+    source::connect6(&ctx);
     1
 }
 

@@ -84,6 +84,11 @@ pub(crate) static TOA: Array<Kinds> = Array::with_max_entries(1, 0);
 pub(crate) static CARRY: LpmTrie<Address, u32> =
     LpmTrie::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
 
+/// Address family to what trusted proxies' connections to their own host come from.
+#[map]
+pub(crate) static LOCAL_SOURCES: HashMap<u32, Address> =
+    HashMap::with_max_entries(2, BPF_F_NO_PREALLOC);
+
 /// Marks the proxies' listeners; accepted sockets inherit the mark.
 #[btf_map]
 pub(crate) static LISTENERS: SocketStorage<

@@ -13,33 +13,13 @@ use crate::{
     close,
     counters::count,
     maps::{LISTENERS, ORIGINS},
-    steer::AF_INET,
+    sockaddr::{SockAddr4, SockAddr6},
 };
 
 /// Levels and options of the UAPI: linux/netfilter_ipv4.h, linux/netfilter_ipv6/ip6_tables.h.
 const SOL_IP: i32 = 0;
 const SOL_IPV6: i32 = 41;
 const SO_ORIGINAL_DST: i32 = 80;
-const AF_INET6: u16 = 10;
-
-/// `struct sockaddr_in`.
-#[repr(C)]
-struct SockAddr4 {
-    family: u16,
-    port: u16,
-    address: u32,
-    zero: [u32; 2],
-}
-
-/// `struct sockaddr_in6`.
-#[repr(C)]
-struct SockAddr6 {
-    family: u16,
-    port: u16,
-    flow: u32,
-    address: [u32; 4],
-    scope: u32,
-}
 
 /// What `accept()` and `getpeername()` return for an AF_INET socket: the kernel calls the hook for both.
 #[inline(always)]
@@ -114,29 +94,21 @@ pub(crate) fn original_dst(ctx: &SockoptContext) {
     }
     let port = (port as u16).to_be();
     let written = if level == SOL_IP {
-        write(ctx, || SockAddr4 {
-            family: AF_INET as u16,
-            port,
-            // SAFETY: as for the port.
-            address: unsafe { (*sk).src_ip4 },
-            zero: [0; 2],
-        })
+        // SAFETY: as for the port.
+        write(ctx, || SockAddr4::new(unsafe { (*sk).src_ip4 }, port))
     } else {
-        write(ctx, || SockAddr6 {
-            family: AF_INET6,
-            port,
-            flow: 0,
+        write(ctx, || {
             // SAFETY: as for the port. Reads that the compiler may not make one: the verifier takes them
             // at fixed offsets.
-            address: unsafe {
+            let address = unsafe {
                 [
                     read_volatile(&raw const (*sk).src_ip6[0]),
                     read_volatile(&raw const (*sk).src_ip6[1]),
                     read_volatile(&raw const (*sk).src_ip6[2]),
                     read_volatile(&raw const (*sk).src_ip6[3]),
                 ]
-            },
-            scope: 0,
+            };
+            SockAddr6::new(address, port)
         })
     };
     if let Some(length) = written {

@@ -1,5 +1,7 @@
 //! The sections `[trust]` and `[reveal]`: who may speak for a client, and who is told.
 
+use std::net::{IpAddr, Ipv6Addr};
+
 use agent_common::toa::{Kinds, LEN_V4, LEN_V6};
 use ipnet::IpNet;
 
@@ -8,7 +10,7 @@ use super::{
     reader::{Located, Section},
 };
 
-pub(super) const TRUST_KEYS: [&str; 4] = ["uids", "cgroups", "sources", "toa"];
+pub(super) const TRUST_KEYS: [&str; 5] = ["uids", "cgroups", "sources", "toa", "local_source"];
 pub(super) const REVEAL_KEYS: [&str; 2] = ["enabled", "cgroups"];
 
 /// What the load balancers in use write: LVS and DPVS.
@@ -32,6 +34,9 @@ pub struct Trust {
     pub sources: Vec<IpNet>,
     /// The options that are taken for TOA.
     pub toa: Kinds,
+    /// What their connections to their own host come from, at most one address a family; none: the
+    /// kernel's choice.
+    pub local_source: Vec<IpAddr>,
 }
 
 impl Default for Trust {
@@ -41,6 +46,7 @@ impl Default for Trust {
             cgroups: Vec::new(),
             sources: Vec::new(),
             toa: TOA,
+            local_source: Vec::new(),
         }
     }
 }
@@ -82,6 +88,7 @@ impl Trust {
             cgroups: cgroups(section, problems),
             sources: section.prefixes("sources", problems),
             toa: kinds(section, problems).unwrap_or(TOA),
+            local_source: local_source(section, problems),
         }
     }
 }
@@ -163,4 +170,53 @@ fn cgroups(section: &Section<'_, '_>, problems: &mut Problems) -> Vec<String> {
         }
     }
     paths.into_iter().map(|(path, _)| path.to_owned()).collect()
+}
+
+fn local_source(section: &Section<'_, '_>, problems: &mut Problems) -> Vec<IpAddr> {
+    const KEY: &str = "local_source";
+    let mut sources: Vec<IpAddr> = Vec::new();
+    for (text, span) in section.strings(KEY, problems).unwrap_or_default() {
+        let (message, example) = match text.parse() {
+            Ok(IpAddr::V4(address)) if !address.is_loopback() => (
+                format!("`{KEY}` holds an address outside of 127.0.0.0/8: \"{text}\""),
+                "127.0.0.6",
+            ),
+            Ok(IpAddr::V6(address)) if !is_unicast(address) => (
+                format!("`{KEY}` holds what no interface can have: \"{text}\""),
+                "::6",
+            ),
+            Ok(address) => {
+                let is_second = sources.iter().any(|s| s.is_ipv4() == address.is_ipv4());
+                sources.push(address);
+                if is_second {
+                    let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+                    problems.add(
+                        span,
+                        format!("`{KEY}` holds a second {family} address: \"{text}\""),
+                        Some("leave one of the two".into()),
+                    );
+                }
+                continue;
+            }
+            Err(_) => (
+                format!("`{KEY}` holds what is not an address: \"{text}\""),
+                if text.contains(':') {
+                    "::6"
+                } else {
+                    "127.0.0.6"
+                },
+            ),
+        };
+        problems.add(
+            span,
+            message,
+            Some(format!("write \"{example}\", for example")),
+        );
+    }
+    sources
+}
+
+/// Whether an interface can have this address, in its own form.
+fn is_unicast(address: Ipv6Addr) -> bool {
+    !address.is_unspecified() && !address.is_multicast() && address.to_ipv4_mapped().is_none()
 }

@@ -36,6 +36,11 @@ pub(super) fn bind(object: &mut Ebpf, pins: &Pins, cgroup: &Path) -> Result<Vec<
     )
 }
 
+/// Attaches what chooses the source of their connections, likewise.
+pub(super) fn source(object: &mut Ebpf, pins: &Pins, cgroup: &Path) -> Result<Vec<String>> {
+    by_name(object, pins, cgroup, &[program::SOURCE4, program::SOURCE6])
+}
+
 fn by_name(object: &mut Ebpf, pins: &Pins, cgroup: &Path, names: &[&str]) -> Result<Vec<String>> {
     let attach = |name: &&str| {
         cgroup_program(object, pins, name, name, cgroup)?;

@@ -23,6 +23,7 @@ use aya::{
     maps::MapData,
     programs::{Iter, links::PinnedLink},
 };
+use nix::libc::{AF_INET, AF_INET6};
 use tracing::warn;
 
 pub use events::{Diagnostics, Events};
@@ -105,9 +106,19 @@ impl Datapath {
         };
         self.pins.toa()?.set(0, pins::Plain(kinds), 0)?;
 
+        let mut local = self.pins.local_sources()?;
+        let wanted = trust.local_source.iter().map(|address| {
+            let family = if address.is_ipv4() { AF_INET } else { AF_INET6 };
+            (family as u32, pins::Plain((*address).into()))
+        });
+        pins::replace(&mut local, wanted.collect())?;
+
         let mut names = Vec::new();
         if trust.has_proxies() {
             names.extend(attach::bind(&mut self.object, &self.pins, &self.cgroup)?);
+            if !trust.local_source.is_empty() {
+                names.extend(attach::source(&mut self.object, &self.pins, &self.cgroup)?);
+            }
         }
         let told: Vec<_> = match &reveal.cgroups[..] {
             _ if !reveal.enabled => Vec::new(),

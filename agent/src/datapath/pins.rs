@@ -283,6 +283,12 @@ impl Pins {
         Ok(Array::try_from(Map::from_map_data(self.map(map::TOA)?)?)?)
     }
 
+    pub(super) fn local_sources(&self) -> Result<HashMap<MapData, u32, Plain<Address>>> {
+        Ok(HashMap::try_from(Map::from_map_data(
+            self.map(map::LOCAL_SOURCES)?,
+        )?)?)
+    }
+
     fn counters(&self) -> Result<Vec<(Counter, u64)>> {
         let counters: PerCpuArray<_, u64> =
             PerCpuArray::try_from(Map::from_map_data(self.map(map::COUNTERS)?)?)?;
@@ -355,9 +361,9 @@ impl Origins for Pins {
 }
 
 /// Makes a map hold what is wanted and nothing else.
-pub(super) fn replace<K: Pod + PartialEq>(
-    map: &mut HashMap<MapData, K, u32>,
-    wanted: Vec<(K, u32)>,
+pub(super) fn replace<K: Pod + PartialEq, V: Pod>(
+    map: &mut HashMap<MapData, K, V>,
+    wanted: Vec<(K, V)>,
 ) -> Result<()> {
     let held: Vec<K> = map.keys().collect::<Result<_, _>>()?;
     for (key, value) in &wanted {

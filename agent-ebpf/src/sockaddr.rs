@@ -1,0 +1,47 @@
+//! Socket addresses as system calls and helpers take them.
+
+use crate::steer::{AF_INET, AF_INET6};
+
+/// `struct sockaddr_in`: address and port in network byte order.
+#[repr(C)]
+pub(crate) struct SockAddr4 {
+    family: u16,
+    port: u16,
+    address: u32,
+    zero: [u32; 2],
+}
+
+impl SockAddr4 {
+    #[inline(always)]
+    pub(crate) const fn new(address: u32, port: u16) -> Self {
+        Self {
+            family: AF_INET as u16,
+            port,
+            address,
+            zero: [0; 2],
+        }
+    }
+}
+
+/// `struct sockaddr_in6`, likewise.
+#[repr(C)]
+pub(crate) struct SockAddr6 {
+    family: u16,
+    port: u16,
+    flow: u32,
+    address: [u32; 4],
+    scope: u32,
+}
+
+impl SockAddr6 {
+    #[inline(always)]
+    pub(crate) const fn new(address: [u32; 4], port: u16) -> Self {
+        Self {
+            family: AF_INET6 as u16,
+            port,
+            flow: 0,
+            address,
+            scope: 0,
+        }
+    }
+}

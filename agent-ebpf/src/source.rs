@@ -1,0 +1,82 @@
+//! The source address of a connection whose bind to a client's address was made an ordinary one. The
+//! kernel chooses it when the proxy connects; towards this host's own addresses, the configured one
+//! comes first: rules that redirect what a proxy sends to its own pod exempt it.
+
+use agent_common::Address;
+use aya_ebpf::{
+    bindings::{bpf_sock_addr, sockaddr},
+    helpers::generated::bpf_bind,
+    programs::SockAddrContext,
+};
+
+use crate::{
+    maps::{CLAIMS, LOCAL_SOURCES},
+    sockaddr::{SockAddr4, SockAddr6},
+    steer::{AF_INET, AF_INET6},
+};
+
+const ANY: Address = Address([0; 4]);
+/// Addresses that no host has: the first of TEST-NET-1 (RFC 5737) and of the discard-only block (RFC
+/// 6666).
+const NOBODYS_V4: Address = Address::v4(0xc000_0200_u32.to_be());
+const NOBODYS_V6: Address = Address::v6([0x0100_0000_u32.to_be(), 0, 0, 0]);
+
+/// An AF_INET socket is about to connect.
+#[inline(always)]
+pub(crate) fn connect4(ctx: &SockAddrContext) {
+    // SAFETY: the context is valid while the program runs.
+    let destination = Address::v4(unsafe { (*ctx.sock_addr).user_ip4 });
+    choose(ctx, destination, |address| {
+        bind(ctx, SockAddr4::new(address.0[3], 0))
+    });
+}
+
+/// An AF_INET6 socket is about to connect, perhaps to an IPv4 address in mapped form.
+#[inline(always)]
+pub(crate) fn connect6(ctx: &SockAddrContext) {
+    // SAFETY: the context is valid while the program runs.
+    let destination = Address::v6(unsafe { (*ctx.sock_addr).user_ip6 });
+    choose(ctx, destination, |address| {
+        bind(ctx, SockAddr6::new(address.0, 0))
+    });
+}
+
+/// Gives a socket that speaks for a client the configured source, if it connects to this host.
+///
+/// Nothing tells whether an address is local, but only such a one can be bound; a socket that can bind
+/// any, for its option or a sysctl, leaves that open. Each bind replaces the one before, as none chooses
+/// a port. If the socket has one already, they all fail, and change nothing.
+#[inline(always)]
+fn choose(ctx: &SockAddrContext, destination: Address, bind: impl Fn(Address) -> bool) {
+    // SAFETY: the context is valid while the program runs.
+    let sk = unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk };
+    if sk.is_null()
+        || !CLAIMS
+            .get(sk.cast())
+            .is_some_and(|claim| claim.evidence != 0)
+    {
+        return;
+    }
+    let (family, nobodys) = if destination.is_v4() {
+        (AF_INET, NOBODYS_V4)
+    } else {
+        (AF_INET6, NOBODYS_V6)
+    };
+    // SAFETY: values are replaced, never changed in place.
+    let Some(source) = (unsafe { LOCAL_SOURCES.get(family) }) else {
+        return;
+    };
+    let is_chosen = !bind(nobodys) && bind(destination) && bind(*source);
+    if !is_chosen {
+        bind(ANY);
+    }
+}
+
+/// Binds the socket without a port, which the kernel chooses when it connects.
+#[inline(always)]
+fn bind<T>(ctx: &SockAddrContext, mut address: T) -> bool {
+    let sock_addr: *mut bpf_sock_addr = ctx.sock_addr;
+    let address: *mut sockaddr = core::ptr::from_mut(&mut address).cast();
+    // SAFETY: the helper reads as many bytes as it is told, which are the address's.
+    unsafe { bpf_bind(sock_addr, address, size_of::<T>() as i32) == 0 }
+}
