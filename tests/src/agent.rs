@@ -1,7 +1,7 @@
 //! The agent under test.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output};
@@ -45,6 +45,7 @@ pub struct Trust {
     pub uids: Vec<u32>,
     pub cgroups: Vec<String>,
     pub sources: Vec<String>,
+    pub local_source: Vec<IpAddr>,
 }
 
 /// The section `[reveal]`.

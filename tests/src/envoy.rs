@@ -6,9 +6,11 @@ use std::path::Path;
 use anyhow::Result;
 use serde_json::{Value, json};
 
+use crate::istio::{self, INBOUND, OUTBOUND, VIRTUAL_INBOUND};
 use crate::netns::Netns;
 use crate::process::{Process, Route, find, unique};
-use crate::unprivileged;
+use crate::topology::Family;
+use crate::unprivileged::{self, UID};
 
 /// An ordinary TCP proxy: the application sees Envoy's address.
 pub fn plain(directory: &Path, netns: &Netns, routes: &[Route]) -> Result<Process> {
@@ -66,21 +68,93 @@ pub fn transparent(directory: &Path, netns: &Netns, port: u16, mark: u32) -> Res
             filter("original_src", "OriginalSrc", json!({ "mark": mark })),
         ],
     });
-    let listen: Vec<SocketAddr> = vec![
-        (Ipv4Addr::UNSPECIFIED, port).into(),
-        (Ipv6Addr::UNSPECIFIED, port).into(),
-    ];
+    let listen = all(port);
     let listeners = listen
         .iter()
         .map(|address| listener(*address, "original-destination", extra.clone()))
         .collect();
+    let cluster = original_dst("original-destination", json!({}));
+    let listen = listen.into();
+    start(directory, netns, None, listeners, vec![cluster], listen)
+}
+
+/// The sidecar of a pod with Istio's rules, as Istio's user without capabilities. It speaks HTTP with the
+/// application on the port `http`. `patch` has the listener filters of the inbound listener.
+pub fn istio(
+    directory: &Path,
+    netns: &Netns,
+    http: u16,
+    patch: impl FnOnce(&mut Vec<Value>) -> Result<()>,
+) -> Result<Process> {
+    const PASSTHROUGH: &str = "PassthroughCluster";
+    const INBOUND_PASSTHROUGH: &str = "InboundPassthroughCluster";
+    const BLACK_HOLE: &str = "BlackHoleCluster";
+    let inbound = format!("inbound|{http}||");
+    let original = || filter("original_dst", "OriginalDst", json!({}));
+    let mut filters = vec![original()];
+    patch(&mut filters)?;
+    let to_port = |port: u16, filter: Value| json!({ "filter_chain_match": { "destination_port": port }, "filters": [filter] });
+    let both = |name: &str, port: u16| {
+        let [v4, v6] = all(port).map(address);
+        json!({ "name": name, "address": v4, "additional_addresses": [{ "address": v6 }] })
+    };
+    let listeners = vec![
+        with(
+            both(VIRTUAL_INBOUND, INBOUND),
+            json!({
+                "traffic_direction": "INBOUND",
+                "listener_filters": filters,
+                "filter_chains": [
+                    to_port(INBOUND, tcp_proxy(BLACK_HOLE)),
+                    to_port(http, http_connection_manager(&inbound)),
+                    { "filters": [tcp_proxy(INBOUND_PASSTHROUGH)] },
+                ],
+            }),
+        ),
+        with(
+            both("virtualOutbound", OUTBOUND),
+            json!({
+                "traffic_direction": "OUTBOUND",
+                "listener_filters": [original()],
+                "filter_chains": [
+                    to_port(OUTBOUND, tcp_proxy(BLACK_HOLE)),
+                    { "filters": [tcp_proxy(PASSTHROUGH)] },
+                ],
+            }),
+        ),
+    ];
+    let [v4, v6] = Family::ALL.map(|family| address((istio::passthrough(family), 0).into()));
+    let bind = json!({ "upstream_bind_config": {
+        "source_address": v4["socket_address"],
+        "extra_source_addresses": [{ "address": v6["socket_address"] }],
+    } });
+    let clusters = vec![
+        original_dst(INBOUND_PASSTHROUGH, bind.clone()),
+        original_dst(&inbound, bind),
+        original_dst(PASSTHROUGH, json!({})),
+        json!({ "name": BLACK_HOLE, "type": "STATIC", "connect_timeout": "5s" }),
+    ];
+    let listen = [all(INBOUND), all(OUTBOUND)].concat();
+    start(directory, netns, Some(UID), listeners, clusters, listen)
+}
+
+/// A cluster that connects to where the client wanted to go.
+fn original_dst(name: &str, extra: Value) -> Value {
     let cluster = json!({
-        "name": "original-destination",
+        "name": name,
         "type": "ORIGINAL_DST",
         "lb_policy": "CLUSTER_PROVIDED",
         "connect_timeout": "5s",
     });
-    start(directory, netns, None, listeners, vec![cluster], listen)
+    with(cluster, extra)
+}
+
+/// All addresses of each family.
+fn all(port: u16) -> [SocketAddr; 2] {
+    [
+        (Ipv4Addr::UNSPECIFIED, port).into(),
+        (Ipv6Addr::UNSPECIFIED, port).into(),
+    ]
 }
 
 fn filter(name: &str, message: &str, mut config: Value) -> Value {
@@ -90,22 +164,48 @@ fn filter(name: &str, message: &str, mut config: Value) -> Value {
 }
 
 fn listener(listen: SocketAddr, cluster: &str, extra: Value) -> Value {
-    let mut listener = json!({
+    let listener = json!({
         "name": listen.to_string(),
         "address": address(listen),
-        "filter_chains": [{ "filters": [{
-            "name": "envoy.filters.network.tcp_proxy",
-            "typed_config": {
-                "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
-                "stat_prefix": "tcp",
-                "cluster": cluster,
-            },
-        }] }],
+        "filter_chains": [{ "filters": [tcp_proxy(cluster)] }],
     });
-    if let (Value::Object(listener), Value::Object(extra)) = (&mut listener, extra) {
-        listener.extend(extra);
+    with(listener, extra)
+}
+
+fn tcp_proxy(cluster: &str) -> Value {
+    json!({
+        "name": "envoy.filters.network.tcp_proxy",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+            "stat_prefix": "tcp",
+            "cluster": cluster,
+        },
+    })
+}
+
+fn http_connection_manager(cluster: &str) -> Value {
+    const EXTENSIONS: &str = "type.googleapis.com/envoy.extensions.filters";
+    let route = json!({ "match": { "prefix": "/" }, "route": { "cluster": cluster } });
+    json!({
+        "name": "envoy.filters.network.http_connection_manager",
+        "typed_config": {
+            "@type": format!("{EXTENSIONS}.network.http_connection_manager.v3.HttpConnectionManager"),
+            "stat_prefix": "http",
+            "route_config": { "virtual_hosts": [{ "name": "all", "domains": ["*"], "routes": [route] }] },
+            "http_filters": [{
+                "name": "envoy.filters.http.router",
+                "typed_config": { "@type": format!("{EXTENSIONS}.http.router.v3.Router") },
+            }],
+        },
+    })
+}
+
+/// An object with more fields.
+fn with(mut object: Value, more: Value) -> Value {
+    if let (Value::Object(object), Value::Object(more)) = (&mut object, more) {
+        object.extend(more);
     }
-    listener
+    object
 }
 
 fn address(address: SocketAddr) -> Value {

@@ -2,8 +2,9 @@
 //!
 //! A scenario in `tests/*.rs` runs inside [`host::scenario`], which fails when anything is left on
 //! the host afterwards. It lays out namespaces ([`topology`]), starts servers ([`report`],
-//! [`nginx`]), proxies ([`envoy`], [`haproxy`], [`nginx`], [`proxy`], [`unprivileged`]) and the agent ([`agent`]), and
-//! sends connections from many client addresses ([`load`], or segment by segment ([`raw`]).
+//! [`nginx`]), proxies ([`envoy`], [`haproxy`], [`nginx`], [`proxy`], [`unprivileged`]), what Istio
+//! installs ([`istio`]) and the agent ([`agent`]), and sends connections from many client addresses
+//! ([`load`]), or segment by segment ([`raw`]).
 
 pub mod agent;
 pub mod cgroup;
@@ -11,6 +12,7 @@ pub mod check;
 pub mod envoy;
 pub mod haproxy;
 pub mod host;
+pub mod istio;
 pub mod listener;
 pub mod load;
 pub mod netns;

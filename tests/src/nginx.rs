@@ -90,7 +90,7 @@ impl Web {
 }
 
 /// Reads `$remote_addr $remote_port`.
-pub(crate) fn parse_client(text: &str) -> Result<SocketAddr> {
+pub fn parse_client(text: &str) -> Result<SocketAddr> {
     let (ip, port) = text
         .split_once(' ')
         .with_context(|| format!("`{text}` is not an address and a port"))?;

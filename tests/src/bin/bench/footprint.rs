@@ -11,12 +11,13 @@ use serde::Serialize;
 use socket2::{Domain, Protocol, Socket, Type};
 use tests::agent::{Agent, binary};
 use tests::eventually;
+use tests::istio::INBOUND;
 use tests::netns::Netns;
 use tests::proxy::any_v4;
 use tests::topology::{Family, Sidecar};
 
 use crate::load::bind;
-use crate::pod::{PORT, PROXY, directory, start_agent};
+use crate::pod::{PORT, directory, start_agent};
 use crate::stats::Spread;
 use crate::stop::Stop;
 
@@ -96,7 +97,7 @@ impl Life {
             let sidecar = Sidecar::new()?;
             let _proxy = listen(&sidecar.pod)?;
             let before = slabs(stop)?;
-            let _held = hold(&sidecar, PROXY)?;
+            let _held = hold(&sidecar, INBOUND)?;
             slabs(stop)? - before
         };
         let directory = directory()?;
@@ -131,7 +132,7 @@ fn listen(pod: &Netns) -> Result<Socket> {
     pod.set_sysctl("net/core/somaxconn", &TRACKED.to_string())?;
     pod.enter(|| {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
-        socket.bind(&any_v4(PROXY).into())?;
+        socket.bind(&any_v4(INBOUND).into())?;
         socket.listen(TRACKED.try_into()?)?;
         Ok(socket)
     })

@@ -8,7 +8,6 @@
 mod application;
 mod cpu;
 mod footprint;
-mod istio;
 mod load;
 mod pod;
 mod report;

@@ -7,17 +7,16 @@ use serde::Serialize;
 use tempfile::TempDir;
 use tests::agent::{Agent, Config, Steer};
 use tests::envoy;
+use tests::istio::{self, INBOUND};
 use tests::netns::Netns;
 use tests::process::Process;
 use tests::topology::{Family, Sidecar};
 
 use crate::application::Application;
-use crate::istio;
 
 /// Where the application listens.
 pub(crate) const PORT: u16 = 8080;
-/// Where Envoy listens, and its mark: Istio's.
-pub(crate) const PROXY: u16 = 15006;
+/// Envoy's mark: Istio's.
 const MARK: u32 = 1337;
 
 /// What is between client and application.
@@ -26,7 +25,7 @@ const MARK: u32 = 1337;
 pub(crate) enum Variant {
     /// Nothing.
     Direct,
-    /// Envoy, by Istio's iptables TPROXY rules.
+    /// Envoy, by Istio's iptables TINBOUND rules.
     Iptables,
     /// Envoy, by truepeer's steering, without an access log, as the rules have none.
     Truepeer,
@@ -46,7 +45,7 @@ impl Variant {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Direct => "no proxy",
-            Self::Iptables => "iptables TPROXY",
+            Self::Iptables => "iptables TINBOUND",
             Self::Truepeer => "truepeer",
             Self::TruepeerLogging => "truepeer + access log",
         }
@@ -72,12 +71,12 @@ impl Pod {
         let sidecar = Sidecar::new()?;
         let application = Application::start(&sidecar.pod, PORT, concurrency)?;
         let envoy = (variant != Variant::Direct)
-            .then(|| envoy::transparent(directory.path(), &sidecar.pod, PROXY, MARK))
+            .then(|| envoy::transparent(directory.path(), &sidecar.pod, INBOUND, MARK))
             .transpose()?;
         let agent = match variant {
             Variant::Direct => None,
             Variant::Iptables => {
-                istio::install(&sidecar.pod, directory.path())?;
+                istio::tproxy(&sidecar.pod, directory.path())?;
                 None
             }
             Variant::Truepeer | Variant::TruepeerLogging => {
@@ -138,7 +137,7 @@ pub(crate) fn directory() -> Result<TempDir> {
 
 /// Starts an agent that steers the pod's connections to the proxy.
 pub(crate) fn start_agent(directory: &TempDir, sidecar: &Sidecar, logs: bool) -> Result<Agent> {
-    let steer = Steer::new("inbound", &sidecar.pod, &["8080"], PROXY).on(Sidecar::INTERFACE);
+    let steer = Steer::new("inbound", &sidecar.pod, &["8080"], INBOUND).on(Sidecar::INTERFACE);
     let mut config = Config::new(directory.path(), [steer])?;
     if !logs {
         config.agent.access_log = "off".into();
