@@ -79,11 +79,13 @@ pub fn transparent(directory: &Path, netns: &Netns, port: u16, mark: u32) -> Res
 }
 
 /// The sidecar of a pod with Istio's rules, as Istio's user without capabilities. It speaks HTTP with the
-/// application on the port `http`. `patch` has the listener filters of the inbound listener.
+/// application on the port `http`, and does not look at what is sent to the port `tcp`, where the server
+/// may be the first to speak. `patch` gets the listener filters of the inbound listener.
 pub fn istio(
     directory: &Path,
     netns: &Netns,
     http: u16,
+    tcp: u16,
     patch: impl FnOnce(&mut Vec<Value>) -> Result<()>,
 ) -> Result<Process> {
     const PASSTHROUGH: &str = "PassthroughCluster";
@@ -91,7 +93,18 @@ pub fn istio(
     const BLACK_HOLE: &str = "BlackHoleCluster";
     let inbound = format!("inbound|{http}||");
     let original = || filter("original_dst", "OriginalDst", json!({}));
-    let mut filters = vec![original()];
+    let inspector = |name, message| {
+        let ports = json!({ "destination_port_range": { "start": tcp, "end": tcp + 1 } });
+        with(
+            filter(name, message, json!({})),
+            json!({ "filter_disabled": ports }),
+        )
+    };
+    let mut filters = vec![
+        original(),
+        inspector("tls_inspector", "TlsInspector"),
+        inspector("http_inspector", "HttpInspector"),
+    ];
     patch(&mut filters)?;
     let to_port = |port: u16, filter: Value| json!({ "filter_chain_match": { "destination_port": port }, "filters": [filter] });
     let both = |name: &str, port: u16| {

@@ -1,7 +1,7 @@
 //! A small proxy of our own: no configuration, nothing to install.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -117,9 +117,17 @@ pub fn connect_from(
     // The kernel chooses a port, if it may, for this destination only.
     setsockopt(&socket, IpBindAddressNoPort, &true)?;
     socket.set_mark(mark)?;
-    socket.bind(&source.into())?;
+    socket.bind(&of_family(source, destination).into())?;
     socket.connect_timeout(&destination.into(), Duration::from_secs(5))?;
     Ok(socket.into())
+}
+
+/// `address` as a socket towards `destination` takes it: perhaps an IPv4 address in mapped form.
+fn of_family(address: SocketAddr, destination: SocketAddr) -> SocketAddr {
+    match (address.ip(), destination.is_ipv6()) {
+        (IpAddr::V4(ip), true) => (ip.to_ipv6_mapped(), address.port()).into(),
+        _ => address,
+    }
 }
 
 /// Copies both ways until both sides have finished.

@@ -66,13 +66,7 @@ fn without_the_agent() {
         pod.sees_clients()?;
         let config = agent.config().clone();
         ensure!(agent.stop()?.success(), "the agent's exit status");
-        for family in Family::ALL {
-            let outcome = pod.load(family).run(&pod.sidecar.client);
-            ensure!(
-                outcome.failed == pod.load(family).connections,
-                "{outcome:?}"
-            );
-        }
+        pod.refuses_clients()?;
         pod.reaches_others()?;
         let agent = Agent::start(directory, config)?;
         pod.sees_clients()?;
@@ -113,7 +107,7 @@ impl<'a> Pod<'a> {
         &self,
         patch: impl FnOnce(&mut Vec<serde_json::Value>) -> Result<()>,
     ) -> Result<Process> {
-        envoy::istio(self.directory, &self.sidecar.pod, HTTP, patch)
+        envoy::istio(self.directory, &self.sidecar.pod, HTTP, TCP, patch)
     }
 
     fn agent(&self) -> Result<Agent> {
@@ -164,6 +158,20 @@ impl<'a> Pod<'a> {
         Ok(())
     }
 
+    /// Every client is told at once that Envoy cannot connect.
+    fn refuses_clients(&self) -> Result<()> {
+        for family in Family::ALL {
+            let Err(error) = self.ask(family) else {
+                bail!("Envoy connected without the client's address");
+            };
+            ensure!(format!("{error:#}").contains("HTTP/1.1 503"), "{error:#}");
+            let load = self.load(family);
+            let outcome = load.run(&self.sidecar.client);
+            ensure!(outcome.failed == load.connections, "{outcome:?}");
+        }
+        Ok(())
+    }
+
     /// On the wire, connections come from where Istio's rules expect them from.
     fn knows_clients(&self, agent: &Agent) -> Result<()> {
         for family in Family::ALL {
@@ -209,26 +217,20 @@ impl<'a> Pod<'a> {
     /// answer: who asked, and whom the application saw.
     fn ask(&self, family: Family) -> Result<Vec<(IpAddr, SocketAddr)>> {
         let target = (Sidecar::address(family), HTTP).into();
-        let all_asked = Barrier::new(CLIENTS);
+        let all_connected = Barrier::new(CLIENTS);
         std::thread::scope(|scope| {
             let clients: Vec<_> = (0..CLIENTS)
                 .map(|n| {
-                    let all_asked = &all_asked;
+                    let all_connected = &all_connected;
                     scope.spawn(move || {
-                        self.sidecar.client.join()?;
+                        let entered = self.sidecar.client.join();
+                        entered.expect("enter the client's namespace");
                         let client = family.client(n);
-                        let mut stream = kept_alive(client, target);
+                        let stream = kept_alive(client, target);
+                        all_connected.wait();
+                        let mut stream = stream?;
                         (0..REQUESTS)
-                            .map(|_| {
-                                let seen = stream.as_mut().map(get);
-                                all_asked.wait();
-                                match seen {
-                                    Ok(seen) => Ok((client, seen?)),
-                                    Err(error) => bail!("{client}: {error:#}"),
-                                }
-                            })
-                            .collect::<Vec<_>>()
-                            .into_iter()
+                            .map(|_| Ok((client, get(&mut stream)?)))
                             .collect::<Result<Vec<_>>>()
                     })
                 })
