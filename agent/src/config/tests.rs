@@ -1,3 +1,5 @@
+use std::net::IpAddr;
+
 use agent_common::toa::Kinds;
 
 use super::*;
@@ -173,17 +175,46 @@ fn trust_and_reveal_are_checked() {
         ("[trust]\nuids = [-1]\n", "the nearest is `0`"),
         ("[trust]\nuid = [1]\n", "did you mean `uids`?"),
         ("[trust]\ncgroups = [\"a/b\"]\n", "write \"/a/b\""),
+        (
+            "[trust]\nlocal_source = \"127.0.0.6\"\n",
+            "write `local_source = [\"127.0.0.6\"]`",
+        ),
+        (
+            "[trust]\nlocal_source = [\"127.0.0.6/32\"]\n",
+            "write \"127.0.0.6\", for example",
+        ),
+        (
+            "[trust]\nlocal_source = [\"::6/128\"]\n",
+            "write \"::6\", for example",
+        ),
+        (
+            "[trust]\nlocal_source = [\"10.0.0.6\"]\n",
+            "outside of 127.0.0.0/8: \"10.0.0.6\"",
+        ),
+        (
+            "[trust]\nlocal_source = [\"::ffff:127.0.0.6\"]\n",
+            "what no interface can have",
+        ),
+        (
+            "[trust]\nlocal_source = [\"::6\", \"::7\"]\n",
+            "a second IPv6 address: \"::7\"",
+        ),
         ("[reveal]\nenabled = 1\n", "write `enabled = true`"),
         ("reveal = true\n", "write `[reveal]`"),
     ];
     for (text, part) in cases {
         assert_has(&error(text), &[part]);
     }
-    let text = "[trust]\nuids = [1337]\ncgroups = [\"/a\"]\n[reveal]\nenabled = false\n";
+    let text = "[trust]\nuids = [1337]\ncgroups = [\"/a\"]\nlocal_source = [\"127.0.0.6\", \"::6\"]\n\
+                [reveal]\nenabled = false\n";
     let config = Config::parse(text, "t.toml").unwrap();
     assert_eq!(
         config.trust.rules().collect::<Vec<_>>(),
         ["uid 1337", "cgroup /a"]
+    );
+    assert_eq!(
+        config.trust.local_source,
+        ["127.0.0.6", "::6"].map(|text| text.parse::<IpAddr>().unwrap())
     );
     assert!(!config.reveal.enabled);
 }
