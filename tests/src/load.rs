@@ -99,12 +99,11 @@ pub struct Connection {
 impl Connection {
     /// Connects from the calling thread's namespace, from client address `n`.
     pub fn open(n: usize, target: SocketAddr, application: Application) -> Result<Self> {
-        let family = if target.is_ipv4() {
-            Family::V4
-        } else {
-            Family::V6
-        };
-        Self::open_from((family.client(n), 0).into(), target, application)
+        Self::open_from(
+            (Family::of(target).client(n), 0).into(),
+            target,
+            application,
+        )
     }
 
     /// Connects from the calling thread's namespace, from this address and port.

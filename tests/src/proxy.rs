@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::listener::{Listener, canonical, set_transparent};
 use crate::netns::Netns;
@@ -55,6 +55,18 @@ impl Proxy {
         .map(Self)
     }
 
+    /// A proxy in the calling thread's namespace that iptables redirect connections to. It connects to
+    /// where the client wanted to go, from what `source` makes of the client's address.
+    pub fn redirected(listen: SocketAddr, source: fn(SocketAddr) -> SocketAddr) -> Result<Self> {
+        Listener::start_here(listen, false, move |client, peer| {
+            let destination = original_dst(&client, peer)?;
+            refuse_own(destination, listen)?;
+            let source = source(canonical(peer));
+            relay(&client, &connect_when_a_port_is_free(source, destination)?)
+        })
+        .map(Self)
+    }
+
     fn transparent<F>(netns: &Netns, listen: SocketAddr, connect: F) -> Result<Self>
     where
         F: Fn(SocketAddr, SocketAddr) -> io::Result<TcpStream> + Clone + Send + 'static,
@@ -62,13 +74,31 @@ impl Proxy {
         Listener::start(netns, listen, true, move |client, peer| {
             // Nothing was translated: the connection's own address is its original destination.
             let destination = canonical(client.local_addr()?);
-            if destination.port() == listen.port() {
-                return Err(io::Error::other("a connection to the proxy itself"));
-            }
+            refuse_own(destination, listen)?;
             relay(&client, &connect(canonical(peer), destination)?)
         })
         .map(Self)
     }
+}
+
+fn refuse_own(destination: SocketAddr, listen: SocketAddr) -> io::Result<()> {
+    if destination.port() == listen.port() {
+        return Err(io::Error::other("a connection to the proxy itself"));
+    }
+    Ok(())
+}
+
+/// Where the client wanted to go, of a connection that was accepted from `peer`.
+pub fn original_dst(client: &TcpStream, peer: SocketAddr) -> io::Result<SocketAddr> {
+    let socket = SockRef::from(client);
+    let answer = if canonical(peer).is_ipv4() {
+        socket.original_dst_v4()
+    } else {
+        socket.original_dst_v6()
+    };
+    answer?
+        .as_socket()
+        .ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 /// Connects with the client's address and port, or with another port when the connection between

@@ -31,6 +31,12 @@ pub enum Role {
         /// Pairs: where it listens, and where it connects to
         routes: Vec<SocketAddr>,
     },
+    /// Likewise a proxy that iptables redirect connections to
+    #[command(hide = true)]
+    Redirected {
+        /// Where it listens
+        listen: SocketAddr,
+    },
     /// Asks for what needs a capability, and prints the kernel's answers
     #[command(hide = true)]
     Ask {
@@ -60,15 +66,24 @@ impl Role {
                     .chunks_exact(2)
                     .map(|route| Proxy::binding(route[0], route[1]))
                     .collect::<Result<Vec<_>>>()?;
-                loop {
-                    std::thread::park();
-                }
+                forever()
+            }
+            Self::Redirected { listen } => {
+                set_name(c"redirected")?;
+                let _proxy = Proxy::redirected(listen, |client| client)?;
+                forever()
             }
             Self::Ask { foreign } => {
                 println!("{}", serde_json::to_string(&answers(foreign)?)?);
                 Ok(())
             }
         }
+    }
+}
+
+fn forever() -> ! {
+    loop {
+        std::thread::park();
     }
 }
 
@@ -90,8 +105,31 @@ pub fn proxy(directory: &Path, netns: &Netns, program: &Path, routes: &[Route]) 
     for (listen, upstream) in routes {
         command.args([listen.to_string(), upstream.to_string()]);
     }
-    let mut process = Process::start(&unique("binding-proxy"), command, directory)?;
-    process.wait_until_it_listens(netns, routes.iter().map(|(listen, _)| *listen))?;
+    let listen = routes.iter().map(|(listen, _)| *listen);
+    start("binding-proxy", directory, netns, command, listen)
+}
+
+/// Starts [`Role::Redirected`] likewise.
+pub fn redirected(
+    directory: &Path,
+    netns: &Netns,
+    program: &Path,
+    listen: SocketAddr,
+) -> Result<Process> {
+    let mut command = command(netns, UID, program)?;
+    command.args(["redirected", &listen.to_string()]);
+    start("redirected", directory, netns, command, [listen])
+}
+
+fn start(
+    name: &str,
+    directory: &Path,
+    netns: &Netns,
+    command: Command,
+    listen: impl IntoIterator<Item = SocketAddr>,
+) -> Result<Process> {
+    let mut process = Process::start(&unique(name), command, directory)?;
+    process.wait_until_it_listens(netns, listen)?;
     Ok(process)
 }
 

@@ -5,13 +5,12 @@ use std::net::{SocketAddr, TcpStream};
 
 use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
-use socket2::SockRef;
 use tests::agent::{Agent, Config, Steer};
 use tests::host::scenario;
-use tests::listener::{Listener, canonical};
+use tests::listener::Listener;
 use tests::load::{Application, Connection};
 use tests::netns::Netns;
-use tests::proxy::{any, any_of_family, any_v4, relay};
+use tests::proxy::{any, any_of_family, any_v4, original_dst, relay};
 use tests::report::Report;
 use tests::topology::{Family, Sidecar};
 
@@ -83,22 +82,16 @@ fn direct(sidecar: &Sidecar) -> Result<[i32; 2]> {
 
 /// Connects to where the client wanted to go; if there is no answer, sends the client the error number.
 fn redirected(netns: &Netns, listen: SocketAddr) -> Result<Listener> {
-    Listener::start(netns, listen, false, |mut client, peer| {
-        let socket = SockRef::from(&client);
-        let answer = if canonical(peer).is_ipv4() {
-            socket.original_dst_v4()
-        } else {
-            socket.original_dst_v6()
-        };
-        match answer {
-            Ok(destination) => {
-                let destination = destination.as_socket().ok_or(io::ErrorKind::InvalidData)?;
-                relay(&client, &TcpStream::connect(destination)?)
-            }
+    Listener::start(
+        netns,
+        listen,
+        false,
+        |mut client, peer| match original_dst(&client, peer) {
+            Ok(destination) => relay(&client, &TcpStream::connect(destination)?),
             Err(error) => {
                 let errno = error.raw_os_error().unwrap_or_default();
                 client.write_all(errno.to_string().as_bytes())
             }
-        }
-    })
+        },
+    )
 }

@@ -39,6 +39,7 @@ pub(crate) fn playground(once: bool, arguments: &[String]) -> Result<()> {
     require_root()?;
     setup::toolchain()?;
     let mut command = if arguments.is_empty() {
+        peers::install_basics()?;
         let (truepeer, playground) = release("playground")?;
         as_root(&playground, &[("TRUEPEER_BIN", &truepeer)])?
     } else {
@@ -77,7 +78,7 @@ pub(crate) fn test(filter: Option<&str>, unit: bool, e2e: bool) -> Result<()> {
 /// Builds the integration tests and scenarios and runs them as root, one test at a time: they lay out
 /// namespaces and attach programs.
 fn scenarios(filter: Option<&str>) -> Result<()> {
-    let envoy = peers::install(false)?;
+    let envoy = peers::install()?;
     let mut built = executables(
         cargo("test")
             .args(HOST_CRATES)
@@ -111,7 +112,7 @@ fn scenarios(filter: Option<&str>) -> Result<()> {
 pub(crate) fn bench(json: Option<&Path>, arguments: &[String]) -> Result<()> {
     require_root()?;
     setup::toolchain()?;
-    let envoy = peers::install(true)?;
+    let envoy = peers::install()?;
     let (truepeer, bench) = release("bench")?;
     let mut command = as_root(
         &bench,

@@ -13,9 +13,9 @@ use clap::{Parser, Subcommand};
 
 /// truepeer's chores.
 ///
-/// Every chore first sees to what it needs: a compiler for BPF and bpf-linker, and for `test` and
-/// `bench` real proxies. What is installed goes into ~/.cache/truepeer, except for Debian packages of
-/// proxies. Everything is built as the calling user; only the finished programs run as root.
+/// Every chore first sees to what it needs: a compiler for BPF and bpf-linker, for `run` iptables, and for
+/// `test` and `bench` real proxies, too. What is installed goes into ~/.cache/truepeer, except for Debian
+/// packages. Everything is built as the calling user; only the finished programs run as root.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Cli {

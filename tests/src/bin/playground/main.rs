@@ -14,6 +14,7 @@ use nix::sys::signal::{SigSet, Signal};
 use table::After;
 use tests::agent::{Agent, Carry, CarryToa, Config, Steer, Trust, binary};
 use tests::host::remove_orphans;
+use tests::istio::{self, INBOUND, passthrough};
 use tests::load::{Application, Connection};
 use tests::netns::{Netns, require_privileges};
 use tests::process::Process;
@@ -68,7 +69,7 @@ fn main() -> Result<ExitCode> {
     stop.thread_block()?;
     remove_orphans()?;
 
-    println!("Laying out namespaces: client, pod, and client, gateway, server");
+    println!("Laying out namespaces: client, pod, twice, and client, gateway, server");
     let playground = Playground::new()?;
     println!("Connecting through ordinary proxies, without truepeer");
     let before = playground.before()?;
@@ -96,8 +97,9 @@ struct Route<'a> {
     client: &'a Netns,
     /// Where the proxy runs.
     proxy: &'a Netns,
-    /// The proxy's own address and the port of the ordinary proxy.
-    plain: SocketAddr,
+    /// The proxy's own address and the port of the ordinary proxy; none where iptables redirect the
+    /// client to the proxy.
+    plain: Option<SocketAddr>,
     /// What the ordinary proxy connects to.
     upstream: SocketAddr,
     /// The application, as the client knows it.
@@ -109,29 +111,34 @@ struct Route<'a> {
 }
 
 struct Playground {
-    _applications: [Report; 3],
+    _applications: [Report; 4],
     sidecar: Sidecar,
+    istio: Sidecar,
     gateway: Gateway,
 }
 
 struct Steered {
     agent: Agent,
     _proxies: [Proxy; 2],
-    _binding: [Process; 2],
+    _binding: [Process; 3],
     directory: tempfile::TempDir,
 }
 
 impl Playground {
     fn new() -> Result<Self> {
         let sidecar = Sidecar::new()?;
+        let istio = Sidecar::new()?;
+        istio::redirect(&istio.pod, tempfile::tempdir()?.path())?;
         let gateway = Gateway::new()?;
         Ok(Self {
             _applications: [
                 Report::start(&sidecar.pod, any(PORT))?,
                 Report::start(&sidecar.pod, any(RANGE_PORT))?,
+                Report::start(&istio.pod, any(PORT))?,
                 Report::start(&gateway.server, any(PORT))?,
             ],
             sidecar,
+            istio,
             gateway,
         })
     }
@@ -143,7 +150,7 @@ impl Playground {
                 family,
                 client: &self.sidecar.client,
                 proxy: &self.sidecar.pod,
-                plain: (Sidecar::address(family), plain).into(),
+                plain: Some((Sidecar::address(family), plain).into()),
                 upstream: (family.localhost(), port).into(),
                 target: (Sidecar::address(family), port).into(),
                 evidence: "wire",
@@ -155,7 +162,7 @@ impl Playground {
             family,
             client: &self.gateway.client,
             proxy: &self.gateway.gateway,
-            plain: (Gateway::front(family), PLAIN).into(),
+            plain: Some((Gateway::front(family), PLAIN).into()),
             upstream: (Gateway::server(family), PORT).into(),
             target: (Gateway::server(family), PORT).into(),
             evidence: "wire",
@@ -166,7 +173,7 @@ impl Playground {
             family,
             client: &self.sidecar.client,
             proxy: &self.sidecar.pod,
-            plain: (Sidecar::address(family), BIND).into(),
+            plain: Some((Sidecar::address(family), BIND).into()),
             upstream: (family.localhost(), PORT).into(),
             target: (Sidecar::address(family), BIND).into(),
             evidence: "bind",
@@ -177,16 +184,31 @@ impl Playground {
             family,
             client: &self.gateway.client,
             proxy: &self.gateway.gateway,
-            plain: (Gateway::front(family), CARRY).into(),
+            plain: Some((Gateway::front(family), CARRY).into()),
             upstream: (Gateway::server(family), PORT).into(),
             target: (Gateway::front(family), CARRY).into(),
             evidence: "toa",
             keeps_port: true,
         });
+        let istio = Family::ALL.map(|family| {
+            let target = (Sidecar::address(family), PORT).into();
+            Route {
+                name: "Istio REDIRECT",
+                family,
+                client: &self.istio.client,
+                proxy: &self.istio.pod,
+                plain: None,
+                upstream: target,
+                target,
+                evidence: "bind",
+                keeps_port: true,
+            }
+        });
         let mut routes = Vec::from(sidecar("sidecar", PLAIN, PORT));
         routes.extend(gateway);
         routes.extend(sidecar("range (sk_lookup)", PLAIN_RANGE, RANGE_PORT));
         routes.extend(bind);
+        routes.extend(istio);
         routes.extend(carry);
         routes
     }
@@ -196,8 +218,13 @@ impl Playground {
         self.routes()
             .iter()
             .map(|route| {
-                let _proxy = Proxy::plain(route.proxy, route.plain, route.upstream)?;
-                connect(route, route.plain).context("an ordinary proxy, without truepeer")
+                let redirected =
+                    || Proxy::redirected(any(INBOUND), |c| (passthrough(Family::of(c)), 0).into());
+                let (_proxy, target) = match route.plain {
+                    Some(plain) => (Proxy::plain(route.proxy, plain, route.upstream)?, plain),
+                    None => (route.proxy.enter(redirected)?, route.target),
+                };
+                connect(route, target).context("an ordinary proxy, without truepeer")
             })
             .collect()
     }
@@ -221,6 +248,7 @@ impl Playground {
         let mut config = Config::new(directory.path(), steers)?;
         config.trust = Trust {
             uids: vec![UID],
+            local_source: Family::ALL.map(passthrough).into(),
             sources: Family::ALL
                 .map(|family| IpNet::from(Gateway::back(family)).to_string())
                 .into(),
@@ -245,7 +273,7 @@ impl Playground {
             let routes: Vec<_> = self
                 .routes()
                 .iter()
-                .filter(|route| route.evidence == evidence)
+                .filter(|route| route.evidence == evidence && route.plain.is_some())
                 .map(|route| (route.target, route.upstream))
                 .collect();
             unprivileged::proxy(directory.path(), netns, &own, &routes)
@@ -253,6 +281,7 @@ impl Playground {
         let binding = [
             binding(&self.sidecar.pod, "bind")?,
             binding(&self.gateway.gateway, "toa")?,
+            unprivileged::redirected(directory.path(), &self.istio.pod, &own, any(INBOUND))?,
         ];
         Ok(Steered {
             agent,
