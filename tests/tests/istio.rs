@@ -112,6 +112,8 @@ impl<'a> Pod<'a> {
 
     fn agent(&self) -> Result<Agent> {
         let mut config = Config::new(self.directory, [])?;
+        // Envoy keeps connections to the application.
+        config.agent.drain = Some(0);
         config.trust = Trust {
             uids: vec![UID],
             local_source: Family::ALL.map(passthrough).into(),
@@ -165,7 +167,11 @@ impl<'a> Pod<'a> {
                 bail!("Envoy connected without the client's address");
             };
             ensure!(format!("{error:#}").contains("HTTP/1.1 503"), "{error:#}");
-            let load = self.load(family);
+            let load = Load {
+                connections: 10,
+                concurrent: 10,
+                ..self.load(family)
+            };
             let outcome = load.run(&self.sidecar.client);
             ensure!(outcome.failed == load.connections, "{outcome:?}");
         }
