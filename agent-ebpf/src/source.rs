@@ -2,7 +2,7 @@
 //! kernel chooses it when the proxy connects; towards this host's own addresses, the configured one
 //! comes first: rules that redirect what a proxy sends to its own pod exempt it.
 
-use agent_common::Address;
+use agent_common::{Address, Claim};
 use aya_ebpf::{
     bindings::{bpf_sock_addr, sockaddr},
     helpers::generated::bpf_bind,
@@ -50,11 +50,8 @@ pub(crate) fn connect6(ctx: &SockAddrContext) {
 fn choose(ctx: &SockAddrContext, destination: Address, bind: impl Fn(Address) -> bool) {
     // SAFETY: the context is valid while the program runs.
     let sk = unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk };
-    if sk.is_null()
-        || !CLAIMS
-            .get(sk.cast())
-            .is_some_and(|claim| claim.evidence != 0)
-    {
+    let names_client = |claim: Claim| claim.evidence != 0;
+    if sk.is_null() || !CLAIMS.get(sk.cast()).is_some_and(names_client) {
         return;
     }
     let (family, nobodys) = if destination.is_v4() {

@@ -16,12 +16,13 @@ use tests::envoy;
 use tests::host::scenario;
 use tests::istio::{self, passthrough};
 use tests::load::{Application, Connection, Load};
+use tests::netns::run;
 use tests::nginx::{Web, parse_client};
-use tests::process::Process;
+use tests::process::{Process, find};
 use tests::proxy::{any, any_of_family};
 use tests::report::Report;
 use tests::topology::{Family, Sidecar};
-use tests::unprivileged::UID;
+use tests::unprivileged::{self, UID};
 
 const TCP: u16 = 8080;
 const HTTP: u16 = 8081;
@@ -45,6 +46,7 @@ fn pod() {
         pod.sees_clients()?;
         pod.knows_clients(&agent)?;
         pod.reaches_others()?;
+        pod.reaches_itself()?;
         envoy.stop()?;
         no_origins(&agent)?;
         ensure!(agent.stop()?.success(), "the agent's exit status");
@@ -215,6 +217,19 @@ impl<'a> Pod<'a> {
                 "{} was seen as {seen:?}",
                 connection.client
             );
+        }
+        Ok(())
+    }
+
+    /// An application that calls its own service: Envoy connects to its own pod in no client's name, and
+    /// is redirected to itself. The client is the pod.
+    fn reaches_itself(&self) -> Result<()> {
+        for family in Family::ALL {
+            let target = SocketAddr::new(Sidecar::address(family), HTTP);
+            let curl = find("CURL_BIN", "curl")?;
+            let mut curl = unprivileged::command(&self.sidecar.pod, UID, curl.as_ref())?;
+            let seen = parse_client(&run(curl.args(["-sS", &format!("http://{target}")]))?)?;
+            ensure!(seen.ip() == target.ip(), "the pod was seen as {seen}");
         }
         Ok(())
     }
