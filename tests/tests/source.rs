@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
+use agent_common::names::program;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use tests::agent::{Agent, Config};
@@ -145,15 +146,25 @@ fn as_configured() {
             ensure!(seen == expected, "{}: {seen}", way.upstream);
         }
 
+        ensure!(is_attached(&agent)?, "{}", agent.status()?);
         config.trust.local_source.clear();
         config.write()?;
         agent.signal(Signal::SIGHUP)?;
         eventually("the kernel chooses", Duration::from_secs(10), || {
             Ok((sources(&agent, client, &ways)? == kernels_choice(&ways)).then_some(()))
         })?;
+        ensure!(!is_attached(&agent)?, "{}", agent.status()?);
         ensure!(agent.stop()?.success(), "the agent's exit status");
         Ok(())
     });
+}
+
+/// Whether the programs are there that choose sources.
+fn is_attached(agent: &Agent) -> Result<bool> {
+    let status = agent.status()?.to_string();
+    let [v4, v6] = [program::SOURCE4, program::SOURCE6].map(|name| status.contains(name));
+    ensure!(v4 == v6, "{status}");
+    Ok(v4)
 }
 
 /// nginx runs as root, whose sockets can bind any address.
