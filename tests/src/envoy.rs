@@ -106,7 +106,10 @@ pub fn istio(
         inspector("http_inspector", "HttpInspector"),
     ];
     patch(&mut filters)?;
-    let to_port = |port: u16, filter: Value| json!({ "filter_chain_match": { "destination_port": port }, "filters": [filter] });
+    let to_port = |port: u16, filter: Value| {
+        let port = json!({ "destination_port": port });
+        json!({ "filter_chain_match": port, "filters": [filter] })
+    };
     let both = |name: &str, port: u16| {
         let [v4, v6] = all(port).map(address);
         json!({ "name": name, "address": v4, "additional_addresses": [{ "address": v6 }] })
