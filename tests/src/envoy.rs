@@ -131,7 +131,7 @@ fn start(
         None => netns.command(&program)?,
         Some(uid) => unprivileged::command(netns, uid, program.as_ref())?,
     };
-    // JSON is YAML; a file in `directory` could be read by root only.
+    // JSON is YAML.
     command
         .args(["--config-yaml", &bootstrap.to_string()])
         .args(["--concurrency", "2", "--log-level", "warning"])

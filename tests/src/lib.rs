@@ -2,7 +2,7 @@
 //!
 //! A scenario in `tests/*.rs` runs inside [`host::scenario`], which fails when anything is left on
 //! the host afterwards. It lays out namespaces ([`topology`]), starts servers ([`report`],
-//! [`nginx`]), proxies ([`envoy`], [`haproxy`], [`nginx`], [`proxy`], [`unprivileged`]) and the agent ([`agent`]), and
+//! [`web`]), proxies ([`envoy`], [`haproxy`], [`nginx`], [`proxy`], [`unprivileged`]) and the agent ([`agent`]), and
 //! sends connections from many client addresses ([`load`], or segment by segment ([`raw`]).
 
 pub mod agent;
@@ -21,6 +21,7 @@ pub mod raw;
 pub mod report;
 pub mod topology;
 pub mod unprivileged;
+pub mod web;
 
 use std::time::{Duration, Instant};
 

@@ -9,9 +9,9 @@ use anyhow::{Context, Result, bail, ensure};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::netns::Netns;
-use crate::nginx;
 use crate::report::Seen;
 use crate::topology::Family;
+use crate::web;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// What the client sends and [`crate::report::Report`] echoes: so many bytes each way.
@@ -22,7 +22,7 @@ pub const PING: &[u8] = b"ping\n";
 pub enum Application {
     /// [`crate::report::Report`].
     Report,
-    /// [`crate::nginx::Web`].
+    /// [`crate::web::Web`].
     Web,
 }
 
@@ -166,8 +166,8 @@ fn ask_web(stream: &mut BufReader<TcpStream>, target: SocketAddr) -> Result<Seen
     let Some((head, body)) = answer.split_once("\r\n\r\n") else {
         bail!("not an HTTP answer: {answer:?}");
     };
-    ensure!(head.starts_with("HTTP/1.1 200"), "{head}");
-    let client = nginx::parse_client(body)?;
+    ensure!(head.split(' ').nth(1) == Some("200"), "{head}");
+    let client = web::parse_client(body)?;
     Ok(Seen {
         accepted: client,
         peername: client,

@@ -55,6 +55,14 @@ fn nginx_proxy_bind() {
 }
 
 #[test]
+fn nginx_proxy_bind_without_capabilities() {
+    scenario(|directory| {
+        let start = |pod: &Netns, routes: &[Route]| nginx::binding(directory, pod, UID, routes);
+        trusted(directory, By::Uid, nginx::plain, start, Outcome::all_kept)
+    });
+}
+
+#[test]
 fn haproxy_usesrc_clientip() {
     haproxy(Usesrc::ClientIp, Outcome::all_kept);
 }
