@@ -86,6 +86,20 @@ impl Sidecar {
              -6 route add default via fd77::1")
     }
 
+    /// From now on a client that does not choose its address connects from this one.
+    pub fn connect_from(&self, address: IpAddr) -> Result<()> {
+        let pod = Self::address(if address.is_ipv4() {
+            Family::V4
+        } else {
+            Family::V6
+        });
+        // IPv6 prefers addresses of interfaces only.
+        self.client.ip(&format!(
+            "addr replace {address} dev lo
+             route replace {pod} dev eth0 src {address}"
+        ))
+    }
+
     /// Pulls the pod's cable out: its interface vanishes.
     pub fn unplug(&self) -> Result<()> {
         self.pod.ip("link del eth0")

@@ -2,10 +2,10 @@
 //! client's address and port with truepeer.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use tests::agent::{Agent, Config};
 use tests::cgroup::Cgroup;
 use tests::check::no_origins;
@@ -13,13 +13,15 @@ use tests::haproxy::{self, Usesrc};
 use tests::host::scenario;
 use tests::load::{Application, Load};
 use tests::netns::Netns;
+use tests::postgresql::{self, Postgresql};
 use tests::process::Route;
 use tests::proxy::{any, any_of_family, any_v4};
+use tests::sshd::{self, Sshd};
 use tests::topology::{Family, Sidecar};
 use tests::web::Web;
 
 const SERVER: u16 = 8080;
-/// The proxy's port for each family.
+/// The proxy's port for IPv4; the next is for IPv6.
 const PROXY: u16 = 15001;
 
 #[test]
@@ -50,52 +52,155 @@ fn node() {
 fn web(start: fn(&Path, &Netns) -> Result<Web>) {
     scenario(|directory| {
         let sidecar = Sidecar::new()?;
-        let (client, pod) = (&sidecar.client, &sidecar.pod);
-        let web = start(directory, pod)?;
-        let routes = Family::ALL.into_iter().zip(PROXY..).map(|(family, port)| {
-            let server = (family.localhost(), SERVER).into();
-            (any_of_family(family, port), server)
-        });
-        let routes: Vec<Route> = routes.collect();
-        let targets = Family::ALL.into_iter().zip(PROXY..);
+        let client = &sidecar.client;
+        let web = start(directory, &sidecar.pod)?;
+        let targets = proxies().map(|(family, port)| (Sidecar::address(family), port).into());
         let load = Load {
             application: Application::Web,
-            ..Load::new(targets.map(|(family, port)| (Sidecar::address(family), port).into()))
+            ..Load::new(targets)
         };
-
-        let proxy = haproxy::plain(directory, pod, &routes)?;
-        load.run(client).all_lost()?;
-        proxy.stop()?;
-        for logged in web.logged()? {
-            ensure!(logged.ip().is_loopback(), "logged before: {logged}");
-        }
-        let before = web.logged()?.len();
-
-        let cgroup = Cgroup::new("proxy")?;
-        let mut config = Config::new(directory, [])?;
-        config.trust.cgroups.push(cgroup.path());
-        let agent = Agent::start(directory, config)?;
-        let proxy = cgroup.run(|| haproxy::transparent(directory, pod, Usesrc::Client, &routes))?;
-        load.run(client).all_exact()?;
-        let after = web.logged()?.split_off(before);
-        ensure!(
-            after.len() == load.connections,
-            "{} are logged",
-            after.len()
-        );
-        let clients: BTreeSet<SocketAddr> = load
-            .hold(client)?
-            .iter()
-            .map(|connection| connection.client)
-            .collect();
-        let logged = web.logged()?.split_off(before + after.len());
-        ensure!(
-            clients == logged.iter().copied().collect(),
-            "connected: {clients:?}, logged: {logged:?}"
-        );
-        proxy.stop()?;
-        no_origins(&agent)?;
-        ensure!(agent.stop()?.success(), "the agent's exit status");
-        Ok(())
+        let lost = || load.run(client).all_lost();
+        let kept = || {
+            let before = web.logged()?;
+            ensure!(
+                before.len() == load.connections
+                    && before.iter().all(|logged| logged.ip().is_loopback()),
+                "logged without truepeer: {before:?}"
+            );
+            load.run(client).all_exact()?;
+            let logged = web.logged()?.len();
+            ensure!(
+                logged == before.len() + load.connections,
+                "{logged} are logged"
+            );
+            let held = load.hold(client)?;
+            let clients: BTreeSet<SocketAddr> = held.iter().map(|held| held.client).collect();
+            let logged = web.logged()?.split_off(logged);
+            ensure!(
+                clients == logged.iter().copied().collect(),
+                "connected: {clients:?}, logged: {logged:?}"
+            );
+            Ok(())
+        };
+        before_and_after(directory, &sidecar, lost, kept)
     });
+}
+
+#[test]
+fn sshd() {
+    scenario(|directory| {
+        let sidecar = Sidecar::new()?;
+        let sshd = Sshd::start(directory, &sidecar.pod, SERVER)?;
+        let clients: Vec<(IpAddr, SocketAddr)> = proxies()
+            .flat_map(|(family, port)| {
+                let target = (Sidecar::address(family), port).into();
+                (0..3).map(move |n| (family.client(n), target))
+            })
+            .collect();
+        let logged = || -> Result<Vec<IpAddr>> {
+            let before = sshd.logged()?.len();
+            for (client, target) in &clients {
+                sshd::connect(&sidecar.client, *client, *target)?;
+            }
+            Ok(sshd.logged()?.split_off(before))
+        };
+        let lost = || {
+            let logged = logged()?;
+            ensure!(
+                logged.len() == clients.len() && logged.iter().all(IpAddr::is_loopback),
+                "logged: {logged:?}"
+            );
+            Ok(())
+        };
+        let kept = || {
+            let logged = logged()?;
+            ensure!(
+                logged.iter().eq(clients.iter().map(|(client, _)| client)),
+                "connected: {clients:?}, logged: {logged:?}"
+            );
+            Ok(())
+        };
+        before_and_after(directory, &sidecar, lost, kept)
+    });
+}
+
+#[test]
+fn postgresql() {
+    scenario(|directory| {
+        let sidecar = Sidecar::new()?;
+        let (friend, stranger) = (0, 1);
+        let admitted = Family::ALL.map(|family| family.client(friend));
+        let _postgresql = Postgresql::start(directory, &sidecar.pod, SERVER, &admitted)?;
+        let ask = |family: Family, port, n| {
+            sidecar.connect_from(family.client(n))?;
+            postgresql::query(
+                &sidecar.client,
+                Sidecar::address(family),
+                port,
+                "select inet_client_addr()",
+            )
+        };
+        let is_refused = |answer: Result<String>, client: IpAddr| {
+            let refusal = format!("no pg_hba.conf entry for host \"{client}\"");
+            ensure!(
+                answer
+                    .as_ref()
+                    .is_err_and(|error| error.to_string().contains(&refusal)),
+                "expected: {refusal}, got {answer:?}"
+            );
+            Ok(())
+        };
+        let lost = || {
+            for (family, port) in proxies() {
+                is_refused(ask(family, port, friend), family.localhost())?;
+                is_refused(ask(family, port, stranger), family.localhost())?;
+            }
+            Ok(())
+        };
+        let kept = || {
+            for (family, port) in proxies() {
+                let answer = ask(family, port, friend)?;
+                ensure!(answer == family.client(friend).to_string(), "{answer}");
+                is_refused(ask(family, port, stranger), family.client(stranger))?;
+            }
+            Ok(())
+        };
+        before_and_after(directory, &sidecar, lost, kept)
+    });
+}
+
+/// The proxy's port for each family.
+fn proxies() -> impl Iterator<Item = (Family, u16)> {
+    Family::ALL.into_iter().zip(PROXY..)
+}
+
+/// `lost` with an ordinary HAProxy in front of the server, `kept` with one that is trusted to bind to
+/// the client's address and port.
+fn before_and_after(
+    directory: &Path,
+    sidecar: &Sidecar,
+    lost: impl FnOnce() -> Result<()>,
+    kept: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    let routes: Vec<Route> = proxies()
+        .map(|(family, port)| {
+            let server = (family.localhost(), SERVER).into();
+            (any_of_family(family, port), server)
+        })
+        .collect();
+    let proxy = haproxy::plain(directory, &sidecar.pod, &routes)?;
+    lost().context("without truepeer")?;
+    proxy.stop()?;
+
+    let cgroup = Cgroup::new("proxy")?;
+    let mut config = Config::new(directory, [])?;
+    config.trust.cgroups.push(cgroup.path());
+    let agent = Agent::start(directory, config)?;
+    let proxy =
+        cgroup.run(|| haproxy::transparent(directory, &sidecar.pod, Usesrc::Client, &routes))?;
+    kept().context("with truepeer")?;
+    proxy.stop()?;
+    no_origins(&agent)?;
+    ensure!(agent.stop()?.success(), "the agent's exit status");
+    Ok(())
 }

@@ -1,4 +1,4 @@
-//! Installs the real proxies and tools that the end-to-end tests and the benchmark need.
+//! Installs the real proxies, servers and tools that the end-to-end tests and the benchmark need.
 
 use std::{
     env, fs,
@@ -19,7 +19,7 @@ use crate::{
 const ENVOY: &str = "1.40";
 
 /// What the end-to-end tests need, and the Debian package that has it.
-const TOOLS: [(&str, &str); 5] = [
+const TOOLS: [(&str, &str); 11] = [
     ("haproxy", "haproxy"),
     ("nginx", "nginx"),
     (
@@ -28,6 +28,12 @@ const TOOLS: [(&str, &str); 5] = [
     ),
     ("ip", "iproute2"),
     ("curl", "curl"),
+    ("apache2", "apache2-bin"),
+    ("caddy", "caddy"),
+    ("node", "nodejs"),
+    ("/usr/lib/postgresql/*/bin/postgres", "postgresql"),
+    ("python3", "python3"),
+    ("sshd", "openssh-server"),
 ];
 
 /// What the benchmark compares with, besides.
@@ -36,6 +42,8 @@ const RIVALS: [(&str, &str); 1] = [("iptables", "iptables")];
 /// Installs Debian packages without starting their daemons, now or at the next boot.
 const INSTALL: &str = r#"
 set -e
+enabled() { systemctl list-unit-files --state=enabled --plain --no-legend | cut -d ' ' -f 1; }
+before=$(enabled 2> /dev/null)
 policy=/usr/sbin/policy-rc.d
 if [ ! -e $policy ]; then
     trap 'rm -f $policy' EXIT
@@ -46,7 +54,9 @@ export DEBIAN_FRONTEND=noninteractive
 apt-get update -qq || true
 apt-get install -qq --yes --no-install-recommends "$@" > /dev/null
 if [ -d /run/systemd/system ]; then
-    for package; do systemctl --quiet disable "$package" 2> /dev/null || true; done
+    for unit in $(enabled | grep -vxF "$before"); do
+        systemctl --quiet disable "$unit"
+    done
 fi
 "#;
 
@@ -87,8 +97,12 @@ pub(crate) fn install(with_rivals: bool) -> Result<PathBuf> {
     }
 }
 
-/// Looks up a program, or a file by its absolute path.
+/// Looks up a program, or a file by its absolute path, in which `*` is any directory.
 fn find(file: &str) -> Option<PathBuf> {
+    if let Some((parent, rest)) = file.split_once("/*/") {
+        let mut directories = fs::read_dir(parent).ok()?.flatten();
+        return directories.find_map(|entry| find(entry.path().join(rest).to_str()?));
+    }
     if file.starts_with('/') {
         Some(file.into()).filter(|path: &PathBuf| path.exists())
     } else {
