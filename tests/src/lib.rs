@@ -23,6 +23,7 @@ pub mod report;
 pub mod sshd;
 pub mod topology;
 pub mod unprivileged;
+pub mod uring;
 pub mod web;
 
 use std::time::{Duration, Instant};
