@@ -1,4 +1,4 @@
-//! HAProxy (2.6) in TCP mode.
+//! HAProxy (2.6) as a proxy for TCP and for HTTP.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -17,9 +17,12 @@ pub enum Usesrc {
     Client,
 }
 
+const TCP: &str = "mode tcp";
+const HTTP: &str = "mode http\n  http-reuse always";
+
 /// An ordinary TCP proxy: the application sees HAProxy's address.
 pub fn plain(directory: &Path, netns: &Netns, routes: &[Route]) -> Result<Process> {
-    start(directory, netns, None, routes)
+    start(directory, netns, TCP, None, routes)
 }
 
 /// A transparent proxy: it takes connections for any address, and connects in the client's name.
@@ -29,21 +32,33 @@ pub fn transparent(
     usesrc: Usesrc,
     routes: &[Route],
 ) -> Result<Process> {
-    start(directory, netns, Some(usesrc), routes)
+    start(directory, netns, TCP, Some(usesrc), routes)
 }
 
-fn start(
+/// An HTTP proxy whose requests use each other's connections to the application as far as HAProxy lets
+/// them; with `usesrc`, it connects in the client's name.
+pub fn http(
     directory: &Path,
     netns: &Netns,
     usesrc: Option<Usesrc>,
     routes: &[Route],
 ) -> Result<Process> {
-    let mut config = String::from(
+    start(directory, netns, HTTP, usesrc, routes)
+}
+
+fn start(
+    directory: &Path,
+    netns: &Netns,
+    mode: &str,
+    usesrc: Option<Usesrc>,
+    routes: &[Route],
+) -> Result<Process> {
+    let mut config = format!(
         "global
   maxconn 8000
   nbthread 2
 defaults
-  mode tcp
+  {mode}
   timeout connect 5s
   timeout client 60s
   timeout server 60s

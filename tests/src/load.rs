@@ -1,6 +1,6 @@
 //! Many connections from many client addresses, each checked against what the application saw.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Barrier, Mutex};
 use std::time::Duration;
@@ -118,16 +118,7 @@ impl Connection {
     }
 
     fn connect(source: SocketAddr, target: SocketAddr, application: Application) -> Result<Self> {
-        let socket = Socket::new(
-            Domain::for_address(target),
-            Type::STREAM,
-            Some(Protocol::TCP),
-        )?;
-        socket.set_reuse_address(true)?;
-        socket.bind(&source.into())?;
-        socket.connect_timeout(&target.into(), TIMEOUT)?;
-        let mut stream = BufReader::new(TcpStream::from(socket));
-        stream.get_ref().set_read_timeout(Some(TIMEOUT))?;
+        let mut stream = BufReader::new(connect(source, target)?);
         let client = stream.get_ref().local_addr()?;
         let seen = match application {
             Application::Report => {
@@ -157,6 +148,17 @@ impl Connection {
         ensure!(echo == PING, "sent {PING:?}, got {echo:?}");
         Ok(())
     }
+}
+
+/// Connects from the calling thread's namespace, from this address and port.
+pub fn connect(source: SocketAddr, target: SocketAddr) -> io::Result<TcpStream> {
+    let domain = Domain::for_address(target);
+    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&source.into())?;
+    socket.connect_timeout(&target.into(), TIMEOUT)?;
+    socket.set_read_timeout(Some(TIMEOUT))?;
+    Ok(socket.into())
 }
 
 fn ask_web(stream: &mut BufReader<TcpStream>, target: SocketAddr) -> Result<Seen> {

@@ -195,7 +195,7 @@ fn logged_client(line: &str) -> Result<SocketAddr> {
 }
 
 /// Reads an address and a port; an IPv4 client of a dual-stack socket may come in mapped form.
-pub(crate) fn parse_client(text: &str) -> Result<SocketAddr> {
+pub fn parse_client(text: &str) -> Result<SocketAddr> {
     let (ip, port) = text
         .split_once(' ')
         .with_context(|| format!("`{text}` is not an address and a port"))?;
