@@ -1,7 +1,7 @@
 //! PostgreSQL, whose access rules are by client address.
 
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -61,7 +61,7 @@ impl Postgresql {
 }
 
 /// What `psql` answers to a query from `netns`; the error is the server's when it refuses.
-pub fn query(netns: &Netns, server: IpAddr, port: u16, query: &str) -> Result<String> {
+pub fn query(netns: &Netns, server: SocketAddr, query: &str) -> Result<String> {
     let psql = program("psql")?.display().to_string();
     let mut command = netns.command(&psql)?;
     command
@@ -71,7 +71,8 @@ pub fn query(netns: &Netns, server: IpAddr, port: u16, query: &str) -> Result<St
             "--tuples-only",
             "--no-align",
         ])
-        .args(["--host", &server.to_string(), "--port", &port.to_string()])
+        .args(["--host", &server.ip().to_string()])
+        .args(["--port", &server.port().to_string()])
         .args(["--username", OWNER, "--dbname", "postgres"])
         .args(["--command", query]);
     Ok(run(&mut command)?.trim().to_owned())

@@ -1,6 +1,6 @@
 //! Hosts and cables: a sidecar's pod, and a gateway between client and server.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::Result;
 
@@ -111,6 +111,14 @@ impl Sidecar {
             .pick("10.77.0.2", "fd77::2")
             .parse()
             .expect("an address")
+    }
+
+    /// Where clients reach the proxy of [`crate::proxy::local_routes`].
+    pub fn targets(port: u16) -> Vec<SocketAddr> {
+        let ports = Family::ALL.into_iter().zip(port..);
+        ports
+            .map(|(family, port)| (Self::address(family), port).into())
+            .collect()
     }
 }
 

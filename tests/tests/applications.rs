@@ -18,7 +18,7 @@ use tests::host::scenario;
 use tests::load::Load;
 use tests::netns::Netns;
 use tests::process::{Process, Route, find};
-use tests::proxy::{Proxy, any, any_of_family, connect_from};
+use tests::proxy::{Proxy, any, connect_from, local_routes};
 use tests::report::{Report, Seen};
 use tests::topology::{Family, Sidecar};
 use tests::unprivileged::{UID, proxy};
@@ -55,8 +55,9 @@ fn io_uring(accept: Accept) {
     scenario(|directory| {
         let sidecar = Sidecar::new()?;
         let _application = Uring::start(&sidecar.pod, any(APPLICATION), accept)?;
-        lost(&sidecar, &routes())?;
-        let agent = kept(directory, &sidecar, &routes())?;
+        let routes = local_routes(PROXY, APPLICATION);
+        lost(&sidecar, &routes, Sidecar::targets(PROXY))?;
+        let agent = kept(directory, &sidecar, &routes, Sidecar::targets(PROXY))?;
         // Whichever thread of the kernel accepted it, it is this process's connection.
         eventually("all are in the access log", Duration::from_secs(10), || {
             let lines = agent.access_log()?;
@@ -81,8 +82,9 @@ fn script(what: &str) {
     scenario(|directory| {
         let sidecar = Sidecar::new()?;
         let _application = application(directory, &sidecar.pod, what, &[])?;
-        lost(&sidecar, &routes())?;
-        kept(directory, &sidecar, &routes()).map(drop)
+        let routes = local_routes(PROXY, APPLICATION);
+        lost(&sidecar, &routes, Sidecar::targets(PROXY))?;
+        kept(directory, &sidecar, &routes, Sidecar::targets(PROXY)).map(drop)
     });
 }
 
@@ -93,13 +95,12 @@ fn connect_out() {
         let sidecar = Sidecar::new()?;
         let _elsewhere = Report::start(&sidecar.client, any(REPORT))?;
         let _here = Report::start(&sidecar.pod, any(REPORT))?;
-        let mut all = routes();
-        all.extend(routes_to(REPORT, REPORT_PROXY));
-        let elsewhere = Family::ALL.map(|family| (family.client(0), REPORT).into());
-        let here = targets(&routes_to(REPORT, REPORT_PROXY));
-        let outgoing = [elsewhere.to_vec(), here].concat();
+        let mut routes = local_routes(PROXY, APPLICATION);
+        routes.extend(local_routes(REPORT_PROXY, REPORT));
+        let mut outgoing = Sidecar::targets(REPORT_PROXY);
+        outgoing.extend(Family::ALL.map(|family| SocketAddr::new(family.client(0), REPORT)));
         let _application = application(directory, &sidecar.pod, "connects", &outgoing)?;
-        kept(directory, &sidecar, &all).map(drop)
+        kept(directory, &sidecar, &routes, Sidecar::targets(PROXY)).map(drop)
     });
 }
 
@@ -115,8 +116,9 @@ fn listen_on_the_proxys_port() {
             .iter()
             .map(|(_, application)| Report::start(&sidecar.pod, *application))
             .collect::<Result<_>>()?;
-        lost(&sidecar, &routes)?;
-        kept(directory, &sidecar, &routes).map(drop)
+        let targets = routes.map(|(listen, _)| listen);
+        lost(&sidecar, &routes, targets.into())?;
+        kept(directory, &sidecar, &routes, targets.into()).map(drop)
     });
 }
 
@@ -193,46 +195,27 @@ fn application(
     Ok(process)
 }
 
-fn routes() -> Vec<Route> {
-    routes_to(APPLICATION, PROXY)
-}
-
-fn routes_to(application: u16, proxy: u16) -> Vec<Route> {
-    Family::ALL
-        .into_iter()
-        .zip(proxy..)
-        .map(|(family, port)| {
-            let application = (family.localhost(), application).into();
-            (any_of_family(family, port), application)
-        })
-        .collect()
-}
-
-/// Where clients reach proxies that listen on these routes.
-fn targets(routes: &[Route]) -> Vec<SocketAddr> {
-    let families = Family::ALL.into_iter().zip(routes);
-    families
-        .map(|(family, (listen, _))| (Sidecar::address(family), listen.port()).into())
-        .collect()
-}
-
 /// Behind ordinary proxies the application sees the proxy.
-fn lost(sidecar: &Sidecar, routes: &[Route]) -> Result<()> {
+fn lost(sidecar: &Sidecar, routes: &[Route], targets: Vec<SocketAddr>) -> Result<()> {
     let _proxies: Vec<_> = routes
         .iter()
         .map(|(listen, application)| Proxy::plain(&sidecar.pod, *listen, *application))
         .collect::<Result<_>>()?;
-    Load::new(targets(routes)).run(&sidecar.client).all_lost()
+    Load::new(targets).run(&sidecar.client).all_lost()
 }
 
 /// Behind trusted proxies the application sees the client.
-fn kept(directory: &Path, sidecar: &Sidecar, routes: &[Route]) -> Result<Agent> {
+fn kept(
+    directory: &Path,
+    sidecar: &Sidecar,
+    routes: &[Route],
+    targets: Vec<SocketAddr>,
+) -> Result<Agent> {
     let mut config = Config::new(directory, [])?;
     config.trust.uids.push(UID);
     let agent = Agent::start(directory, config)?;
     let proxy = proxy(directory, &sidecar.pod, PLAYGROUND.as_ref(), routes)?;
-    let load = Load::new(targets(routes));
-    load.run(&sidecar.client).all_exact()?;
+    Load::new(targets).run(&sidecar.client).all_exact()?;
     proxy.stop()?;
     no_origins(&agent)?;
     Ok(agent)

@@ -15,7 +15,7 @@ use tests::load::{Load, Outcome};
 use tests::netns::Netns;
 use tests::nginx;
 use tests::process::{Process, Route};
-use tests::proxy::{any, any_of_family};
+use tests::proxy::{any, local_routes};
 use tests::report::Report;
 use tests::topology::{Family, Sidecar};
 use tests::unprivileged::UID;
@@ -92,16 +92,7 @@ fn trusted(
     let sidecar = Sidecar::new()?;
     let pod = &sidecar.pod;
     let _report = Report::start(pod, any(REPORT))?;
-    let routes: Vec<Route> = Family::ALL
-        .into_iter()
-        .zip(PROXY..)
-        .map(|(family, port)| {
-            (
-                any_of_family(family, port),
-                (family.localhost(), REPORT).into(),
-            )
-        })
-        .collect();
+    let routes = local_routes(PROXY, REPORT);
     let target = |family, port| Load::new([(Sidecar::address(family), port).into()]);
 
     let proxy = plain(directory, pod, &routes)?;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
@@ -16,7 +16,7 @@ use tests::load;
 use tests::netns::Netns;
 use tests::nginx;
 use tests::process::{Process, Route};
-use tests::proxy::{any, any_of_family, any_v4};
+use tests::proxy::{any, any_v4, local_routes};
 use tests::topology::{Family, Sidecar};
 use tests::unprivileged::UID;
 use tests::web::{Web, parse_client};
@@ -85,14 +85,7 @@ fn lost_and_kept(
     let pod = &sidecar.pod;
     let listen = [any_v4(APPLICATION), any(APPLICATION)];
     let _application = Web::nginx(directory, pod, &listen)?;
-    let routes: Vec<Route> = Family::ALL
-        .into_iter()
-        .zip(PROXY..)
-        .map(|(family, port)| {
-            let application = (family.localhost(), APPLICATION).into();
-            (any_of_family(family, port), application)
-        })
-        .collect();
+    let routes = local_routes(PROXY, APPLICATION);
     let ordinary = proxy(pod, false, &routes)?;
     let lost = ask(&sidecar)?;
     ensure!(
@@ -133,11 +126,11 @@ fn ask(sidecar: &Sidecar) -> Result<Seen> {
         let open = || -> Result<Vec<Client>> {
             (0..CLIENTS)
                 .flat_map(|n| {
-                    Family::ALL
-                        .into_iter()
-                        .zip(PROXY..)
-                        .map(move |(family, port)| Client::open(family, n, port))
+                    let targets = Sidecar::targets(PROXY);
+                    let clients = Family::ALL.map(|family| family.client(n));
+                    clients.into_iter().zip(targets)
                 })
+                .map(|(client, target)| Client::open(client, target))
                 .collect()
         };
         let mut lasting = open()?;
@@ -162,9 +155,8 @@ struct Client {
 }
 
 impl Client {
-    fn open(family: Family, n: usize, port: u16) -> Result<Self> {
-        let source = (family.client(n), 0).into();
-        let stream = load::connect(source, (Sidecar::address(family), port).into())?;
+    fn open(source: IpAddr, target: SocketAddr) -> Result<Self> {
+        let stream = load::connect((source, 0).into(), target)?;
         Ok(Self {
             address: stream.local_addr()?,
             stream: BufReader::new(stream),

@@ -14,8 +14,7 @@ use tests::host::scenario;
 use tests::load::{Application, Load};
 use tests::netns::Netns;
 use tests::postgresql::{self, Postgresql};
-use tests::process::Route;
-use tests::proxy::{any, any_of_family, any_v4};
+use tests::proxy::{any, any_v4, local_routes};
 use tests::sshd::{self, Sshd};
 use tests::topology::{Family, Sidecar};
 use tests::web::Web;
@@ -54,10 +53,9 @@ fn web(start: fn(&Path, &Netns) -> Result<Web>) {
         let sidecar = Sidecar::new()?;
         let client = &sidecar.client;
         let web = start(directory, &sidecar.pod)?;
-        let targets = proxies().map(|(family, port)| (Sidecar::address(family), port).into());
         let load = Load {
             application: Application::Web,
-            ..Load::new(targets)
+            ..Load::new(Sidecar::targets(PROXY))
         };
         let lost = || load.run(client).all_lost();
         let kept = || {
@@ -91,11 +89,9 @@ fn sshd() {
     scenario(|directory| {
         let sidecar = Sidecar::new()?;
         let sshd = Sshd::start(directory, &sidecar.pod, SERVER)?;
-        let clients: Vec<(IpAddr, SocketAddr)> = proxies()
-            .flat_map(|(family, port)| {
-                let target = (Sidecar::address(family), port).into();
-                (0..3).map(move |n| (family.client(n), target))
-            })
+        let clients: Vec<(IpAddr, SocketAddr)> = (0..3)
+            .flat_map(|n| Family::ALL.map(|family| family.client(n)))
+            .zip(Sidecar::targets(PROXY).into_iter().cycle())
             .collect();
         let logged = || -> Result<Vec<IpAddr>> {
             let before = sshd.logged()?.len();
@@ -131,14 +127,9 @@ fn postgresql() {
         let (friend, stranger) = (0, 1);
         let admitted = Family::ALL.map(|family| family.client(friend));
         let _postgresql = Postgresql::start(directory, &sidecar.pod, SERVER, &admitted)?;
-        let ask = |family: Family, port, n| {
-            sidecar.connect_from(family.client(n))?;
-            postgresql::query(
-                &sidecar.client,
-                Sidecar::address(family),
-                port,
-                "select inet_client_addr()",
-            )
+        let ask = |client, proxy| {
+            sidecar.connect_from(client)?;
+            postgresql::query(&sidecar.client, proxy, "select inet_client_addr()")
         };
         let is_refused = |answer: Result<String>, client: IpAddr| {
             let refusal = format!("no pg_hba.conf entry for host \"{client}\"");
@@ -150,28 +141,25 @@ fn postgresql() {
             );
             Ok(())
         };
+        let families = || Family::ALL.into_iter().zip(Sidecar::targets(PROXY));
         let lost = || {
-            for (family, port) in proxies() {
-                is_refused(ask(family, port, friend), family.localhost())?;
-                is_refused(ask(family, port, stranger), family.localhost())?;
+            for (family, proxy) in families() {
+                for n in [friend, stranger] {
+                    is_refused(ask(family.client(n), proxy), family.localhost())?;
+                }
             }
             Ok(())
         };
         let kept = || {
-            for (family, port) in proxies() {
-                let answer = ask(family, port, friend)?;
+            for (family, proxy) in families() {
+                let answer = ask(family.client(friend), proxy)?;
                 ensure!(answer == family.client(friend).to_string(), "{answer}");
-                is_refused(ask(family, port, stranger), family.client(stranger))?;
+                is_refused(ask(family.client(stranger), proxy), family.client(stranger))?;
             }
             Ok(())
         };
         before_and_after(directory, &sidecar, lost, kept)
     });
-}
-
-/// The proxy's port for each family.
-fn proxies() -> impl Iterator<Item = (Family, u16)> {
-    Family::ALL.into_iter().zip(PROXY..)
 }
 
 /// `lost` with an ordinary HAProxy in front of the server, `kept` with one that is trusted to bind to
@@ -182,12 +170,7 @@ fn before_and_after(
     lost: impl FnOnce() -> Result<()>,
     kept: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
-    let routes: Vec<Route> = proxies()
-        .map(|(family, port)| {
-            let server = (family.localhost(), SERVER).into();
-            (any_of_family(family, port), server)
-        })
-        .collect();
+    let routes = local_routes(PROXY, SERVER);
     let proxy = haproxy::plain(directory, &sidecar.pod, &routes)?;
     lost().context("without truepeer")?;
     proxy.stop()?;
