@@ -127,10 +127,7 @@ fn start(
         "static_resources": { "listeners": listeners, "clusters": clusters },
     });
     let program = find("ENVOY_BIN", "envoy")?;
-    let mut command = match uid {
-        None => netns.command(&program)?,
-        Some(uid) => unprivileged::command(netns, uid, program.as_ref())?,
-    };
+    let mut command = unprivileged::command_of(netns, uid, &program)?;
     // JSON is YAML.
     command
         .args(["--config-yaml", &bootstrap.to_string()])

@@ -14,41 +14,23 @@ const PROXY_BIND: &str = "proxy_bind $remote_addr transparent;";
 
 /// An ordinary TCP proxy: the application sees nginx's address.
 pub fn plain(directory: &Path, netns: &Netns, routes: &[Route]) -> Result<Process> {
-    stream(directory, netns, None, "", routes)
+    proxy(directory, netns, None, "stream", "", routes)
 }
 
 /// A proxy that connects in the client's name. Its listeners are ordinary ones: nginx cannot take
 /// connections for addresses that are not its host's.
 pub fn transparent(directory: &Path, netns: &Netns, routes: &[Route]) -> Result<Process> {
-    stream(directory, netns, None, PROXY_BIND, routes)
+    proxy(directory, netns, None, "stream", PROXY_BIND, routes)
 }
 
 /// A proxy that binds to the client's address, run by this user without capabilities.
 pub fn binding(directory: &Path, netns: &Netns, uid: u32, routes: &[Route]) -> Result<Process> {
-    stream(directory, netns, Some(uid), PROXY_BIND, routes)
+    proxy(directory, netns, Some(uid), "stream", PROXY_BIND, routes)
 }
 
-fn stream(
-    directory: &Path,
-    netns: &Netns,
-    uid: Option<u32>,
-    bind: &str,
-    routes: &[Route],
-) -> Result<Process> {
-    let mut servers = String::new();
-    for (listen, upstream) in routes {
-        writeln!(
-            servers,
-            "  server {{ listen {listen}; proxy_pass {upstream}; {bind} }}"
-        )?;
-    }
-    let listen = routes.iter().map(|(listen, _)| *listen);
-    start(directory, netns, uid, "stream", &servers, listen)
-}
-
-/// An ordinary HTTP proxy, run by this user without capabilities.
-pub fn http(directory: &Path, netns: &Netns, uid: u32, routes: &[Route]) -> Result<Process> {
-    http_with(directory, netns, uid, "", routes)
+/// An ordinary HTTP proxy.
+pub fn http(directory: &Path, netns: &Netns, routes: &[Route]) -> Result<Process> {
+    proxy(directory, netns, None, "http", "", routes)
 }
 
 /// An HTTP proxy that binds to the client's address, run by this user without capabilities.
@@ -58,25 +40,28 @@ pub fn http_binding(
     uid: u32,
     routes: &[Route],
 ) -> Result<Process> {
-    http_with(directory, netns, uid, PROXY_BIND, routes)
+    proxy(directory, netns, Some(uid), "http", PROXY_BIND, routes)
 }
 
-fn http_with(
+fn proxy(
     directory: &Path,
     netns: &Netns,
-    uid: u32,
+    uid: Option<u32>,
+    section: &str,
     bind: &str,
     routes: &[Route],
 ) -> Result<Process> {
-    let mut servers = String::from("  access_log off;\n");
+    let mut servers = String::new();
     for (listen, upstream) in routes {
-        writeln!(
-            servers,
-            "  server {{ listen {listen}; location / {{ proxy_pass http://{upstream}; {bind} }} }}"
-        )?;
+        let pass = if section == "http" {
+            format!("access_log off; location / {{ proxy_pass http://{upstream}; }}")
+        } else {
+            format!("proxy_pass {upstream};")
+        };
+        writeln!(servers, "  server {{ listen {listen}; {bind} {pass} }}")?;
     }
     let listen = routes.iter().map(|(listen, _)| *listen);
-    start(directory, netns, Some(uid), "http", &servers, listen)
+    start(directory, netns, uid, section, &servers, listen)
 }
 
 /// Starts it with the section `http` or `stream` of its configuration: as root, the one user who may
@@ -115,10 +100,7 @@ events {{ worker_connections 4096; }}
     );
     std::fs::write(&file, config)?;
     let program = find("NGINX_BIN", "nginx")?;
-    let mut command = match uid {
-        None => netns.command(&program)?,
-        Some(uid) => unprivileged::command(netns, uid, program.as_ref())?,
-    };
+    let mut command = unprivileged::command_of(netns, uid, &program)?;
     command.args(["-e", "stderr", "-c"]).arg(&file);
     let mut process = Process::start(&name, command, directory)?;
     process.wait_until_it_listens(netns, listen)?;

@@ -115,6 +115,14 @@ pub fn directory(parent: &Path, name: &str, uid: u32) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// A command that runs inside `netns` as this user, or as root.
+pub(crate) fn command_of(netns: &Netns, uid: Option<u32>, program: &str) -> Result<Command> {
+    match uid {
+        None => netns.command(program),
+        Some(uid) => command(netns, uid, program.as_ref()),
+    }
+}
+
 /// A command that runs inside `netns` as this user, without capabilities.
 pub fn command(netns: &Netns, uid: u32, program: &Path) -> Result<Command> {
     ensure!(uid != 0, "root has capabilities");

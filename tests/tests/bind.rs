@@ -72,6 +72,22 @@ fn haproxy_usesrc_client() {
     haproxy(Usesrc::Client, Outcome::all_exact);
 }
 
+#[test]
+fn haproxy_usesrc_client_without_capabilities() {
+    scenario(|directory| {
+        let start = |pod: &Netns, routes: &[Route]| {
+            haproxy::binding(directory, pod, UID, Usesrc::Client, routes)
+        };
+        trusted(
+            directory,
+            By::Uid,
+            haproxy::plain,
+            start,
+            Outcome::all_exact,
+        )
+    });
+}
+
 fn haproxy(usesrc: Usesrc, expected: fn(&Outcome) -> Result<()>) {
     scenario(|directory| {
         let start =

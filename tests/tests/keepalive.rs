@@ -58,12 +58,11 @@ fn haproxy_usesrc_client() {
 fn nginx_proxy_bind() {
     scenario(|directory| {
         let start = |pod: &Netns, is_binding: bool, routes: &[Route]| {
-            let start = if is_binding {
-                nginx::http_binding
+            if is_binding {
+                nginx::http_binding(directory, pod, UID, routes)
             } else {
-                nginx::http
-            };
-            start(directory, pod, UID, routes)
+                nginx::http(directory, pod, routes)
+            }
         };
         lost_and_kept(directory, start).map(drop)
     });
