@@ -88,16 +88,17 @@ impl Sidecar {
 
     /// From now on a client that does not choose its address connects from this one.
     pub fn connect_from(&self, address: IpAddr) -> Result<()> {
-        let pod = Self::address(if address.is_ipv4() {
+        let family = if address.is_ipv4() {
             Family::V4
         } else {
+            // IPv6 prefers addresses of interfaces only. `nodad`: it can be used at once.
+            let replace = format!("addr replace {address} dev lo nodad");
+            self.client.ip(&replace)?;
             Family::V6
-        });
-        // IPv6 prefers addresses of interfaces only.
-        self.client.ip(&format!(
-            "addr replace {address} dev lo
-             route replace {pod} dev eth0 src {address}"
-        ))
+        };
+        let pod = Self::address(family);
+        self.client
+            .ip(&format!("route replace {pod} dev eth0 src {address}"))
     }
 
     /// Pulls the pod's cable out: its interface vanishes.

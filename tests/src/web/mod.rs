@@ -3,10 +3,12 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+use crate::eventually;
 use crate::listener::canonical;
 use crate::netns::Netns;
 use crate::nginx;
@@ -173,12 +175,22 @@ http://:{port} {{
         })
     }
 
-    /// The clients in its access log.
-    pub fn logged(&self) -> Result<Vec<SocketAddr>> {
-        std::fs::read_to_string(&self.access_log)?
-            .lines()
-            .map(logged_client)
-            .collect()
+    /// The clients in its access log, which has `count` of them in the end: a server logs when it has
+    /// answered.
+    pub fn logged(&self, count: usize) -> Result<Vec<SocketAddr>> {
+        let what = format!("{count} clients are in {}", self.access_log.display());
+        let log = eventually(&what, Duration::from_secs(10), || {
+            let log = std::fs::read_to_string(&self.access_log)?;
+            let is_complete = log.ends_with('\n') && log.lines().count() >= count;
+            Ok(is_complete.then_some(log))
+        })?;
+        let clients: Vec<_> = log.lines().map(logged_client).collect::<Result<_>>()?;
+        ensure!(
+            clients.len() == count,
+            "{} instead of {what}",
+            clients.len()
+        );
+        Ok(clients)
     }
 }
 
@@ -190,7 +202,7 @@ fn logged_client(line: &str) -> Result<SocketAddr> {
     let request = &line["request"];
     match (&request["remote_ip"], &request["remote_port"]) {
         (Value::String(ip), Value::String(port)) => parse_client(&format!("{ip} {port}")),
-        _ => anyhow::bail!("no client in {line}"),
+        _ => bail!("no client in {line}"),
     }
 }
 
