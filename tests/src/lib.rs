@@ -1,9 +1,9 @@
 //! Topologies, real proxies and servers as values that clean up after themselves.
 //!
 //! A scenario in `tests/*.rs` runs inside [`host::scenario`], which fails when anything is left on
-//! the host afterwards. It lays out namespaces ([`topology`]), starts servers ([`report`],
-//! [`web`]), proxies ([`envoy`], [`haproxy`], [`nginx`], [`proxy`], [`unprivileged`]) and the agent ([`agent`]), and
-//! sends connections from many client addresses ([`load`], or segment by segment ([`raw`]).
+//! the host afterwards. It lays out namespaces ([`topology`]), starts servers ([`report`], [`uring`], [`web`], [`sshd`],
+//! [`postgresql`]), proxies ([`envoy`], [`haproxy`], [`nginx`], [`proxy`], [`unprivileged`]) and the agent ([`agent`]),
+//! and sends connections from many client addresses ([`load`], or segment by segment ([`raw`]).
 
 pub mod agent;
 pub mod cgroup;
