@@ -243,11 +243,8 @@ fn start(
         "static_resources": { "listeners": listeners, "clusters": clusters },
     });
     let program = find("ENVOY_BIN", "envoy")?;
-    let mut command = match uid {
-        None => netns.command(&program)?,
-        Some(uid) => unprivileged::command(netns, uid, program.as_ref())?,
-    };
-    // JSON is YAML; a file in `directory` could be read by root only.
+    let mut command = unprivileged::command_of(netns, uid, &program)?;
+    // JSON is YAML.
     command
         .args(["--config-yaml", &bootstrap.to_string()])
         .args(["--concurrency", "2", "--log-level", "warning"])

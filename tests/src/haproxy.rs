@@ -1,4 +1,4 @@
-//! HAProxy (2.6) in TCP mode.
+//! HAProxy (2.6) as a proxy for TCP and for HTTP.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -7,6 +7,7 @@ use anyhow::Result;
 
 use crate::netns::Netns;
 use crate::process::{Process, Route, find, unique};
+use crate::unprivileged;
 
 /// How much of the client's address HAProxy takes: the words of its `source … usesrc`.
 #[derive(Clone, Copy, Debug)]
@@ -17,9 +18,12 @@ pub enum Usesrc {
     Client,
 }
 
+const TCP: &str = "mode tcp";
+const HTTP: &str = "mode http\n  http-reuse always";
+
 /// An ordinary TCP proxy: the application sees HAProxy's address.
 pub fn plain(directory: &Path, netns: &Netns, routes: &[Route]) -> Result<Process> {
-    start(directory, netns, None, routes)
+    start(directory, netns, None, TCP, None, routes)
 }
 
 /// A transparent proxy: it takes connections for any address, and connects in the client's name.
@@ -29,21 +33,45 @@ pub fn transparent(
     usesrc: Usesrc,
     routes: &[Route],
 ) -> Result<Process> {
-    start(directory, netns, Some(usesrc), routes)
+    start(directory, netns, None, TCP, Some(usesrc), routes)
 }
 
-fn start(
+/// The same, run by this user without capabilities.
+pub fn binding(
+    directory: &Path,
+    netns: &Netns,
+    uid: u32,
+    usesrc: Usesrc,
+    routes: &[Route],
+) -> Result<Process> {
+    start(directory, netns, Some(uid), TCP, Some(usesrc), routes)
+}
+
+/// An HTTP proxy whose requests use each other's connections to the application as far as HAProxy lets
+/// them; with `usesrc`, it connects in the client's name.
+pub fn http(
     directory: &Path,
     netns: &Netns,
     usesrc: Option<Usesrc>,
     routes: &[Route],
 ) -> Result<Process> {
-    let mut config = String::from(
+    start(directory, netns, None, HTTP, usesrc, routes)
+}
+
+fn start(
+    directory: &Path,
+    netns: &Netns,
+    uid: Option<u32>,
+    mode: &str,
+    usesrc: Option<Usesrc>,
+    routes: &[Route],
+) -> Result<Process> {
+    let mut config = format!(
         "global
   maxconn 8000
   nbthread 2
 defaults
-  mode tcp
+  {mode}
   timeout connect 5s
   timeout client 60s
   timeout server 60s
@@ -75,7 +103,8 @@ defaults
     let name = unique("haproxy");
     let file = directory.join(format!("{name}.cfg"));
     std::fs::write(&file, config)?;
-    let mut command = netns.command(&find("HAPROXY_BIN", "haproxy")?)?;
+    let program = find("HAPROXY_BIN", "haproxy")?;
+    let mut command = unprivileged::command_of(netns, uid, &program)?;
     command.arg("-db").arg("-f").arg(&file);
     let mut process = Process::start(&name, command, directory)?;
     process.wait_until_it_listens(netns, routes.iter().map(|(listen, _)| *listen))?;

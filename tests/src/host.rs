@@ -1,7 +1,8 @@
 //! The frame of a scenario: one at a time on this host, and nothing left of it afterwards.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -52,6 +53,8 @@ fn framed(body: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let directory = Directory(
         tempfile::Builder::new()
             .prefix("truepeer-test-")
+            // Servers of other users have directories of their own in it.
+            .permissions(Permissions::from_mode(0o711))
             .tempdir()?,
     );
     body(directory.0.path())?;

@@ -1,10 +1,10 @@
 //! Topologies, real proxies and servers as values that clean up after themselves.
 //!
 //! A scenario in `tests/*.rs` runs inside [`host::scenario`], which fails when anything is left on
-//! the host afterwards. It lays out namespaces ([`topology`]), starts servers ([`report`],
-//! [`nginx`]), proxies ([`envoy`], [`haproxy`], [`nginx`], [`proxy`], [`unprivileged`]), what Istio
-//! installs ([`istio`]) and the agent ([`agent`]), and sends connections from many client addresses
-//! ([`load`]), or segment by segment ([`raw`]).
+//! the host afterwards. It lays out namespaces ([`topology`]), starts servers ([`report`], [`uring`], [`web`], [`sshd`],
+//! [`postgresql`]), proxies ([`envoy`], [`haproxy`], [`nginx`], [`proxy`], [`unprivileged`]), what Istio installs
+//! ([`istio`]) and the agent ([`agent`]), and sends connections from many client addresses ([`load`]), or segment by
+//! segment ([`raw`]).
 
 pub mod agent;
 pub mod cgroup;
@@ -17,12 +17,16 @@ pub mod listener;
 pub mod load;
 pub mod netns;
 pub mod nginx;
+pub mod postgresql;
 pub mod process;
 pub mod proxy;
 pub mod raw;
 pub mod report;
+pub mod sshd;
 pub mod topology;
 pub mod unprivileged;
+pub mod uring;
+pub mod web;
 
 use std::time::{Duration, Instant};
 

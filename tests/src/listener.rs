@@ -72,7 +72,8 @@ impl Drop for Listener {
     }
 }
 
-fn listen(address: SocketAddr, transparent: bool) -> io::Result<Socket> {
+/// A socket that listens on `address` in the calling thread's namespace.
+pub(crate) fn listen(address: SocketAddr, transparent: bool) -> io::Result<Socket> {
     let domain = Domain::for_address(address);
     let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;

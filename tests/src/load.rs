@@ -1,6 +1,6 @@
 //! Many connections from many client addresses, each checked against what the application saw.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Barrier, Mutex};
 use std::time::Duration;
@@ -9,9 +9,9 @@ use anyhow::{Context, Result, bail, ensure};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::netns::Netns;
-use crate::nginx;
 use crate::report::Seen;
 use crate::topology::Family;
+use crate::web;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// What the client sends and [`crate::report::Report`] echoes: so many bytes each way.
@@ -22,7 +22,7 @@ pub const PING: &[u8] = b"ping\n";
 pub enum Application {
     /// [`crate::report::Report`].
     Report,
-    /// [`crate::nginx::Web`].
+    /// [`crate::web::Web`].
     Web,
 }
 
@@ -117,16 +117,7 @@ impl Connection {
     }
 
     fn connect(source: SocketAddr, target: SocketAddr, application: Application) -> Result<Self> {
-        let socket = Socket::new(
-            Domain::for_address(target),
-            Type::STREAM,
-            Some(Protocol::TCP),
-        )?;
-        socket.set_reuse_address(true)?;
-        socket.bind(&source.into())?;
-        socket.connect_timeout(&target.into(), TIMEOUT)?;
-        let mut stream = BufReader::new(TcpStream::from(socket));
-        stream.get_ref().set_read_timeout(Some(TIMEOUT))?;
+        let mut stream = BufReader::new(connect(source, target)?);
         let client = stream.get_ref().local_addr()?;
         let seen = match application {
             Application::Report => {
@@ -158,6 +149,17 @@ impl Connection {
     }
 }
 
+/// Connects from the calling thread's namespace, from this address and port.
+pub fn connect(source: SocketAddr, target: SocketAddr) -> io::Result<TcpStream> {
+    let domain = Domain::for_address(target);
+    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&source.into())?;
+    socket.connect_timeout(&target.into(), TIMEOUT)?;
+    socket.set_read_timeout(Some(TIMEOUT))?;
+    Ok(socket.into())
+}
+
 fn ask_web(stream: &mut BufReader<TcpStream>, target: SocketAddr) -> Result<Seen> {
     stream.get_mut().write_all(b"GET / HTTP/1.0\r\n\r\n")?;
     let mut answer = String::new();
@@ -165,8 +167,8 @@ fn ask_web(stream: &mut BufReader<TcpStream>, target: SocketAddr) -> Result<Seen
     let Some((head, body)) = answer.split_once("\r\n\r\n") else {
         bail!("not an HTTP answer: {answer:?}");
     };
-    ensure!(head.starts_with("HTTP/1.1 200"), "{head}");
-    let client = nginx::parse_client(body)?;
+    ensure!(head.split(' ').nth(1) == Some("200"), "{head}");
+    let client = web::parse_client(body)?;
     Ok(Seen {
         accepted: client,
         peername: client,

@@ -1,7 +1,7 @@
 //! Network namespaces.
 
 use std::fs::File;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -102,16 +102,30 @@ impl Netns {
         Ok(command)
     }
 
-    /// Whether a socket listens on this port, of this address family.
+    /// Whether a socket listens on this address and port.
     pub fn listens(&self, address: SocketAddr) -> Result<bool> {
         let table = if address.is_ipv4() { "tcp" } else { "tcp6" };
         let path = format!("/proc/thread-self/net/{table}");
         let sockets = self.enter(|| std::fs::read_to_string(path))?;
-        // proc_pid_net(5): the second field is the local address in hex, the fourth the state; 0A listens.
-        let port = format!(":{:04X}", address.port());
+        // proc_pid_net(5): the second field is the local address in hex, by words as the machine reads
+        // them, the fourth the state; 0A listens.
+        let hex: String = match address.ip() {
+            IpAddr::V4(ip) => vec![u32::from_ne_bytes(ip.octets())],
+            IpAddr::V6(ip) => ip
+                .octets()
+                .as_chunks()
+                .0
+                .iter()
+                .map(|word| u32::from_ne_bytes(*word))
+                .collect(),
+        }
+        .iter()
+        .map(|word| format!("{word:08X}"))
+        .collect();
+        let local = format!("{hex}:{:04X}", address.port());
         Ok(sockets.lines().any(|line| {
             let fields: Vec<_> = line.split_whitespace().collect();
-            fields.len() > 3 && fields[1].ends_with(&port) && fields[3] == "0A"
+            fields.len() > 3 && fields[1] == local && fields[3] == "0A"
         }))
     }
 

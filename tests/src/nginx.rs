@@ -1,125 +1,106 @@
-//! nginx (1.22): as a TCP proxy and as an application that logs whom it sees.
+//! nginx (1.22) as a proxy.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::netns::Netns;
 use crate::process::{Process, Route, find, unique};
+use crate::unprivileged;
+
+const PROXY_BIND: &str = "proxy_bind $remote_addr transparent;";
 
 /// An ordinary TCP proxy: the application sees nginx's address.
 pub fn plain(directory: &Path, netns: &Netns, routes: &[Route]) -> Result<Process> {
-    stream(directory, netns, "", routes)
+    proxy(directory, netns, None, "stream", "", routes)
 }
 
 /// A proxy that connects in the client's name. Its listeners are ordinary ones: nginx cannot take
 /// connections for addresses that are not its host's.
 pub fn transparent(directory: &Path, netns: &Netns, routes: &[Route]) -> Result<Process> {
-    stream(
-        directory,
-        netns,
-        "proxy_bind $remote_addr transparent;",
-        routes,
-    )
+    proxy(directory, netns, None, "stream", PROXY_BIND, routes)
 }
 
-fn stream(directory: &Path, netns: &Netns, bind: &str, routes: &[Route]) -> Result<Process> {
-    let mut servers = String::new();
-    for (listen, upstream) in routes {
-        writeln!(
-            servers,
-            "  server {{ listen {listen}; proxy_pass {upstream}; {bind} }}"
-        )?;
-    }
-    let listen = routes.iter().map(|(listen, _)| *listen);
-    start(
-        directory,
-        netns,
-        &format!("stream {{\n{servers}}}\n"),
-        listen,
-    )
+/// A proxy that binds to the client's address, run by this user without capabilities.
+pub fn binding(directory: &Path, netns: &Netns, uid: u32, routes: &[Route]) -> Result<Process> {
+    proxy(directory, netns, Some(uid), "stream", PROXY_BIND, routes)
 }
 
-/// A web server that answers with the client's address as it sees it, and logs that.
-pub struct Web {
-    #[expect(dead_code, reason = "stops on drop")]
-    process: Process,
-    access_log: PathBuf,
+/// An ordinary HTTP proxy.
+pub fn http(directory: &Path, netns: &Netns, routes: &[Route]) -> Result<Process> {
+    proxy(directory, netns, None, "http", "", routes)
 }
 
-impl Web {
-    /// Serves `addresses` inside `netns`.
-    pub fn start(directory: &Path, netns: &Netns, addresses: &[SocketAddr]) -> Result<Self> {
-        let access_log = directory.join(unique("nginx-access"));
-        let listen: String = addresses
-            .iter()
-            .map(|a| format!("    listen {a};\n"))
-            .collect();
-        let directory_name = directory.display();
-        let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-            .iter()
-            .map(|kind| format!("  {kind}_temp_path {directory_name}/nginx-{kind};\n"))
-            .collect();
-        let http = format!(
-            "http {{
-{temporary}  log_format clients '$remote_addr $remote_port';
-  access_log {} clients;
-  server {{
-{listen}    return 200 '$remote_addr $remote_port';
-  }}
-}}
-",
-            access_log.display()
-        );
-        let process = start(directory, netns, &http, addresses.iter().copied())?;
-        Ok(Self {
-            process,
-            access_log,
-        })
-    }
-
-    /// The clients in its access log.
-    pub fn logged(&self) -> Result<Vec<SocketAddr>> {
-        std::fs::read_to_string(&self.access_log)?
-            .lines()
-            .map(parse_client)
-            .collect()
-    }
-}
-
-/// Reads `$remote_addr $remote_port`.
-pub fn parse_client(text: &str) -> Result<SocketAddr> {
-    let (ip, port) = text
-        .split_once(' ')
-        .with_context(|| format!("`{text}` is not an address and a port"))?;
-    Ok(SocketAddr::new(ip.parse()?, port.parse()?))
-}
-
-fn start(
+/// An HTTP proxy that binds to the client's address, run by this user without capabilities.
+pub fn http_binding(
     directory: &Path,
     netns: &Netns,
+    uid: u32,
+    routes: &[Route],
+) -> Result<Process> {
+    proxy(directory, netns, Some(uid), "http", PROXY_BIND, routes)
+}
+
+fn proxy(
+    directory: &Path,
+    netns: &Netns,
+    uid: Option<u32>,
     section: &str,
+    bind: &str,
+    routes: &[Route],
+) -> Result<Process> {
+    let mut servers = String::new();
+    for (listen, upstream) in routes {
+        let pass = if section == "http" {
+            format!("access_log off; location / {{ proxy_pass http://{upstream}; }}")
+        } else {
+            format!("proxy_pass {upstream};")
+        };
+        writeln!(servers, "  server {{ listen {listen}; {bind} {pass} }}")?;
+    }
+    let listen = routes.iter().map(|(listen, _)| *listen);
+    start(directory, netns, uid, section, &servers, listen)
+}
+
+/// Starts it with the section `http` or `stream` of its configuration: as root, the one user who may
+/// bind foreign addresses without truepeer, or as another.
+pub(crate) fn start(
+    directory: &Path,
+    netns: &Netns,
+    uid: Option<u32>,
+    section: &str,
+    contents: &str,
     listen: impl Iterator<Item = SocketAddr>,
 ) -> Result<Process> {
     let name = unique("nginx");
-    let file = directory.join(format!("{name}.conf"));
+    let home = unprivileged::directory(directory, &name, uid.unwrap_or(0))?;
+    let file = home.join("nginx.conf");
     // Debian builds the stream module as a shared object that this directory loads; elsewhere it is
-    // built in, and the pattern matches nothing. Only root may bind addresses that are not its own.
+    // built in, and the pattern matches nothing.
+    let user = if uid.is_none() { "user root;" } else { "" };
+    let home_name = home.display();
+    let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .iter()
+        .filter(|_| section == "http")
+        .map(|kind| format!("  {kind}_temp_path {home_name}/{kind};\n"))
+        .collect();
     let config = format!(
         "include /etc/nginx/modules-enabled/*.conf;
-user root;
+{user}
 daemon off;
 worker_processes 2;
-pid {}.pid;
+pid {home_name}/pid;
 error_log stderr;
 events {{ worker_connections 4096; }}
-{section}",
-        directory.join(&name).display()
+{section} {{
+{temporary}{contents}}}
+"
     );
     std::fs::write(&file, config)?;
-    let mut command = netns.command(&find("NGINX_BIN", "nginx")?)?;
+    let program = find("NGINX_BIN", "nginx")?;
+    let mut command = unprivileged::command_of(netns, uid, &program)?;
     command.args(["-e", "stderr", "-c"]).arg(&file);
     let mut process = Process::start(&name, command, directory)?;
     process.wait_until_it_listens(netns, listen)?;

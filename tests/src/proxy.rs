@@ -10,6 +10,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::listener::{Listener, canonical, set_transparent};
 use crate::netns::Netns;
+use crate::process::Route;
 use crate::topology::Family;
 
 const NO_MARK: u32 = 0;
@@ -197,4 +198,17 @@ pub fn any_of_family(family: Family, port: u16) -> SocketAddr {
         Family::V4 => any_v4(port),
         Family::V6 => any(port),
     }
+}
+
+/// Of a proxy and an application in one namespace: from `port` on all IPv4 addresses, and from the next
+/// port on all IPv6 ones.
+pub fn local_routes(port: u16, application: u16) -> Vec<Route> {
+    Family::ALL
+        .into_iter()
+        .zip(port..)
+        .map(|(family, port)| {
+            let application = (family.localhost(), application).into();
+            (any_of_family(family, port), application)
+        })
+        .collect()
 }

@@ -1,7 +1,7 @@
 //! An application that tells each client whom it sees.
 
-use std::io::{Read, Write};
-use std::net::SocketAddr;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -33,21 +33,23 @@ pub struct Report(#[expect(dead_code, reason = "stops on drop")] Listener);
 impl Report {
     /// Serves `address` inside `netns`; `[::]` is a dual-stack socket, as of Go, Java or Node.
     pub fn start(netns: &Netns, address: SocketAddr) -> Result<Self> {
-        Listener::start(netns, address, false, |mut stream, accepted| {
-            let seen = Seen {
-                accepted: canonical(accepted),
-                peername: canonical(stream.peer_addr()?),
-                local: canonical(stream.local_addr()?),
-            };
-            stream.write_all(seen.line()?.as_bytes())?;
-            let mut buffer = [0; 4096];
-            loop {
-                match stream.read(&mut buffer)? {
-                    0 => return Ok(()),
-                    n => stream.write_all(&buffer[..n])?,
-                }
-            }
-        })
-        .map(Self)
+        Listener::start(netns, address, false, tell).map(Self)
+    }
+}
+
+/// Tells the client what `accept()` returned and what the other calls do, and then echoes.
+pub(crate) fn tell(mut stream: TcpStream, accepted: SocketAddr) -> io::Result<()> {
+    let seen = Seen {
+        accepted: canonical(accepted),
+        peername: canonical(stream.peer_addr()?),
+        local: canonical(stream.local_addr()?),
+    };
+    stream.write_all(seen.line()?.as_bytes())?;
+    let mut buffer = [0; 4096];
+    loop {
+        match stream.read(&mut buffer)? {
+            0 => return Ok(()),
+            n => stream.write_all(&buffer[..n])?,
+        }
     }
 }

@@ -95,6 +95,21 @@ impl Sidecar {
              -6 route add default via fd77::1")
     }
 
+    /// From now on a client that does not choose its address connects from this one.
+    pub fn connect_from(&self, address: IpAddr) -> Result<()> {
+        let family = if address.is_ipv4() {
+            Family::V4
+        } else {
+            // IPv6 prefers addresses of interfaces only. `nodad`: it can be used at once.
+            let replace = format!("addr replace {address} dev lo nodad");
+            self.client.ip(&replace)?;
+            Family::V6
+        };
+        let pod = Self::address(family);
+        self.client
+            .ip(&format!("route replace {pod} dev eth0 src {address}"))
+    }
+
     /// Pulls the pod's cable out: its interface vanishes.
     pub fn unplug(&self) -> Result<()> {
         self.pod.ip("link del eth0")
@@ -106,6 +121,14 @@ impl Sidecar {
             .pick("10.77.0.2", "fd77::2")
             .parse()
             .expect("an address")
+    }
+
+    /// Where clients reach the proxy of [`crate::proxy::local_routes`].
+    pub fn targets(port: u16) -> Vec<SocketAddr> {
+        let ports = Family::ALL.into_iter().zip(port..);
+        ports
+            .map(|(family, port)| (Self::address(family), port).into())
+            .collect()
     }
 }
 

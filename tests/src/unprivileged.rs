@@ -1,10 +1,11 @@
 //! Processes of a user without capabilities: proxies, and those that only ask.
 
-use std::fs::File;
+use std::fs::{self, File, Permissions};
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -21,6 +22,8 @@ use crate::proxy::Proxy;
 
 /// The user of Istio's proxies.
 pub const UID: u32 = 1337;
+/// A user that every host knows by name.
+pub const NOBODY: u32 = 65534;
 
 /// What this crate's program does as such a user.
 #[derive(Subcommand)]
@@ -138,6 +141,24 @@ pub fn ask(netns: &Netns, uid: u32, program: &Path, foreign: SocketAddr) -> Resu
     let mut command = command(netns, uid, program)?;
     let printed = run(command.args(["ask", &foreign.to_string()]))?;
     Ok(serde_json::from_str(&printed)?)
+}
+
+/// A new directory in `parent` that belongs to this user.
+pub fn directory(parent: &Path, name: &str, uid: u32) -> Result<PathBuf> {
+    let path = parent.join(name);
+    fs::create_dir(&path).with_context(|| path.display().to_string())?;
+    chown(&path, Some(uid), Some(uid))?;
+    // PostgreSQL wants its own to be its own.
+    fs::set_permissions(&path, Permissions::from_mode(0o700))?;
+    Ok(path)
+}
+
+/// A command that runs inside `netns` as this user, or as root.
+pub(crate) fn command_of(netns: &Netns, uid: Option<u32>, program: &str) -> Result<Command> {
+    match uid {
+        None => netns.command(program),
+        Some(uid) => command(netns, uid, program.as_ref()),
+    }
 }
 
 /// A command that runs inside `netns` as this user, without capabilities.

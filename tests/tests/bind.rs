@@ -15,7 +15,7 @@ use tests::load::{Load, Outcome};
 use tests::netns::Netns;
 use tests::nginx;
 use tests::process::{Process, Route};
-use tests::proxy::{any, any_of_family};
+use tests::proxy::{any, local_routes};
 use tests::report::Report;
 use tests::topology::{Family, Sidecar};
 use tests::unprivileged::UID;
@@ -55,6 +55,14 @@ fn nginx_proxy_bind() {
 }
 
 #[test]
+fn nginx_proxy_bind_without_capabilities() {
+    scenario(|directory| {
+        let start = |pod: &Netns, routes: &[Route]| nginx::binding(directory, pod, UID, routes);
+        trusted(directory, By::Uid, nginx::plain, start, Outcome::all_kept)
+    });
+}
+
+#[test]
 fn haproxy_usesrc_clientip() {
     haproxy(Usesrc::ClientIp, Outcome::all_kept);
 }
@@ -62,6 +70,22 @@ fn haproxy_usesrc_clientip() {
 #[test]
 fn haproxy_usesrc_client() {
     haproxy(Usesrc::Client, Outcome::all_exact);
+}
+
+#[test]
+fn haproxy_usesrc_client_without_capabilities() {
+    scenario(|directory| {
+        let start = |pod: &Netns, routes: &[Route]| {
+            haproxy::binding(directory, pod, UID, Usesrc::Client, routes)
+        };
+        trusted(
+            directory,
+            By::Uid,
+            haproxy::plain,
+            start,
+            Outcome::all_exact,
+        )
+    });
 }
 
 fn haproxy(usesrc: Usesrc, expected: fn(&Outcome) -> Result<()>) {
@@ -84,16 +108,7 @@ fn trusted(
     let sidecar = Sidecar::new()?;
     let pod = &sidecar.pod;
     let _report = Report::start(pod, any(REPORT))?;
-    let routes: Vec<Route> = Family::ALL
-        .into_iter()
-        .zip(PROXY..)
-        .map(|(family, port)| {
-            (
-                any_of_family(family, port),
-                (family.localhost(), REPORT).into(),
-            )
-        })
-        .collect();
+    let routes = local_routes(PROXY, REPORT);
     let target = |family, port| Load::new([(Sidecar::address(family), port).into()]);
 
     let proxy = plain(directory, pod, &routes)?;

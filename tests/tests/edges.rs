@@ -9,10 +9,10 @@ use tests::check::{known, no_origins, observed};
 use tests::eventually;
 use tests::host::{Traces, scenario};
 use tests::load::{Application, Connection, Load};
-use tests::nginx::Web;
 use tests::proxy::{Proxy, any, any_v4};
 use tests::report::Report;
 use tests::topology::{Family, Sidecar};
+use tests::web::Web;
 
 const APPLICATION: u16 = 8080;
 const PROXY: u16 = 15006;
@@ -95,7 +95,7 @@ fn a_client_port_that_is_used_again() {
     scenario(|directory| {
         let sidecar = Sidecar::new()?;
         let pod = &sidecar.pod;
-        let _application = Web::start(directory, pod, &[any_v4(APPLICATION), any(APPLICATION)])?;
+        let _application = Web::nginx(directory, pod, &[any_v4(APPLICATION), any(APPLICATION)])?;
         let again = || {
             sidecar.client.enter(|| {
                 for family in Family::ALL {

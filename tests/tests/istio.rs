@@ -17,12 +17,12 @@ use tests::host::scenario;
 use tests::istio::{self, passthrough};
 use tests::load::{Application, Connection, Load};
 use tests::netns::run;
-use tests::nginx::{Web, parse_client};
 use tests::process::{Process, find};
 use tests::proxy::{any, any_of_family};
 use tests::report::Report;
 use tests::topology::{Family, Sidecar};
 use tests::unprivileged::{self, UID};
+use tests::web::{Web, parse_client};
 
 const TCP: u16 = 8080;
 const HTTP: u16 = 8081;
@@ -92,7 +92,7 @@ impl<'a> Pod<'a> {
         istio::redirect(&sidecar.pod, directory)?;
         Ok(Self {
             directory,
-            _web: Web::start(
+            _web: Web::nginx(
                 directory,
                 &sidecar.pod,
                 &Family::ALL.map(|family| any_of_family(family, HTTP)),

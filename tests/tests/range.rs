@@ -10,10 +10,10 @@ use tests::check::{known_to_application, no_origins, observed};
 use tests::envoy;
 use tests::host::{Traces, scenario};
 use tests::load::{Application, Load};
-use tests::nginx::Web;
 use tests::proxy::{Proxy, any, any_v4};
 use tests::report::Report;
 use tests::topology::{Family, Sidecar};
+use tests::web::Web;
 
 const FIRST: u16 = 9000;
 const LAST: u16 = 9099;
@@ -47,7 +47,7 @@ fn one_dual_stack_listener() {
 #[test]
 fn one_listener_for_each_family() {
     one_listener(Application::Web, |directory, sidecar| {
-        Web::start(directory, &sidecar.pod, &[any_v4(LISTENER), any(LISTENER)])
+        Web::nginx(directory, &sidecar.pod, &[any_v4(LISTENER), any(LISTENER)])
     });
 }
 

@@ -1,5 +1,5 @@
-//! Installs the tools that the playground needs, and the real proxies of the end-to-end tests and the
-//! benchmark.
+//! Installs the tools that the playground needs, and the real proxies and servers of the end-to-end tests
+//! and the benchmark.
 
 use std::{
     env, fs,
@@ -23,7 +23,7 @@ const ENVOY: &str = "1.40";
 const BASICS: [(&str, &str); 2] = [("ip", "iproute2"), ("iptables", "iptables")];
 
 /// What the end-to-end tests need besides.
-const TOOLS: [(&str, &str); 4] = [
+const TOOLS: [(&str, &str); 10] = [
     ("haproxy", "haproxy"),
     ("nginx", "nginx"),
     (
@@ -31,11 +31,19 @@ const TOOLS: [(&str, &str); 4] = [
         "libnginx-mod-stream",
     ),
     ("curl", "curl"),
+    ("apache2", "apache2-bin"),
+    ("caddy", "caddy"),
+    ("node", "nodejs"),
+    ("/usr/lib/postgresql/*/bin/postgres", "postgresql"),
+    ("python3", "python3"),
+    ("sshd", "openssh-server"),
 ];
 
 /// Installs Debian packages without starting their daemons, now or at the next boot.
 const INSTALL: &str = r#"
 set -e
+enabled() { systemctl list-unit-files --state=enabled --plain --no-legend | cut -d ' ' -f 1; }
+before=$(enabled 2> /dev/null)
 policy=/usr/sbin/policy-rc.d
 if [ ! -e $policy ]; then
     trap 'rm -f $policy' EXIT
@@ -46,7 +54,9 @@ export DEBIAN_FRONTEND=noninteractive
 apt-get update -qq || true
 apt-get install -qq --yes --no-install-recommends "$@" > /dev/null
 if [ -d /run/systemd/system ]; then
-    for package; do systemctl --quiet disable "$package" 2> /dev/null || true; done
+    for unit in $(enabled | grep -vxF "$before"); do
+        systemctl --quiet disable "$unit"
+    done
 fi
 "#;
 
@@ -95,8 +105,12 @@ fn install_missing(wanted: &[(&str, &str)], more: Option<&str>) -> Result<()> {
     Ok(())
 }
 
-/// Looks up a program, or a file by its absolute path.
+/// Looks up a program, or a file by its absolute path, in which `*` is any directory.
 fn find(file: &str) -> Option<PathBuf> {
+    if let Some((parent, rest)) = file.split_once("/*/") {
+        let mut directories = fs::read_dir(parent).ok()?.flatten();
+        return directories.find_map(|entry| find(entry.path().join(rest).to_str()?));
+    }
     if file.starts_with('/') {
         Some(file.into()).filter(|path: &PathBuf| path.exists())
     } else {
