@@ -35,11 +35,26 @@ pub enum Counter {
     CarriedToa = 13,
     /// SYNs that went out without TOA because their options left no room.
     CarryNoRoom = 14,
+    /// Origins learnt from a PROXY header.
+    LearntProxy = 15,
+    /// Connections whose header had another length than its sender's last: their sequence numbers are
+    /// translated.
+    UnwrapTranslated = 16,
+    /// Connections refused because nothing trusts their sender.
+    UnwrapUntrusted = 17,
+    /// Connections refused because they did not begin with a PROXY header.
+    UnwrapNoHeader = 18,
+    /// Connections refused because their PROXY header is not valid.
+    UnwrapInvalid = 19,
+    /// Connections refused because their PROXY header did not come in one segment.
+    UnwrapSplit = 20,
+    /// Connections refused because too many are being translated.
+    UnwrapFull = 21,
 }
 
 impl Counter {
     /// Every counter, in the order of the slots.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 22] = [
         Self::Steered,
         Self::NoListener,
         Self::Drained,
@@ -55,6 +70,13 @@ impl Counter {
         Self::ToaInvalid,
         Self::CarriedToa,
         Self::CarryNoRoom,
+        Self::LearntProxy,
+        Self::UnwrapTranslated,
+        Self::UnwrapUntrusted,
+        Self::UnwrapNoHeader,
+        Self::UnwrapInvalid,
+        Self::UnwrapSplit,
+        Self::UnwrapFull,
     ];
 
     /// Its name in `truepeer status` and, between `truepeer_` and `_total`, in the metrics.
@@ -75,6 +97,13 @@ impl Counter {
             Self::ToaInvalid => "toa_invalid",
             Self::CarriedToa => "carried_toa",
             Self::CarryNoRoom => "carry_no_room",
+            Self::LearntProxy => "learnt_proxy",
+            Self::UnwrapTranslated => "unwrap_translated",
+            Self::UnwrapUntrusted => "unwrap_refused_untrusted",
+            Self::UnwrapNoHeader => "unwrap_refused_no_header",
+            Self::UnwrapInvalid => "unwrap_refused_invalid_header",
+            Self::UnwrapSplit => "unwrap_refused_split_header",
+            Self::UnwrapFull => "unwrap_refused_full",
         }
     }
 
@@ -104,6 +133,19 @@ impl Counter {
             Self::ToaInvalid => "SYNs whose TOA was ignored because it names no client or several",
             Self::CarriedToa => "SYNs sent with TOA",
             Self::CarryNoRoom => "SYNs sent without TOA because their options left no room",
+            Self::LearntProxy => "Origins learnt from a PROXY header",
+            Self::UnwrapTranslated => {
+                "Connections whose PROXY header had an unexpected length, so that their sequence numbers are translated"
+            }
+            Self::UnwrapUntrusted => "Connections refused because nothing trusts their sender",
+            Self::UnwrapNoHeader => {
+                "Connections refused because they did not begin with a PROXY header"
+            }
+            Self::UnwrapInvalid => "Connections refused because their PROXY header is not valid",
+            Self::UnwrapSplit => {
+                "Connections refused because their PROXY header did not come in one segment"
+            }
+            Self::UnwrapFull => "Connections refused because too many are being translated",
         }
     }
 }

@@ -2,10 +2,11 @@
 
 use crate::Origin;
 
-/// A connection with an origin has ended: one record of the `EVENTS` ring buffer.
+/// A connection with an origin has ended, or a connection was refused: one record of the `EVENTS` ring
+/// buffer.
 ///
-/// Layout (176 bytes): origin 0..144, cookie 144..152, closed 152..160, received 160..168,
-/// sent 168..176.
+/// Layout (184 bytes): origin 0..144, cookie 144..152, closed 152..160, received 160..168,
+/// sent 168..176, refused 176..180, padding 180..184.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Closed {
@@ -19,6 +20,11 @@ pub struct Closed {
     pub received: u64,
     /// Payload bytes that the other end acknowledged.
     pub sent: u64,
+    /// A [`crate::unwrap::Refusal`] as its number; 0: none. What is refused has no socket, and of its
+    /// origin only the ends are known.
+    pub refused: u32,
+    /// Always zero.
+    pub padding: u32,
 }
 
-const _: () = assert!(size_of::<Closed>() == 176 && core::mem::offset_of!(Closed, cookie) == 144);
+const _: () = assert!(size_of::<Closed>() == 184 && core::mem::offset_of!(Closed, cookie) == 144);

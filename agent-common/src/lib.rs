@@ -11,10 +11,12 @@ pub mod address;
 pub mod counter;
 pub mod event;
 pub mod names;
+pub mod options;
 pub mod origin;
 pub mod proxy;
 pub mod settings;
 pub mod toa;
+pub mod unwrap;
 
 pub use address::{Address, Endpoint};
 pub use counter::Counter;

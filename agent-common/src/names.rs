@@ -37,8 +37,19 @@ pub mod map {
     pub const CARRY: &str = "CARRY";
     /// Hash: address family (`u32`, `AF_INET` or `AF_INET6`) to [`crate::Address`].
     pub const LOCAL_SOURCES: &str = "LOCAL_SOURCES";
+    /// Hash: [`crate::unwrap::UnwrapPort`] to [`crate::unwrap::Versions`].
+    pub const UNWRAPS: &str = "UNWRAPS";
+    /// LRU hash: [`crate::Connection`] to [`crate::unwrap::Handshake`].
+    pub const UNWRAPPING: &str = "UNWRAPPING";
+    /// LRU hash: [`crate::unwrap::Habit`] to the length of a header (`u32`).
+    pub const LENGTHS: &str = "LENGTHS";
+    /// Hash: [`crate::Connection`] to the difference between the server's and the sender's sequence
+    /// numbers (`i32`), while the server's socket lives.
+    pub const TRANSLATED: &str = "TRANSLATED";
+    /// LRU hash: the same when the socket has gone.
+    pub const LINGERING: &str = "LINGERING";
     /// Every map that is pinned.
-    pub const ALL: [&str; 17] = [
+    pub const ALL: [&str; 22] = [
         ORIGINS,
         NAMESPACES,
         COUNTERS,
@@ -56,6 +67,11 @@ pub mod map {
         TOA,
         CARRY,
         LOCAL_SOURCES,
+        UNWRAPS,
+        UNWRAPPING,
+        LENGTHS,
+        TRANSLATED,
+        LINGERING,
     ];
 }
 
@@ -63,6 +79,10 @@ pub mod map {
 pub mod program {
     /// tc ingress of a steered or an `answers` interface.
     pub const STEER: &str = "truepeer_steer";
+    /// tc ingress of an unwrapping interface.
+    pub const UNWRAP: &str = "truepeer_unwrap";
+    /// tc egress of an unwrapping interface.
+    pub const ANSWER: &str = "truepeer_answer";
     /// `sk_lookup` of a steered namespace.
     pub const LOOKUP: &str = "truepeer_lookup";
     /// sockops of the root cgroup.

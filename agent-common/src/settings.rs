@@ -200,12 +200,14 @@ pub struct Connection {
 /// What a trusted hop says about its client: value of the `CLAIMS` socket storage, for a local proxy's
 /// socket, and of the `HANDOVERS` map.
 ///
-/// Layout (28 bytes): client 0..20, rule 20..24, evidence 24, padding 25..28.
+/// Layout (48 bytes): client 0..20, original_dst 20..40, rule 40..44, evidence 44, padding 45..48.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Claim {
     /// The client; port 0 where the proxy named none.
     pub client: Endpoint,
+    /// Where the client wanted to go; all zero where nobody said.
+    pub original_dst: Endpoint,
     /// [`crate::origin::rule_id`] of the rule that trusts the hop: `uid 1337`, `source 10.0.0.0/8`.
     pub rule: u32,
     /// An [`crate::Evidence`] as its discriminant; 0 while a proxy's socket may name a client but has
@@ -232,7 +234,7 @@ pub struct Syn {
 
 const _: () = {
     use core::mem::offset_of;
-    assert!(size_of::<Claim>() == 28 && size_of::<Syn>() == 44);
+    assert!(size_of::<Claim>() == 48 && size_of::<Syn>() == 44);
     assert!(size_of::<Connection>() == 48);
     assert!(size_of::<Mark>() == 8);
     assert!(size_of::<Range>() == 16);

@@ -4,20 +4,15 @@
 //! length, port (2 bytes), address (4 or 16 bytes). The kinds are those for experiments, 253 and 254
 //! (RFC 4727), without the magic of RFC 6994; other kinds are seen, too.
 
-use crate::{Address, Endpoint};
+use crate::{
+    Address, Endpoint,
+    options::{self, HEADER_ROOM, byte, word},
+};
 
 /// Length of the option with an IPv4 address, kind and length included.
 pub const LEN_V4: u8 = 8;
 /// Length of the option with an IPv6 address.
 pub const LEN_V6: u8 = 20;
-/// Room for a TCP header. It has 60 bytes at most (RFC 9293, 3.1); a power of two bounds an index by
-/// a mask, which the kernel's verifier understands.
-pub const HEADER_ROOM: usize = 64;
-/// Where a TCP header's options begin.
-const OPTIONS: usize = 20;
-const MAX_OPTIONS: usize = 40;
-const END_OF_OPTIONS: u8 = 0;
-const NO_OPERATION: u8 = 1;
 
 /// The options that are taken for TOA: value of the one slot of the `TOA` map.
 ///
@@ -76,44 +71,13 @@ pub enum Toa {
 /// after its end are zero.
 #[inline(always)]
 pub fn find(header: &[u8; HEADER_ROOM], kinds: &Kinds) -> Toa {
-    let end = (byte(header, 12) >> 4) as usize * 4;
-    let mut at = OPTIONS;
-    // The sum of the places of the options found, and their number.
-    let (mut found, mut number) = (0, 0);
-    // Zero, which the verifier does not know: what it is added to may be anything afterwards. Else the
-    // verifier would follow the options through every way to place them.
-    let veil = byte(header, HEADER_ROOM - 1) as usize;
-    for _ in 0..MAX_OPTIONS {
-        at = (at + veil) & (HEADER_ROOM - 1);
-        found = (found + veil) & 0xff;
-        number = (number + veil) & 0xff;
-        if at >= end {
-            break;
-        }
-        let kind = byte(header, at);
-        if kind == END_OF_OPTIONS {
-            break;
-        }
-        if kind == NO_OPERATION {
-            at += 1;
-            continue;
-        }
-        let length = byte(header, at + 1);
-        // As the kernel's own parser, which stops at what is no option.
-        if length < 2 || at + length as usize > end {
-            break;
-        }
-        let is_toa = kinds.accepts(kind, length);
-        found += at * is_toa;
-        number += is_toa;
-        at += length as usize;
-    }
+    let (number, at) = options::find(header, |kind, length| kinds.accepts(kind, length));
     match number {
         0 => return Toa::Absent,
         1 => {}
         _ => return Toa::Invalid,
     }
-    let client = client(header, found);
+    let client = client(header, at);
     if client.port != 0 && client.address.is_host() {
         Toa::Client(client)
     } else {
@@ -132,21 +96,6 @@ fn client(header: &[u8; HEADER_ROOM], at: usize) -> Endpoint {
         Address::v6([word(0), word(1), word(2), word(3)])
     };
     Endpoint::new(address, port)
-}
-
-#[inline(always)]
-fn word(header: &[u8; HEADER_ROOM], at: usize) -> u32 {
-    let byte = |i: usize| byte(header, at + i);
-    u32::from_ne_bytes([byte(0), byte(1), byte(2), byte(3)])
-}
-
-/// A byte of the header. LLVM would drop a mask that it can prove useless, and the verifier then refuse
-/// the access: the volatile read hides the index from it.
-#[inline(always)]
-fn byte(header: &[u8; HEADER_ROOM], at: usize) -> u8 {
-    // SAFETY: a reference is valid for reads.
-    let at = unsafe { core::ptr::read_volatile(&at) };
-    header[at & (HEADER_ROOM - 1)]
 }
 
 /// The option for an IPv4 client.
@@ -190,7 +139,7 @@ mod tests {
     /// A header with these options, padded.
     fn header(options: &[&[u8]]) -> [u8; HEADER_ROOM] {
         let mut header = [0; HEADER_ROOM];
-        let mut at = OPTIONS;
+        let mut at = 20;
         for option in options {
             header[at..at + option.len()].copy_from_slice(option);
             at += option.len();

@@ -1,6 +1,6 @@
 //! The end of a socket: its origin is removed, and the access log told.
 
-use agent_common::{Closed, Counter, Origin, Process};
+use agent_common::{Closed, Counter, Evidence, Origin, Process};
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{
@@ -18,7 +18,7 @@ use crate::{
     counters::count,
     learn,
     maps::{EVENTS, ORIGINS},
-    sockops,
+    sockops, unwrap,
 };
 
 /// Bytes of events at which the agent is woken: a quarter of the ring.
@@ -71,8 +71,12 @@ fn closed(ctx: &SockOpsContext) {
     let cookie = sockops::cookie(ctx);
     // SAFETY: the entry is this socket's, and this is its last call.
     let Some(origin) = (unsafe { ORIGINS.get(cookie) }) else {
+        unwrap::closed(ctx);
         return learn::forget_connection(ctx);
     };
+    if origin.evidence == Evidence::Proxy as u8 {
+        unwrap::closed(ctx);
+    }
     match EVENTS.reserve::<Closed>(0) {
         Some(mut event) => {
             event.write(Closed {
@@ -82,6 +86,7 @@ fn closed(ctx: &SockOpsContext) {
                 closed: unsafe { bpf_ktime_get_boot_ns() },
                 received: bytes_received(ctx, origin),
                 sent: bytes_sent(ctx, origin),
+                ..Closed::default()
             });
             event.submit(wakeup());
         }

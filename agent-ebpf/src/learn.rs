@@ -16,8 +16,11 @@ use crate::{
     counters::count,
     maps::{ADOPT, HANDOVERS, LISTENERS, ORIGINS, OWN, PROXIES},
     sockops::{self, local, namespace, remote},
-    toa,
+    toa, unwrap,
 };
+
+const TOA: u8 = Evidence::Toa as u8;
+const PROXY: u8 = Evidence::Proxy as u8;
 
 /// Remembers the listener of a proxy that starts, or starts again.
 #[inline(always)]
@@ -88,11 +91,15 @@ pub(crate) fn accepted(ctx: &SockOpsContext) {
     let (local, remote) = (local(ctx), remote(ctx));
     if let Some(claim) = handed_over(ctx, local, remote) {
         let client = carry::named_by(&claim, remote.port);
-        if write(ctx, claim.evidence, client, local, remote, claim.rule) {
-            count(if claim.evidence == Evidence::Toa as u8 {
-                Counter::LearntToa
-            } else {
-                Counter::LearntBind
+        let is_written = write(ctx, claim.evidence, client, local, remote, claim.rule);
+        if claim.evidence == PROXY {
+            unwrap::accepted(ctx, claim.original_dst);
+        }
+        if is_written {
+            count(match claim.evidence {
+                PROXY => Counter::LearntProxy,
+                TOA => Counter::LearntToa,
+                _ => Counter::LearntBind,
             });
         }
         return;

@@ -15,10 +15,12 @@ mod maps;
 mod packet;
 mod reveal;
 mod sockaddr;
+mod socket;
 mod sockops;
 mod source;
 mod steer;
 mod toa;
+mod unwrap;
 
 use aya_ebpf::{
     bindings::{sk_action::SK_PASS, tcx_action_base::TCX_NEXT},
@@ -34,6 +36,18 @@ use aya_ebpf::{
 fn truepeer_steer(ctx: TcContext) -> i32 {
     steer::packet(&ctx);
     TCX_NEXT
+}
+
+/// tc ingress of an interface by which connections come in that begin with a PROXY header.
+#[classifier]
+fn truepeer_unwrap(ctx: TcContext) -> i32 {
+    unwrap::packet(&ctx)
+}
+
+/// tc egress of the same interface.
+#[classifier]
+fn truepeer_answer(ctx: TcContext) -> i32 {
+    unwrap::answer(&ctx)
 }
 
 /// `sk_lookup` of a network namespace with steers.

@@ -2,7 +2,9 @@
 //! namespace and outlive the agent; sizes marked so are the agent's to set.
 
 use agent_common::{
-    Address, Claim, Connection, Counter, Listener, ListenerKey, Namespace, Origin, Syn, toa::Kinds,
+    Address, Claim, Connection, Counter, Listener, ListenerKey, Namespace, Origin, Syn,
+    toa::Kinds,
+    unwrap::{Habit, Handshake, UnwrapPort, Versions},
 };
 use aya_ebpf::{
     Global,
@@ -88,6 +90,31 @@ pub(crate) static CARRY: LpmTrie<Address, u32> =
 #[map]
 pub(crate) static LOCAL_SOURCES: HashMap<u32, Address> =
     HashMap::with_max_entries(2, BPF_F_NO_PREALLOC);
+
+/// Ports whose connections begin with a PROXY header.
+#[map]
+pub(crate) static UNWRAPS: HashMap<UnwrapPort, Versions> =
+    HashMap::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
+
+/// Connections of such ports that are not established yet. Only trusted senders make entries; what is
+/// evicted is refused.
+#[map]
+pub(crate) static UNWRAPPING: LruHashMap<Connection, Handshake> =
+    LruHashMap::with_max_entries(1 << 16, 0);
+
+/// How long a sender's last header was: the best guess for its next.
+#[map]
+pub(crate) static LENGTHS: LruHashMap<Habit, u32> = LruHashMap::with_max_entries(1 << 13, 0);
+
+/// Connections for whose header the guess was wrong: what is to be added to the sender's sequence
+/// numbers. Never evicted: without its entry a connection would be garbled.
+#[map]
+pub(crate) static TRANSLATED: HashMap<Connection, i32> =
+    HashMap::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
+
+/// The same for connections whose socket has gone (TIME_WAIT).
+#[map]
+pub(crate) static LINGERING: LruHashMap<Connection, i32> = LruHashMap::with_max_entries(1 << 13, 0);
 
 /// Marks the proxies' listeners; accepted sockets inherit the mark.
 #[btf_map]

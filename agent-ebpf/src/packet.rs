@@ -1,5 +1,6 @@
 //! Reads TCP segments at tc.
 
+use agent_common::{Address, Endpoint};
 use aya_ebpf::{
     bindings::{
         bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1,
@@ -13,7 +14,8 @@ use network_types::{
     tcp::TcpHdr,
 };
 
-const TCP: u8 = 6;
+/// The protocol's number (IANA).
+pub(crate) const TCP: u8 = 6;
 /// Offset and more-fragments bits of the IPv4 header, in host byte order.
 const FRAGMENT: u16 = 0x3fff;
 
@@ -29,13 +31,95 @@ pub(crate) struct Segment {
     pub(crate) opens: bool,
     /// ACK without SYN and RST: may be a SYN cookie's.
     pub(crate) acknowledges: bool,
+    /// Where the TCP header begins, in bytes from the packet's start.
+    pub(crate) offset: usize,
+    /// Length of the TCP segment by the IP header; 0: too long for it (BIG TCP).
+    pub(crate) length: usize,
     /// The IP header, an address in the packet.
     pub(crate) ip: *const u8,
     /// The TCP header, an address in the packet; its 20 fixed bytes are there.
     pub(crate) tcp: *const TcpHdr,
 }
 
+/// The fields of a TCP header, in host byte order.
+#[derive(Clone, Copy)]
+pub(crate) struct Tcp {
+    pub(crate) sequence: u32,
+    pub(crate) acknowledgment: u32,
+    /// Of the header, options included.
+    pub(crate) length: usize,
+    /// [`FIN`], [`SYN`], [`RST`], [`ACK`] and others.
+    pub(crate) flags: u8,
+}
+
+pub(crate) const FIN: u8 = 0x01;
+pub(crate) const SYN: u8 = 0x02;
+pub(crate) const RST: u8 = 0x04;
+pub(crate) const ACK: u8 = 0x10;
+
+impl Tcp {
+    #[inline(always)]
+    pub(crate) fn has(&self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
+}
+
 impl Segment {
+    /// The TCP header's fields, before the packet is changed.
+    #[inline(always)]
+    pub(crate) fn tcp(&self) -> Tcp {
+        // SAFETY: `read` checked the bounds of the fixed header.
+        let bytes = unsafe { &*self.tcp.cast::<[u8; TcpHdr::LEN]>() };
+        let word =
+            |i: usize| u32::from_be_bytes([bytes[i], bytes[i + 1], bytes[i + 2], bytes[i + 3]]);
+        Tcp {
+            sequence: word(4),
+            acknowledgment: word(8),
+            length: usize::from(bytes[12] >> 4) * 4,
+            flags: bytes[13],
+        }
+    }
+
+    /// Where it comes from.
+    #[inline(always)]
+    pub(crate) fn source(&self) -> Endpoint {
+        // SAFETY: the variant that the packet's family says.
+        unsafe {
+            let tuple = &self.tuple.__bindgen_anon_1;
+            if self.v6 {
+                Endpoint::new(
+                    Address::v6(tuple.ipv6.saddr),
+                    u16::from_be(tuple.ipv6.sport),
+                )
+            } else {
+                Endpoint::new(
+                    Address::v4(tuple.ipv4.saddr),
+                    u16::from_be(tuple.ipv4.sport),
+                )
+            }
+        }
+    }
+
+    /// Where it goes to.
+    #[inline(always)]
+    pub(crate) fn destination(&self) -> Endpoint {
+        // SAFETY: as above.
+        unsafe {
+            let tuple = &self.tuple.__bindgen_anon_1;
+            if self.v6 {
+                Endpoint::new(
+                    Address::v6(tuple.ipv6.daddr),
+                    u16::from_be(tuple.ipv6.dport),
+                )
+            } else {
+                Endpoint::new(
+                    Address::v4(tuple.ipv4.daddr),
+                    u16::from_be(tuple.ipv4.dport),
+                )
+            }
+        }
+    }
+
     /// Length of the tuple's variant, which tells the helpers the address family.
     #[inline(always)]
     pub(crate) fn tuple_size(&self) -> u32 {
@@ -97,7 +181,12 @@ fn read_v4(ctx: &TcContext) -> Option<Segment> {
         dport: u16::from_ne_bytes(dest),
     };
     let tuple = bpf_sock_tuple__bindgen_ty_1 { ipv4 };
-    Some(segment(tuple, false, ip.cast(), tcp))
+    let total = usize::from(u16::from_be_bytes(header.tot_len));
+    Some(Segment {
+        offset: EthHdr::LEN + length,
+        length: total.saturating_sub(length),
+        ..segment(tuple, false, ip.cast(), tcp)
+    })
 }
 
 #[inline(always)]
@@ -118,7 +207,11 @@ fn read_v6(ctx: &TcContext) -> Option<Segment> {
         dport: u16::from_ne_bytes(dest),
     };
     let tuple = bpf_sock_tuple__bindgen_ty_1 { ipv6 };
-    Some(segment(tuple, true, ip.cast(), tcp))
+    Some(Segment {
+        offset: EthHdr::LEN + Ipv6Hdr::LEN,
+        length: u16::from_be_bytes(header.payload_len).into(),
+        ..segment(tuple, true, ip.cast(), tcp)
+    })
 }
 
 #[inline(always)]
@@ -139,6 +232,8 @@ fn segment(
         port: u16::from_be_bytes(header.dest),
         opens: syn && !ack,
         acknowledges: ack && !syn && !rst,
+        offset: 0,
+        length: 0,
         ip,
         tcp,
     }

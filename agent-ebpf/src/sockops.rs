@@ -77,29 +77,31 @@ pub(crate) fn socket(ctx: &SockOpsContext) -> Option<*mut c_void> {
 pub(crate) fn local(ctx: &SockOpsContext) -> Endpoint {
     // SAFETY: the context is valid while the program runs. Reads that the compiler may not merge: the
     // verifier takes none at a computed offset.
-    let (v4, v6) = unsafe {
+    let (v4, v6, port) = unsafe {
         let ops = ctx.ops;
         (
             read_volatile(&raw const (*ops).local_ip4),
             read_volatile(&raw const (*ops).local_ip6),
+            read_volatile(&raw const (*ops).local_port),
         )
     };
     // The context has the local port in host byte order, the remote one in network order.
-    Endpoint::new(address(ctx, v4, v6), ctx.local_port() as u16)
+    Endpoint::new(address(ctx, v4, v6), port as u16)
 }
 
 /// The socket's other end.
 #[inline(always)]
 pub(crate) fn remote(ctx: &SockOpsContext) -> Endpoint {
     // SAFETY: as in `local`.
-    let (v4, v6) = unsafe {
+    let (v4, v6, port) = unsafe {
         let ops = ctx.ops;
         (
             read_volatile(&raw const (*ops).remote_ip4),
             read_volatile(&raw const (*ops).remote_ip6),
+            read_volatile(&raw const (*ops).remote_port),
         )
     };
-    Endpoint::new(address(ctx, v4, v6), u32::from_be(ctx.remote_port()) as u16)
+    Endpoint::new(address(ctx, v4, v6), u32::from_be(port) as u16)
 }
 
 #[inline(always)]

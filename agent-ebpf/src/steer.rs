@@ -9,79 +9,25 @@ use agent_common::{Address, Connection, Counter, Endpoint, ListenerKey, Namespac
 use aya_ebpf::{
     bindings::{
         BPF_FIB_LKUP_RET_FWD_DISABLED, BPF_FIB_LKUP_RET_NOT_FWDED, bpf_fib_lookup as FibParams,
-        bpf_sock, bpf_sock_tuple, tcphdr,
+        bpf_sock_tuple,
     },
     cty::c_long,
-    helpers::generated::{
-        bpf_fib_lookup, bpf_sk_assign, bpf_sk_release, bpf_skc_lookup_tcp, bpf_tcp_check_syncookie,
-    },
+    helpers::generated::bpf_fib_lookup,
     programs::{SkLookupContext, TcContext},
 };
 use aya_log_ebpf::debug;
-use network_types::{
-    ip::{Ipv4Hdr, Ipv6Hdr},
-    tcp::TcpHdr,
-};
 
 use crate::{
     counters::count,
     maps::{NAMESPACES, NETNS, OWN, PROXIES},
     packet::{self, Segment},
+    socket::{Socket, TCP_TIME_WAIT},
 };
 
 /// Address families of the UAPI.
 pub(crate) const AF_INET: u32 = 2;
 pub(crate) const AF_INET6: u32 = 10;
 const IPPROTO_TCP: u32 = 6;
-const TCP_TIME_WAIT: u32 = 6;
-const TCP_LISTEN: u32 = 10;
-/// The namespace of the packet's device (`BPF_F_CURRENT_NETNS`, -1).
-const CURRENT_NETNS: u64 = u64::MAX;
-
-/// A socket that a lookup found, released when dropped.
-struct Socket(*mut bpf_sock);
-
-impl Drop for Socket {
-    #[inline(always)]
-    fn drop(&mut self) {
-        // SAFETY: `lookup` hands out non-null sockets only, each dropped once.
-        unsafe { bpf_sk_release(self.0.cast()) };
-    }
-}
-
-impl Socket {
-    #[inline(always)]
-    fn lookup(ctx: &TcContext, tuple: &bpf_sock_tuple, size: u32) -> Option<Self> {
-        let mut tuple = *tuple;
-        // SAFETY: the tuple lives on the stack and is at least `size` long.
-        let sk =
-            unsafe { bpf_skc_lookup_tcp(ctx.skb.skb.cast(), &mut tuple, size, CURRENT_NETNS, 0) };
-        if sk.is_null() { None } else { Some(Self(sk)) }
-    }
-
-    #[inline(always)]
-    fn state(&self) -> u32 {
-        // SAFETY: non-null; the verifier translates the access.
-        unsafe { (*self.0).state }
-    }
-
-    /// Whether it listens.
-    #[inline(always)]
-    fn listens(&self) -> bool {
-        self.state() == TCP_LISTEN
-    }
-
-    #[inline(always)]
-    fn assign(&self, ctx: &TcContext) -> bool {
-        // SAFETY: a socket that this program holds a reference to.
-        let error = unsafe { bpf_sk_assign(ctx.skb.skb.cast(), self.0.cast(), 0) };
-        if error != 0 {
-            count(Counter::AssignFailed);
-            debug!(ctx, "a socket could not be assigned: error {}", error);
-        }
-        error == 0
-    }
-}
 
 /// Steers one packet at tc ingress.
 #[inline(always)]
@@ -149,7 +95,7 @@ fn connect(
         }
         return;
     };
-    if !segment.opens && !answers_cookie(segment, &listener) {
+    if !segment.opens && !listener.sent_cookie(segment) {
         return;
     }
     // Where the client uses a port again that an old connection still has (TIME_WAIT), the kernel alone
@@ -255,27 +201,6 @@ fn is_local(ctx: &TcContext, segment: &Segment, ifindex: u32) -> bool {
     };
     answer == BPF_FIB_LKUP_RET_NOT_FWDED as c_long
         || answer == BPF_FIB_LKUP_RET_FWD_DISABLED as c_long
-}
-
-/// Whether the segment is the ACK of a SYN cookie that `listener` sent. Segments of connections
-/// that went on without the proxy are not, and stay where they are.
-#[inline(always)]
-fn answers_cookie(segment: &Segment, listener: &Socket) -> bool {
-    let length = if segment.v6 {
-        Ipv6Hdr::LEN
-    } else {
-        Ipv4Hdr::LEN
-    };
-    // SAFETY: `packet::read` checked that both headers lie in the packet.
-    unsafe {
-        bpf_tcp_check_syncookie(
-            listener.0.cast(),
-            segment.ip.cast_mut().cast(),
-            length as u32,
-            segment.tcp.cast_mut().cast::<tcphdr>(),
-            TcpHdr::LEN as u32,
-        ) == 0
-    }
 }
 
 /// Picks the proxy's listener for a connection to one of this host's addresses, or for one whose port

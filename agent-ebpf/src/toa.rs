@@ -5,7 +5,8 @@
 
 use agent_common::{
     Claim, Counter, Evidence, Syn,
-    toa::{HEADER_ROOM, Kinds, Toa, find},
+    options::HEADER_ROOM,
+    toa::{Kinds, Toa, find},
 };
 use aya_ebpf::{
     EbpfContext as _,

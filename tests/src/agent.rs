@@ -36,6 +36,30 @@ pub struct Config {
     pub carry: Option<Carry>,
     /// The sections `[[steer]]`.
     pub steer: Vec<Steer>,
+    /// The sections `[[unwrap]]`.
+    pub unwrap: Vec<Unwrap>,
+}
+
+/// A section `[[unwrap]]`.
+#[derive(Clone, Debug, Default, Serialize)]
+#[expect(missing_docs, reason = "the configuration's own names")]
+pub struct Unwrap {
+    pub netns: Option<PathBuf>,
+    pub interface: String,
+    pub ports: Vec<String>,
+    pub versions: Vec<String>,
+}
+
+impl Unwrap {
+    /// Headers of both versions are taken off connections to ports of `netns`.
+    pub fn new(netns: &Netns, interface: &str, ports: &[&str]) -> Self {
+        Self {
+            netns: Some(netns.path()),
+            interface: interface.into(),
+            ports: ports.iter().map(|ports| (*ports).into()).collect(),
+            versions: vec!["v2".into(), "v1".into()],
+        }
+    }
 }
 
 /// The section `[trust]`.
@@ -145,6 +169,7 @@ impl Config {
             reveal: Reveal { enabled: true },
             carry: None,
             steer: steer.into_iter().collect(),
+            unwrap: Vec::new(),
         })
     }
 

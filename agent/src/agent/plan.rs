@@ -1,9 +1,18 @@
 //! From the configuration of one network namespace to what the data path is told.
 
-use agent_common::{Mark, Namespace, Range, origin::rule_id};
+use std::collections::BTreeSet;
+
+use agent_common::{
+    Mark, Namespace, Range,
+    origin::rule_id,
+    unwrap::{UnwrapPort, Versions},
+};
 use anyhow::{Result, bail};
 
-use crate::config::Steer;
+use crate::{
+    config::{Steer, Unwrap},
+    datapath::Job,
+};
 
 /// The settings of a namespace with these steers. `index` gives an interface's index; ranges of an
 /// interface that is missing (`None`) are left out.
@@ -57,15 +66,44 @@ pub(super) fn settings(steers: &[Steer], index: impl Fn(&str) -> Option<u32>) ->
 }
 
 /// The interfaces that these steers attach to, each once.
-pub(crate) fn interfaces(steers: &[Steer]) -> Vec<&str> {
-    let mut names: Vec<&str> = steers
+pub(crate) fn interfaces(steers: &[Steer]) -> BTreeSet<&str> {
+    steers
         .iter()
         .flat_map(|s| s.interface.iter().chain(s.answers.iter().flatten()))
         .map(String::as_str)
-        .collect();
-    names.sort_unstable();
-    names.dedup();
-    names
+        .collect()
+}
+
+/// The interfaces of one namespace that something is attached to, and what, each once.
+pub(super) fn jobs<'a>(steers: &'a [Steer], unwraps: &'a [Unwrap]) -> BTreeSet<(&'a str, Job)> {
+    let steered = interfaces(steers).into_iter().map(|i| (i, Job::Steer));
+    let unwrapped = unwraps.iter().map(|u| (u.interface.as_str(), Job::Unwrap));
+    steered.chain(unwrapped).collect()
+}
+
+/// The unwrapping ports of the namespace with this cookie; those of an interface that is missing are left
+/// out.
+pub(super) fn unwraps(
+    unwraps: &[Unwrap],
+    netns: u64,
+    index: impl Fn(&str) -> Option<u32>,
+) -> Vec<(UnwrapPort, Versions)> {
+    let here = unwraps
+        .iter()
+        .filter_map(|u| Some((u, index(&u.interface)?)));
+    here.flat_map(|(unwrap, ifindex)| {
+        let ports = unwrap.ports.iter().cloned().flatten();
+        ports.map(move |port| {
+            let port = UnwrapPort {
+                netns,
+                ifindex,
+                port,
+                padding: 0,
+            };
+            (port, unwrap.versions)
+        })
+    })
+    .collect()
 }
 
 #[cfg(test)]
@@ -106,7 +144,7 @@ mod tests {
             (settings.gateway.value, settings.spoofed.value),
             (0x539, 0x53a)
         );
-        assert_eq!(interfaces(&steers()), ["eth0", "eth1"]);
+        assert_eq!(Vec::from_iter(interfaces(&steers())), ["eth0", "eth1"]);
     }
 
     #[test]

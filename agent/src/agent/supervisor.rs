@@ -6,15 +6,18 @@ use std::{
     sync::Arc,
 };
 
-use agent_common::{ListenerKey, Namespace};
+use agent_common::{
+    ListenerKey, Namespace,
+    unwrap::{UnwrapPort, Versions},
+};
 use anyhow::{Context as _, Result};
 use tokio::{sync::Notify, task::JoinHandle};
 use tracing::{info, warn};
 
 use super::plan;
 use crate::{
-    config::{Config, Steer},
-    datapath::Datapath,
+    config::{Config, Steer, Unwrap},
+    datapath::{Datapath, Job},
     netns::Netns,
     processes,
     route::{self, Journal},
@@ -36,8 +39,9 @@ struct Served {
     path: Option<PathBuf>,
     netns: Netns,
     settings: Namespace,
-    /// Name and index of each interface that is attached to.
-    interfaces: Vec<(String, u32)>,
+    unwraps: Vec<(UnwrapPort, Versions)>,
+    /// Name of each interface that is attached to, for what, and its index.
+    interfaces: Vec<(String, Job, u32)>,
     /// Names of the pins of what is attached.
     pins: Vec<String>,
     watch: JoinHandle<()>,
@@ -115,20 +119,22 @@ impl Supervisor {
 
     /// Whether a named namespace is no longer the one that is served.
     pub(super) fn is_outdated(&self) -> bool {
-        let mut paths: Vec<_> = self
-            .config
-            .steer
-            .iter()
-            .map(|s| s.netns.as_deref())
-            .collect();
-        paths.sort_unstable();
-        paths.dedup();
-        paths.into_iter().flatten().any(|path| {
+        self.namespaces().into_iter().flatten().any(|path| {
             use std::os::unix::fs::MetadataExt as _;
             let now = std::fs::metadata(path).ok().map(|m| m.ino());
             let served = self.served.iter().find(|s| s.path.as_deref() == Some(path));
             now != served.map(|s| s.netns.inode())
         })
+    }
+
+    /// The paths of the namespaces in which something is to be done, each once.
+    fn namespaces(&self) -> Vec<Option<&Path>> {
+        let steers = self.config.steer.iter().map(|s| s.netns.as_deref());
+        let unwraps = self.config.unwrap.iter().map(|u| u.netns.as_deref());
+        let mut paths: Vec<_> = steers.chain(unwraps).collect();
+        paths.sort_unstable();
+        paths.dedup();
+        paths
     }
 
     /// From now on, new connections pass; those in progress are served.
@@ -141,10 +147,11 @@ impl Supervisor {
     }
 
     fn reconcile(&mut self, missing: Missing) -> Result<()> {
-        let mut paths: Vec<_> = self.config.steer.iter().map(|s| s.netns.clone()).collect();
-        paths.sort_unstable();
-        paths.dedup();
-
+        let paths: Vec<_> = self
+            .namespaces()
+            .into_iter()
+            .map(|p| p.map(Path::to_owned))
+            .collect();
         let mut served = Vec::new();
         for path in paths {
             match self.settle(path.as_deref(), missing) {
@@ -163,6 +170,8 @@ impl Supervisor {
             .cloned()
             .collect();
         self.journal.apply(&route::items(&steers))?;
+        let ports: Vec<_> = served.iter().flat_map(|s| s.unwraps.clone()).collect();
+        self.datapath.unwrap(&ports)?;
         for one in &mut served {
             self.attach(one)?;
         }
@@ -182,6 +191,13 @@ impl Supervisor {
             .filter(|s| s.netns.as_deref() == path)
             .cloned()
             .collect();
+        let unwraps: Vec<Unwrap> = self
+            .config
+            .unwrap
+            .iter()
+            .filter(|u| u.netns.as_deref() == path)
+            .cloned()
+            .collect();
         let netns = Netns::open_or_current(path)?;
         // Before looking, so that no change goes by unseen.
         let changed = self.changed.clone();
@@ -194,15 +210,16 @@ impl Supervisor {
         let here = netns.interfaces()?;
         let index = |name: &str| here.iter().find(|i| i.name == name).map(|i| i.index);
         let mut interfaces = Vec::new();
-        for name in plan::interfaces(&steers) {
+        for (name, job) in plan::jobs(&steers, &unwraps) {
             match index(name) {
-                Some(index) => interfaces.push((name.to_owned(), index)),
+                Some(index) => interfaces.push((name.to_owned(), job, index)),
                 None if missing == Missing::Fails => drop(netns.interface_index(name)?),
                 None => warn!("interface {name} of {netns} is missing; waiting for it"),
             }
         }
         let settings = plan::settings(&steers, index)?;
         self.datapath.configure(&netns, &settings)?;
+        let unwraps = plan::unwraps(&unwraps, netns.cookie(), index);
         for port in steers.iter().map(|s| s.to).collect::<HashSet<_>>() {
             self.adopt(&netns, port)?;
         }
@@ -217,6 +234,7 @@ impl Supervisor {
             path: path.map(Path::to_owned),
             netns,
             settings,
+            unwraps,
             pins: if is_attached { pins } else { Vec::new() },
             interfaces,
             watch,
@@ -240,13 +258,21 @@ impl Supervisor {
         if !served.pins.is_empty() {
             return Ok(());
         }
-        let names: Vec<_> = served.interfaces.iter().map(|(n, _)| n.as_str()).collect();
+        let jobs: Vec<_> = served
+            .interfaces
+            .iter()
+            .map(|(name, job, _)| (name.as_str(), *job))
+            .collect();
         served.pins = self
             .datapath
-            .attach(&served.netns, &names)
-            .with_context(|| format!("cannot steer in {}", served.netns))?;
-        let targets: Vec<_> = names.into_iter().chain(["sk_lookup"]).collect();
-        info!("steering in {}: {}", served.netns, targets.join(", "));
+            .attach(&served.netns, &jobs)
+            .with_context(|| format!("cannot attach to {}", served.netns))?;
+        let mut targets: Vec<_> = jobs
+            .iter()
+            .map(|(name, job)| format!("{job} {name}"))
+            .collect();
+        targets.push("sk_lookup".into());
+        info!("attached in {}: {}", served.netns, targets.join(", "));
         Ok(())
     }
 }

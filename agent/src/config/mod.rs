@@ -9,6 +9,7 @@ mod problem;
 mod reader;
 mod steer;
 mod trust;
+mod unwrap;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -19,19 +20,22 @@ pub use problem::ConfigError;
 use problem::Problems;
 use reader::{Section, describe};
 pub use steer::Steer;
+use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 pub use trust::{Reveal, Trust};
+pub use unwrap::Unwrap;
 
 /// The default configuration, commented: what `truepeer config default` prints.
 pub const DEFAULT: &str = include_str!("default.toml");
 
 /// Sections of the file, with the keys of each.
-const SECTIONS: [(&str, &[&str]); 5] = [
+const SECTIONS: [(&str, &[&str]); 6] = [
     ("agent", &AGENT_KEYS),
     ("trust", &trust::TRUST_KEYS),
     ("steer", &steer::KEYS),
     ("reveal", &trust::REVEAL_KEYS),
     ("carry", &carry::KEYS),
+    ("unwrap", &unwrap::KEYS),
 ];
 const AGENT_KEYS: [&str; 6] = [
     "socket",
@@ -56,6 +60,8 @@ pub struct Config {
     pub reveal: Reveal,
     /// What is steered to local proxies, in the order of the file.
     pub steer: Vec<Steer>,
+    /// Where PROXY headers are taken off, in the order of the file.
+    pub unwrap: Vec<Unwrap>,
     /// Where TOA is sent.
     pub carry_toa: CarryToa,
 }
@@ -175,17 +181,16 @@ impl Config {
                 (name @ ("agent" | "trust" | "reveal" | "carry"), other) => {
                     not_a_section(value.span(), name, other, problems);
                 }
-                ("steer", DeValue::Array(array)) => {
-                    for item in array.iter() {
-                        let DeValue::Table(table) = item.get_ref() else {
-                            not_a_steer(item.span(), item.get_ref(), problems);
-                            continue;
-                        };
-                        let section = Section::new("[[steer]]", table, item.span(), &steer::KEYS);
-                        steers.extend(steer::Located::read(&section, problems));
-                    }
+                ("steer", _) => {
+                    let sections = sections("steer", "[[steer]]", &steer::KEYS, value, problems);
+                    let read = |section| steer::Located::read(&section, problems);
+                    steers = sections.into_iter().filter_map(read).collect();
                 }
-                ("steer", other) => not_a_steer(value.span(), other, problems),
+                ("unwrap", _) => {
+                    let sections = sections("unwrap", "[[unwrap]]", &unwrap::KEYS, value, problems);
+                    let read = |section| Unwrap::read(&section, problems);
+                    config.unwrap = sections.into_iter().filter_map(read).collect();
+                }
                 (name, _) => {
                     let home = SECTIONS.iter().find(|(_, keys)| keys.contains(&name));
                     let nearest = reader::nearest(name, SECTIONS.iter().map(|(name, _)| *name));
@@ -200,7 +205,7 @@ impl Config {
                         ),
                         (None, None) => (
                             format!("unknown section `{name}`"),
-                            "the sections are `[agent]`, `[trust]`, `[reveal]`, `[carry.toa]` and `[[steer]]`"
+                            "the sections are `[agent]`, `[trust]`, `[reveal]`, `[carry.toa]`, `[[steer]]` and `[[unwrap]]`"
                                 .into(),
                         ),
                     };
@@ -227,23 +232,40 @@ fn not_a_section(
     );
 }
 
-fn not_a_steer(span: std::ops::Range<usize>, value: &DeValue<'_>, problems: &mut Problems) {
-    let message = match value {
-        DeValue::Table(_) => "`steer` is one section, but there can be several".into(),
-        other => format!("`steer` is {}, not a list of sections", describe(other)),
+/// The sections of a name that can be there several times.
+fn sections<'a, 'text>(
+    name: &str,
+    header: &'static str,
+    keys: &'static [&'static str],
+    value: &'a Spanned<DeValue<'text>>,
+    problems: &mut Problems,
+) -> Vec<Section<'a, 'text>> {
+    let mut not_sections = |span, value: &DeValue<'_>| {
+        let message = match value {
+            DeValue::Table(_) => format!("`{name}` is one section, but there can be several"),
+            other => format!("`{name}` is {}, not a list of sections", describe(other)),
+        };
+        let help = format!("write `{header}`, in double brackets");
+        problems.add(span, message, Some(help));
     };
-    problems.add(
-        span,
-        message,
-        Some("write `[[steer]]`, in double brackets".into()),
-    );
+    let DeValue::Array(array) = value.get_ref() else {
+        not_sections(value.span(), value.get_ref());
+        return Vec::new();
+    };
+    let mut sections = Vec::new();
+    for item in array.iter() {
+        match item.get_ref() {
+            DeValue::Table(table) => sections.push(Section::new(header, table, item.span(), keys)),
+            other => not_sections(item.span(), other),
+        }
+    }
+    sections
 }
 
 fn header(section: &str) -> String {
-    if section == "steer" {
-        "[[steer]]".into()
-    } else {
-        format!("[{section}]")
+    match section {
+        "steer" | "unwrap" => format!("[[{section}]]"),
+        _ => format!("[{section}]"),
     }
 }
 

@@ -129,7 +129,7 @@ fn name(section: &Section<'_, '_>, problems: &mut Problems) -> Option<(String, R
     Some((name.to_owned(), span))
 }
 
-fn netns(section: &Section<'_, '_>, problems: &mut Problems) -> Option<PathBuf> {
+pub(super) fn netns(section: &Section<'_, '_>, problems: &mut Problems) -> Option<PathBuf> {
     let (text, span) = section.string("netns", problems)?;
     if !text.starts_with('/') {
         problems.add(
@@ -154,7 +154,7 @@ fn interface(section: &Section<'_, '_>, problems: &mut Problems) -> Option<Strin
     Some(name.to_owned())
 }
 
-fn check_interface(key: &str, name: &str, span: Range<usize>, problems: &mut Problems) {
+pub(super) fn check_interface(key: &str, name: &str, span: Range<usize>, problems: &mut Problems) {
     let forbidden = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
     if name.is_empty()
         || name.len() > INTERFACE_MAX
@@ -200,7 +200,7 @@ fn answers(section: &Section<'_, '_>, problems: &mut Problems) -> Option<Vec<Str
     )
 }
 
-fn ports(
+pub(super) fn ports(
     section: &Section<'_, '_>,
     problems: &mut Problems,
 ) -> Vec<(RangeInclusive<u16>, Range<usize>)> {
@@ -219,7 +219,7 @@ fn ports(
     {
         problems.add(
             value.span(),
-            "`ports` is empty: nothing would be steered",
+            "`ports` is empty: no connection is concerned",
             Some(format!("write `ports = {EXAMPLE}`, for example")),
         );
     }

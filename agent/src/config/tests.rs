@@ -152,7 +152,7 @@ fn sections_that_do_not_exist_are_refused() {
         &error("[policy]\ndeny = []\n"),
         &[
             "unknown section `policy`",
-            "`[agent]`, `[trust]`, `[reveal]`, `[carry.toa]` and `[[steer]]`",
+            "`[agent]`, `[trust]`, `[reveal]`, `[carry.toa]`, `[[steer]]` and `[[unwrap]]`",
         ],
     );
     assert_has(

@@ -1,6 +1,7 @@
 //! Attaches programs, and names what they are attached to.
 
 use std::{
+    fmt,
     fs::{self, File},
     os::unix::fs::MetadataExt as _,
     path::Path,
@@ -130,58 +131,104 @@ pub(super) fn lookup(object: &mut Ebpf, pins: &Pins, netns: u64) -> Result<()> {
     pins.pin_link(&lookup_name(netns), |path| Ok(link.pin(path).map(drop)?))
 }
 
-/// Attaches tc ingress to `interface` of the calling thread's network namespace, whose inode is
-/// `netns`: by TCX, or before Linux 6.6 by a clsact filter, which needs no pin to stay.
-pub(super) fn steer(object: &mut Ebpf, pins: &Pins, netns: u64, interface: &str) -> Result<()> {
-    let steer: &mut SchedClassifier = program(object, program::STEER)?;
-    if steer.fd().is_err() {
-        steer.load()?;
+/// What is done on an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Job {
+    /// PROXY headers are taken off; before anything else sees them.
+    Unwrap,
+    /// Connections are brought to a proxy, or its own to it.
+    Steer,
+}
+
+impl Job {
+    /// The programs for it.
+    pub(super) fn programs(self) -> &'static [(&'static str, TcAttachType)] {
+        match self {
+            Self::Unwrap => &[
+                (program::UNWRAP, TcAttachType::Ingress),
+                (program::ANSWER, TcAttachType::Egress),
+            ],
+            Self::Steer => &[(program::STEER, TcAttachType::Ingress)],
+        }
     }
-    let ingress = TcAttachType::Ingress;
+}
+
+impl fmt::Display for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unwrap => "unwrap on",
+            Self::Steer => "steer on",
+        })
+    }
+}
+
+/// Attaches a tc program to `interface` of the calling thread's network namespace, whose inode is
+/// `netns`: by TCX, or before Linux 6.6 by a clsact filter, which needs no pin to stay. Returns the name of
+/// the pin.
+pub(super) fn packets(
+    object: &mut Ebpf,
+    pins: &Pins,
+    netns: u64,
+    interface: &str,
+    name: &str,
+    direction: TcAttachType,
+) -> Result<String> {
+    let classifier: &mut SchedClassifier = program(object, name)?;
+    if classifier.fd().is_err() {
+        classifier.load()?;
+    }
+    let pin = packets_name(name, netns, interface);
     let tcx = TcAttachOptions::TcxOrder(LinkOrder::default());
-    match steer.attach_with_options(interface, ingress, tcx) {
+    match classifier.attach_with_options(interface, direction, tcx) {
         Ok(id) => {
-            let link = steer.take_link(id)?;
+            let link = classifier.take_link(id)?;
             let link = FdLink::try_from(link)?;
-            let name = steer_name(netns, interface);
-            pins.pin_link(&name, |path| Ok(link.pin(path).map(drop)?))
+            pins.pin_link(&pin, |path| Ok(link.pin(path).map(drop)?))?;
         }
         Err(ProgramError::SyscallError(error))
             if error.io_error.raw_os_error() == Some(nix::libc::EINVAL) =>
         {
-            clsact(steer, interface)
+            clsact(classifier, interface, name, direction)?;
         }
-        Err(error) => Err(error.into()),
+        Err(error) => return Err(error.into()),
     }
+    Ok(pin)
 }
 
-fn clsact(steer: &mut SchedClassifier, interface: &str) -> Result<()> {
+fn clsact(
+    classifier: &mut SchedClassifier,
+    interface: &str,
+    name: &str,
+    direction: TcAttachType,
+) -> Result<()> {
     // Fails when the interface has a clsact already, which serves as well.
     let _ = qdisc_add_clsact(interface);
-    let _ = detach_clsact(interface);
+    let _ = qdisc_detach_program(interface, direction, name);
     let options = TcAttachOptions::Netlink(NlOptions::default());
-    let id = steer
-        .attach_with_options(interface, TcAttachType::Ingress, options)
+    let id = classifier
+        .attach_with_options(interface, direction, options)
         .with_context(|| format!("cannot add a clsact filter to {interface}"))?;
     // The filter is to outlive the agent; dropping the link would remove it.
-    std::mem::forget(steer.take_link(id)?);
+    std::mem::forget(classifier.take_link(id)?);
     Ok(())
 }
 
-/// Removes truepeer's clsact filter from `interface` of the calling thread's network namespace. An
-/// error: there was none.
-pub(super) fn detach_clsact(interface: &str) -> Result<()> {
-    Ok(qdisc_detach_program(
-        interface,
-        TcAttachType::Ingress,
-        program::STEER,
-    )?)
+/// Removes truepeer's clsact filters from `interface` of the calling thread's network namespace, where
+/// there are any.
+pub(super) fn detach_clsact(interface: &str) {
+    for (name, direction) in [Job::Unwrap, Job::Steer]
+        .into_iter()
+        .flat_map(Job::programs)
+    {
+        // An error: there is no such filter, as usual.
+        let _ = qdisc_detach_program(interface, *direction, name);
+    }
 }
 
 /// Name of the pin of an interface's link. bpffs takes no dots, which names of interfaces may have;
 /// a colon they may not.
-pub(super) fn steer_name(netns: u64, interface: &str) -> String {
-    format!("{}:{netns}:{}", program::STEER, interface.replace('.', ":"))
+fn packets_name(program: &str, netns: u64, interface: &str) -> String {
+    format!("{program}:{netns}:{}", interface.replace('.', ":"))
 }
 
 /// Name of the pin of a namespace's `sk_lookup` link.
@@ -232,8 +279,8 @@ mod tests {
 
     #[test]
     fn a_pin_tells_its_interface_even_with_a_dot() {
-        let (program, target) = describe(&steer_name(4_026_531_840, "eth0.100"));
-        assert_eq!(program, "truepeer_steer");
+        let (name, target) = describe(&packets_name(program::STEER, 4_026_531_840, "eth0.100"));
+        assert_eq!(name, "truepeer_steer");
         assert_eq!(target, "eth0.100 in network namespace 4026531840");
         assert_eq!(describe(&lookup_name(7)).1, "network namespace 7");
         assert_eq!(describe("truepeer_learn").1, "the root cgroup");

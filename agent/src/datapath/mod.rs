@@ -16,6 +16,7 @@ use agent_common::{
     names::{self, map, program},
     origin::rule_id,
     toa::Kinds,
+    unwrap::{UnwrapPort, Versions},
 };
 use anyhow::{Context as _, Result};
 use aya::{
@@ -26,6 +27,7 @@ use aya::{
 use nix::libc::{AF_INET, AF_INET6};
 use tracing::warn;
 
+pub use attach::Job;
 pub use events::{Diagnostics, Events};
 pub use pins::Pins;
 
@@ -196,17 +198,31 @@ impl Datapath {
         walked.with_context(|| format!("cannot walk the sockets of {netns}"))
     }
 
-    /// Attaches the packet programs to `interfaces` of `netns`, and `sk_lookup` to the namespace; what
-    /// was attached there is replaced. Returns the names of the pins.
-    pub fn attach(&mut self, netns: &Netns, interfaces: &[&str]) -> Result<Vec<String>> {
+    /// Says on which ports PROXY headers are taken off.
+    pub fn unwrap(&self, ports: &[(UnwrapPort, Versions)]) -> Result<()> {
+        let ports = ports.iter().map(|(port, v)| (pins::Plain(*port), v.0));
+        pins::replace(&mut self.pins.unwraps()?, ports.collect())
+    }
+
+    /// Attaches the packet programs to interfaces of `netns`, and `sk_lookup` to the namespace; what was
+    /// attached there is replaced. Returns the names of the pins.
+    pub fn attach(&mut self, netns: &Netns, jobs: &[(&str, Job)]) -> Result<Vec<String>> {
         let mut object = load_object(&mut self.loader, netns.cookie())?;
         let pins = &self.pins;
         netns.run(move || {
             let mut names = Vec::new();
-            for interface in interfaces {
-                attach::steer(&mut object, pins, netns.inode(), interface)
-                    .with_context(|| format!("cannot attach to {interface}"))?;
-                names.push(attach::steer_name(netns.inode(), interface));
+            for (interface, job) in jobs {
+                for (program, direction) in job.programs() {
+                    let name = attach::packets(
+                        &mut object,
+                        pins,
+                        netns.inode(),
+                        interface,
+                        program,
+                        *direction,
+                    );
+                    names.push(name.with_context(|| format!("cannot attach to {interface}"))?);
+                }
             }
             attach::lookup(&mut object, pins, netns.inode()).context("cannot attach sk_lookup")?;
             names.push(attach::lookup_name(netns.inode()));
@@ -242,8 +258,7 @@ pub fn remove(pins: &Pins) -> Result<()> {
     for netns in Netns::all()? {
         let swept = netns.run(|| {
             for interface in nix::net::if_::if_nameindex()?.iter() {
-                // An error: there is no such filter, as usual.
-                let _ = attach::detach_clsact(&interface.name().to_string_lossy());
+                attach::detach_clsact(&interface.name().to_string_lossy());
             }
             Ok(())
         });

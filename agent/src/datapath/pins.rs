@@ -3,7 +3,9 @@
 use std::{
     collections::HashSet,
     ffi::OsStr,
-    fs, io,
+    fs,
+    hash::Hash,
+    io,
     path::{Path, PathBuf},
 };
 
@@ -11,6 +13,7 @@ use agent_common::{
     Address, Counter, ListenerKey, Namespace, Origin,
     names::{LAYOUT, map},
     toa::Kinds,
+    unwrap::UnwrapPort,
 };
 use anyhow::{Context as _, Result, bail};
 use aya::{
@@ -34,7 +37,7 @@ const BPFFS: &str = "/sys/fs/bpf";
 const NEW: &str = "new:";
 
 /// A shared type as the kernel's maps hold it.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(transparent)]
 pub(super) struct Plain<T>(pub(super) T);
 
@@ -46,6 +49,8 @@ unsafe impl Pod for Plain<Namespace> {}
 unsafe impl Pod for Plain<ListenerKey> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<Kinds> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<UnwrapPort> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<Address> {}
 
@@ -279,6 +284,12 @@ impl Pins {
         )?)?)
     }
 
+    pub(super) fn unwraps(&self) -> Result<HashMap<MapData, Plain<UnwrapPort>, u32>> {
+        Ok(HashMap::try_from(Map::from_map_data(
+            self.map(map::UNWRAPS)?,
+        )?)?)
+    }
+
     pub(super) fn toa(&self) -> Result<Array<MapData, Plain<Kinds>>> {
         Ok(Array::try_from(Map::from_map_data(self.map(map::TOA)?)?)?)
     }
@@ -332,8 +343,11 @@ impl Origins for Pins {
         let origins = MapFill {
             name: map::ORIGINS.into(),
             // A hash does not tell how full it is, and counting a million entries takes a second.
-            entries: (of(Counter::LearntWire) + of(Counter::LearntBind) + of(Counter::LearntToa))
-                .saturating_sub(of(Counter::Closed)),
+            entries: (of(Counter::LearntWire)
+                + of(Counter::LearntBind)
+                + of(Counter::LearntToa)
+                + of(Counter::LearntProxy))
+            .saturating_sub(of(Counter::Closed)),
             max_entries: self.map(map::ORIGINS)?.info()?.max_entries().into(),
         };
         let namespaces = MapFill {
@@ -361,19 +375,17 @@ impl Origins for Pins {
 }
 
 /// Makes a map hold what is wanted and nothing else.
-pub(super) fn replace<K: Pod + PartialEq, V: Pod>(
+pub(super) fn replace<K: Pod + Eq + Hash, V: Pod>(
     map: &mut HashMap<MapData, K, V>,
     wanted: Vec<(K, V)>,
 ) -> Result<()> {
-    let held: Vec<K> = map.keys().collect::<Result<_, _>>()?;
-    for (key, value) in &wanted {
+    let mut unwanted: HashSet<K> = map.keys().collect::<Result<_, _>>()?;
+    for (key, value) in wanted {
         map.insert(key, value, 0)?;
+        unwanted.remove(&key);
     }
-    for key in held
-        .iter()
-        .filter(|held| wanted.iter().all(|(key, _)| key != *held))
-    {
-        map.remove(key)?;
+    for key in unwanted {
+        map.remove(&key)?;
     }
     Ok(())
 }

@@ -19,7 +19,7 @@ use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 
 use super::{Check, Outcome};
 use crate::{
-    datapath::{Datapath, Pins},
+    datapath::{Datapath, Job, Pins},
     netns::Netns,
     origins::Origins,
     processes::cgroup2_mount,
@@ -120,7 +120,7 @@ fn steer(pins: &Pins) -> Result<&'static str> {
         flags: 0,
     };
     datapath.configure(&node, &settings)?;
-    datapath.attach(&node, &[STEERED])?;
+    datapath.attach(&node, &[(STEERED, Job::Steer)])?;
 
     connection(&node, &client, IPV4[0], pins).context("over IPv4")?;
     if ipv6 {

@@ -1,0 +1,65 @@
+//! TCP options (RFC 9293, 3.1), read in a way that the kernel's verifier can follow.
+
+/// Room for a TCP header. It has 60 bytes at most; a power of two bounds an index by a mask.
+pub const HEADER_ROOM: usize = 64;
+/// Where a TCP header's options begin.
+const OPTIONS: usize = 20;
+const MAX_OPTIONS: usize = 40;
+const END_OF_OPTIONS: u8 = 0;
+const NO_OPERATION: u8 = 1;
+
+/// Looks for options in a TCP header, of which `header` has all bytes that the header says it has; those
+/// after its end are zero. `is_wanted` gets a kind and a length and answers 1 or 0. How many are wanted,
+/// and where in the header the only one begins.
+#[inline(always)]
+pub fn find(header: &[u8; HEADER_ROOM], is_wanted: impl Fn(u8, u8) -> usize) -> (usize, usize) {
+    let end = (byte(header, 12) >> 4) as usize * 4;
+    let mut at = OPTIONS;
+    // The number of the options found, and the sum of their places.
+    let (mut number, mut found) = (0, 0);
+    // Zero, which the verifier does not know: what it is added to may be anything afterwards. Else the
+    // verifier would follow the options through every way to place them.
+    let veil = byte(header, HEADER_ROOM - 1) as usize;
+    for _ in 0..MAX_OPTIONS {
+        at = (at + veil) & (HEADER_ROOM - 1);
+        found = (found + veil) & 0xff;
+        number = (number + veil) & 0xff;
+        if at >= end {
+            break;
+        }
+        let kind = byte(header, at);
+        if kind == END_OF_OPTIONS {
+            break;
+        }
+        if kind == NO_OPERATION {
+            at += 1;
+            continue;
+        }
+        let length = byte(header, at + 1);
+        // As the kernel's own parser, which stops at what is no option.
+        if length < 2 || at + length as usize > end {
+            break;
+        }
+        let is_wanted = is_wanted(kind, length);
+        found += at * is_wanted;
+        number += is_wanted;
+        at += length as usize;
+    }
+    (number, found)
+}
+
+/// The word at `at`, as it lies in the header.
+#[inline(always)]
+pub fn word(header: &[u8; HEADER_ROOM], at: usize) -> u32 {
+    let byte = |i: usize| byte(header, at + i);
+    u32::from_ne_bytes([byte(0), byte(1), byte(2), byte(3)])
+}
+
+/// A byte of the header. LLVM would drop a mask that it can prove useless, and the verifier then refuse
+/// the access: the volatile read hides the index from it.
+#[inline(always)]
+pub fn byte(header: &[u8; HEADER_ROOM], at: usize) -> u8 {
+    // SAFETY: a reference is valid for reads.
+    let at = unsafe { core::ptr::read_volatile(&at) };
+    header[at & (HEADER_ROOM - 1)]
+}

@@ -1,0 +1,318 @@
+//! unwrap: takes a PROXY header off the stream with no proxy.
+//!
+//! The server is told a SYN whose sequence number is the header's length ahead, so its stream begins
+//! behind the header. Nothing else of the sender reaches it until the segment with the header comes: that
+//! one completes the handshake, its first bytes lie before the server's window, and TCP trims them. From
+//! then on nothing is changed, unless the header has another length than was expected.
+
+mod answer;
+mod craft;
+mod header;
+mod refuse;
+mod translate;
+
+use agent_common::{
+    Claim, Connection, Counter, Endpoint, Evidence, Syn,
+    unwrap::{Habit, Handshake, Refusal, UnwrapPort, Versions},
+};
+use aya_ebpf::{
+    bindings::{
+        BPF_ANY,
+        tcx_action_base::{TCX_DROP, TCX_NEXT},
+    },
+    programs::TcContext,
+};
+
+pub(crate) use self::{
+    answer::packet as answer,
+    translate::{accepted, closed},
+};
+use self::{craft::Crafted, header::Header, refuse::Refused};
+use crate::{
+    counters::count,
+    maps::{
+        HANDOVERS, LENGTHS, LINGERING, NETNS, TRANSLATED, TRUSTED_SOURCES, UNWRAPPING, UNWRAPS,
+        longest_match,
+    },
+    packet::{self, ACK, FIN, RST, SYN, Tcp},
+    socket::{Socket, TCP_LISTEN, TCP_NEW_SYN_RECV, TCP_TIME_WAIT},
+};
+
+/// Length of a header of version 2 without TLVs.
+const USUAL_V4: u32 = 28;
+const USUAL_V6: u32 = 52;
+
+/// A segment to an unwrapping port.
+struct Incoming<'a> {
+    ctx: &'a TcContext,
+    connection: Connection,
+    tcp: Tcp,
+    /// Where the TCP header begins.
+    offset: usize,
+    /// Bytes behind the TCP header.
+    payload: usize,
+    versions: Versions,
+}
+
+/// One packet at tc ingress; the action for it.
+#[inline(always)]
+pub(crate) fn packet(ctx: &TcContext) -> i32 {
+    let Some(incoming) = Incoming::read(ctx) else {
+        return TCX_NEXT;
+    };
+    match incoming.arrives() {
+        Ok(action) => action,
+        Err(refused) => refused.tell(&incoming),
+    }
+}
+
+/// What is taken on this port of the packet's interface; `None`: nothing is unwrapped there.
+#[inline(always)]
+fn versions(ctx: &TcContext, port: u16) -> Option<Versions> {
+    let port = UnwrapPort {
+        netns: NETNS.load(),
+        // SAFETY: the context is valid while the program runs.
+        ifindex: unsafe { (*ctx.skb.skb).ifindex },
+        port,
+        padding: 0,
+    };
+    // SAFETY: values are never changed in place.
+    unsafe { UNWRAPS.get(port) }.copied()
+}
+
+/// The connection between a sender and a server.
+#[inline(always)]
+fn connection(source: Endpoint, destination: Endpoint) -> Connection {
+    Connection {
+        netns: NETNS.load(),
+        source,
+        destination,
+    }
+}
+
+impl<'a> Incoming<'a> {
+    #[inline(never)]
+    fn read(ctx: &'a TcContext) -> Option<Self> {
+        let segment = packet::read(ctx)?;
+        let versions = versions(ctx, segment.port)?;
+        let tcp = segment.tcp();
+        let length = match segment.length {
+            0 => ctx.len() as usize - segment.offset,
+            length => length,
+        };
+        Some(Self {
+            ctx,
+            connection: connection(segment.source(), segment.destination()),
+            tcp,
+            offset: segment.offset,
+            payload: length.saturating_sub(tcp.length),
+            versions,
+        })
+    }
+
+    #[inline(always)]
+    fn arrives(&self) -> Result<i32, Refused> {
+        if self.tcp.has(SYN) {
+            return self.opens();
+        }
+        let Connection {
+            source,
+            destination,
+            ..
+        } = self.connection;
+        let Some(found) = Socket::between(self.ctx, source, destination) else {
+            return Ok(TCX_NEXT);
+        };
+        match found.state() {
+            TCP_LISTEN | TCP_NEW_SYN_RECV => self.handshakes(&found),
+            TCP_TIME_WAIT => Ok(self.goes_on(LINGERING.get_ptr(self.connection))),
+            _ => Ok(self.goes_on(TRANSLATED.get_ptr(self.connection))),
+        }
+    }
+
+    /// A SYN: the server is told that the stream begins behind the header.
+    #[inline(never)]
+    fn opens(&self) -> Result<i32, Refused> {
+        if self.tcp.has(ACK) {
+            return Ok(TCX_NEXT);
+        }
+        if self.rule().is_none() {
+            return Err(Refused::new(Refusal::Untrusted, None));
+        }
+        // A header on the SYN (TCP Fast Open) could not be taken off. The sender repeats it without.
+        if self.payload != 0 {
+            return Ok(TCX_DROP);
+        }
+        let handshake = match self.handshake() {
+            Some(again) if again.isn == self.tcp.sequence => again,
+            _ => Handshake {
+                isn: self.tcp.sequence,
+                shift: self.usual_length() as u16,
+                is_read: 0,
+            },
+        };
+        let _ = UNWRAPPING.insert(self.connection, handshake, BPF_ANY.into());
+        self.add_to_sequence(handshake.shift.into());
+        Ok(TCX_NEXT)
+    }
+
+    /// A segment before the server has established the connection.
+    #[inline(always)]
+    fn handshakes(&self, found: &Socket) -> Result<i32, Refused> {
+        let Some(handshake) = self.handshake() else {
+            // Evicted, or never begun. Without a header nothing may be established.
+            let completes = !found.listens()
+                || packet::read(self.ctx).is_some_and(|segment| found.sent_cookie(&segment));
+            return if completes && !self.tcp.has(RST) {
+                Err(Refused::new(Refusal::NoHeader, None))
+            } else {
+                Ok(TCX_NEXT)
+            };
+        };
+        if handshake.is_read != 0 {
+            return Ok(self.goes_on(TRANSLATED.get_ptr(self.connection)));
+        }
+        let is_first = self.tcp.sequence == handshake.isn.wrapping_add(1);
+        if self.tcp.has(RST) {
+            if is_first {
+                self.add_to_sequence(handshake.shift.into());
+            }
+            return Ok(TCX_NEXT);
+        }
+        if !is_first {
+            return Ok(TCX_DROP);
+        }
+        if self.payload != 0 {
+            return self.begins(found, handshake);
+        }
+        if self.tcp.has(FIN) {
+            return Err(Refused::new(Refusal::NoHeader, Some(handshake)));
+        }
+        // The handshake's ACK, which is not to complete it.
+        Ok(TCX_DROP)
+    }
+
+    /// The first bytes of the stream.
+    #[inline(never)]
+    fn begins(&self, found: &Socket, handshake: Handshake) -> Result<i32, Refused> {
+        let refused = |reason| Refused::new(reason, Some(handshake));
+        let rule = self.rule().ok_or(refused(Refusal::Untrusted))?;
+        let start = self.offset + self.tcp.length;
+        let header = header::read(self.ctx, start, self.payload, self.versions).map_err(refused)?;
+        let delta = i32::from(handshake.shift) - header.length as i32;
+        let _ = LINGERING.remove(self.connection);
+        if delta == 0 {
+            let _ = TRANSLATED.remove(self.connection);
+        } else {
+            let flags = BPF_ANY.into();
+            if TRANSLATED.insert(self.connection, delta, flags).is_err() {
+                return Err(refused(Refusal::Full));
+            }
+            count(Counter::UnwrapTranslated);
+        }
+        self.learn(&header, rule, handshake);
+        let is_alone = self.payload == header.length as usize;
+        // The kernel has no sequence number to trim by while it uses SYN cookies: the sender repeats what
+        // is cut off here.
+        if is_alone || found.listens() {
+            let fin = if is_alone { self.tcp.flags & FIN } else { 0 };
+            Crafted {
+                sequence: handshake.first(),
+                acknowledgment: self.tcp.acknowledgment,
+                flags: ACK | fin,
+                to_sender: false,
+                options: true,
+            }
+            .write(self);
+        } else {
+            self.add_to_sequence(delta);
+        }
+        Ok(TCX_NEXT)
+    }
+
+    /// Notes what the header says, for `accept()` and for the sender's next connection. A function of its
+    /// own, as others here: all that is inlined shares 512 bytes of stack.
+    #[inline(never)]
+    fn learn(&self, header: &Header, rule: u32, handshake: Handshake) {
+        let flags = BPF_ANY.into();
+        let read = Handshake {
+            is_read: 1,
+            ..handshake
+        };
+        let _ = UNWRAPPING.insert(self.connection, read, flags);
+        let _ = LENGTHS.insert(self.habit(), header.length, flags);
+        let Connection {
+            source,
+            destination,
+            ..
+        } = self.connection;
+        let syn = Syn {
+            source,
+            destination,
+            isn: handshake.first().wrapping_sub(1),
+        };
+        let claim = Claim {
+            client: header.client.unwrap_or(source),
+            original_dst: header.original_dst.unwrap_or(destination),
+            rule,
+            evidence: Evidence::Proxy as u8,
+            ..Claim::default()
+        };
+        let _ = HANDOVERS.insert(syn, claim, flags);
+    }
+
+    /// A segment of a connection that the server has: changed only if the header's length was not as
+    /// expected.
+    #[inline(always)]
+    fn goes_on(&self, delta: Option<*const i32>) -> i32 {
+        if let Some(delta) = delta {
+            // SAFETY: values are never changed in place.
+            self.add_to_sequence(unsafe { *delta });
+        }
+        TCX_NEXT
+    }
+
+    #[inline(always)]
+    fn add_to_sequence(&self, delta: i32) {
+        translate::sequence(self.ctx, self.offset, self.tcp.sequence, delta);
+    }
+
+    #[inline(always)]
+    fn handshake(&self) -> Option<Handshake> {
+        // SAFETY: values are never changed in place.
+        unsafe { UNWRAPPING.get(self.connection) }.copied()
+    }
+
+    #[inline(always)]
+    fn is_v6(&self) -> bool {
+        !self.connection.source.address.is_v4()
+    }
+
+    /// The rule that trusts the sender.
+    #[inline(always)]
+    fn rule(&self) -> Option<u32> {
+        longest_match(&TRUSTED_SOURCES, self.connection.source.address)
+    }
+
+    /// The expected length of the header.
+    #[inline(always)]
+    fn usual_length(&self) -> u32 {
+        // SAFETY: values are never changed in place.
+        match unsafe { LENGTHS.get(self.habit()) } {
+            Some(length) => *length,
+            None if self.is_v6() => USUAL_V6,
+            None => USUAL_V4,
+        }
+    }
+
+    #[inline(always)]
+    fn habit(&self) -> Habit {
+        let netns = self.connection.netns;
+        Habit {
+            netns: [netns as u32, (netns >> 32) as u32],
+            sender: self.connection.source.address,
+            port: self.connection.destination.port,
+            padding: 0,
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Resets a connection at both ends, before either application has a byte of it.
+
+use agent_common::{
+    Closed, Counter, Origin,
+    unwrap::{Handshake, Refusal},
+};
+use aya_ebpf::{
+    bindings::tcx_action_base::{TCX_DROP, TCX_NEXT},
+    helpers::generated::bpf_ktime_get_boot_ns,
+};
+
+use super::{Incoming, craft::Crafted};
+use crate::{
+    counters::count,
+    maps::{EVENTS, UNWRAPPING},
+    packet::{ACK, RST, SYN},
+};
+
+/// Why, and what the server knows of the connection.
+pub(super) struct Refused {
+    reason: Refusal,
+    handshake: Option<Handshake>,
+}
+
+impl Refused {
+    #[inline(always)]
+    pub(super) fn new(reason: Refusal, handshake: Option<Handshake>) -> Self {
+        Self { reason, handshake }
+    }
+
+    /// Tells everybody; the action for the packet.
+    #[inline(always)]
+    pub(super) fn tell(&self, incoming: &Incoming<'_>) -> i32 {
+        count(match self.reason {
+            Refusal::Untrusted => Counter::UnwrapUntrusted,
+            Refusal::NoHeader => Counter::UnwrapNoHeader,
+            Refusal::Invalid => Counter::UnwrapInvalid,
+            Refusal::Split => Counter::UnwrapSplit,
+            Refusal::Full => Counter::UnwrapFull,
+        });
+        self.log(incoming);
+        let _ = UNWRAPPING.remove(incoming.connection);
+        // RFC 9293, 3.10.7.1: the reset's sequence number is what the other end expects.
+        let (sequence, flags) = if incoming.tcp.has(SYN) {
+            (0, RST | ACK)
+        } else {
+            (incoming.tcp.acknowledgment, RST)
+        };
+        let reset = Crafted {
+            sequence,
+            acknowledgment: incoming.tcp.sequence.wrapping_add(1),
+            flags,
+            to_sender: true,
+            options: false,
+        };
+        reset.send(incoming);
+        let Some(handshake) = self.handshake else {
+            return TCX_DROP;
+        };
+        let reset = Crafted {
+            sequence: handshake.first(),
+            acknowledgment: 0,
+            flags: RST,
+            to_sender: false,
+            options: false,
+        };
+        reset.write(incoming);
+        TCX_NEXT
+    }
+
+    #[inline(never)]
+    fn log(&self, incoming: &Incoming<'_>) {
+        let Some(mut event) = EVENTS.reserve::<Closed>(0) else {
+            return count(Counter::EventsLost);
+        };
+        let connection = incoming.connection;
+        // SAFETY: a helper without arguments.
+        let now = unsafe { bpf_ktime_get_boot_ns() };
+        event.write(Closed {
+            origin: Origin {
+                since: now,
+                netns: connection.netns,
+                client: connection.source,
+                original_dst: connection.destination,
+                local: connection.destination,
+                remote: connection.source,
+                ..Origin::default()
+            },
+            closed: now,
+            refused: self.reason as u32,
+            ..Closed::default()
+        });
+        event.submit(0);
+    }
+}

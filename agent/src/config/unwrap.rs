@@ -1,0 +1,73 @@
+//! One `[[unwrap]]` section.
+
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+use agent_common::unwrap::Versions;
+
+use super::problem::Problems;
+use super::reader::Section;
+use super::steer::{check_interface, netns, ports};
+
+pub(super) const KEYS: [&str; 4] = ["netns", "interface", "ports", "versions"];
+
+/// Ports whose connections begin with a PROXY header, which is taken off in the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unwrap {
+    /// Path of the network namespace; `None`: the agent's own.
+    pub netns: Option<PathBuf>,
+    /// The interface by which the senders come in.
+    pub interface: String,
+    /// The server's ports.
+    pub ports: Vec<RangeInclusive<u16>>,
+    /// Versions of the header that are taken.
+    pub versions: Versions,
+}
+
+impl Unwrap {
+    /// Reads a section; `None` when what is missing would make later checks meaningless.
+    pub(super) fn read(section: &Section<'_, '_>, problems: &mut Problems) -> Option<Self> {
+        section.refuse_unknown(problems);
+        let netns = netns(section, problems);
+        section.require("interface", "\"eth0\"", problems);
+        let interface = section.string("interface", problems);
+        if let Some((name, span)) = &interface {
+            check_interface("interface", name, span.clone(), problems);
+        }
+        let ports = ports(section, problems);
+        let versions = versions(section, problems);
+        Some(Self {
+            netns,
+            interface: interface?.0.to_owned(),
+            ports: ports.into_iter().map(|(ports, _)| ports).collect(),
+            versions,
+        })
+    }
+}
+
+fn versions(section: &Section<'_, '_>, problems: &mut Problems) -> Versions {
+    let both = Versions(Versions::V1.0 | Versions::V2.0);
+    let Some(texts) = section.strings("versions", problems) else {
+        return both;
+    };
+    let mut versions = Versions::default();
+    for (text, span) in &texts {
+        match *text {
+            "v1" => versions.0 |= Versions::V1.0,
+            "v2" => versions.0 |= Versions::V2.0,
+            other => problems.add(
+                span.clone(),
+                format!("`versions` holds what is no version of the PROXY protocol: \"{other}\""),
+                Some("write \"v1\" or \"v2\"".into()),
+            ),
+        }
+    }
+    if texts.is_empty() {
+        problems.add(
+            section.span.clone(),
+            "`versions` is empty: every connection would be refused",
+            Some("write `versions = [\"v2\", \"v1\"]`".into()),
+        );
+    }
+    versions
+}
