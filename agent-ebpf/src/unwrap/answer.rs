@@ -1,6 +1,5 @@
 //! What a server sends: acknowledges bytes that its sender knows of.
 
-use agent_common::options::{self, HEADER_ROOM};
 use aya_ebpf::{
     bindings::tcx_action_base::TCX_NEXT, helpers::generated::bpf_skb_load_bytes,
     programs::TcContext,
@@ -12,13 +11,17 @@ use crate::{
     packet::{self, ACK, RST, SYN, Segment, Tcp},
 };
 
-/// TCP's option for selective acknowledgments (RFC 2018).
+/// TCP options: padding, and selective acknowledgments (RFC 2018).
+const NO_OPERATION: u8 = 1;
 const SACK: u8 = 5;
-/// Bytes of an edge of a block, and most blocks of an option.
+/// Padding, kind and length of selective acknowledgments.
+const HEAD: usize = 4;
+/// Bytes of an edge of a block, and how many an option has at most.
 const EDGE: usize = 4;
-const BLOCKS: usize = 4;
-/// Where a TCP header's options begin.
+const EDGES: usize = 8;
+/// Where a TCP header's options begin, and how long timestamps are with their padding.
 const OPTIONS: usize = 20;
+const TIMESTAMPS: usize = 12;
 
 /// One packet at tc egress; the action for it.
 #[inline(always)]
@@ -37,7 +40,7 @@ pub(crate) fn packet(ctx: &TcContext) -> i32 {
     let connection = connection(destination, source);
     if tcp.has(SYN) || tcp.has(RST) {
         // SAFETY: values are never changed in place; so below.
-        if let Some(handshake) = unsafe { UNWRAPPING.get(connection) }
+        if let Some(handshake) = unsafe { UNWRAPPING.get(&connection) }
             && handshake.is_read == 0
             && tcp.acknowledgment == handshake.first()
         {
@@ -47,8 +50,8 @@ pub(crate) fn packet(ctx: &TcContext) -> i32 {
     }
     let delta = unsafe {
         TRANSLATED
-            .get(connection)
-            .or_else(|| LINGERING.get(connection))
+            .get(&connection)
+            .or_else(|| LINGERING.get(&connection))
     };
     if let Some(delta) = delta {
         acknowledges(ctx, &segment, &tcp, *delta);
@@ -64,40 +67,43 @@ fn acknowledges(ctx: &TcContext, segment: &Segment, tcp: &Tcp, delta: i32) {
     translate::acknowledgment(ctx, segment.offset, tcp.acknowledgment, delta);
 }
 
-/// The edges of the blocks that the server has got out of order.
+/// The edges of the blocks that the server has got out of order. The kernel writes them behind two bytes
+/// of padding, first or after its timestamps (`tcp_options_write()`).
 #[inline(always)]
 fn selectively(ctx: &TcContext, segment: &Segment, tcp: &Tcp, delta: i32) {
-    let mut header = [0; HEADER_ROOM];
-    if !(OPTIONS..HEADER_ROOM).contains(&tcp.length) {
-        return;
+    for at in [OPTIONS, OPTIONS + TIMESTAMPS] {
+        if at + HEAD >= tcp.length {
+            return;
+        }
+        if let Some([NO_OPERATION, NO_OPERATION, SACK, length]) = load(ctx, segment.offset + at) {
+            return blocks(ctx, segment, at + HEAD, length.into(), delta);
+        }
     }
-    // SAFETY: the buffer is longer than what is read; the context is valid while the program runs.
-    let error = unsafe {
-        let to = header.as_mut_ptr().cast();
-        bpf_skb_load_bytes(
-            ctx.skb.skb.cast(),
-            segment.offset as u32,
-            to,
-            tcp.length as u32,
-        )
-    };
-    let (number, at) = options::find(&header, |kind, _| usize::from(kind == SACK));
-    if error != 0 || number != 1 {
-        return;
-    }
-    let end = at + usize::from(options::byte(&header, at + 1));
-    for edge in 0..2 * BLOCKS {
-        let field = at + 2 + edge * EDGE;
-        if field + EDGE > end {
+}
+
+#[inline(always)]
+fn blocks(ctx: &TcContext, segment: &Segment, at: usize, length: usize, delta: i32) {
+    for edge in 0..EDGES {
+        if 2 + edge * EDGE >= length {
             break;
         }
-        let old = u32::from_be(options::word(&header, field));
-        translate::replace(
-            ctx,
-            segment.offset,
-            field,
-            old,
-            old.wrapping_sub(delta as u32),
-        );
+        let field = at + edge * EDGE;
+        if let Some(old) = load(ctx, segment.offset + field) {
+            let old = u32::from_be_bytes(old);
+            let new = old.wrapping_sub(delta as u32);
+            translate::replace(ctx, segment.offset, field, old, new);
+        }
     }
+}
+
+/// Four bytes of the packet.
+#[inline(always)]
+fn load(ctx: &TcContext, at: usize) -> Option<[u8; 4]> {
+    let mut bytes = [0; 4];
+    // SAFETY: the buffer has the length that is passed; the context is valid while the program runs.
+    let error = unsafe {
+        let to = bytes.as_mut_ptr().cast();
+        bpf_skb_load_bytes(ctx.skb.skb.cast(), at as u32, to, bytes.len() as u32)
+    };
+    (error == 0).then_some(bytes)
 }

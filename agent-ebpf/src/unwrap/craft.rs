@@ -7,6 +7,8 @@ use aya_ebpf::{
         bpf_clone_redirect, bpf_csum_diff, bpf_l3_csum_replace, bpf_skb_change_tail,
         bpf_skb_load_bytes, bpf_skb_store_bytes,
     },
+    macros::map,
+    maps::PerCpuArray,
     programs::TcContext,
 };
 use network_types::{eth::EthHdr, tcp::TcpHdr};
@@ -47,18 +49,33 @@ struct Pseudo {
     protocol: u32,
 }
 
+/// What would take too much of the stack.
+#[repr(C)]
+struct Room {
+    pseudo: Pseudo,
+    tcp: [u8; HEADER],
+}
+
+#[map]
+static ROOM: PerCpuArray<Room> = PerCpuArray::with_max_entries(1, 0);
+
 impl Crafted {
     /// Writes it over the packet.
     #[inline(never)]
-    pub(super) fn write(&self, incoming: &Incoming<'_>) {
-        let (ctx, offset) = (incoming.ctx, incoming.offset);
+    pub(super) fn write(&self, ctx: &TcContext, incoming: &Incoming) {
+        let offset = incoming.offset;
         let length = if self.options {
             incoming.tcp.length
         } else {
             TcpHdr::LEN
         };
-        let mut tcp = [0; HEADER];
-        if !(TcpHdr::LEN..=HEADER).contains(&length) || !load(ctx, offset, &mut tcp, length) {
+        let Some(room) = ROOM.get_ptr_mut(0) else {
+            return;
+        };
+        // SAFETY: a slot of this CPU, on which one packet at a time is made.
+        let Room { pseudo, tcp } = unsafe { &mut *room };
+        *tcp = [0; HEADER];
+        if !(TcpHdr::LEN..=HEADER).contains(&length) || !load(ctx, offset, tcp, length) {
             return;
         }
         let skb = ctx.skb.skb;
@@ -66,7 +83,7 @@ impl Crafted {
         if unsafe { bpf_skb_change_tail(skb, (offset + length) as u32, 0) } != 0 {
             return;
         }
-        self.write_ip(incoming, length);
+        self.write_ip(ctx, incoming, length);
         let (source, destination) = self.ports(incoming);
         tcp[..2].copy_from_slice(&source.to_be_bytes());
         tcp[2..4].copy_from_slice(&destination.to_be_bytes());
@@ -75,26 +92,26 @@ impl Crafted {
         tcp[12] = (length as u8 / 4) << 4;
         tcp[13] = self.flags;
         [tcp[16], tcp[17]] = [0, 0];
-        [tcp[16], tcp[17]] = checksum(&mut self.pseudo(incoming, length), &mut tcp);
-        store(ctx, offset, &tcp, length);
+        *pseudo = self.pseudo(incoming, length);
+        [tcp[16], tcp[17]] = checksum(pseudo, tcp);
+        store(ctx, offset, tcp, length);
     }
 
     /// Sends it out of the interface by which the packet came in; the packet is as before, but for what
     /// [`Self::write`] changes.
     #[inline(always)]
-    pub(super) fn send(&self, incoming: &Incoming<'_>) {
-        self.write(incoming);
-        swap_macs(incoming.ctx);
-        let skb = incoming.ctx.skb.skb;
+    pub(super) fn send(&self, ctx: &TcContext, incoming: &Incoming) {
+        self.write(ctx, incoming);
+        swap_macs(ctx);
+        let skb = ctx.skb.skb;
         // SAFETY: the context is valid while the program runs.
         unsafe { bpf_clone_redirect(skb, (*skb).ifindex, 0) };
-        swap_macs(incoming.ctx);
+        swap_macs(ctx);
     }
 
     /// Addresses and lengths of the IP header.
     #[inline(always)]
-    fn write_ip(&self, incoming: &Incoming<'_>, length: usize) {
-        let ctx = incoming.ctx;
+    fn write_ip(&self, ctx: &TcContext, incoming: &Incoming, length: usize) {
         let addresses = self.addresses(incoming);
         let at = EthHdr::LEN;
         if incoming.is_v6() {
@@ -129,7 +146,7 @@ impl Crafted {
 
     /// Source and destination, of IPv4 in the first two words.
     #[inline(always)]
-    fn addresses(&self, incoming: &Incoming<'_>) -> [u32; 8] {
+    fn addresses(&self, incoming: &Incoming) -> [u32; 8] {
         let (source, destination) = self.ends(incoming);
         let ([a, b, c, d], [e, f, g, h]) = (source.address.0, destination.address.0);
         if incoming.is_v6() {
@@ -140,13 +157,13 @@ impl Crafted {
     }
 
     #[inline(always)]
-    fn ports(&self, incoming: &Incoming<'_>) -> (u16, u16) {
+    fn ports(&self, incoming: &Incoming) -> (u16, u16) {
         let (source, destination) = self.ends(incoming);
         (source.port, destination.port)
     }
 
     #[inline(always)]
-    fn ends(&self, incoming: &Incoming<'_>) -> (Endpoint, Endpoint) {
+    fn ends(&self, incoming: &Incoming) -> (Endpoint, Endpoint) {
         let connection = &incoming.connection;
         if self.to_sender {
             (connection.destination, connection.source)
@@ -156,7 +173,7 @@ impl Crafted {
     }
 
     #[inline(always)]
-    fn pseudo(&self, incoming: &Incoming<'_>, length: usize) -> Pseudo {
+    fn pseudo(&self, incoming: &Incoming, length: usize) -> Pseudo {
         Pseudo {
             addresses: self.addresses(incoming),
             length: (length as u32).to_be(),

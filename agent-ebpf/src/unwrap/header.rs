@@ -1,33 +1,43 @@
 //! Reads the PROXY header at the beginning of a segment's payload.
 
 use agent_common::{
-    Endpoint,
-    proxy::{
-        Endpoints,
-        v2::{Family, PREFIX, Prefix, TCP4, TCP6, tcp4, tcp6},
-    },
+    Claim,
+    proxy::v2::{Family, PREFIX, Prefix, TCP4, TCP6, tcp4, tcp6},
     unwrap::{Refusal, Versions},
 };
 use aya_ebpf::{helpers::generated::bpf_skb_load_bytes, programs::TcContext};
 
-/// What a header says.
-pub(super) struct Header {
-    /// In bytes.
-    pub(super) length: u32,
-    /// `None`: the sender speaks for itself, or does not know.
-    pub(super) client: Option<Endpoint>,
-    /// Likewise.
-    pub(super) original_dst: Option<Endpoint>,
-}
+use super::Incoming;
 
-/// Reads the header that begins at `start` and is to end within `payload` bytes.
-#[inline(never)]
+/// Reads the header at the beginning of the payload: how long it is, and what `claim` says for whom the
+/// sender speaks. It is the client itself as long as the header names none.
+#[inline(always)]
 pub(super) fn read(
     ctx: &TcContext,
-    start: usize,
-    payload: usize,
-    versions: Versions,
-) -> Result<Header, Refusal> {
+    incoming: &Incoming,
+    claim: &mut Claim,
+) -> Result<u32, Refusal> {
+    let outcome = read_apart(ctx, incoming, claim);
+    let length = outcome as u32;
+    match Refusal::from_u32((outcome >> 32) as u32) {
+        None => Ok(length),
+        Some(refusal) => Err(refusal),
+    }
+}
+
+/// The same on a stack of its own, which takes a number as the outcome: the length and, in the upper half,
+/// the refusal.
+#[inline(never)]
+fn read_apart(ctx: &TcContext, incoming: &Incoming, claim: &mut Claim) -> u64 {
+    match parse(ctx, incoming, claim) {
+        Ok(length) => length.into(),
+        Err(refusal) => (refusal as u64) << 32,
+    }
+}
+
+#[inline(always)]
+fn parse(ctx: &TcContext, incoming: &Incoming, claim: &mut Claim) -> Result<u32, Refusal> {
+    let (start, payload) = (incoming.offset + incoming.tcp.length, incoming.payload);
     if payload < PREFIX {
         // The shortest header of version 1 is a byte shorter, and names no client.
         return Err(match load::<1>(ctx, start)? {
@@ -35,7 +45,7 @@ pub(super) fn read(
             _ => Refusal::NoHeader,
         });
     }
-    if !versions.has(Versions::V2) {
+    if !incoming.versions.has(Versions::V2) {
         return Err(Refusal::Invalid);
     }
     let prefix = Prefix::read(&load::<PREFIX>(ctx, start)?)?;
@@ -45,16 +55,14 @@ pub(super) fn read(
     }
     let addresses = start + PREFIX;
     let ends = match prefix.family {
-        _ if prefix.is_local => None,
-        Family::Tcp4 => Some(tcp4(&load::<TCP4>(ctx, addresses)?)?),
-        Family::Tcp6 => Some(tcp6(&load::<TCP6>(ctx, addresses)?)?),
-        Family::Unspecified | Family::Other(_) => None,
+        _ if prefix.is_local => return Ok(length as u32),
+        Family::Tcp4 => tcp4(&load::<TCP4>(ctx, addresses)?)?,
+        Family::Tcp6 => tcp6(&load::<TCP6>(ctx, addresses)?)?,
+        Family::Unspecified | Family::Other(_) => return Ok(length as u32),
     };
-    Ok(Header {
-        length: length as u32,
-        client: ends.map(|Endpoints { source, .. }| source),
-        original_dst: ends.map(|Endpoints { destination, .. }| destination),
-    })
+    claim.client = ends.source;
+    claim.original_dst = ends.destination;
+    Ok(length as u32)
 }
 
 /// `N` bytes of the packet.

@@ -20,6 +20,8 @@ use aya_ebpf::{
         BPF_ANY,
         tcx_action_base::{TCX_DROP, TCX_NEXT},
     },
+    macros::map,
+    maps::PerCpuArray,
     programs::TcContext,
 };
 
@@ -27,7 +29,7 @@ pub(crate) use self::{
     answer::packet as answer,
     translate::{accepted, closed},
 };
-use self::{craft::Crafted, header::Header, refuse::Refused};
+use self::{craft::Crafted, refuse::Refused};
 use crate::{
     counters::count,
     maps::{
@@ -42,9 +44,12 @@ use crate::{
 const USUAL_V4: u32 = 28;
 const USUAL_V6: u32 = 52;
 
+/// The segment that this CPU is at. It would take too much of the stack.
+#[map]
+static INCOMING: PerCpuArray<Incoming> = PerCpuArray::with_max_entries(1, 0);
+
 /// A segment to an unwrapping port.
-struct Incoming<'a> {
-    ctx: &'a TcContext,
+struct Incoming {
     connection: Connection,
     tcp: Tcp,
     /// Where the TCP header begins.
@@ -60,9 +65,9 @@ pub(crate) fn packet(ctx: &TcContext) -> i32 {
     let Some(incoming) = Incoming::read(ctx) else {
         return TCX_NEXT;
     };
-    match incoming.arrives() {
+    match incoming.arrives(ctx) {
         Ok(action) => action,
-        Err(refused) => refused.tell(&incoming),
+        Err(refused) => refused.tell(ctx, incoming),
     }
 }
 
@@ -90,9 +95,9 @@ fn connection(source: Endpoint, destination: Endpoint) -> Connection {
     }
 }
 
-impl<'a> Incoming<'a> {
+impl Incoming {
     #[inline(never)]
-    fn read(ctx: &'a TcContext) -> Option<Self> {
+    fn read(ctx: &TcContext) -> Option<&'static Self> {
         let segment = packet::read(ctx)?;
         let versions = versions(ctx, segment.port)?;
         let tcp = segment.tcp();
@@ -100,39 +105,44 @@ impl<'a> Incoming<'a> {
             0 => ctx.len() as usize - segment.offset,
             length => length,
         };
-        Some(Self {
-            ctx,
+        let slot = INCOMING.get_ptr_mut(0)?;
+        let incoming = Self {
             connection: connection(segment.source(), segment.destination()),
             tcp,
             offset: segment.offset,
             payload: length.saturating_sub(tcp.length),
             versions,
-        })
+        };
+        // SAFETY: a slot of this CPU, on which one packet at a time arrives.
+        unsafe {
+            *slot = incoming;
+            Some(&*slot)
+        }
     }
 
     #[inline(always)]
-    fn arrives(&self) -> Result<i32, Refused> {
+    fn arrives(&self, ctx: &TcContext) -> Result<i32, Refused> {
         if self.tcp.has(SYN) {
-            return self.opens();
+            return self.opens(ctx);
         }
         let Connection {
             source,
             destination,
             ..
         } = self.connection;
-        let Some(found) = Socket::between(self.ctx, source, destination) else {
+        let Some(found) = Socket::between(ctx, source, destination) else {
             return Ok(TCX_NEXT);
         };
         match found.state() {
-            TCP_LISTEN | TCP_NEW_SYN_RECV => self.handshakes(&found),
-            TCP_TIME_WAIT => Ok(self.goes_on(LINGERING.get_ptr(self.connection))),
-            _ => Ok(self.goes_on(TRANSLATED.get_ptr(self.connection))),
+            TCP_LISTEN | TCP_NEW_SYN_RECV => self.handshakes(ctx, &found),
+            TCP_TIME_WAIT => Ok(self.goes_on(ctx, LINGERING.get_ptr(&self.connection))),
+            _ => Ok(self.goes_on(ctx, TRANSLATED.get_ptr(&self.connection))),
         }
     }
 
     /// A SYN: the server is told that the stream begins behind the header.
     #[inline(never)]
-    fn opens(&self) -> Result<i32, Refused> {
+    fn opens(&self, ctx: &TcContext) -> Result<i32, Refused> {
         if self.tcp.has(ACK) {
             return Ok(TCX_NEXT);
         }
@@ -151,18 +161,18 @@ impl<'a> Incoming<'a> {
                 is_read: 0,
             },
         };
-        let _ = UNWRAPPING.insert(self.connection, handshake, BPF_ANY.into());
-        self.add_to_sequence(handshake.shift.into());
+        let _ = UNWRAPPING.insert(&self.connection, &handshake, BPF_ANY.into());
+        self.add_to_sequence(ctx, handshake.shift.into());
         Ok(TCX_NEXT)
     }
 
     /// A segment before the server has established the connection.
     #[inline(always)]
-    fn handshakes(&self, found: &Socket) -> Result<i32, Refused> {
+    fn handshakes(&self, ctx: &TcContext, found: &Socket) -> Result<i32, Refused> {
         let Some(handshake) = self.handshake() else {
             // Evicted, or never begun. Without a header nothing may be established.
             let completes = !found.listens()
-                || packet::read(self.ctx).is_some_and(|segment| found.sent_cookie(&segment));
+                || packet::read(ctx).is_some_and(|segment| found.sent_cookie(&segment));
             return if completes && !self.tcp.has(RST) {
                 Err(Refused::new(Refusal::NoHeader, None))
             } else {
@@ -170,12 +180,12 @@ impl<'a> Incoming<'a> {
             };
         };
         if handshake.is_read != 0 {
-            return Ok(self.goes_on(TRANSLATED.get_ptr(self.connection)));
+            return Ok(self.goes_on(ctx, TRANSLATED.get_ptr(&self.connection)));
         }
         let is_first = self.tcp.sequence == handshake.isn.wrapping_add(1);
         if self.tcp.has(RST) {
             if is_first {
-                self.add_to_sequence(handshake.shift.into());
+                self.add_to_sequence(ctx, handshake.shift.into());
             }
             return Ok(TCX_NEXT);
         }
@@ -183,7 +193,7 @@ impl<'a> Incoming<'a> {
             return Ok(TCX_DROP);
         }
         if self.payload != 0 {
-            return self.begins(found, handshake);
+            return self.begins(ctx, found, handshake);
         }
         if self.tcp.has(FIN) {
             return Err(Refused::new(Refusal::NoHeader, Some(handshake)));
@@ -194,24 +204,35 @@ impl<'a> Incoming<'a> {
 
     /// The first bytes of the stream.
     #[inline(never)]
-    fn begins(&self, found: &Socket, handshake: Handshake) -> Result<i32, Refused> {
+    fn begins(
+        &self,
+        ctx: &TcContext,
+        found: &Socket,
+        handshake: Handshake,
+    ) -> Result<i32, Refused> {
         let refused = |reason| Refused::new(reason, Some(handshake));
         let rule = self.rule().ok_or(refused(Refusal::Untrusted))?;
-        let start = self.offset + self.tcp.length;
-        let header = header::read(self.ctx, start, self.payload, self.versions).map_err(refused)?;
-        let delta = i32::from(handshake.shift) - header.length as i32;
-        let _ = LINGERING.remove(self.connection);
+        let mut claim = Claim {
+            client: self.connection.source,
+            original_dst: self.connection.destination,
+            rule,
+            evidence: Evidence::Proxy as u8,
+            ..Claim::default()
+        };
+        let length = header::read(ctx, self, &mut claim).map_err(refused)?;
+        let delta = i32::from(handshake.shift) - length as i32;
+        let _ = LINGERING.remove(&self.connection);
         if delta == 0 {
-            let _ = TRANSLATED.remove(self.connection);
+            let _ = TRANSLATED.remove(&self.connection);
         } else {
             let flags = BPF_ANY.into();
-            if TRANSLATED.insert(self.connection, delta, flags).is_err() {
+            if TRANSLATED.insert(&self.connection, delta, flags).is_err() {
                 return Err(refused(Refusal::Full));
             }
             count(Counter::UnwrapTranslated);
         }
-        self.learn(&header, rule, handshake);
-        let is_alone = self.payload == header.length as usize;
+        self.learn(&claim, length, handshake);
+        let is_alone = self.payload == length as usize;
         // The kernel has no sequence number to trim by while it uses SYN cookies: the sender repeats what
         // is cut off here.
         if is_alone || found.listens() {
@@ -223,9 +244,9 @@ impl<'a> Incoming<'a> {
                 to_sender: false,
                 options: true,
             }
-            .write(self);
+            .write(ctx, self);
         } else {
-            self.add_to_sequence(delta);
+            self.add_to_sequence(ctx, delta);
         }
         Ok(TCX_NEXT)
     }
@@ -233,14 +254,14 @@ impl<'a> Incoming<'a> {
     /// Notes what the header says, for `accept()` and for the sender's next connection. A function of its
     /// own, as others here: all that is inlined shares 512 bytes of stack.
     #[inline(never)]
-    fn learn(&self, header: &Header, rule: u32, handshake: Handshake) {
+    fn learn(&self, claim: &Claim, length: u32, handshake: Handshake) {
         let flags = BPF_ANY.into();
         let read = Handshake {
             is_read: 1,
             ..handshake
         };
-        let _ = UNWRAPPING.insert(self.connection, read, flags);
-        let _ = LENGTHS.insert(self.habit(), header.length, flags);
+        let _ = UNWRAPPING.insert(&self.connection, &read, flags);
+        let _ = LENGTHS.insert(&self.habit(), &length, flags);
         let Connection {
             source,
             destination,
@@ -251,36 +272,29 @@ impl<'a> Incoming<'a> {
             destination,
             isn: handshake.first().wrapping_sub(1),
         };
-        let claim = Claim {
-            client: header.client.unwrap_or(source),
-            original_dst: header.original_dst.unwrap_or(destination),
-            rule,
-            evidence: Evidence::Proxy as u8,
-            ..Claim::default()
-        };
-        let _ = HANDOVERS.insert(syn, claim, flags);
+        let _ = HANDOVERS.insert(&syn, claim, flags);
     }
 
     /// A segment of a connection that the server has: changed only if the header's length was not as
     /// expected.
     #[inline(always)]
-    fn goes_on(&self, delta: Option<*const i32>) -> i32 {
+    fn goes_on(&self, ctx: &TcContext, delta: Option<*const i32>) -> i32 {
         if let Some(delta) = delta {
             // SAFETY: values are never changed in place.
-            self.add_to_sequence(unsafe { *delta });
+            self.add_to_sequence(ctx, unsafe { *delta });
         }
         TCX_NEXT
     }
 
     #[inline(always)]
-    fn add_to_sequence(&self, delta: i32) {
-        translate::sequence(self.ctx, self.offset, self.tcp.sequence, delta);
+    fn add_to_sequence(&self, ctx: &TcContext, delta: i32) {
+        translate::sequence(ctx, self.offset, self.tcp.sequence, delta);
     }
 
     #[inline(always)]
     fn handshake(&self) -> Option<Handshake> {
         // SAFETY: values are never changed in place.
-        unsafe { UNWRAPPING.get(self.connection) }.copied()
+        unsafe { UNWRAPPING.get(&self.connection) }.copied()
     }
 
     #[inline(always)]
@@ -298,7 +312,7 @@ impl<'a> Incoming<'a> {
     #[inline(always)]
     fn usual_length(&self) -> u32 {
         // SAFETY: values are never changed in place.
-        match unsafe { LENGTHS.get(self.habit()) } {
+        match unsafe { LENGTHS.get(&self.habit()) } {
             Some(length) => *length,
             None if self.is_v6() => USUAL_V6,
             None => USUAL_V4,

@@ -7,6 +7,7 @@ use agent_common::{
 use aya_ebpf::{
     bindings::tcx_action_base::{TCX_DROP, TCX_NEXT},
     helpers::generated::bpf_ktime_get_boot_ns,
+    programs::TcContext,
 };
 
 use super::{Incoming, craft::Crafted};
@@ -29,8 +30,8 @@ impl Refused {
     }
 
     /// Tells everybody; the action for the packet.
-    #[inline(always)]
-    pub(super) fn tell(&self, incoming: &Incoming<'_>) -> i32 {
+    #[inline(never)]
+    pub(super) fn tell(&self, ctx: &TcContext, incoming: &Incoming) -> i32 {
         count(match self.reason {
             Refusal::Untrusted => Counter::UnwrapUntrusted,
             Refusal::NoHeader => Counter::UnwrapNoHeader,
@@ -39,7 +40,7 @@ impl Refused {
             Refusal::Full => Counter::UnwrapFull,
         });
         self.log(incoming);
-        let _ = UNWRAPPING.remove(incoming.connection);
+        let _ = UNWRAPPING.remove(&incoming.connection);
         // RFC 9293, 3.10.7.1: the reset's sequence number is what the other end expects.
         let (sequence, flags) = if incoming.tcp.has(SYN) {
             (0, RST | ACK)
@@ -53,7 +54,7 @@ impl Refused {
             to_sender: true,
             options: false,
         };
-        reset.send(incoming);
+        reset.send(ctx, incoming);
         let Some(handshake) = self.handshake else {
             return TCX_DROP;
         };
@@ -64,12 +65,12 @@ impl Refused {
             to_sender: false,
             options: false,
         };
-        reset.write(incoming);
+        reset.write(ctx, incoming);
         TCX_NEXT
     }
 
     #[inline(never)]
-    fn log(&self, incoming: &Incoming<'_>) {
+    fn log(&self, incoming: &Incoming) {
         let Some(mut event) = EVENTS.reserve::<Closed>(0) else {
             return count(Counter::EventsLost);
         };
