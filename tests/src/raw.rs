@@ -14,6 +14,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::netns::Netns;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// A SYN is sent so often, and as far apart.
+const SYNS: u32 = 5;
+const RETRY: Duration = Duration::from_secs(1);
 const WINDOW: u16 = 0xffff;
 const TTL: u8 = 64;
 
@@ -83,8 +86,15 @@ impl Raw {
         sequence: u32,
         options: &[u8],
     ) -> Result<Connection<'_>> {
-        self.syn(source, target, sequence, options)?;
-        let answer = self.receive(target, source, |segment| segment.tcp.syn || segment.tcp.rst)?;
+        let answers = |segment: &Segment| segment.tcp.syn || segment.tcp.rst;
+        let answer = (0..SYNS)
+            .find_map(|_| {
+                if let Err(error) = self.syn(source, target, sequence, options) {
+                    return Some(Err(error));
+                }
+                self.receive(target, source, RETRY, answers).transpose()
+            })
+            .with_context(|| format!("{target} does not answer {source}"))??;
         ensure!(!answer.tcp.rst, "{target} answered {source} with a reset");
         let connection = Connection {
             raw: self,
@@ -139,16 +149,17 @@ impl Raw {
         Ok(())
     }
 
-    /// Waits for a segment from `source` to `target` that is wanted.
+    /// Waits, but not for ever, for a segment from `source` to `target` that is wanted.
     fn receive(
         &self,
         source: SocketAddr,
         target: SocketAddr,
+        limit: Duration,
         wanted: impl Fn(&Segment) -> bool,
-    ) -> Result<Segment> {
+    ) -> Result<Option<Segment>> {
         let start = Instant::now();
         let mut buffer = vec![0; 1 << 16];
-        while start.elapsed() < TIMEOUT {
+        while start.elapsed() < limit {
             let Ok(length) = std::io::Read::read(&mut &self.packets, &mut buffer) else {
                 continue;
             };
@@ -156,10 +167,10 @@ impl Raw {
                 && (from, to) == (source, target)
                 && wanted(&segment)
             {
-                return Ok(segment);
+                return Ok(Some(segment));
             }
         }
-        bail!("nothing came from {source} to {target} within {TIMEOUT:?}")
+        Ok(None)
     }
 }
 
@@ -205,9 +216,13 @@ impl Connection<'_> {
     /// The next bytes that come in.
     pub fn receive(&mut self) -> Result<String> {
         let expected = self.expected;
-        let segment = self.raw.receive(self.target, self.source, |segment| {
+        let next = |segment: &Segment| {
             !segment.payload.is_empty() && segment.tcp.sequence_number == expected
-        })?;
+        };
+        let segment = self
+            .raw
+            .receive(self.target, self.source, TIMEOUT, next)?
+            .with_context(|| format!("nothing came to {} within {TIMEOUT:?}", self.source))?;
         self.expected = expected.wrapping_add(segment.payload.len() as u32);
         self.acknowledge(&[])?;
         String::from_utf8(segment.payload).context("bytes that are no text")
