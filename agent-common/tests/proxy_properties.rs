@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use agent_common::proxy::{Endpoints, Parsed, Peer, Reason, Tlv, kind, parse, write};
+use agent_common::proxy::{Endpoints, Parsed, Peer, Reason, Tlv, kind, line, parse, write};
 use proptest::{collection::vec, prelude::*};
 use proxy_header::{ParseConfig, Protocol, ProxyHeader};
 
@@ -79,6 +79,28 @@ fn agrees(bytes: &[u8]) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// Asserts that a line is for the kernel what it is for the parser; the kernel may see earlier that it is
+/// none.
+fn is_the_same_line(bytes: &[u8]) -> Result<(), TestCaseError> {
+    let mut room = [0; line::ROOM];
+    let length = bytes.len().min(107);
+    room[..length].copy_from_slice(&bytes[..length]);
+    let read = line::read(&room, bytes.len());
+    match parse(bytes) {
+        Parsed::Header(header) => {
+            let ends = match header.peer {
+                Peer::Proxied(ends) => Some(ends),
+                Peer::Local | Peer::Unknown => None,
+            };
+            let len = header.len;
+            prop_assert_eq!(read, Ok(Some(line::Line { len, ends })));
+        }
+        Parsed::Incomplete(_) => prop_assert!(!matches!(read, Ok(Some(_))), "{:?}", read),
+        Parsed::Error(_) => prop_assert!(read.is_err() || bytes.len() < 107, "{:?}", read),
+    }
+    Ok(())
+}
+
 fn address() -> impl Strategy<Value = IpAddr> {
     let v4 = any::<[u8; 4]>().prop_map(IpAddr::from);
     let v6 = any::<[u8; 16]>().prop_map(IpAddr::from);
@@ -131,6 +153,8 @@ fn line() -> impl Strategy<Value = Vec<u8>> {
         2 => any::<u16>().prop_map(|port| port.to_string()),
         1 => "[0-9a-f.:+]{0,6}",
         1 => Just("UNKNOWN".to_owned()),
+        1 => "[0-9a-f]{1,4}(::?[0-9a-f]{1,4}){1,8}",
+        1 => "(::|[0-9a-f]{1,4}:){1,7}[0-9]{1,3}(\\.[0-9]{1,3}){3}",
     ];
     let protocol = prop_oneof!["TCP4 ", "TCP6 ", "UNKNOWN", "UDP4 ", "[A-Z]{4} "];
     let end = prop_oneof![8 => Just("\r\n"), 1 => Just("\n"), 1 => Just("\r")];
@@ -153,6 +177,7 @@ proptest! {
         };
         prop_assert_eq!((header.len, header.peer), (len, Peer::Proxied(endpoints)));
         agrees(&bytes)?;
+        is_the_same_line(&bytes)?;
     }
 
     #[test]
@@ -205,6 +230,7 @@ proptest! {
     #[test]
     fn a_line_is_judged_as_the_oracle_does(line in line()) {
         agrees(&line)?;
+        is_the_same_line(&line)?;
     }
 
     #[test]

@@ -1,14 +1,11 @@
 //! unwrap: a PROXY header is taken off in the kernel, and an unmodified server is told the client.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
-use agent_common::{
-    Counter,
-    proxy::{Endpoints, Peer, write},
-};
+use agent_common::proxy::{Endpoints, Peer, write};
 use anyhow::{Context, Result, ensure};
 use tests::agent::{Agent, Config, Unwrap};
 use tests::check::no_origins;
@@ -42,20 +39,21 @@ fn connect(topology: &Sidecar, family: Family) -> Result<TcpStream> {
     Ok(stream)
 }
 
-/// A header of version 2 that names this client.
-fn header(client: SocketAddr, destination: SocketAddr) -> Vec<u8> {
+/// Headers of both versions that name this client.
+fn headers(client: SocketAddr, destination: SocketAddr) -> [Vec<u8>; 2] {
     let ends = Endpoints {
         source: client.into(),
         destination: destination.into(),
     };
-    let mut header = Vec::new();
-    write::v2(&Peer::Proxied(ends), [].into_iter(), false, &mut header).expect("a short header");
-    header
+    let (mut v1, mut v2) = (Vec::new(), Vec::new());
+    write::v1(Some(&ends), &mut v1);
+    write::v2(&Peer::Proxied(ends), [].into_iter(), false, &mut v2).expect("a short header");
+    [v1, v2]
 }
 
-fn seen(stream: &TcpStream) -> Result<Seen> {
+fn seen(stream: &mut impl BufRead) -> Result<Seen> {
     let mut line = String::new();
-    BufReader::new(stream).read_line(&mut line)?;
+    stream.read_line(&mut line)?;
     serde_json::from_str(&line).with_context(|| format!("the answer {line:?}"))
 }
 
@@ -66,16 +64,22 @@ fn header_alone_and_header_with_payload() {
         let _report = Report::start(&topology.pod, any(PORT))?;
         let agent = agent(directory, &topology)?;
         for family in Family::ALL {
-            for payload in [&b""[..], b"ping\n"] {
-                let client = SocketAddr::new(family.client(6), 4711);
-                let mut stream = connect(&topology, family)?;
-                stream.write_all(&[&header(client, target(family)), payload].concat())?;
-                let seen = seen(&stream)?;
+            let client = SocketAddr::new(family.client(6), 4711);
+            let [v1, v2] = headers(client, target(family));
+            for (header, payload) in [
+                (&v1, &b""[..]),
+                (&v1, b"ping\n"),
+                (&v2, b""),
+                (&v2, b"ping\n"),
+            ] {
+                let mut stream = BufReader::new(connect(&topology, family)?);
+                stream.get_mut().write_all(&[header, payload].concat())?;
+                let seen = seen(&mut stream)?;
                 ensure!(
                     seen.accepted == client && seen.peername == client,
                     "{seen:?}"
                 );
-                stream.write_all(b"pong\n")?;
+                stream.get_mut().write_all(b"pong\n")?;
                 let mut echo = vec![0; payload.len() + 5];
                 stream.read_exact(&mut echo)?;
                 ensure!(echo == [payload, b"pong\n"].concat(), "{echo:?}");

@@ -6,6 +6,7 @@
 //! receiver. Whether the sender may be believed is for the caller to decide.
 
 mod crc32c;
+pub mod line;
 mod tlv;
 mod v1;
 pub mod v2;

@@ -297,6 +297,12 @@ impl Incoming {
         unsafe { UNWRAPPING.get(&self.connection) }.copied()
     }
 
+    /// Where the payload begins.
+    #[inline(always)]
+    fn payload_at(&self) -> usize {
+        self.offset + self.tcp.length
+    }
+
     #[inline(always)]
     fn is_v6(&self) -> bool {
         !self.connection.source.address.is_v4()
