@@ -40,303 +40,326 @@ pub fn read(bytes: &[u8; ROOM], length: usize) -> Result<Option<Line>, Reason> {
         return Err(Reason::NoHeader);
     }
     let at = v1::SIGNATURE.len();
+    // Zero, which the verifier does not know: what it is added to may be anything afterwards. Else the
+    // verifier would follow each way that a line can be written.
+    let [.., a, b, c, d, e, f, g, h] = *bytes;
+    let veil = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
     if begins(at, b"UNKNOWN") {
-        return unknown(bytes, length);
+        return unknown(bytes, length, veil);
     }
     let is_v6 = begins(at, b"TCP6 ");
     if !is_v6 && !begins(at, b"TCP4 ") {
         return Err(Reason::Protocol);
     }
-    let mut fields = Fields {
-        is_v6: is_v6.into(),
-        ..Fields::default()
-    };
-    // Zero, which the verifier does not know: what it is added to may be anything afterwards. Else the
-    // verifier would follow each way that a line can be written.
-    let [.., a, b, c, d, e, f, g, h] = *bytes;
-    let veil = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
-    let mut i = FIELDS;
-    while i + 1 < v1::MAX {
-        fields.veil(veil);
-        if i + 1 >= length {
-            return Ok(None);
-        }
-        if bytes[i] == b'\r' {
-            if bytes[i + 1] != b'\n' {
+    let mut fields = Fields::default();
+    if is_v6 {
+        fields.counts = 1 << IS_V6;
+    }
+    let mut end = veil;
+    for (i, two) in bytes.windows(2).enumerate().take(v1::MAX - 1).skip(FIELDS) {
+        if two[0] == b'\r' {
+            if i + 1 >= length {
+                return Ok(None);
+            }
+            if two[1] != b'\n' {
                 return Err(Reason::LineEnd);
             }
-            let ends = fields.ends()?;
-            return Ok(Some(Line {
-                len: i + 2,
-                ends: Some(ends),
-            }));
+            end = veil.wrapping_add(i as u64 + 2);
+            break;
         }
-        fields.take(bytes[i])?;
-        i += 1;
+        fields.veil(veil);
+        if i >= length {
+            return Ok(None);
+        }
+        fields.take(two[0])?;
     }
-    Err(Reason::LineTooLong)
+    if end == 0 {
+        return Err(Reason::LineTooLong);
+    }
+    Ok(Some(Line {
+        len: end as usize,
+        ends: Some(fields.ends()?),
+    }))
 }
 
 /// Looks for the end of an `UNKNOWN` line, of which nothing else counts.
 #[inline(always)]
-fn unknown(bytes: &[u8; ROOM], length: usize) -> Result<Option<Line>, Reason> {
-    let mut i = UNKNOWN;
-    while i + 1 < v1::MAX {
+fn unknown(bytes: &[u8; ROOM], length: usize, veil: u64) -> Result<Option<Line>, Reason> {
+    let mut end = veil;
+    for (i, two) in bytes.windows(2).enumerate().take(v1::MAX - 1).skip(UNKNOWN) {
         if i + 1 >= length {
             return Ok(None);
         }
-        if bytes[i] == b'\r' && bytes[i + 1] == b'\n' {
-            return Ok(Some(Line {
-                len: i + 2,
-                ends: None,
-            }));
+        if two == b"\r\n" {
+            end = veil.wrapping_add(i as u64 + 2);
+            break;
         }
-        if i == UNKNOWN && bytes[i] != b' ' {
+        if i == UNKNOWN && two[0] != b' ' {
             return Err(Reason::Protocol);
         }
+    }
+    if end == 0 {
+        return Err(Reason::LineTooLong);
+    }
+    Ok(Some(Line {
+        len: end as usize,
+        ends: None,
+    }))
+}
+
+/// The value of each byte that is a hexadecimal digit; others are above all values.
+static DIGITS: [u8; 256] = {
+    let mut digits = [NO_DIGIT; 256];
+    let mut i = 0;
+    while i < 10 {
+        digits[b'0' as usize + i] = i as u8;
         i += 1;
     }
-    Err(Reason::LineTooLong)
-}
+    while i < 16 {
+        digits[b'a' as usize + i - 10] = i as u8;
+        digits[b'A' as usize + i - 10] = i as u8;
+        i += 1;
+    }
+    digits
+};
+const NO_DIGIT: u8 = 16;
+/// The least number of so many digits, in base ten without leading zeros.
+static LEAST: [u64; 8] = [u64::MAX, 0, 10, 100, 1_000, 10_000, u64::MAX, u64::MAX];
+
+/// Small numbers in one word, eight bits each, by how far to the left they are: digits of the number that is
+/// being read; of the address that is being read its complete numbers between dots, its complete groups, the
+/// colons that came last, and one more than the groups before `::`; the fields that have ended; and whether
+/// addresses are IPv6.
+const NUMERALS: u32 = 0;
+const OCTETS: u32 = 8;
+const GROUPS: u32 = 16;
+const COLONS: u32 = 24;
+const GAP: u32 = 32;
+const FIELD: u32 = 40;
+const IS_V6: u32 = 48;
+/// Those that outlive a field.
+const LASTING: u64 = !0 << FIELD;
 
 /// The four fields, as far as they have been read.
 #[derive(Default)]
 struct Fields {
-    is_v6: u64,
-    /// Which field is being read: both addresses, both ports.
-    field: u64,
-    /// The number that is being read, in base ten and in base sixteen, and its digits. A number with a
-    /// letter, or with a zero before others, is too great in base ten.
+    counts: u64,
+    /// The number that is being read, in base ten and in base sixteen. With a letter in it, it is too great
+    /// in base ten.
     decimal: u64,
     hex: u64,
-    digits: u64,
-    /// Of the address that is being read: its bits, its complete numbers between dots, its complete groups,
-    /// how many colons came last, and one more than the groups before `::`.
+    /// The bits of the address that is being read.
     high: u64,
     low: u64,
-    octets: u64,
-    groups: u64,
-    colons: u64,
-    gap: u64,
-    /// What has been read.
-    source: [u64; 2],
-    destination: [u64; 2],
-    source_port: u64,
+    /// The fields that have ended, the last one first: an address or, in `low`, a port.
+    ended: [Ended; 3],
 }
 
-/// Greater than all that is written in base ten.
-const NO_DECIMAL: u64 = 1 << 20;
+#[derive(Clone, Copy, Default)]
+struct Ended {
+    high: u64,
+    low: u64,
+    counts: u64,
+}
 
 impl Fields {
     #[inline(always)]
     fn veil(&mut self, veil: u64) {
-        let [a, b] = &mut self.source;
-        let [c, d] = &mut self.destination;
+        let [first, second, third] = &mut self.ended;
         for value in [
-            &mut self.is_v6,
-            &mut self.field,
+            &mut self.counts,
             &mut self.decimal,
             &mut self.hex,
-            &mut self.digits,
             &mut self.high,
             &mut self.low,
-            &mut self.octets,
-            &mut self.groups,
-            &mut self.colons,
-            &mut self.gap,
-            a,
-            b,
-            c,
-            d,
-            &mut self.source_port,
+            &mut first.high,
+            &mut first.low,
+            &mut first.counts,
+            &mut second.high,
+            &mut second.low,
+            &mut second.counts,
+            &mut third.high,
+            &mut third.low,
+            &mut third.counts,
         ] {
             *value = value.wrapping_add(veil);
         }
     }
 
+    #[inline(always)]
+    fn count(&self, which: u32) -> u64 {
+        self.counts >> which & 0xff
+    }
+
     /// Takes the next byte.
     #[inline(always)]
     fn take(&mut self, byte: u8) -> Result<(), Reason> {
+        let digit = DIGITS[byte as usize];
+        if digit < NO_DIGIT {
+            let digit = u64::from(digit);
+            // 6 and more stand for letters: added where no number in base ten reaches.
+            let letter = (digit + 6) >> 4;
+            self.decimal = (self.decimal.wrapping_mul(10).wrapping_add(digit)) | letter << 32;
+            self.hex = self.hex << 4 | digit;
+            self.counts = self.counts.wrapping_add(1 << NUMERALS);
+            return Ok(());
+        }
         match byte {
-            b'0'..=b'9' => self.digit((byte - b'0').into(), true),
-            b'a'..=b'f' => self.digit((byte - b'a' + 10).into(), false),
-            b'A'..=b'F' => self.digit((byte - b'A' + 10).into(), false),
             b'.' => self.octet(),
             b':' => self.colon(),
-            b' ' => self.end_field(),
-            _ => Err(self.wrong()),
+            b' ' => self.space(),
+            _ => Err(Reason::Fields),
         }
     }
 
+    /// The number that ends here, in base ten and without leading zeros; else it is too great.
     #[inline(always)]
-    fn wrong(&self) -> Reason {
-        if self.field < 2 {
-            Reason::Address
+    fn number(&self) -> u64 {
+        let least = LEAST[self.count(NUMERALS).min(7) as usize];
+        if self.decimal >= least {
+            self.decimal
         } else {
-            Reason::Port
+            u64::MAX
         }
-    }
-
-    #[inline(always)]
-    fn digit(&mut self, digit: u64, is_decimal: bool) -> Result<(), Reason> {
-        // A single colon cannot come first.
-        let is_stray = self.colons == 1 && self.groups == 0 && self.gap == 0;
-        if self.digits >= 5 || is_stray {
-            return Err(self.wrong());
-        }
-        let has_zero = self.digits != 0 && self.decimal == 0;
-        self.decimal = if is_decimal && !has_zero {
-            self.decimal * 10 + digit
-        } else {
-            NO_DECIMAL
-        };
-        if self.decimal > NO_DECIMAL {
-            self.decimal = NO_DECIMAL;
-        }
-        self.hex = self.hex << 4 | digit;
-        self.digits += 1;
-        self.colons = 0;
-        Ok(())
     }
 
     /// A dot, or the end, behind a number of an IPv4 address.
     #[inline(always)]
     fn octet(&mut self) -> Result<(), Reason> {
-        let is_octet = self.digits != 0 && self.decimal <= 255;
-        if self.field >= 2 || !is_octet || self.octets >= 4 {
-            return Err(self.wrong());
+        let number = self.number();
+        if number > 255 || self.count(OCTETS) >= 4 || self.is_stray() {
+            return Err(Reason::Address);
         }
-        self.push(8, self.decimal);
-        self.octets += 1;
+        self.push(8, number);
+        self.counts = self.counts.wrapping_add(1 << OCTETS);
         Ok(())
+    }
+
+    /// Whether what ends here follows a single colon at the beginning.
+    #[inline(always)]
+    fn is_stray(&self) -> bool {
+        self.counts >> GROUPS & 0xff_ff_ff == 1 << (COLONS - GROUPS)
     }
 
     #[inline(always)]
     fn colon(&mut self) -> Result<(), Reason> {
-        if self.field >= 2 || self.is_v6 == 0 || self.octets != 0 {
-            return Err(self.wrong());
-        }
-        if self.digits != 0 {
-            self.group()?;
-            self.colons = 1;
-            return Ok(());
-        }
-        let is_first = self.colons == 0 && self.groups == 0 && self.gap == 0;
-        if is_first {
-            self.colons = 1;
-        } else if self.colons == 1 && self.gap == 0 {
-            self.gap = self.groups + 1;
-            self.colons = 2;
-        } else {
+        if self.count(FIELD) >= 2 || self.count(IS_V6) == 0 || self.count(OCTETS) != 0 {
             return Err(Reason::Address);
         }
+        if self.count(NUMERALS) != 0 {
+            self.group()?;
+            self.counts |= 1 << COLONS;
+            return Ok(());
+        }
+        let colons = self.count(COLONS);
+        if colons == 1 && self.count(GAP) == 0 {
+            self.counts = self.counts.wrapping_add((self.count(GROUPS) + 1) << GAP);
+        } else if colons != 0 || self.count(GROUPS) != 0 || self.count(GAP) != 0 {
+            return Err(Reason::Address);
+        }
+        self.counts = self.counts.wrapping_add(1 << COLONS);
         Ok(())
     }
 
     /// The end of a group of an IPv6 address.
     #[inline(always)]
     fn group(&mut self) -> Result<(), Reason> {
-        if self.digits > 4 || self.groups >= 8 {
+        if self.count(NUMERALS) > 4 || self.count(GROUPS) >= 8 || self.is_stray() {
             return Err(Reason::Address);
         }
         self.push(16, self.hex);
-        self.groups += 1;
+        self.counts = self.counts.wrapping_add(1 << GROUPS);
         Ok(())
     }
 
+    /// Puts a number that has ended behind the address's others.
     #[inline(always)]
     fn push(&mut self, bits: u32, number: u64) {
         self.high = self.high << bits | self.low >> (64 - bits);
         self.low = self.low << bits | number;
         self.decimal = 0;
         self.hex = 0;
-        self.digits = 0;
+        self.counts &= !(0xff << NUMERALS | 0xff << COLONS);
     }
 
-    /// A space.
+    /// The end of a field that is not the last.
     #[inline(always)]
-    fn end_field(&mut self) -> Result<(), Reason> {
-        match self.field {
-            0 => self.source = self.address()?,
-            1 => self.destination = self.address()?,
-            2 => self.source_port = self.port()?,
-            _ => return Err(Reason::Fields),
+    fn space(&mut self) -> Result<(), Reason> {
+        if self.count(FIELD) >= 2 {
+            self.low = self.number();
+        } else if self.count(IS_V6) == 0 || self.count(OCTETS) != 0 {
+            self.octet()?;
+        } else if self.count(NUMERALS) != 0 {
+            self.group()?;
         }
-        self.field += 1;
-        self.high = 0;
-        self.low = 0;
-        self.octets = 0;
-        self.groups = 0;
-        self.colons = 0;
-        self.gap = 0;
+        let [first, second, _] = self.ended;
+        let ended = Ended {
+            high: self.high,
+            low: self.low,
+            counts: self.counts,
+        };
+        self.ended = [ended, first, second];
+        self.counts = (self.counts & LASTING).wrapping_add(1 << FIELD);
         self.decimal = 0;
         self.hex = 0;
-        self.digits = 0;
+        self.high = 0;
+        self.low = 0;
         Ok(())
-    }
-
-    #[inline(always)]
-    fn port(&self) -> Result<u64, Reason> {
-        if self.digits != 0 && self.decimal <= 0xffff {
-            Ok(self.decimal)
-        } else {
-            Err(Reason::Port)
-        }
-    }
-
-    /// The address that ends here.
-    #[inline(always)]
-    fn address(&mut self) -> Result<[u64; 2], Reason> {
-        if self.octets != 0 || self.is_v6 == 0 {
-            self.octet()?;
-            if self.octets != 4 {
-                return Err(Reason::Address);
-            }
-            self.groups += 2;
-        } else if self.digits != 0 {
-            self.group()?;
-        } else if self.colons != 2 {
-            return Err(Reason::Address);
-        }
-        if self.is_v6 == 0 {
-            return Ok([0, MAPPED | self.low]);
-        }
-        if self.gap == 0 {
-            return if self.groups == 8 {
-                Ok([self.high, self.low])
-            } else {
-                Err(Reason::Address)
-            };
-        }
-        if self.groups > 7 {
-            return Err(Reason::Address);
-        }
-        // The groups before the gap go to the front.
-        let behind = 16 * (self.groups + 1 - self.gap);
-        let missing = 16 * (8 - self.groups);
-        let (high, low) = (self.high, self.low);
-        let tail = low_bits(high, low, behind);
-        let head = shift([high ^ tail[0], low ^ tail[1]], missing);
-        Ok([head[0] | tail[0], head[1] | tail[1]])
     }
 
     /// Both ends, at the end of the line.
     #[inline(always)]
     fn ends(&self) -> Result<Endpoints, Reason> {
-        if self.field != 3 {
+        if self.count(FIELD) != 3 {
             return Err(Reason::Fields);
         }
-        let port = self.port()?;
-        let end = |[high, low]: [u64; 2], port: u64| {
-            let word = |half: u64| (half as u32).to_be();
-            let words = [word(high >> 32), word(high), word(low >> 32), word(low)];
-            Endpoint::new(Address::v6(words), port as u16)
-        };
+        let [port, destination, source] = &self.ended;
         Endpoints {
-            source: end(self.source, self.source_port),
-            destination: end(self.destination, port),
+            source: source.end(port.low)?,
+            destination: destination.end(self.number())?,
         }
         .checked()
+    }
+}
+
+impl Ended {
+    #[inline(always)]
+    fn end(&self, port: u64) -> Result<Endpoint, Reason> {
+        if port > 0xffff {
+            return Err(Reason::Port);
+        }
+        let word = |half: u64| (half as u32).to_be();
+        let [high, low] = self.address()?;
+        let words = [word(high >> 32), word(high), word(low >> 32), word(low)];
+        Ok(Endpoint::new(Address::v6(words), port as u16))
+    }
+
+    /// The address as two halves.
+    #[inline(always)]
+    fn address(&self) -> Result<[u64; 2], Reason> {
+        let count = |which: u32| self.counts >> which & 0xff;
+        let octets = count(OCTETS);
+        if octets != 0 && octets != 4 {
+            return Err(Reason::Address);
+        }
+        if count(IS_V6) == 0 {
+            return Ok([0, MAPPED | self.low]);
+        }
+        // An IPv4 address takes two groups; a colon at the end is one of two.
+        let groups = count(GROUPS) + octets / 2;
+        let gap = count(GAP);
+        let is_whole = (gap == 0) as u64 * 8 == groups || (gap != 0 && groups < 8);
+        if !is_whole || count(COLONS) == 1 {
+            return Err(Reason::Address);
+        }
+        if gap == 0 {
+            return Ok([self.high, self.low]);
+        }
+        // The groups before the gap go to the front.
+        let tail = low_bits(self.high, self.low, 16 * (groups + 1 - gap));
+        let head = [self.high ^ tail[0], self.low ^ tail[1]];
+        let head = shift(head, 16 * (8 - groups));
+        Ok([head[0] | tail[0], head[1] | tail[1]])
     }
 }
 
