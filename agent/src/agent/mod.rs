@@ -28,6 +28,7 @@ use crate::{
     doctor,
     origins::Origins as _,
     peers::Names,
+    relay::Relays,
     route::Journal,
 };
 
@@ -92,6 +93,7 @@ struct Agent {
     config: Config,
     path: Option<PathBuf>,
     supervisor: Supervisor,
+    relays: Relays,
     /// Told when an interface of a served namespace changes.
     changed: Arc<Notify>,
     state: Arc<State>,
@@ -113,6 +115,10 @@ impl Agent {
         let mut supervisor = block_in_place(|| Supervisor::new(&config, journal, changed.clone()))?;
         block_in_place(|| supervisor.apply(&config))?;
 
+        let claims = supervisor.datapath.claims()?;
+        let mut relays = Relays::new(claims, state.metrics.relay.clone());
+        block_in_place(|| relays.apply(&config))?;
+
         let events = supervisor.datapath.events()?;
         let mut tasks = JoinSet::new();
         tasks.spawn(server.serve(state.clone()));
@@ -123,6 +129,7 @@ impl Agent {
             config,
             path,
             supervisor,
+            relays,
             changed,
             state,
             events,
@@ -154,6 +161,7 @@ impl Agent {
             }
         }
         self.state.set_ready(false);
+        self.relays.close();
         block_in_place(|| self.supervisor.drain())?;
         self.drain(&mut signals).await
     }
@@ -178,7 +186,11 @@ impl Agent {
         if new.agent != self.config.agent {
             warn!("changes below [agent] take effect at the next start");
         }
-        match block_in_place(|| self.supervisor.apply(&new)) {
+        let applied = block_in_place(|| {
+            self.supervisor.apply(&new)?;
+            self.relays.apply(&new)
+        });
+        match applied {
             Ok(()) => {
                 self.state.names.set(&new);
                 self.config = Config {
@@ -218,10 +230,11 @@ impl Agent {
         }
     }
 
-    /// How many connections with an origin are open.
+    /// How many connections with an origin, or of the relays, are open.
     fn in_progress(&self) -> Result<u64> {
         let maps = self.supervisor.datapath.pins().status()?.maps;
-        Ok(maps.first().map_or(0, |origins| origins.entries))
+        let known = maps.first().map_or(0, |origins| origins.entries);
+        Ok(known.max(self.relays.open()))
     }
 }
 

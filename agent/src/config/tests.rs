@@ -152,7 +152,7 @@ fn sections_that_do_not_exist_are_refused() {
         &error("[policy]\ndeny = []\n"),
         &[
             "unknown section `policy`",
-            "`[agent]`, `[trust]`, `[reveal]`, `[carry.toa]`, `[[steer]]` and `[[unwrap]]`",
+            "`[agent]`, `[trust]`, `[reveal]`, `[carry.toa]`, `[[steer]]`, `[[unwrap]]` and `[[relay]]`",
         ],
     );
     assert_has(
