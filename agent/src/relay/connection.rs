@@ -32,7 +32,7 @@ pub(super) struct Client {
 }
 
 /// Relays a connection to its end. `peer` is what `accept()` returned.
-pub(super) async fn serve(service: &Service, mut stream: TcpStream, peer: SocketAddr) {
+pub(super) async fn serve(service: &Service, stream: TcpStream, peer: SocketAddr) {
     let _open = service.metrics.opened();
     let upstream = match establish(service, &stream, peer).await {
         Ok(Ok(upstream)) => upstream,
@@ -48,8 +48,6 @@ pub(super) async fn serve(service: &Service, mut stream: TcpStream, peer: Socket
         reset(&upstream);
         reset(&stream);
     }
-    // Orderly ends are on their way already.
-    let _ = stream.shutdown().await;
 }
 
 /// Resets a connection, and counts why.

@@ -160,7 +160,7 @@ impl Relays {
         // Threads inherit the namespace of the thread that makes them, and the first makes the rest.
         let runtime = netns.run(|| {
             Ok(Builder::new_multi_thread()
-                .thread_name("relay")
+                .thread_name("truepeer")
                 .enable_all()
                 .build()?)
         })?;
