@@ -188,7 +188,11 @@ impl Agent {
         }
         let applied = block_in_place(|| {
             self.supervisor.apply(&new)?;
-            self.relays.apply(&new)
+            self.relays.apply(&new).inspect_err(|_| {
+                if let Err(error) = self.supervisor.apply(&self.config) {
+                    warn!("cannot go back to the former configuration: {error:#}");
+                }
+            })
         });
         match applied {
             Ok(()) => {

@@ -10,7 +10,7 @@ use agent_common::{
 use anyhow::{Context as _, Result};
 use nix::time::{ClockId, clock_gettime};
 use socket2::SockRef;
-use tokio::{io::AsyncWriteExt as _, net::TcpStream};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, time};
 use tracing::debug;
 
 use super::{
@@ -111,7 +111,7 @@ async fn establish(
     let peer = greeting.peer().unwrap_or(Peer::Proxied(client.endpoints));
     let mut first = greeting.next(service.relay.send, peer, ends);
     first.extend(greeting.payload());
-    upstream.write_all(&first).await?;
+    time::timeout(service.relay.idle_timeout, upstream.write_all(&first)).await??;
     Ok(Ok(upstream))
 }
 

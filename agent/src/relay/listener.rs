@@ -83,6 +83,9 @@ pub(super) fn listen(address: SocketAddr, claims: &dyn Claims) -> Result<std::ne
         None,
     )?;
     socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
     socket.bind(&address.into())?;
     claims
         .follow(socket.as_fd())

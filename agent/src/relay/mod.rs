@@ -27,8 +27,9 @@ use crate::{
 
 /// Descriptors that the agent needs besides those of relayed connections.
 const OTHER_FILES: u64 = 1024;
-/// Descriptors that one connection needs: its two sockets, and a pipe for each direction that moves
-/// bytes.
+/// Descriptors of a connection's two ends.
+const SOCKETS: u64 = 2;
+/// The same with a pipe for each direction, while bytes move.
 const FILES: u64 = 6;
 
 /// All relays of the configuration.
@@ -178,18 +179,24 @@ impl Drop for Relays {
     }
 }
 
-/// Allows as many open files as the relays may need.
+/// Allows as many open files as the relays may need, or as many as the system allows.
 fn raise_limit(connections: impl Iterator<Item = u32>) {
-    let needed = OTHER_FILES + connections.map(|n| u64::from(n) * FILES).sum::<u64>();
+    let connections: u64 = connections.map(u64::from).sum();
+    let needed = OTHER_FILES + connections * FILES;
     let raise = || {
         let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-        if soft >= needed {
-            return Ok(());
+        if soft < needed {
+            setrlimit(Resource::RLIMIT_NOFILE, needed, hard.max(needed))
+                .or_else(|_| setrlimit(Resource::RLIMIT_NOFILE, hard, hard))?;
         }
-        setrlimit(Resource::RLIMIT_NOFILE, needed, hard.max(needed))
-            .or_else(|_| setrlimit(Resource::RLIMIT_NOFILE, hard, hard))
+        getrlimit(Resource::RLIMIT_NOFILE)
     };
-    if let Err(error) = raise() {
-        warn!("cannot allow {needed} open files: {error}");
+    match raise() {
+        Ok((soft, _)) if soft < OTHER_FILES + connections * SOCKETS => warn!(
+            "the relays may have {connections} connections, but no more than {soft} files can be open: \
+             raise the limit (`LimitNOFILE` of systemd), or set `max_connections`"
+        ),
+        Ok(_) => {}
+        Err(error) => warn!("cannot allow {needed} open files: {error}"),
     }
 }
