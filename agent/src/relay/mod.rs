@@ -200,3 +200,6 @@ fn raise_limit(connections: impl Iterator<Item = u32>) {
         Err(error) => warn!("cannot allow {needed} open files: {error}"),
     }
 }
+
+#[cfg(test)]
+mod tests;
