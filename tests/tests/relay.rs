@@ -14,7 +14,7 @@ use tests::relay::{APPLICATION, SOURCES, agent, connect, relay_of, relays, route
 use tests::report::Report;
 use tests::topology::{Family, Gateway};
 use tests::web::Web;
-use tests::{haproxy, nginx};
+use tests::{envoy, haproxy, nginx};
 
 #[test]
 fn load_balancers_and_an_unmodified_application() {
@@ -106,6 +106,28 @@ fn servers_that_expect_a_header() {
                     "{send}: no {told:?} in {answer:?}"
                 );
             }
+            ensure!(agent.stop()?.success(), "the agent's exit status");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn envoy_on_both_sides() {
+    scenario(|directory| {
+        let topology = Gateway::new()?;
+        let served = |port| Family::ALL.map(|family| (family.localhost(), port).into());
+        let behind: [_; 2] = served(APPLICATION + 1);
+        let _web = Web::nginx_told(directory, &topology.server, &behind)?;
+        let mut load = Load::new(targets());
+        load.application = Application::Web;
+        load.connections = 200;
+        for (version, send) in [("V1", "proxy-v2"), ("V2", "proxy-v1")] {
+            let agent = agent(directory, relays(&topology.server, send))?;
+            let _balancer = envoy::telling(directory, &topology.gateway, version, &routes())?;
+            let onwards: Vec<_> = served(APPLICATION).into_iter().zip(behind).collect();
+            let _server = envoy::told_and_telling(directory, &topology.server, version, &onwards)?;
+            load.run(&topology.client).all_exact().context(version)?;
             ensure!(agent.stop()?.success(), "the agent's exit status");
         }
         Ok(())
