@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -155,6 +156,35 @@ fn a_new_configuration_drops_no_connection() {
         config.write()?;
         agent.signal(Signal::SIGHUP)?;
         nobody_listens(&topology)?;
+        still_works(&mut stream)?;
+        drop(stream);
+        no_origins(&agent)
+    });
+}
+
+#[test]
+fn a_namespace_that_is_replaced() {
+    scenario(|directory| {
+        let topology = Gateway::new()?;
+        let _report = Report::start(&topology.server, any(APPLICATION))?;
+        let path = directory.join("pod");
+        symlink(topology.server.path(), &path)?;
+        let mut relay = relays(&topology.server, "reveal").remove(0);
+        relay.netns = path.clone();
+        let agent = agent(directory, vec![relay])?;
+        let (mut stream, _) = ask(&topology, 1)?;
+
+        let new = directory.join("new");
+        symlink(topology.client.path(), &new)?;
+        std::fs::rename(new, path)?;
+        nobody_listens(&topology)?;
+        // There, the gateway is not believed, but heard.
+        let there = SocketAddr::new("10.77.0.1".parse()?, RELAY);
+        assert_reset(connect(&topology.gateway, there)?, "the other namespace's")?;
+        ensure!(
+            refused(&agent, Family::V4, "untrusted")? == 1,
+            "it is the relay"
+        );
         still_works(&mut stream)?;
         drop(stream);
         no_origins(&agent)

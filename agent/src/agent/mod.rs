@@ -151,7 +151,7 @@ impl Agent {
                     Request::Reload => self.reload(),
                 },
                 () = self.changed.notified() => self.follow(),
-                _ = look.tick() => if self.supervisor.is_outdated() { self.follow() },
+                _ = look.tick() => if self.is_outdated() { self.follow() },
                 _ = fetch.tick() => self.log_closed(),
                 ready = self.events.ready() => {
                     ready?;
@@ -170,8 +170,19 @@ impl Agent {
         self.events.read(|closed| self.log.write(closed));
     }
 
+    fn is_outdated(&self) -> bool {
+        self.supervisor.is_outdated() || self.relays.is_outdated()
+    }
+
     fn follow(&mut self) {
-        if let Err(error) = block_in_place(|| self.supervisor.follow()) {
+        let followed = block_in_place(|| {
+            self.supervisor.follow()?;
+            if self.relays.is_outdated() {
+                self.relays.apply(&self.config)?;
+            }
+            Ok::<_, anyhow::Error>(())
+        });
+        if let Err(error) = followed {
             error!("{error:#}");
         }
     }

@@ -3,8 +3,8 @@
 use std::{
     io,
     net::SocketAddr,
-    os::fd::AsFd as _,
-    path::PathBuf,
+    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -29,6 +29,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct Listener {
     /// Namespace and address.
     pub(super) key: (Option<PathBuf>, SocketAddr),
+    /// The namespace that this path named.
+    netns: Option<u64>,
     service: watch::Sender<Arc<Service>>,
     handle: Handle,
     accept: JoinHandle<()>,
@@ -44,6 +46,7 @@ impl Listener {
         handle: Handle,
     ) -> Self {
         let health = handle.spawn(health::watch(service.clone()));
+        let netns = key.0.as_deref().and_then(inode);
         let (sender, receiver) = watch::channel(service);
         let accept = handle.spawn(async move {
             match TcpListener::from_std(socket) {
@@ -53,11 +56,18 @@ impl Listener {
         });
         Self {
             key,
+            netns,
             service: sender,
             handle,
             accept,
             health,
         }
+    }
+
+    /// Whether its path names another namespace now.
+    pub(super) fn is_outdated(&self) -> bool {
+        let now = self.key.0.as_deref().and_then(inode);
+        now.is_some() && now != self.netns
     }
 
     /// Serves connections that are accepted from now on in this way.
@@ -73,6 +83,10 @@ impl Drop for Listener {
         self.accept.abort();
         self.health.abort();
     }
+}
+
+fn inode(netns: &Path) -> Option<u64> {
+    netns.metadata().ok().map(|metadata| metadata.ino())
 }
 
 /// A socket that listens on `address` in the calling thread's namespace; `[::]` takes IPv4 as well.

@@ -75,19 +75,22 @@ impl Relays {
     }
 
     /// Makes the relays those of this configuration. Connections in progress go on as they are; a
-    /// listener that stays misses none. To be called within the async runtime.
+    /// listener that stays misses none. To be called within the async runtime, where blocking is allowed.
     ///
     /// # Errors
     ///
     /// When a relay cannot listen; then nothing has changed.
     pub fn apply(&mut self, config: &Config) -> Result<()> {
+        // Those of namespaces that are gone have nothing left to do.
+        self.runtimes
+            .retain(|_, runtime| runtime.metrics().num_alive_tasks() > 0);
         let key = |relay: &Relay| (relay.netns.clone(), relay.listen);
         let mut new = Vec::new();
         for relay in &config.relay {
-            let kept = self.listeners.iter().find(|l| l.key == key(relay));
-            let bound = match kept {
-                Some(_) => None,
-                None => Some(self.bind(relay)?),
+            let is_it = |l: &Listener| l.key == key(relay) && !l.is_outdated();
+            let bound = match self.listeners.iter().any(is_it) {
+                true => None,
+                false => Some(self.bind(relay)?),
             };
             new.push((relay, bound));
         }
@@ -112,6 +115,11 @@ impl Relays {
             }
         }
         Ok(())
+    }
+
+    /// Whether a named namespace is no longer the one that a relay listens in.
+    pub fn is_outdated(&self) -> bool {
+        self.listeners.iter().any(Listener::is_outdated)
     }
 
     /// Listens no more; connections in progress go on.
