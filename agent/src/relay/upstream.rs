@@ -93,6 +93,7 @@ fn open(
     ) {
         let claim = Claim {
             client: client.endpoints.source,
+            original_dst: client.endpoints.destination,
             rule: client.rule,
             evidence: client.evidence as u8,
             ..Claim::default()
