@@ -127,3 +127,14 @@ pub fn assert_reset(mut stream: TcpStream, what: &str) -> Result<()> {
         other => bail!("{what}: {other:?} instead of a reset"),
     }
 }
+
+/// Whoever connects from `netns` is reset, be it before the connection is known to be made.
+pub fn assert_refused(netns: &Netns, target: SocketAddr, what: &str) -> Result<()> {
+    match connect(netns, target) {
+        Ok(stream) => assert_reset(stream, what),
+        Err(error) => match error.downcast_ref::<std::io::Error>() {
+            Some(io) if io.kind() == ErrorKind::ConnectionReset => Ok(()),
+            _ => Err(error),
+        },
+    }
+}

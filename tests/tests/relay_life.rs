@@ -17,8 +17,8 @@ use tests::load::Load;
 use tests::netns::Netns;
 use tests::proxy::any;
 use tests::relay::{
-    APPLICATION, RELAY, SOURCES, TIMEOUT, agent, assert_reset, connect, header, refused, relay_of,
-    relays, seen,
+    APPLICATION, RELAY, SOURCES, TIMEOUT, agent, assert_refused, connect, header, refused,
+    relay_of, relays, seen,
 };
 use tests::report::{Report, Seen};
 use tests::topology::{Family, Gateway};
@@ -180,7 +180,7 @@ fn a_namespace_that_is_replaced() {
         nobody_listens(&topology)?;
         // There, the gateway is not believed, but heard.
         let there = SocketAddr::new("10.77.0.1".parse()?, RELAY);
-        assert_reset(connect(&topology.gateway, there)?, "the other namespace's")?;
+        assert_refused(&topology.gateway, there, "the other namespace's")?;
         ensure!(
             refused(&agent, Family::V4, "untrusted")? == 1,
             "it is the relay"
@@ -227,8 +227,7 @@ fn no_more_connections_than_allowed() {
             .map(|n| Ok(ask(&topology, n)?.0))
             .collect::<Result<Vec<_>>>()?;
         for _ in 0..3 {
-            let sixth = connect(&topology.gateway, relay_of(Family::V4))?;
-            assert_reset(sixth, "the sixth")?;
+            assert_refused(&topology.gateway, relay_of(Family::V4), "the sixth")?;
         }
         ensure!(
             refused(&agent, Family::V4, "limit")? == 3,

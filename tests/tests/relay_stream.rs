@@ -11,8 +11,8 @@ use tests::eventually;
 use tests::host::scenario;
 use tests::proxy::any;
 use tests::relay::{
-    APPLICATION, TIMEOUT, agent, assert_reset, client_of, connect, header, refused, relay_of,
-    relays, seen,
+    APPLICATION, TIMEOUT, agent, assert_refused, assert_reset, client_of, connect, header, refused,
+    relay_of, relays, seen,
 };
 use tests::report::Report;
 use tests::topology::{Family, Gateway};
@@ -52,8 +52,7 @@ fn what_is_not_a_header_of_a_trusted_sender_is_reset() {
             }
             // The client's own network is not trusted, whatever it is about to send.
             let before = refused(&agent, family, "untrusted")?;
-            let stream = connect(&topology.client, relay)?;
-            assert_reset(stream, "an untrusted sender")?;
+            assert_refused(&topology.client, relay, "an untrusted sender")?;
             ensure!(
                 refused(&agent, family, "untrusted")? == before + 1,
                 "untrusted"
