@@ -50,11 +50,13 @@ pub enum Counter {
     UnwrapSplit = 20,
     /// Connections refused because too many are being translated.
     UnwrapFull = 21,
+    /// Origins of connections that the relay accepted. Counted by the agent, not by the data path.
+    LearntRelay = 22,
 }
 
 impl Counter {
     /// Every counter, in the order of the slots.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Steered,
         Self::NoListener,
         Self::Drained,
@@ -77,6 +79,7 @@ impl Counter {
         Self::UnwrapInvalid,
         Self::UnwrapSplit,
         Self::UnwrapFull,
+        Self::LearntRelay,
     ];
 
     /// Its name in `truepeer status` and, between `truepeer_` and `_total`, in the metrics.
@@ -104,6 +107,7 @@ impl Counter {
             Self::UnwrapInvalid => "unwrap_refused_invalid_header",
             Self::UnwrapSplit => "unwrap_refused_split_header",
             Self::UnwrapFull => "unwrap_refused_full",
+            Self::LearntRelay => "learnt_relay",
         }
     }
 
@@ -146,6 +150,7 @@ impl Counter {
                 "Connections refused because their PROXY header did not come in one segment"
             }
             Self::UnwrapFull => "Connections refused because too many are being translated",
+            Self::LearntRelay => "Origins of connections that the relay accepted",
         }
     }
 }

@@ -14,13 +14,23 @@ use aya_log_ebpf::debug;
 use crate::{
     carry,
     counters::count,
-    maps::{ADOPT, HANDOVERS, LISTENERS, ORIGINS, OWN, PROXIES},
+    maps::{ADOPT, CLAIMS, HANDOVERS, LISTENERS, ORIGINS, OWN, PROXIES},
     sockops::{self, local, namespace, remote},
     toa, unwrap,
 };
 
+const WIRE: u8 = Evidence::Wire as u8;
 const TOA: u8 = Evidence::Toa as u8;
 const PROXY: u8 = Evidence::Proxy as u8;
+
+/// Follows what the agent's own relay accepts to its end, should it have an origin: accepted sockets
+/// inherit the flag.
+#[inline(always)]
+pub(crate) fn relays(ctx: &SockOpsContext) {
+    if sockops::socket(ctx).and_then(|sk| CLAIMS.get(sk)).is_some() {
+        sockops::call_for(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
+    }
+}
 
 /// Remembers the listener of a proxy that starts, or starts again.
 #[inline(always)]
@@ -99,6 +109,7 @@ pub(crate) fn accepted(ctx: &SockOpsContext) {
             count(match claim.evidence {
                 PROXY => Counter::LearntProxy,
                 TOA => Counter::LearntToa,
+                WIRE => Counter::LearntWire,
                 _ => Counter::LearntBind,
             });
         }

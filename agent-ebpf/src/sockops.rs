@@ -27,6 +27,7 @@ pub(crate) fn call(ctx: &SockOpsContext) {
     match ctx.op() {
         BPF_SOCK_OPS_TCP_LISTEN_CB => {
             toa::listens(ctx);
+            learn::relays(ctx);
             learn::listen(ctx);
         }
         BPF_SOCK_OPS_TCP_CONNECT_CB => {

@@ -1,7 +1,8 @@
 //! truepeer keeps the client's address of connections that pass a proxy, a load balancer or a NAT.
 //!
 //! [`cli`] calls the rest. [`datapath`] is the only module that imports aya; what serves origins
-//! ([`api`], [`metrics`], [`access_log`]) sees the [`origins::Origins`] trait instead.
+//! ([`api`], [`metrics`], [`access_log`]) sees the [`origins::Origins`] trait instead, [`relay`]
+//! [`origins::Claims`].
 
 pub mod access_log;
 pub mod agent;
@@ -15,5 +16,6 @@ pub mod netns;
 pub mod origins;
 pub mod peers;
 pub mod processes;
+pub mod relay;
 pub mod route;
 pub mod sockets;

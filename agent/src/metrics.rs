@@ -22,7 +22,10 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::origins::{Origins, Status};
+use crate::{
+    origins::{Origins, Status},
+    relay,
+};
 
 /// What [`Metrics::encode`] produces.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -34,6 +37,8 @@ pub struct Metrics {
     pub ready: Arc<AtomicBool>,
     /// Connections that the access log could not write down.
     pub access_log_failures: Counter,
+    /// What the relays count.
+    pub relay: relay::metrics::Metrics,
 }
 
 impl Metrics {
@@ -52,6 +57,8 @@ impl Metrics {
             "Connections that the access log could not write down",
             access_log_failures.clone(),
         );
+        let relay = relay::metrics::Metrics::default();
+        relay.register(&mut registry);
         registry.register_with_unit(
             "start_time",
             "When the agent started, since the Unix epoch",
@@ -66,6 +73,7 @@ impl Metrics {
             registry,
             ready,
             access_log_failures,
+            relay,
         }
     }
 

@@ -1,6 +1,8 @@
 //! What serves origins needs to know of the data path.
 
-use agent_common::{Counter, Origin};
+use std::os::fd::BorrowedFd;
+
+use agent_common::{Claim, Counter, Origin};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +17,25 @@ pub trait Origins: Send + Sync + 'static {
 
     /// What the data path is made of and how full it is.
     fn status(&self) -> Result<Status>;
+}
+
+/// What the relay tells the data path, and asks of it.
+pub trait Claims: Send + Sync + 'static {
+    /// The origin of an accepted socket, by its cookie; `None` when truepeer knows none.
+    fn origin(&self, cookie: u64) -> Result<Option<Origin>>;
+
+    /// Records the origin of an accepted socket, instead of the one that it may have. It is removed when
+    /// the socket closes, if its listener is [`Claims::follow`]ed.
+    fn learn(&self, cookie: u64, origin: Origin) -> Result<()>;
+
+    /// Removes the origin of a socket that closed while it was recorded.
+    fn forget(&self, cookie: u64) -> Result<()>;
+
+    /// Has the data path follow what a socket will accept once it listens.
+    fn follow(&self, listener: BorrowedFd<'_>) -> Result<()>;
+
+    /// Makes a socket that is not connected yet speak for a client.
+    fn claim(&self, socket: BorrowedFd<'_>, claim: Claim) -> Result<()>;
 }
 
 /// The data path as it stands, read from its pins.

@@ -14,7 +14,7 @@ use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::Config,
+    config::{Config, Relay},
     origins::Origins,
     processes::{Owner, Owners},
 };
@@ -149,7 +149,10 @@ impl Names {
         let steers = config.steer.iter();
         let steers = steers.map(|s| (rule_id(&s.name), format!("steer {}", s.name)));
         let trust = config.trust.rules().map(|rule| (rule_id(&rule), rule));
-        *self.0.write().expect("no writer panics") = steers.chain(trust).collect();
+        let relays = config.relay.iter().map(Relay::name);
+        let relays = relays.map(|name| (rule_id(&name), name));
+        let names = steers.chain(trust).chain(relays).collect();
+        *self.0.write().expect("no writer panics") = names;
     }
 
     /// Who vouches for an origin with this rule.

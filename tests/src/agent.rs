@@ -38,6 +38,8 @@ pub struct Config {
     pub steer: Vec<Steer>,
     /// The sections `[[unwrap]]`.
     pub unwrap: Vec<Unwrap>,
+    /// The sections `[[relay]]`.
+    pub relay: Vec<Relay>,
 }
 
 /// A section `[[unwrap]]`.
@@ -58,6 +60,47 @@ impl Unwrap {
             interface: interface.into(),
             ports: ports.iter().map(|ports| (*ports).into()).collect(),
             versions: vec!["v2".into(), "v1".into()],
+        }
+    }
+}
+
+/// A section `[[relay]]`; what is `None` is left to the default.
+#[derive(Clone, Debug, Serialize)]
+#[expect(missing_docs, reason = "the configuration's own names")]
+pub struct Relay {
+    pub netns: PathBuf,
+    pub listen: SocketAddr,
+    pub accept: &'static str,
+    pub upstream: Vec<SocketAddr>,
+    pub send: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub balance: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub header_timeout: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle_timeout: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_connections: Option<u32>,
+}
+
+impl Relay {
+    /// Takes PROXY headers on `listen` inside `netns`, and tells `upstream` by `send`.
+    pub fn proxy(
+        netns: &Netns,
+        listen: SocketAddr,
+        upstream: SocketAddr,
+        send: &'static str,
+    ) -> Self {
+        Self {
+            netns: netns.path(),
+            listen,
+            accept: "proxy",
+            upstream: vec![upstream],
+            send,
+            balance: None,
+            header_timeout: None,
+            idle_timeout: None,
+            max_connections: None,
         }
     }
 }
@@ -170,6 +213,7 @@ impl Config {
             carry: None,
             steer: steer.into_iter().collect(),
             unwrap: Vec::new(),
+            relay: Vec::new(),
         })
     }
 
@@ -285,6 +329,15 @@ impl Agent {
         status["counters"][counter.name()]
             .as_u64()
             .with_context(|| format!("no counter {} in {status}", counter.name()))
+    }
+
+    /// The value of a metric, named with its labels: `truepeer_relay_bytes_total{relay="…"}`.
+    pub fn metric(&self, name: &str) -> Result<u64> {
+        let (status, text) = get(&self.config.agent.socket, "/metrics")?;
+        ensure!(status == 200, "/metrics: {status} {text}");
+        text.lines()
+            .find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+            .with_context(|| format!("no metric {name} in {text}"))
     }
 
     /// How many origins are in the map.

@@ -14,7 +14,8 @@ use crate::unprivileged::{self, UID};
 
 /// An ordinary TCP proxy: the application sees Envoy's address.
 pub fn plain(directory: &Path, netns: &Netns, routes: &[Route]) -> Result<Process> {
-    fixed(directory, netns, None, &json!({}), routes)
+    let nothing = json!({});
+    fixed(directory, netns, None, [&nothing, &nothing], routes)
 }
 
 /// A proxy that binds to the client's address, run by this user without capabilities.
@@ -22,20 +23,74 @@ pub fn binding(directory: &Path, netns: &Netns, uid: u32, routes: &[Route]) -> R
     let filters = json!({
         "listener_filters": [filter("original_src", "OriginalSrc", json!({}))],
     });
-    fixed(directory, netns, Some(uid), &filters, routes)
+    fixed(directory, netns, Some(uid), [&filters, &json!({})], routes)
 }
 
+/// A TCP proxy that tells its clients by a PROXY header of this version: `V1` or `V2`.
+pub fn telling(
+    directory: &Path,
+    netns: &Netns,
+    version: &str,
+    routes: &[Route],
+) -> Result<Process> {
+    fixed(
+        directory,
+        netns,
+        None,
+        [&json!({}), &proxy_protocol(version)],
+        routes,
+    )
+}
+
+/// The same, which expects a PROXY header of any version itself.
+pub fn told_and_telling(
+    directory: &Path,
+    netns: &Netns,
+    version: &str,
+    routes: &[Route],
+) -> Result<Process> {
+    let filters = json!({
+        "listener_filters": [filter("proxy_protocol", "ProxyProtocol", json!({}))],
+    });
+    fixed(
+        directory,
+        netns,
+        None,
+        [&filters, &proxy_protocol(version)],
+        routes,
+    )
+}
+
+/// What has a cluster begin its connections with a PROXY header.
+fn proxy_protocol(version: &str) -> Value {
+    const TYPE: &str = "type.googleapis.com/envoy.extensions.transport_sockets";
+    json!({
+        "transport_socket": {
+            "name": "envoy.transport_sockets.upstream_proxy_protocol",
+            "typed_config": {
+                "@type": format!("{TYPE}.proxy_protocol.v3.ProxyProtocolUpstreamTransport"),
+                "config": { "version": version },
+                "transport_socket": {
+                    "name": "envoy.transport_sockets.raw_buffer",
+                    "typed_config": { "@type": format!("{TYPE}.raw_buffer.v3.RawBuffer") },
+                },
+            },
+        },
+    })
+}
+
+/// One listener and one cluster a route, each with more settings of its own.
 fn fixed(
     directory: &Path,
     netns: &Netns,
     uid: Option<u32>,
-    extra: &Value,
+    [of_listener, of_cluster]: [&Value; 2],
     routes: &[Route],
 ) -> Result<Process> {
     let listeners = routes
         .iter()
         .enumerate()
-        .map(|(i, (listen, _))| listener(*listen, &format!("upstream-{i}"), extra.clone()))
+        .map(|(i, (listen, _))| listener(*listen, &format!("upstream-{i}"), of_listener.clone()))
         .collect();
     let clusters = routes
         .iter()
@@ -43,7 +98,7 @@ fn fixed(
         .map(|(i, (_, upstream))| {
             let name = format!("upstream-{i}");
             let endpoint = json!({ "endpoint": { "address": address(*upstream) } });
-            json!({
+            let cluster = json!({
                 "name": name,
                 "type": "STATIC",
                 "connect_timeout": "5s",
@@ -51,7 +106,8 @@ fn fixed(
                     "cluster_name": name,
                     "endpoints": [{ "lb_endpoints": [endpoint] }],
                 },
-            })
+            });
+            with(cluster, of_cluster.clone())
         })
         .collect();
     let listen = routes.iter().map(|(listen, _)| *listen).collect();

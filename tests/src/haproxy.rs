@@ -1,6 +1,7 @@
 //! HAProxy (2.6) as a proxy for TCP and for HTTP.
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::Result;
@@ -58,6 +59,44 @@ pub fn http(
     start(directory, netns, None, HTTP, usesrc, routes)
 }
 
+/// A TCP proxy that tells its clients by a PROXY header: `send` are the words of the `server` line.
+pub fn telling(directory: &Path, netns: &Netns, send: &str, routes: &[Route]) -> Result<Process> {
+    let mut config = String::new();
+    for (listen, upstream) in routes {
+        let only = if listen.is_ipv6() { " v6only" } else { "" };
+        let (ip, port) = (upstream.ip(), upstream.port());
+        writeln!(
+            config,
+            "listen to-{ip}-{port}
+  bind {listen}{only}
+  unique-id-format id-of-%ci-%cp
+  server application {upstream} {send}"
+        )?;
+    }
+    let listen = routes.iter().map(|(listen, _)| *listen);
+    run(directory, netns, None, TCP, &config, listen)
+}
+
+/// A web server that expects PROXY headers and answers with the client that they tell, and in the
+/// header `unique-id` with what they say is the connection's.
+pub fn told(directory: &Path, netns: &Netns, addresses: &[SocketAddr]) -> Result<Process> {
+    let mut config = String::from("frontend told\n");
+    for address in addresses {
+        let only = if address.is_ipv6() { " v6only" } else { "" };
+        writeln!(config, "  bind {address} accept-proxy{only}")?;
+    }
+    config += "  http-request return status 200 content-type text/plain lf-string \"%ci %cp\" \
+               hdr unique-id %[fc_pp_unique_id]\n";
+    run(
+        directory,
+        netns,
+        None,
+        HTTP,
+        &config,
+        addresses.iter().copied(),
+    )
+}
+
 fn start(
     directory: &Path,
     netns: &Netns,
@@ -66,17 +105,7 @@ fn start(
     usesrc: Option<Usesrc>,
     routes: &[Route],
 ) -> Result<Process> {
-    let mut config = format!(
-        "global
-  maxconn 8000
-  nbthread 2
-defaults
-  {mode}
-  timeout connect 5s
-  timeout client 60s
-  timeout server 60s
-",
-    );
+    let mut config = String::new();
     let transparent = if usesrc.is_some() { " transparent" } else { "" };
     for (listen, upstream) in routes {
         let only = if listen.is_ipv6() { " v6only" } else { "" };
@@ -100,6 +129,30 @@ defaults
         }
         writeln!(config, "  server application {upstream}")?;
     }
+    let listen = routes.iter().map(|(listen, _)| *listen);
+    run(directory, netns, uid, mode, &config, listen)
+}
+
+/// Runs it with these sections besides the general ones.
+fn run(
+    directory: &Path,
+    netns: &Netns,
+    uid: Option<u32>,
+    mode: &str,
+    sections: &str,
+    listen: impl Iterator<Item = SocketAddr>,
+) -> Result<Process> {
+    let config = format!(
+        "global
+  maxconn 8000
+  nbthread 2
+defaults
+  {mode}
+  timeout connect 5s
+  timeout client 60s
+  timeout server 60s
+{sections}",
+    );
     let name = unique("haproxy");
     let file = directory.join(format!("{name}.cfg"));
     std::fs::write(&file, config)?;
@@ -107,6 +160,6 @@ defaults
     let mut command = unprivileged::command_of(netns, uid, &program)?;
     command.arg("-db").arg("-f").arg(&file);
     let mut process = Process::start(&name, command, directory)?;
-    process.wait_until_it_listens(netns, routes.iter().map(|(listen, _)| *listen))?;
+    process.wait_until_it_listens(netns, listen)?;
     Ok(process)
 }

@@ -21,6 +21,7 @@ pub mod postgresql;
 pub mod process;
 pub mod proxy;
 pub mod raw;
+pub mod relay;
 pub mod report;
 pub mod sshd;
 pub mod topology;

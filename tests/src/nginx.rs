@@ -28,6 +28,18 @@ pub fn binding(directory: &Path, netns: &Netns, uid: u32, routes: &[Route]) -> R
     proxy(directory, netns, Some(uid), "stream", PROXY_BIND, routes)
 }
 
+/// A proxy that tells its clients by a PROXY header of version 1.
+pub fn telling(directory: &Path, netns: &Netns, routes: &[Route]) -> Result<Process> {
+    proxy(
+        directory,
+        netns,
+        None,
+        "stream",
+        "proxy_protocol on;",
+        routes,
+    )
+}
+
 /// An ordinary HTTP proxy.
 pub fn http(directory: &Path, netns: &Netns, routes: &[Route]) -> Result<Process> {
     proxy(directory, netns, None, "http", "", routes)

@@ -28,6 +28,7 @@ use crate::{
     doctor,
     origins::Origins as _,
     peers::Names,
+    relay::Relays,
     route::Journal,
 };
 
@@ -92,6 +93,7 @@ struct Agent {
     config: Config,
     path: Option<PathBuf>,
     supervisor: Supervisor,
+    relays: Relays,
     /// Told when an interface of a served namespace changes.
     changed: Arc<Notify>,
     state: Arc<State>,
@@ -113,6 +115,10 @@ impl Agent {
         let mut supervisor = block_in_place(|| Supervisor::new(&config, journal, changed.clone()))?;
         block_in_place(|| supervisor.apply(&config))?;
 
+        let claims = supervisor.datapath.claims()?;
+        let mut relays = Relays::new(claims, state.metrics.relay.clone());
+        block_in_place(|| relays.apply(&config))?;
+
         let events = supervisor.datapath.events()?;
         let mut tasks = JoinSet::new();
         tasks.spawn(server.serve(state.clone()));
@@ -123,6 +129,7 @@ impl Agent {
             config,
             path,
             supervisor,
+            relays,
             changed,
             state,
             events,
@@ -144,7 +151,7 @@ impl Agent {
                     Request::Reload => self.reload(),
                 },
                 () = self.changed.notified() => self.follow(),
-                _ = look.tick() => if self.supervisor.is_outdated() { self.follow() },
+                _ = look.tick() => if self.is_outdated() { self.follow() },
                 _ = fetch.tick() => self.log_closed(),
                 ready = self.events.ready() => {
                     ready?;
@@ -154,6 +161,7 @@ impl Agent {
             }
         }
         self.state.set_ready(false);
+        self.relays.close();
         block_in_place(|| self.supervisor.drain())?;
         self.drain(&mut signals).await
     }
@@ -162,8 +170,19 @@ impl Agent {
         self.events.read(|closed| self.log.write(closed));
     }
 
+    fn is_outdated(&self) -> bool {
+        self.supervisor.is_outdated() || self.relays.is_outdated()
+    }
+
     fn follow(&mut self) {
-        if let Err(error) = block_in_place(|| self.supervisor.follow()) {
+        let followed = block_in_place(|| {
+            self.supervisor.follow()?;
+            if self.relays.is_outdated() {
+                self.relays.apply(&self.config)?;
+            }
+            Ok::<_, anyhow::Error>(())
+        });
+        if let Err(error) = followed {
             error!("{error:#}");
         }
     }
@@ -178,7 +197,15 @@ impl Agent {
         if new.agent != self.config.agent {
             warn!("changes below [agent] take effect at the next start");
         }
-        match block_in_place(|| self.supervisor.apply(&new)) {
+        let applied = block_in_place(|| {
+            self.supervisor.apply(&new)?;
+            self.relays.apply(&new).inspect_err(|_| {
+                if let Err(error) = self.supervisor.apply(&self.config) {
+                    warn!("cannot go back to the former configuration: {error:#}");
+                }
+            })
+        });
+        match applied {
             Ok(()) => {
                 self.state.names.set(&new);
                 self.config = Config {
@@ -218,10 +245,11 @@ impl Agent {
         }
     }
 
-    /// How many connections with an origin are open.
+    /// How many connections with an origin, or of the relays, are open.
     fn in_progress(&self) -> Result<u64> {
         let maps = self.supervisor.datapath.pins().status()?.maps;
-        Ok(maps.first().map_or(0, |origins| origins.entries))
+        let known = maps.first().map_or(0, |origins| origins.entries);
+        Ok(known.max(self.relays.open()))
     }
 }
 

@@ -16,7 +16,7 @@ use tracing::{info, warn};
 
 use super::plan;
 use crate::{
-    config::{Config, Steer, Unwrap},
+    config::{Config, Relay, Steer, Unwrap},
     datapath::{Datapath, Job},
     netns::Netns,
     processes,
@@ -131,10 +131,18 @@ impl Supervisor {
     fn namespaces(&self) -> Vec<Option<&Path>> {
         let steers = self.config.steer.iter().map(|s| s.netns.as_deref());
         let unwraps = self.config.unwrap.iter().map(|u| u.netns.as_deref());
-        let mut paths: Vec<_> = steers.chain(unwraps).collect();
+        let relays = self.config.relay.iter().filter(|r| r.route().is_some());
+        let relays = relays.map(|r| r.netns.as_deref());
+        let mut paths: Vec<_> = steers.chain(unwraps).chain(relays).collect();
         paths.sort_unstable();
         paths.dedup();
         paths
+    }
+
+    /// The steers of the configuration, and what the relays need of one.
+    fn steers(&self) -> Vec<Steer> {
+        let relays = self.config.relay.iter().filter_map(Relay::route);
+        self.config.steer.iter().cloned().chain(relays).collect()
     }
 
     /// From now on, new connections pass; those in progress are served.
@@ -162,13 +170,8 @@ impl Supervisor {
         }
         // Routes before packets: an assigned packet that is routed elsewhere would be lost.
         let present: HashSet<_> = served.iter().map(|s| s.path.clone()).collect();
-        let steers: Vec<Steer> = self
-            .config
-            .steer
-            .iter()
-            .filter(|s| present.contains(&s.netns))
-            .cloned()
-            .collect();
+        let mut steers = self.steers();
+        steers.retain(|s| present.contains(&s.netns));
         self.journal.apply(&route::items(&steers))?;
         let ports: Vec<_> = served.iter().flat_map(|s| s.unwraps.clone()).collect();
         self.datapath.unwrap(&ports)?;
@@ -184,13 +187,8 @@ impl Supervisor {
 
     /// Tells the data path about the namespace at `path`; all but what is attached.
     fn settle(&mut self, path: Option<&Path>, missing: Missing) -> Result<Served> {
-        let steers: Vec<Steer> = self
-            .config
-            .steer
-            .iter()
-            .filter(|s| s.netns.as_deref() == path)
-            .cloned()
-            .collect();
+        let mut steers = self.steers();
+        steers.retain(|s| s.netns.as_deref() == path);
         let unwraps: Vec<Unwrap> = self
             .config
             .unwrap

@@ -7,6 +7,7 @@ mod carry;
 mod check;
 mod problem;
 mod reader;
+mod relay;
 mod steer;
 mod trust;
 mod unwrap;
@@ -19,6 +20,7 @@ pub use carry::CarryToa;
 pub use problem::ConfigError;
 use problem::Problems;
 use reader::{Section, describe};
+pub use relay::{Accept, Balance, Relay, Send};
 pub use steer::Steer;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -29,13 +31,14 @@ pub use unwrap::Unwrap;
 pub const DEFAULT: &str = include_str!("default.toml");
 
 /// Sections of the file, with the keys of each.
-const SECTIONS: [(&str, &[&str]); 6] = [
+const SECTIONS: [(&str, &[&str]); 7] = [
     ("agent", &AGENT_KEYS),
     ("trust", &trust::TRUST_KEYS),
     ("steer", &steer::KEYS),
     ("reveal", &trust::REVEAL_KEYS),
     ("carry", &carry::KEYS),
     ("unwrap", &unwrap::KEYS),
+    ("relay", &relay::KEYS),
 ];
 const AGENT_KEYS: [&str; 6] = [
     "socket",
@@ -45,6 +48,8 @@ const AGENT_KEYS: [&str; 6] = [
     "origins",
     "drain",
 ];
+
+const METRICS_PORT: u16 = 9469;
 
 /// Room in `sockaddr_un` for a path, without its final zero (unix(7)).
 const SOCKET_PATH_MAX: usize = 107;
@@ -64,6 +69,8 @@ pub struct Config {
     pub unwrap: Vec<Unwrap>,
     /// Where TOA is sent.
     pub carry_toa: CarryToa,
+    /// The agent's own relays, in the order of the file.
+    pub relay: Vec<Relay>,
 }
 
 /// The section `[agent]`.
@@ -98,7 +105,7 @@ impl Default for AgentSettings {
     fn default() -> Self {
         Self {
             socket: "/run/truepeer/truepeer.sock".into(),
-            metrics: Some((Ipv4Addr::LOCALHOST, 9469).into()),
+            metrics: Some((Ipv4Addr::LOCALHOST, METRICS_PORT).into()),
             bpffs: "/sys/fs/bpf/truepeer".into(),
             access_log: AccessLogTarget::Stdout,
             origins: 1 << 20,
@@ -150,6 +157,7 @@ impl Config {
     fn read(document: &DeTable<'_>, problems: &mut Problems) -> Self {
         let mut config = Self::default();
         let mut steers = Vec::new();
+        let mut relays = Vec::new();
         for (key, value) in document {
             match (key.get_ref().as_ref(), value.get_ref()) {
                 ("agent", DeValue::Table(table)) => {
@@ -191,6 +199,11 @@ impl Config {
                     let read = |section| Unwrap::read(&section, problems);
                     config.unwrap = sections.into_iter().filter_map(read).collect();
                 }
+                ("relay", _) => {
+                    let sections = sections("relay", "[[relay]]", &relay::KEYS, value, problems);
+                    let read = |section| relay::Located::read(&section, problems);
+                    relays = sections.into_iter().filter_map(read).collect();
+                }
                 (name, _) => {
                     let home = SECTIONS.iter().find(|(_, keys)| keys.contains(&name));
                     let nearest = reader::nearest(name, SECTIONS.iter().map(|(name, _)| *name));
@@ -205,7 +218,7 @@ impl Config {
                         ),
                         (None, None) => (
                             format!("unknown section `{name}`"),
-                            "the sections are `[agent]`, `[trust]`, `[reveal]`, `[carry.toa]`, `[[steer]]` and `[[unwrap]]`"
+                            "the sections are `[agent]`, `[trust]`, `[reveal]`, `[carry.toa]`, `[[steer]]`, `[[unwrap]]` and `[[relay]]`"
                                 .into(),
                         ),
                     };
@@ -214,7 +227,9 @@ impl Config {
             }
         }
         check::steers(&steers, problems);
+        relay::check(&relays, &config.trust, &config.carry_toa, problems);
         config.steer = steers.into_iter().map(|located| located.steer).collect();
+        config.relay = relays.into_iter().map(|located| located.relay).collect();
         config
     }
 }
@@ -264,7 +279,7 @@ fn sections<'a, 'text>(
 
 fn header(section: &str) -> String {
     match section {
-        "steer" | "unwrap" => format!("[[{section}]]"),
+        "steer" | "unwrap" | "relay" => format!("[[{section}]]"),
         _ => format!("[{section}]"),
     }
 }
@@ -300,7 +315,7 @@ impl AgentSettings {
                         problems.add(
                             span,
                             format!("`metrics` is neither an address with a port nor \"off\": \"{text}\""),
-                            Some(format!("write \"{}\"", nearest_address(text))),
+                            Some(format!("write \"{}\"", nearest_address(text, METRICS_PORT))),
                         );
                         None
                     }
@@ -339,15 +354,14 @@ impl AgentSettings {
 }
 
 /// What someone who wrote `text` as an address may have meant.
-fn nearest_address(text: &str) -> String {
-    const PORT: u16 = 9469;
+fn nearest_address(text: &str, default_port: u16) -> String {
     let ip = |text: &str| text.trim_matches(['[', ']']).parse();
     if let Ok(ip) = ip(text) {
-        return SocketAddr::new(ip, PORT).to_string();
+        return SocketAddr::new(ip, default_port).to_string();
     }
     let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
     let ip = ip(host).unwrap_or(Ipv4Addr::LOCALHOST.into());
-    SocketAddr::new(ip, port.parse().unwrap_or(PORT)).to_string()
+    SocketAddr::new(ip, port.parse().unwrap_or(default_port)).to_string()
 }
 
 #[cfg(test)]

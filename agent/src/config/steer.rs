@@ -20,11 +20,11 @@ pub(super) const KEYS: [&str; 8] = [
 ];
 
 /// Istio's mark, in the low bits that Kubernetes and the network plugins leave alone.
-const MARK: Mark = Mark {
+pub(super) const MARK: Mark = Mark {
     value: 0x539,
     mask: 0xfff,
 };
-const TABLE: u32 = 133;
+pub(super) const TABLE: u32 = 133;
 /// The kernel's own routing tables: unspecified, default, main, local (rtnetlink(7)).
 const KERNEL_TABLES: [u32; 4] = [0, 253, 254, 255];
 /// `IFNAMSIZ` without its final zero.

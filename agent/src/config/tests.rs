@@ -19,6 +19,11 @@ fn steer(name: &str, more: &str) -> String {
     format!("[[steer]]\nname = \"{name}\"\nto = 15006\n{more}\n")
 }
 
+/// A valid relay.
+fn relay(more: &str) -> String {
+    format!("[[relay]]\nlisten = \"[::]:443\"\nupstream = [\"127.0.0.1:8443\"]\n{more}\n")
+}
+
 #[track_caller]
 fn assert_has(error: &str, parts: &[&str]) {
     for part in parts {
@@ -40,10 +45,28 @@ fn the_examples_of_the_default_text_are_valid() {
         .map(|line| line.strip_prefix("# ").unwrap_or(line))
         .filter(|line| line.starts_with("[[") || line.contains(" = "))
         .collect();
-    let text = settings.to_owned() + &uncommented.join("\n");
+    // The relay's example is of no use without a trusted sender.
+    let settings = settings.replace("sources = []", "sources = [\"10.0.0.0/8\"]");
+    let text = settings + &uncommented.join("\n");
     let config = Config::parse(&text, "default").unwrap();
     let names: Vec<_> = config.steer.iter().map(|s| s.name.as_str()).collect();
     assert_eq!(names, ["inbound", "gateway"]);
+    let defaults = Config::parse(&relay(""), "default").unwrap();
+    let [example, default] = [&config.relay[0], &defaults.relay[0]];
+    assert_eq!(
+        (
+            example.header_timeout,
+            example.idle_timeout,
+            example.max_connections,
+            example.send
+        ),
+        (
+            default.header_timeout,
+            default.idle_timeout,
+            default.max_connections,
+            default.send
+        )
+    );
 }
 
 #[test]
@@ -152,7 +175,7 @@ fn sections_that_do_not_exist_are_refused() {
         &error("[policy]\ndeny = []\n"),
         &[
             "unknown section `policy`",
-            "`[agent]`, `[trust]`, `[reveal]`, `[carry.toa]`, `[[steer]]` and `[[unwrap]]`",
+            "`[agent]`, `[trust]`, `[reveal]`, `[carry.toa]`, `[[steer]]`, `[[unwrap]]` and `[[relay]]`",
         ],
     );
     assert_has(
@@ -475,4 +498,115 @@ fn a_file_that_cannot_be_read_is_told_with_a_remedy() {
     std::fs::write(&path, b"[agent]\n# caf\xe9\n").unwrap();
     let error = Config::load(Some(&path)).unwrap_err().to_string();
     assert_has(&error, &["line 2 is not UTF-8"]);
+}
+
+#[test]
+fn a_relay_is_read() {
+    let config = Config::parse(
+        r#"
+[trust]
+sources = ["10.0.0.0/8"]
+[[relay]]
+netns = "/run/netns/pod"
+listen = "0.0.0.0:443"
+accept = "proxy"
+upstream = ["127.0.0.1:1", "[::1]:2"]
+balance = "client-ip"
+send = "proxy-v2"
+protocol = "tcp"
+header_timeout = 3
+idle_timeout = 60
+max_connections = 7
+"#,
+        "t.toml",
+    )
+    .unwrap();
+    let expected = Relay {
+        netns: Some("/run/netns/pod".into()),
+        listen: "0.0.0.0:443".parse().unwrap(),
+        accept: Accept::Proxy,
+        upstream: vec!["127.0.0.1:1".parse().unwrap(), "[::1]:2".parse().unwrap()],
+        balance: Balance::ClientIp,
+        send: Send::ProxyV2,
+        header_timeout: Duration::from_secs(3),
+        idle_timeout: Duration::from_secs(60),
+        max_connections: 7,
+    };
+    assert_eq!(config.relay, [expected]);
+    let [relay] = &Config::parse(&relay(""), "t.toml").unwrap().relay[..] else {
+        panic!("one relay");
+    };
+    assert_eq!(
+        (relay.accept, relay.balance, relay.send),
+        (Accept::Plain, Balance::RoundRobin, Send::Reveal)
+    );
+}
+
+#[test]
+fn a_relay_that_cannot_work_is_refused() {
+    for (lines, parts) in [
+        ("listem = \"x\"", &["did you mean `listen`?"][..]),
+        (
+            "accept = \"proxi\"",
+            &["`accept` cannot be \"proxi\"", "did you mean \"proxy\"?"],
+        ),
+        (
+            "accept = \"proxy\"",
+            &[
+                "nobody is trusted",
+                "sources = [\"10.0.0.0/8\"]",
+                "t.toml:4:10",
+            ],
+        ),
+        (
+            "send = \"toa\"",
+            &["TOA is not sent to 127.0.0.1", "to = [\"127.0.0.1/32\"]"],
+        ),
+        (
+            "send = \"proxy\"",
+            &["`send` cannot be \"proxy\"", "did you mean \"proxy-v2\"?"],
+        ),
+        (
+            "balance = \"random\"",
+            &["`balance` cannot be", "\"client-ip\""],
+        ),
+        ("protocol = \"http\"", &["relays TCP only", "write \"tcp\""]),
+        (
+            "idle_timeout = 0",
+            &["`idle_timeout` must be between 1 and 86400"],
+        ),
+        (&relay(""), &["two relays listen on [::]:443"]),
+    ] {
+        assert_has(&error(&relay(lines)), parts);
+    }
+    for (lines, parts) in [
+        (
+            "upstream = [\"127.0.0.1:1\"]",
+            &["[[relay]] has no `listen`"][..],
+        ),
+        ("listen = \"[::]:443\"", &["[[relay]] has no `upstream`"]),
+        (
+            "listen = \"443\"",
+            &["not an address with a port", "write \"127.0.0.1:443\""],
+        ),
+        (
+            "listen = \"[::]:443\"\nupstream = [\"[::]:443\", \"::1\"]",
+            &["would connect to itself", "write \"[::1]:443\""],
+        ),
+        (
+            "listen = \"[::]:443\"\nupstream = []",
+            &["`upstream` is empty"],
+        ),
+        (
+            "listen = \"[::]:443\"\nupstream = [\"1.2.3.4:5\", \"1.2.3.4:5\"]",
+            &["names 1.2.3.4:5 twice"],
+        ),
+    ] {
+        assert_has(&error(&format!("[[relay]]\n{lines}\n")), parts);
+    }
+    assert_has(
+        &error("[relay]\nlisten = \"[::]:443\"\n"),
+        &["write `[[relay]]`"],
+    );
+    assert_has(&error("listen = \"x\"\n"), &["below `[[relay]]`"]);
 }

@@ -2,6 +2,7 @@
 //! module that imports aya.
 
 mod attach;
+mod claims;
 mod events;
 mod pins;
 mod sys;
@@ -9,6 +10,7 @@ mod sys;
 use std::{
     io::Read as _,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use agent_common::{
@@ -34,6 +36,7 @@ pub use pins::Pins;
 use crate::{
     config::{CarryToa, Reveal, Trust},
     netns::Netns,
+    origins::Claims,
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("TRUEPEER_OBJECT"));
@@ -143,6 +146,11 @@ impl Datapath {
     /// Where the maps and links are pinned.
     pub fn pins(&self) -> &Pins {
         &self.pins
+    }
+
+    /// What the relay needs.
+    pub fn claims(&self) -> Result<Arc<dyn Claims>> {
+        Ok(Arc::new(claims::Maps::open(&self.pins)?))
     }
 
     /// The stream of closed connections. To be called within the async runtime.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use agent_common::{
-    Address, Counter, ListenerKey, Namespace, Origin,
+    Address, Claim, Counter, ListenerKey, Namespace, Origin,
     names::{LAYOUT, map},
     toa::Kinds,
     unwrap::UnwrapPort,
@@ -18,7 +18,10 @@ use agent_common::{
 use anyhow::{Context as _, Result, bail};
 use aya::{
     Pod,
-    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf, lpm_trie::Key},
+    maps::{
+        Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf, SkStorage,
+        lpm_trie::Key,
+    },
     programs::links::{FdLink, PinnedLink},
 };
 use ipnet::IpNet;
@@ -53,6 +56,8 @@ unsafe impl Pod for Plain<Kinds> {}
 unsafe impl Pod for Plain<UnwrapPort> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<Address> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<Claim> {}
 
 /// Address prefixes with a number each.
 pub(super) type Prefixes = LpmTrie<MapData, Plain<Address>, u32>;
@@ -300,9 +305,20 @@ impl Pins {
         )?)?)
     }
 
+    pub(super) fn claims(&self) -> Result<SkStorage<MapData, Plain<Claim>>> {
+        Ok(SkStorage::try_from(Map::from_map_data(
+            self.map(map::CLAIMS)?,
+        )?)?)
+    }
+
+    pub(super) fn counter_slots(&self) -> Result<PerCpuArray<MapData, u64>> {
+        Ok(PerCpuArray::try_from(Map::from_map_data(
+            self.map(map::COUNTERS)?,
+        )?)?)
+    }
+
     fn counters(&self) -> Result<Vec<(Counter, u64)>> {
-        let counters: PerCpuArray<_, u64> =
-            PerCpuArray::try_from(Map::from_map_data(self.map(map::COUNTERS)?)?)?;
+        let counters = self.counter_slots()?;
         Counter::ALL
             .into_iter()
             .map(|counter| Ok((counter, counters.get(&(counter as u32), 0)?.iter().sum())))
@@ -343,10 +359,16 @@ impl Origins for Pins {
         let origins = MapFill {
             name: map::ORIGINS.into(),
             // A hash does not tell how full it is, and counting a million entries takes a second.
-            entries: (of(Counter::LearntWire)
-                + of(Counter::LearntBind)
-                + of(Counter::LearntToa)
-                + of(Counter::LearntProxy))
+            entries: [
+                Counter::LearntWire,
+                Counter::LearntBind,
+                Counter::LearntToa,
+                Counter::LearntProxy,
+                Counter::LearntRelay,
+            ]
+            .map(of)
+            .iter()
+            .sum::<u64>()
             .saturating_sub(of(Counter::Closed)),
             max_entries: self.map(map::ORIGINS)?.info()?.max_entries().into(),
         };

@@ -6,7 +6,10 @@ use std::{
     collections::HashSet,
     fmt,
     fs::File,
-    os::{fd::AsRawFd, unix::fs::MetadataExt},
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::fs::MetadataExt,
+    },
     panic,
     path::{Path, PathBuf},
     sync::Arc,
@@ -173,8 +176,7 @@ impl Netns {
                 SockFlag::SOCK_CLOEXEC,
                 None,
             )?;
-            getsockopt(&any, NetnsCookie)
-                .context("cannot read the namespace's cookie, which needs Linux 5.14")
+            cookie_of(any)
         })?;
         Ok(netns)
     }
@@ -267,6 +269,12 @@ impl Netns {
                 .any(|a| a.interface_name == name && a.flags.contains(up)))
         })
     }
+}
+
+/// The cookie of a socket's namespace.
+pub fn cookie_of(socket: impl AsFd) -> Result<u64> {
+    getsockopt(&socket, NetnsCookie)
+        .context("cannot read the namespace's cookie, which needs Linux 5.14")
 }
 
 fn on_a_thread<T: Send>(f: impl FnOnce() -> Result<T> + Send) -> Result<T> {

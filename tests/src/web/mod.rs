@@ -26,15 +26,31 @@ pub struct Web {
 impl Web {
     /// nginx (C) on `addresses`, an IPv6 one for IPv6 only.
     pub fn nginx(directory: &Path, netns: &Netns, addresses: &[SocketAddr]) -> Result<Self> {
+        Self::start_nginx(directory, netns, addresses, "", "$remote_addr $remote_port")
+    }
+
+    /// The same, but connections begin with a PROXY header, and the client is whom that tells.
+    pub fn nginx_told(directory: &Path, netns: &Netns, addresses: &[SocketAddr]) -> Result<Self> {
+        let client = "$proxy_protocol_addr $proxy_protocol_port";
+        Self::start_nginx(directory, netns, addresses, "proxy_protocol", client)
+    }
+
+    fn start_nginx(
+        directory: &Path,
+        netns: &Netns,
+        addresses: &[SocketAddr],
+        how: &str,
+        client: &str,
+    ) -> Result<Self> {
         let listen: String = addresses
             .iter()
-            .map(|address| format!("listen {address}; "))
+            .map(|address| format!("listen {address} {how}; "))
             .collect();
         let access_log = directory.join(unique("nginx-access"));
         let http = format!(
-            "  log_format clients '$remote_addr $remote_port';
+            "  log_format clients '{client}';
   access_log {} clients;
-  server {{ {listen}return 200 '$remote_addr $remote_port'; }}
+  server {{ {listen}return 200 '{client}'; }}
 ",
             access_log.display()
         );

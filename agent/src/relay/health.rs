@@ -1,0 +1,53 @@
+//! Active health checks of a relay's upstreams.
+
+use std::{sync::Arc, time::Duration};
+
+use agent_common::proxy::{Endpoints, Peer};
+use anyhow::{Context as _, Result};
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::TcpStream,
+    time::{self, MissedTickBehavior},
+};
+use tracing::{info, warn};
+
+use super::{Service, header::Greeting, upstream::CONNECT};
+
+/// From one check to the next.
+const INTERVAL: Duration = Duration::from_secs(2);
+
+/// Checks all upstreams for ever. A single one is not: it has no substitute.
+pub(super) async fn watch(service: Arc<Service>) {
+    let mut tick = time::interval(INTERVAL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while service.balancer.len() > 1 {
+        tick.tick().await;
+        let checks = (0..service.balancer.len()).map(|at| check(&service, at));
+        futures_util::future::join_all(checks).await;
+    }
+}
+
+async fn check(service: &Service, at: usize) {
+    let address = service.balancer.address(at);
+    let outcome = time::timeout(CONNECT, greet(service, at)).await;
+    let outcome = outcome.context("timed out").flatten();
+    service.metrics.set_up(address, outcome.is_ok());
+    if service.balancer.set_up(at, outcome.is_ok()) {
+        match outcome {
+            Ok(()) => info!("{}: {address} is up", service.name),
+            Err(error) => warn!("{}: {address} is down: {error:#}", service.name),
+        }
+    }
+}
+
+/// Connects, and says so to an upstream that expects a header.
+async fn greet(service: &Service, at: usize) -> Result<()> {
+    let mut stream = TcpStream::connect(service.balancer.address(at)).await?;
+    let ends = Endpoints {
+        source: stream.local_addr()?.into(),
+        destination: stream.peer_addr()?.into(),
+    };
+    let header = Greeting::default().next(service.relay.send, Peer::Local, ends);
+    stream.write_all(&header).await?;
+    Ok(())
+}
