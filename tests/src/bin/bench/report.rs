@@ -1,12 +1,13 @@
 //! The figures, for people and for machines.
 //!
 //! The JSON file holds one [`Report`]. Every figure of several rounds is a [`Spread`]:
-//! `{"median", "min", "max", "values"}`, the values in the order of the rounds.
+//! `{"median", "quartiles": [first, third], "min", "max", "values"}`, the values in the order of the
+//! rounds.
 //!
 //! ```json
 //! {
 //!   "kernel": "6.18.0", "processors": 2, "family": "IPv4",
-//!   "rounds": 7, "seconds": 2.0, "concurrency": 32,
+//!   "rounds": 12, "seconds": 1.0, "concurrency": 32,
 //!   "background": Spread,
 //!   "variants": [{"variant": "iptables", "failed": 0, "figures": {"connections_per_second": Spread}}],
 //!   "ratios": [{"variant": "truepeer", "to": "iptables", "figures": {"connections_per_second": Spread}}],
@@ -144,7 +145,7 @@ impl Figure {
         }
     }
 
-    /// Median and range, for people.
+    /// Median and quartiles, for people.
     fn show(self, spread: &Spread) -> String {
         match self.work {
             Work::Connections => show(spread, 1.0, 0),
@@ -163,8 +164,9 @@ pub(crate) fn progress(work: Work, sample: &Sample) -> String {
 }
 
 fn show(spread: &Spread, unit: f64, digits: usize) -> String {
-    let [median, min, max] = [spread.median, spread.min, spread.max].map(|value| value / unit);
-    format!("{median:.digits$} ({min:.digits$}-{max:.digits$})")
+    let [first, third] = spread.quartiles.map(|value| value / unit);
+    let median = spread.median / unit;
+    format!("{median:.digits$} ({first:.digits$}-{third:.digits$})")
 }
 
 impl Report {
@@ -222,7 +224,7 @@ impl Report {
             self.seconds,
             self.concurrency,
         );
-        println!("\nMedian (minimum-maximum)\n");
+        println!("\nMedian (first to third quartile)\n");
         let head = self.variants.iter().map(|v| v.variant.name().to_owned());
         print_table(head, |figure| {
             self.variants
