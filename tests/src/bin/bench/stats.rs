@@ -31,6 +31,13 @@ impl Spread {
             values,
         }
     }
+
+    /// Median and quartiles in `unit`s, for people.
+    pub(crate) fn show(&self, unit: f64, digits: usize) -> String {
+        let [first, third] = self.quartiles.map(|value| value / unit);
+        let median = self.median / unit;
+        format!("{median:.digits$} ({first:.digits$} to {third:.digits$})")
+    }
 }
 
 /// The value below which this share lies, between two values where it must be.
