@@ -22,7 +22,7 @@ pub(crate) struct Comparison {
 /// What a figure of a pair of variants should be.
 pub(crate) struct Goal {
     pub(crate) pair: (Variant, Variant),
-    pub(crate) figure: &'static Figure,
+    pub(crate) figure: Figure,
     pub(crate) limit: Limit,
 }
 
@@ -77,7 +77,7 @@ pub(crate) static COMPARISONS: [Comparison; 4] = [
         ],
         goals: &[Goal {
             pair: (EnvoyBinding, EnvoyPlain),
-            figure: &CONNECTIONS_PER_CPU_SECOND,
+            figure: CONNECTIONS_PER_CPU_SECOND,
             limit: Limit::AtLeast(0.95),
         }],
     },
@@ -90,12 +90,12 @@ pub(crate) static COMPARISONS: [Comparison; 4] = [
         goals: &[
             Goal {
                 pair: (Idle, Direct),
-                figure: &GETPEERNAME,
+                figure: GETPEERNAME,
                 limit: Limit::Below(100.0),
             },
             Goal {
                 pair: (Bind, Direct),
-                figure: &GETPEERNAME,
+                figure: GETPEERNAME,
                 limit: Limit::Below(100.0),
             },
         ],

@@ -171,7 +171,7 @@ impl Compares {
             figures: of.figures().map(|f| (f.key, compare(f, *pair))).collect(),
         };
         let goal = |goal: &Goal| {
-            let is = compare(goal.figure, goal.pair).median;
+            let is = compare(&goal.figure, goal.pair).median;
             OfGoal {
                 goal: goal.name(),
                 is,
