@@ -126,31 +126,31 @@ fn main() -> Result<()> {
 fn compare(arguments: &Arguments, stop: &Stop) -> Result<Samples> {
     let time = Duration::from_secs_f64(arguments.seconds);
     let comparisons = arguments.comparisons();
+    let mut wanted: Vec<_> = Variant::ALL
+        .map(|variant| (variant, comparison::works(&comparisons, variant)))
+        .into_iter()
+        .filter(|(_, works)| !works.is_empty())
+        .collect();
     let mut samples = Samples::default();
     for round in 0..arguments.rounds {
-        let mut order = Variant::ALL;
-        order.rotate_left(round as usize % Variant::ALL.len());
         let mut of_round = report::Round::new();
-        for variant in order {
-            let works = comparison::works(&comparisons, variant);
-            if works.is_empty() {
-                continue;
-            }
+        for (variant, works) in &wanted {
             let name = variant.name();
             eprint!("round {}/{}: {name}: ", round + 1, arguments.rounds);
-            let pod = Pod::new(variant, arguments.family(), arguments.concurrency)
+            let pod = Pod::new(*variant, arguments.family(), arguments.concurrency)
                 .with_context(|| name)?;
             samples.background.push(cpu::wait_until_quiet(stop)?);
-            for work in works {
+            for &work in works {
                 let sample = load::measure(&pod, work, arguments.concurrency, time, stop)
                     .with_context(|| format!("{name}: {}", work.name()))?;
                 eprint!("{}  ", report::progress(work, &sample));
-                of_round.insert((variant, work), sample);
+                of_round.insert((*variant, work), sample);
             }
             eprintln!();
             pod.remove()?;
         }
         samples.rounds.push(of_round);
+        wanted.rotate_left(1);
     }
     Ok(samples)
 }
