@@ -86,7 +86,7 @@ pub(crate) fn listen(address: SocketAddr, transparent: bool) -> io::Result<Socke
 }
 
 /// Lets a socket have addresses that are not this host's.
-pub(crate) fn set_transparent(socket: &Socket, domain: Domain) -> io::Result<()> {
+pub fn set_transparent(socket: &Socket, domain: Domain) -> io::Result<()> {
     if domain == Domain::IPV4 {
         socket.set_ip_transparent_v4(true)
     } else {

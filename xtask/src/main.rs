@@ -64,7 +64,11 @@ enum Chore {
         #[arg(long)]
         e2e: bool,
     },
-    /// Compare with iptables TPROXY and with no proxy at all (root)
+    /// Measure steering, evidence and getpeername(), each against going without (root)
+    #[command(
+        after_help = "Examples:\n  cargo xtask bench\n  cargo xtask bench --json figures.json\n  \
+                            cargo xtask bench -- --only accept --rounds 5"
+    )]
     Bench {
         /// Write the figures to this file, too
         #[arg(long, value_name = "FILE")]

@@ -1,5 +1,6 @@
 //! A fast application: a fixed number of threads, each serving one connection at a time.
 
+use std::hint;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::thread::JoinHandle;
@@ -20,6 +21,10 @@ pub(crate) const WHO: u8 = b'?';
 pub(crate) const UPLOAD: u8 = b'<';
 /// The application is to send until the client is done.
 pub(crate) const DOWNLOAD: u8 = b'>';
+/// The application is to call `getpeername()` until the client is done.
+pub(crate) const NAME: u8 = b'@';
+/// So many calls are told by one byte.
+pub(crate) const CALLS: u16 = 10_000;
 /// How much either side sends or reads at a time.
 pub(crate) const CHUNK: usize = 256 << 10;
 /// How long either side waits for the other.
@@ -88,6 +93,12 @@ fn serve(mut stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
                 stream.write_all(&chunk)?;
             }
         }
+        NAME => loop {
+            for _ in 0..CALLS {
+                hint::black_box(stream.peer_addr()?);
+            }
+            stream.write_all(&[NAME])?;
+        },
         _ => Err(io::ErrorKind::InvalidData.into()),
     }
 }

@@ -17,9 +17,10 @@ use tests::proxy::any_v4;
 use tests::topology::{Family, Sidecar};
 
 use crate::load::bind;
-use crate::pod::{PORT, directory, start_agent};
+use crate::pod::{PORT, directory, steering};
 use crate::stats::Spread;
 use crate::stop::Stop;
+use crate::table;
 
 /// How many agents are started.
 const STARTS: usize = 7;
@@ -91,6 +92,39 @@ pub(crate) fn measure(stop: &Stop) -> Result<Footprint> {
     })
 }
 
+impl Footprint {
+    /// Prints it for people.
+    pub(crate) fn print(&self) {
+        println!("\nThe agent\n");
+        let rows = [
+            ("start to ready, ms", self.ready_ms.show(1.0, 0)),
+            (
+                "start to attached (its log), ms",
+                self.attached_ms.show(1.0, 0),
+            ),
+            ("binary, MB", format!("{:.1}", self.binary as f64 / 1e6)),
+            ("memory idle, MB", self.rss_idle.show(1e6, 1)),
+            (
+                "memory with 10,000 connections, MB",
+                self.rss_tracking.show(1e6, 1),
+            ),
+            (
+                "kernel: empty map of origins, MB",
+                self.map_empty.show(1e6, 1),
+            ),
+            (
+                "kernel: map, bytes per connection",
+                self.map_per_connection.show(1.0, 0),
+            ),
+            (
+                "kernel: all, bytes per connection",
+                self.kernel_per_connection.show(1.0, 0),
+            ),
+        ];
+        table::print(&rows.map(|(what, value)| table::row(what, std::iter::once(value))));
+    }
+}
+
 impl Life {
     fn live(stop: &Stop) -> Result<Self> {
         let slabs_without = {
@@ -103,7 +137,9 @@ impl Life {
         let directory = directory()?;
         let sidecar = Sidecar::new()?;
         let proxy = listen(&sidecar.pod)?;
-        let agent = start_agent(&directory, &sidecar, false)?;
+        let mut config = steering(&directory, &sidecar)?;
+        config.agent.access_log = "off".into();
+        let agent = Agent::start(directory.path(), config)?;
         let before = slabs(stop)?;
         let (rss_idle, map_empty) = (rss(&agent)?, map(&agent)?);
         let held = hold(&sidecar, PORT)?;

@@ -1,18 +1,21 @@
-//! Compares truepeer's steering with Istio's iptables TPROXY rules and with no proxy at all, in
-//! namespaces of its own; then what the agent itself costs.
+//! What truepeer costs, compared with what others cost and with nothing at all, in namespaces of its own;
+//! then what the agent itself costs.
 //!
 //! Each round measures every variant once, in another order each time, in a pod laid out for that
 //! measurement alone. Compared are figures of the same round, because the rest of the machine
 //! is never twice the same.
 
 mod application;
+mod comparison;
 mod cpu;
+mod figure;
 mod footprint;
 mod load;
 mod pod;
 mod report;
 mod stats;
 mod stop;
+mod table;
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -20,28 +23,31 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use tests::host::{remove_orphans, turn};
 use tests::netns::require_privileges;
 use tests::process::find;
 use tests::topology::Family;
 
-use crate::load::Work;
+use crate::comparison::{COMPARISONS, Comparison};
 use crate::pod::{Pod, Variant};
 use crate::report::{Report, Samples};
 use crate::stop::Stop;
 
-/// Measures connections and throughput through the same Envoy with truepeer, with Istio's iptables
-/// TPROXY rules, and without a proxy
+/// Measures what truepeer costs: steering, evidence, and getpeername()
 #[derive(Parser)]
 struct Arguments {
+    /// Only this comparison, and not what the agent itself costs; may be repeated
+    #[arg(long, value_name = "NAME", value_parser = comparisons())]
+    only: Vec<&'static Comparison>,
     /// Write the figures to this file, too
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// How many times each variant is measured
-    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// How long each measurement takes
-    #[arg(long, default_value_t = 2.0, value_parser = seconds)]
+    #[arg(long, default_value_t = 0.7, value_parser = seconds)]
     seconds: f64,
     /// Connections that are in progress at a time
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -55,6 +61,20 @@ impl Arguments {
     fn family(&self) -> Family {
         if self.ipv6 { Family::V6 } else { Family::V4 }
     }
+
+    fn comparisons(&self) -> Vec<&'static Comparison> {
+        let wanted = |name| self.only.is_empty() || self.only.iter().any(|c| c.name == name);
+        COMPARISONS.iter().filter(|c| wanted(c.name)).collect()
+    }
+}
+
+fn comparisons() -> impl TypedValueParser<Value = &'static Comparison> {
+    PossibleValuesParser::new(COMPARISONS.iter().map(|c| c.name)).map(|name| {
+        COMPARISONS
+            .iter()
+            .find(|c| c.name == name)
+            .expect("a possible value")
+    })
 }
 
 fn seconds(text: &str) -> Result<f64> {
@@ -86,40 +106,51 @@ fn main() -> Result<()> {
     remove_orphans()?;
 
     let samples = compare(&arguments, &stop)?;
-    eprintln!("the agent itself");
-    let footprint = footprint::measure(&stop)?;
+    let footprint = arguments
+        .only
+        .is_empty()
+        .then(|| {
+            eprintln!("the agent itself");
+            footprint::measure(&stop)
+        })
+        .transpose()?;
     let report = Report::new(&arguments, &samples, footprint)?;
     report.print();
     if let Some(file) = json {
         serde_json::to_writer_pretty(file, &report)?;
     }
-    Ok(())
+    report.check()
 }
 
 /// Measures all variants, round by round.
 fn compare(arguments: &Arguments, stop: &Stop) -> Result<Samples> {
     let time = Duration::from_secs_f64(arguments.seconds);
+    let comparisons = arguments.comparisons();
+    let mut wanted: Vec<_> = Variant::ALL
+        .map(|variant| (variant, comparison::works(&comparisons, variant)))
+        .into_iter()
+        .filter(|(_, works)| !works.is_empty())
+        .collect();
     let mut samples = Samples::default();
     for round in 0..arguments.rounds {
-        let mut order = Variant::ALL;
-        order.rotate_left(round as usize % Variant::ALL.len());
         let mut of_round = report::Round::new();
-        for variant in order {
+        for (variant, works) in &wanted {
             let name = variant.name();
             eprint!("round {}/{}: {name}: ", round + 1, arguments.rounds);
-            let pod = Pod::new(variant, arguments.family(), arguments.concurrency)
+            let pod = Pod::new(*variant, arguments.family(), arguments.concurrency)
                 .with_context(|| name)?;
             samples.background.push(cpu::wait_until_quiet(stop)?);
-            for work in Work::ALL {
+            for &work in works {
                 let sample = load::measure(&pod, work, arguments.concurrency, time, stop)
                     .with_context(|| format!("{name}: {}", work.name()))?;
                 eprint!("{}  ", report::progress(work, &sample));
-                of_round.insert((variant, work), sample);
+                of_round.insert((*variant, work), sample);
             }
             eprintln!();
             pod.remove()?;
         }
         samples.rounds.push(of_round);
+        wanted.rotate_left(1);
     }
     Ok(samples)
 }

@@ -1,16 +1,19 @@
 //! A pod for one measurement: client, application, and what is between them.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use agent_common::Counter;
 use anyhow::{Result, ensure};
 use serde::Serialize;
 use tempfile::TempDir;
-use tests::agent::{Agent, Config, Steer};
+use tests::agent::{Agent, Carry, CarryToa, Config, Steer};
 use tests::envoy;
 use tests::istio::{self, INBOUND};
 use tests::netns::Netns;
 use tests::process::Process;
+use tests::proxy::any_of_family;
 use tests::topology::{Family, Sidecar};
+use tests::unprivileged::UID;
 
 use crate::application::Application;
 
@@ -18,6 +21,8 @@ use crate::application::Application;
 pub(crate) const PORT: u16 = 8080;
 /// Envoy's mark: Istio's.
 const MARK: u32 = 1337;
+/// This program's user: the client of [`Variant::Bind`] is a trusted proxy.
+const ROOT: u32 = 0;
 
 /// What is between client and application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -25,29 +30,79 @@ const MARK: u32 = 1337;
 pub(crate) enum Variant {
     /// Nothing.
     Direct,
-    /// Envoy, by Istio's iptables TINBOUND rules.
+    /// Envoy, by Istio's iptables TPROXY rules.
     Iptables,
     /// Envoy, by truepeer's steering, without an access log, as the rules have none.
     Truepeer,
     /// The same with an access log in a file.
     TruepeerLogging,
+    /// Nothing, and truepeer, which trusts others.
+    Idle,
+    /// Nothing, and truepeer takes the client for a proxy that binds to its client's address.
+    Bind,
+    /// The same, and the address goes with the SYN.
+    Toa,
+    /// Envoy, to which the client connects and which has its own address.
+    EnvoyPlain,
+    /// The same, and Envoy binds to the client's address.
+    EnvoyBinding,
 }
 
 impl Variant {
-    pub(crate) const ALL: [Self; 4] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Direct,
         Self::Iptables,
         Self::Truepeer,
         Self::TruepeerLogging,
+        Self::Idle,
+        Self::Bind,
+        Self::Toa,
+        Self::EnvoyPlain,
+        Self::EnvoyBinding,
     ];
 
     /// Its name for people.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Direct => "no proxy",
-            Self::Iptables => "iptables TINBOUND",
+            Self::Iptables => "iptables TPROXY",
             Self::Truepeer => "truepeer",
             Self::TruepeerLogging => "truepeer + access log",
+            Self::Idle => "idle truepeer",
+            Self::Bind => "bind",
+            Self::Toa => "TOA",
+            Self::EnvoyPlain => "Envoy",
+            Self::EnvoyBinding => "Envoy + bind",
+        }
+    }
+
+    /// The counter of the evidence by which truepeer learns; of the others there must be none.
+    fn learns(self) -> Option<Counter> {
+        match self {
+            Self::Truepeer | Self::TruepeerLogging => Some(Counter::LearntWire),
+            Self::Bind | Self::EnvoyBinding => Some(Counter::LearntBind),
+            Self::Toa => Some(Counter::LearntToa),
+            Self::Direct | Self::Iptables | Self::Idle | Self::EnvoyPlain => None,
+        }
+    }
+
+    /// Whether the client connects to Envoy's own port.
+    fn is_addressed(self) -> bool {
+        matches!(self, Self::EnvoyPlain | Self::EnvoyBinding)
+    }
+
+    /// Whether `seen` is what the application should be told of a client that has this address, and whose
+    /// connection has this port.
+    pub(crate) fn is_right(self, client: IpAddr, port: u16, seen: SocketAddr) -> bool {
+        let same_port = port == seen.port();
+        match self {
+            Self::Direct | Self::Idle | Self::Bind | Self::Toa => client == seen.ip() && same_port,
+            // A sidecar's proxy that spoofs has a port of its own: else Envoy was not on the way.
+            Self::Iptables | Self::Truepeer | Self::TruepeerLogging => {
+                client == seen.ip() && !same_port
+            }
+            Self::EnvoyPlain => seen.ip().is_loopback(),
+            Self::EnvoyBinding => client == seen.ip(),
         }
     }
 }
@@ -69,21 +124,20 @@ impl Pod {
     pub(crate) fn new(variant: Variant, family: Family, concurrency: u16) -> Result<Self> {
         let directory = directory()?;
         let sidecar = Sidecar::new()?;
+        sidecar.pod.ip("route add local 10.77.1.0/24 dev lo
+             -6 route add local fd77:1::/112 dev lo")?;
+        sidecar
+            .client
+            .ip("route add 10.77.1.0/24 via 10.77.0.2 src 10.77.0.1
+             -6 route add fd77:1::/112 via fd77::2 src fd77::1")?;
         let application = Application::start(&sidecar.pod, PORT, concurrency)?;
-        let envoy = (variant != Variant::Direct)
-            .then(|| envoy::transparent(directory.path(), &sidecar.pod, INBOUND, MARK))
+        let envoy = start_envoy(variant, &directory, &sidecar.pod, family)?;
+        if variant == Variant::Iptables {
+            istio::tproxy(&sidecar.pod, directory.path())?;
+        }
+        let agent = config(variant, &directory, &sidecar)?
+            .map(|config| Agent::start(directory.path(), config))
             .transpose()?;
-        let agent = match variant {
-            Variant::Direct => None,
-            Variant::Iptables => {
-                istio::tproxy(&sidecar.pod, directory.path())?;
-                None
-            }
-            Variant::Truepeer | Variant::TruepeerLogging => {
-                let logs = variant == Variant::TruepeerLogging;
-                Some(start_agent(&directory, &sidecar, logs)?)
-            }
-        };
         Ok(Self {
             agent,
             envoy,
@@ -100,9 +154,20 @@ impl Pod {
         &self.sidecar.client
     }
 
-    /// The application, as the client knows it.
-    pub(crate) fn target(&self) -> SocketAddr {
-        (Sidecar::address(self.family), PORT).into()
+    /// The n-th of 254 addresses at which a client finds the application: where truepeer makes a bind an
+    /// ordinary one, connections come from one address only, and one destination would use up its ports.
+    pub(crate) fn target(&self, n: usize) -> SocketAddr {
+        let host = (n % 254 + 1) as u8;
+        let address: IpAddr = match self.family {
+            Family::V4 => Ipv4Addr::new(10, 77, 1, host).into(),
+            Family::V6 => Ipv6Addr::new(0xfd77, 1, 0, 0, 0, 0, 0, host.into()).into(),
+        };
+        let port = if self.variant.is_addressed() {
+            INBOUND
+        } else {
+            PORT
+        };
+        (address, port).into()
     }
 
     /// The processes besides this one, which is client and application.
@@ -111,19 +176,28 @@ impl Pod {
         envoy.chain(self.agent.iter().map(Agent::id)).collect()
     }
 
-    /// Removes it; fails if the agent did not stop well.
+    /// Removes it; fails if truepeer did not learn by the evidence that is measured, or did not stop well.
     pub(crate) fn remove(mut self) -> Result<()> {
-        if let Some(agent) = self.agent.take() {
-            let bpffs = agent.config().agent.bpffs.clone();
-            let log = self.directory.path().join("agent.log");
-            let status = agent.stop()?;
+        let Some(agent) = self.agent.take() else {
+            return Ok(());
+        };
+        for counter in [Counter::LearntWire, Counter::LearntBind, Counter::LearntToa] {
+            let (name, count) = (counter.name(), agent.counter(counter)?);
             ensure!(
-                status.success(),
-                "the agent: {status}\n{}",
-                std::fs::read_to_string(log)?
+                (count > 0) == (self.variant.learns() == Some(counter)),
+                "{}: {name} is {count}",
+                self.variant.name()
             );
-            ensure!(!bpffs.exists(), "the agent left {}", bpffs.display());
         }
+        let bpffs = agent.config().agent.bpffs.clone();
+        let log = self.directory.path().join("agent.log");
+        let status = agent.stop()?;
+        ensure!(
+            status.success(),
+            "the agent: {status}\n{}",
+            std::fs::read_to_string(log)?
+        );
+        ensure!(!bpffs.exists(), "the agent left {}", bpffs.display());
         Ok(())
     }
 }
@@ -135,12 +209,58 @@ pub(crate) fn directory() -> Result<TempDir> {
         .tempdir_in("/run")?)
 }
 
-/// Starts an agent that steers the pod's connections to the proxy.
-pub(crate) fn start_agent(directory: &TempDir, sidecar: &Sidecar, logs: bool) -> Result<Agent> {
-    let steer = Steer::new("inbound", &sidecar.pod, &["8080"], INBOUND).on(Sidecar::INTERFACE);
-    let mut config = Config::new(directory.path(), [steer])?;
-    if !logs {
+fn start_envoy(
+    variant: Variant,
+    directory: &TempDir,
+    pod: &Netns,
+    family: Family,
+) -> Result<Option<Process>> {
+    let directory = directory.path();
+    let route = [(
+        any_of_family(family, INBOUND),
+        (family.localhost(), PORT).into(),
+    )];
+    match variant {
+        Variant::Direct | Variant::Idle | Variant::Bind | Variant::Toa => Ok(None),
+        Variant::Iptables | Variant::Truepeer | Variant::TruepeerLogging => {
+            envoy::transparent(directory, pod, INBOUND, MARK).map(Some)
+        }
+        Variant::EnvoyPlain => envoy::plain(directory, pod, &route).map(Some),
+        Variant::EnvoyBinding => envoy::binding(directory, pod, UID, &route).map(Some),
+    }
+}
+
+/// How the agent is set up, if there is one.
+fn config(variant: Variant, directory: &TempDir, sidecar: &Sidecar) -> Result<Option<Config>> {
+    let mut config = match variant {
+        Variant::Direct | Variant::Iptables | Variant::EnvoyPlain => return Ok(None),
+        Variant::Truepeer | Variant::TruepeerLogging => steering(directory, sidecar)?,
+        Variant::Idle | Variant::Bind | Variant::Toa | Variant::EnvoyBinding => {
+            Config::new(directory.path(), [])?
+        }
+    };
+    if variant != Variant::TruepeerLogging {
         config.agent.access_log = "off".into();
     }
-    Agent::start(directory.path(), config)
+    match variant {
+        Variant::Idle | Variant::EnvoyBinding => config.trust.uids = vec![UID],
+        Variant::Bind | Variant::Toa => config.trust.uids = vec![ROOT],
+        _ => {}
+    }
+    if variant == Variant::Toa {
+        config.trust.sources = vec!["10.77.0.0/24".into(), "fd77::/64".into()];
+        config.carry = Some(Carry {
+            toa: CarryToa {
+                to: vec!["10.77.1.0/24".into(), "fd77:1::/112".into()],
+                kind: 254,
+            },
+        });
+    }
+    Ok(Some(config))
+}
+
+/// Steers the pod's connections to the proxy.
+pub(crate) fn steering(directory: &TempDir, sidecar: &Sidecar) -> Result<Config> {
+    let steer = Steer::new("inbound", &sidecar.pod, &["8080"], INBOUND).on(Sidecar::INTERFACE);
+    Config::new(directory.path(), [steer])
 }

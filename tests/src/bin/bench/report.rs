@@ -1,42 +1,43 @@
 //! The figures, for people and for machines.
 //!
 //! The JSON file holds one [`Report`]. Every figure of several rounds is a [`Spread`]:
-//! `{"median", "min", "max", "values"}`, the values in the order of the rounds.
+//! `{"median", "quartiles": [first, third], "min", "max", "values"}`, the values in the order of the
+//! rounds.
 //!
 //! ```json
 //! {
 //!   "kernel": "6.18.0", "processors": 2, "family": "IPv4",
-//!   "rounds": 7, "seconds": 2.0, "concurrency": 32,
+//!   "rounds": 12, "seconds": 0.7, "concurrency": 32,
 //!   "background": Spread,
-//!   "variants": [{"variant": "iptables", "failed": 0, "figures": {"connections_per_second": Spread}}],
-//!   "ratios": [{"variant": "truepeer", "to": "iptables", "figures": {"connections_per_second": Spread}}],
+//!   "comparisons": [{
+//!     "comparison": "accept",
+//!     "variants": [{"variant": "bind", "connections": 9000, "failed": 0, "wrong": 0, "unknown": 0,
+//!                   "figures": {"connections_per_second": Spread}}],
+//!     "pairs": [{"variant": "bind", "to": "direct", "figures": {"connections_per_second": Spread}}],
+//!     "goals": [{"goal": "…", "is": 0.98, "met": true}]
+//!   }],
 //!   "agent": Footprint
 //! }
 //! ```
 //!
-//! Variants are `direct`, `iptables`, `truepeer` and `truepeer-logging`; the figures' names are those
-//! of [`Figure::key`]. `background` is the share of the machine that was busy before a measurement.
+//! `background` is the share of the machine that was busy before each measurement. Figures of a pair are
+//! ratios, and of `getpeername()` differences, within a round. `agent` is null with `--only`.
 
 use std::collections::BTreeMap;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use nix::sys::utsname::uname;
 use serde::Serialize;
 
 use crate::Arguments;
+use crate::comparison::{Comparison, Goal, Limit};
 use crate::cpu;
+use crate::figure::{Compared, Figure, of_work};
 use crate::footprint::Footprint;
 use crate::load::{Sample, Work};
 use crate::pod::Variant;
 use crate::stats::Spread;
-
-/// What is compared with what.
-const COMPARISONS: [(Variant, Variant); 4] = [
-    (Variant::Iptables, Variant::Direct),
-    (Variant::Truepeer, Variant::Direct),
-    (Variant::Truepeer, Variant::Iptables),
-    (Variant::TruepeerLogging, Variant::Truepeer),
-];
+use crate::table;
 
 /// What one round measured.
 pub(crate) type Round = BTreeMap<(Variant, Work), Sample>;
@@ -60,97 +61,48 @@ pub(crate) struct Report {
     seconds: f64,
     concurrency: u16,
     background: Spread,
+    comparisons: Vec<Compares>,
+    agent: Option<Footprint>,
+}
+
+type Figures = BTreeMap<&'static str, Spread>;
+
+/// What one comparison found.
+#[derive(Serialize)]
+struct Compares {
+    #[serde(rename = "comparison")]
+    name: &'static str,
+    #[serde(skip)]
+    of: &'static Comparison,
     variants: Vec<OfVariant>,
-    ratios: Vec<Ratio>,
-    agent: Footprint,
+    pairs: Vec<OfPair>,
+    goals: Vec<OfGoal>,
 }
 
 #[derive(Serialize)]
 struct OfVariant {
     variant: Variant,
-    /// Connections that failed, in all rounds.
+    /// Connections that were answered.
+    connections: u64,
     failed: u64,
-    figures: BTreeMap<String, Spread>,
+    wrong: u64,
+    unknown: u64,
+    figures: Figures,
 }
 
 #[derive(Serialize)]
-struct Ratio {
+struct OfPair {
     variant: Variant,
     to: Variant,
-    figures: BTreeMap<String, Spread>,
+    figures: Figures,
 }
 
-/// What is computed from a measurement.
-#[derive(Clone, Copy)]
-struct Figure {
-    work: Work,
-    per: Per,
-}
-
-/// What connections or bytes are divided by.
-#[derive(Clone, Copy)]
-enum Per {
-    /// Time.
-    Second,
-    /// The machine's processor time.
-    MachineSecond,
-    /// The processes' processor time.
-    ProcessSecond,
-}
-
-impl Figure {
-    fn all() -> impl Iterator<Item = Self> {
-        Work::ALL.into_iter().flat_map(|work| {
-            [Per::Second, Per::MachineSecond, Per::ProcessSecond].map(|per| Self { work, per })
-        })
-    }
-
-    /// Its name in JSON.
-    fn key(self) -> String {
-        let work = match self.work {
-            Work::Connections => "connections",
-            Work::Upload => "upload_bytes",
-            Work::Download => "download_bytes",
-        };
-        let per = match self.per {
-            Per::Second => "second",
-            Per::MachineSecond => "cpu_second",
-            Per::ProcessSecond => "process_cpu_second",
-        };
-        format!("{work}_per_{per}")
-    }
-
-    /// Its name for people.
-    fn name(self) -> String {
-        let work = match self.work {
-            Work::Connections => "connections",
-            Work::Upload => "GB up",
-            Work::Download => "GB down",
-        };
-        let per = match self.per {
-            Per::Second => "second",
-            Per::MachineSecond => "CPU second",
-            Per::ProcessSecond => "CPU second of the processes",
-        };
-        format!("{work} per {per}")
-    }
-
-    fn of(self, round: &Round, variant: Variant) -> f64 {
-        let sample = &round[&(variant, self.work)];
-        match self.per {
-            Per::Second => sample.rate(),
-            Per::MachineSecond => sample.per_machine_second(),
-            Per::ProcessSecond => sample.per_process_second(),
-        }
-    }
-
-    /// Median and range, for people.
-    fn show(self, spread: &Spread) -> String {
-        match self.work {
-            Work::Connections => show(spread, 1.0, 0),
-            Work::Upload | Work::Download => show(spread, 1e9, 2),
-        }
-    }
+#[derive(Serialize)]
+struct OfGoal {
+    goal: String,
+    /// The median.
+    is: f64,
+    met: bool,
 }
 
 /// What one measurement found, for people.
@@ -159,42 +111,132 @@ pub(crate) fn progress(work: Work, sample: &Sample) -> String {
         Work::Connections => format!("{:.0} connections/s", sample.rate()),
         Work::Upload => format!("{:.2} GB/s up", sample.rate() / 1e9),
         Work::Download => format!("{:.2} GB/s down", sample.rate() / 1e9),
+        Work::Getpeername => format!("{:.1} million calls/s", sample.rate() / 1e6),
     }
 }
 
-fn show(spread: &Spread, unit: f64, digits: usize) -> String {
-    let [median, min, max] = [spread.median, spread.min, spread.max].map(|value| value / unit);
-    format!("{median:.digits$} ({min:.digits$}-{max:.digits$})")
+impl Comparison {
+    fn figures(&self) -> impl Iterator<Item = &'static Figure> {
+        self.works.iter().flat_map(|work| of_work(*work))
+    }
+}
+
+impl Goal {
+    fn name(&self) -> String {
+        let (variant, to) = (self.pair.0.name(), self.pair.1.name());
+        let (limit, by) = match self.limit {
+            Limit::AtLeast(limit) => (limit, "at least"),
+            Limit::Below(limit) => (limit, "below"),
+        };
+        let figure = self.figure.name;
+        match self.figure.compared {
+            Compared::Ratio => format!("{variant} / {to}, {figure}: {by} {limit}"),
+            Compared::Difference => format!("{variant} - {to}, {figure}: {by} {limit}"),
+        }
+    }
+}
+
+impl Compares {
+    fn new(of: &'static Comparison, rounds: &[Round]) -> Self {
+        let value =
+            |figure: &Figure, round: &Round, variant| (figure.of)(&round[&(variant, figure.work)]);
+        let variant = |variant| {
+            let sum = |of: fn(&Sample) -> u64| {
+                let samples = rounds
+                    .iter()
+                    .filter_map(|r| r.get(&(variant, Work::Connections)));
+                samples.map(of).sum()
+            };
+            let spread = |figure: &Figure| {
+                Spread::of(rounds.iter().map(|round| value(figure, round, variant)))
+            };
+            OfVariant {
+                variant,
+                connections: sum(|sample| sample.amount),
+                failed: sum(|sample| sample.failed),
+                wrong: sum(|sample| sample.wrong),
+                unknown: sum(|sample| sample.unknown),
+                figures: of.figures().map(|f| (f.key, spread(f))).collect(),
+            }
+        };
+        // Of the same round: what else the machine did changes from round to round.
+        let compare = |figure: &Figure, (variant, to)| {
+            Spread::of(rounds.iter().map(|round| {
+                figure.compare(value(figure, round, variant), value(figure, round, to))
+            }))
+        };
+        let pair = |pair: &(Variant, Variant)| OfPair {
+            variant: pair.0,
+            to: pair.1,
+            figures: of.figures().map(|f| (f.key, compare(f, *pair))).collect(),
+        };
+        let goal = |goal: &Goal| {
+            let is = compare(&goal.figure, goal.pair).median;
+            OfGoal {
+                goal: goal.name(),
+                is,
+                met: goal.limit.holds(is),
+            }
+        };
+        Self {
+            name: of.name,
+            of,
+            variants: of.variants.iter().copied().map(variant).collect(),
+            pairs: of.pairs.iter().map(pair).collect(),
+            goals: of.goals.iter().map(goal).collect(),
+        }
+    }
+
+    fn print(&self) {
+        println!("\n{}: {}\n", self.name, self.of.title);
+        let names = self.variants.iter().map(|v| v.variant.name().to_owned());
+        let mut rows = vec![table::row("", names)];
+        for figure in self.of.figures() {
+            let spreads = self.variants.iter().map(|v| &v.figures[figure.key]);
+            rows.push(table::row(
+                figure.name,
+                spreads.map(|spread| spread.show(1.0, figure.digits)),
+            ));
+        }
+        if self.of.works.contains(&Work::Connections) {
+            let counts =
+                |of: fn(&OfVariant) -> u64| self.variants.iter().map(move |v| of(v).to_string());
+            rows.push(table::row("connections", counts(|v| v.connections)));
+            rows.push(table::row("failed", counts(|v| v.failed)));
+            rows.push(table::row("wrong answers", counts(|v| v.wrong)));
+            rows.push(table::row("unknown answers", counts(|v| v.unknown)));
+        }
+        table::print(&rows);
+        println!();
+        let names = self
+            .pairs
+            .iter()
+            .map(|pair| format!("{} : {}", pair.variant.name(), pair.to.name()));
+        let mut rows = vec![table::row("within a round", names)];
+        for figure in self.of.figures() {
+            let spreads = self.pairs.iter().map(|pair| &pair.figures[figure.key]);
+            rows.push(table::row(
+                figure.name,
+                spreads.map(|spread| spread.show(1.0, figure.compared_digits())),
+            ));
+        }
+        table::print(&rows);
+        if !self.goals.is_empty() {
+            println!();
+        }
+        for goal in &self.goals {
+            let met = if goal.met { "met" } else { "not met" };
+            println!("goal: {}: {:.2}, {met}", goal.goal, goal.is);
+        }
+    }
 }
 
 impl Report {
-    pub(crate) fn new(arguments: &Arguments, samples: &Samples, agent: Footprint) -> Result<Self> {
-        let figures = |of: &dyn Fn(Figure, &Round) -> f64| {
-            Figure::all()
-                .map(|figure| {
-                    let values = samples.rounds.iter().map(|round| of(figure, round));
-                    (figure.key(), Spread::of(values))
-                })
-                .collect()
-        };
-        let failed = |variant| {
-            let samples = samples.rounds.iter().flatten();
-            samples
-                .filter(|((v, _), _)| *v == variant)
-                .map(|(_, sample)| sample.failed)
-                .sum()
-        };
-        let variants = Variant::ALL.map(|variant| OfVariant {
-            variant,
-            failed: failed(variant),
-            figures: figures(&|figure, round| figure.of(round, variant)),
-        });
-        // Of the same round: what else the machine did changes from round to round.
-        let ratios = COMPARISONS.map(|(variant, to)| Ratio {
-            variant,
-            to,
-            figures: figures(&|figure, round| figure.of(round, variant) / figure.of(round, to)),
-        });
+    pub(crate) fn new(
+        arguments: &Arguments,
+        samples: &Samples,
+        agent: Option<Footprint>,
+    ) -> Result<Self> {
         Ok(Self {
             kernel: uname()?.release().to_string_lossy().into_owned(),
             processors: cpu::processors()?,
@@ -203,8 +245,11 @@ impl Report {
             seconds: arguments.seconds,
             concurrency: arguments.concurrency,
             background: Spread::of(samples.background.iter().copied()),
-            variants: variants.into(),
-            ratios: ratios.into(),
+            comparisons: arguments
+                .comparisons()
+                .into_iter()
+                .map(|comparison| Compares::new(comparison, &samples.rounds))
+                .collect(),
             agent,
         })
     }
@@ -222,77 +267,28 @@ impl Report {
             self.seconds,
             self.concurrency,
         );
-        println!("\nMedian (minimum-maximum)\n");
-        let head = self.variants.iter().map(|v| v.variant.name().to_owned());
-        print_table(head, |figure| {
-            self.variants
-                .iter()
-                .map(|v| figure.show(&v.figures[&figure.key()]))
-                .collect()
-        });
-        println!("\nRatios within a round\n");
-        let head = self
-            .ratios
-            .iter()
-            .map(|r| format!("{} / {}", r.variant.name(), r.to.name()));
-        print_table(head, |figure| {
-            self.ratios
-                .iter()
-                .map(|r| show(&r.figures[&figure.key()], 1.0, 2))
-                .collect()
-        });
-        let agent = &self.agent;
-        println!("\nThe agent\n");
-        for (what, value) in [
-            ("start to ready, ms", show(&agent.ready_ms, 1.0, 0)),
-            (
-                "start to attached (its log), ms",
-                show(&agent.attached_ms, 1.0, 0),
-            ),
-            ("binary, MB", format!("{:.1}", agent.binary as f64 / 1e6)),
-            ("memory idle, MB", show(&agent.rss_idle, 1e6, 1)),
-            (
-                "memory with 10,000 connections, MB",
-                show(&agent.rss_tracking, 1e6, 1),
-            ),
-            (
-                "kernel: empty map of origins, MB",
-                show(&agent.map_empty, 1e6, 1),
-            ),
-            (
-                "kernel: map, bytes per connection",
-                show(&agent.map_per_connection, 1.0, 0),
-            ),
-            (
-                "kernel: all, bytes per connection",
-                show(&agent.kernel_per_connection, 1.0, 0),
-            ),
-        ] {
-            println!("{what:36}{value}");
+        println!(
+            "Median (first to third quartile); pairs as ratios, getpeername() as a difference"
+        );
+        for comparison in &self.comparisons {
+            comparison.print();
+        }
+        if let Some(agent) = &self.agent {
+            agent.print();
         }
     }
-}
 
-/// Prints a row for each figure.
-fn print_table(head: impl Iterator<Item = String>, cells: impl Fn(Figure) -> Vec<String>) {
-    let mut rows = vec![
-        std::iter::once(String::new())
-            .chain(head)
-            .collect::<Vec<_>>(),
-    ];
-    rows.extend(Figure::all().map(|figure| {
-        let name = std::iter::once(figure.name());
-        name.chain(cells(figure)).collect()
-    }));
-    let widths: Vec<_> = (0..rows[0].len())
-        .map(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0))
-        .collect();
-    for row in &rows {
-        let cells: Vec<_> = row
-            .iter()
-            .zip(&widths)
-            .map(|(cell, width)| format!("{cell:width$}"))
-            .collect();
-        println!("{}", cells.join("  ").trim_end());
+    /// Fails if an application was told another than its client.
+    pub(crate) fn check(&self) -> Result<()> {
+        for variant in self.comparisons.iter().flat_map(|c| &c.variants) {
+            ensure!(
+                variant.wrong + variant.unknown == 0,
+                "{}: {} wrong and {} unknown answers",
+                variant.variant.name(),
+                variant.wrong,
+                variant.unknown
+            );
+        }
+        Ok(())
     }
 }

@@ -1,0 +1,114 @@
+//! What is compared with what, in which figures, and what is hoped for.
+
+use crate::figure::{CONNECTIONS_PER_CPU_SECOND, Figure, GETPEERNAME};
+use crate::load::Work;
+use crate::pod::Variant::{
+    self, Bind, Direct, EnvoyBinding, EnvoyPlain, Idle, Iptables, Toa, Truepeer, TruepeerLogging,
+};
+
+/// Variants that are measured by the same work.
+pub(crate) struct Comparison {
+    /// Its name for `--only`.
+    pub(crate) name: &'static str,
+    /// What it tells.
+    pub(crate) title: &'static str,
+    pub(crate) variants: &'static [Variant],
+    pub(crate) works: &'static [Work],
+    /// The first of each pair is told in proportion to the second.
+    pub(crate) pairs: &'static [(Variant, Variant)],
+    pub(crate) goals: &'static [Goal],
+}
+
+/// What a figure of a pair of variants should be.
+pub(crate) struct Goal {
+    pub(crate) pair: (Variant, Variant),
+    pub(crate) figure: Figure,
+    pub(crate) limit: Limit,
+}
+
+/// In the figure's own units.
+#[derive(Clone, Copy)]
+pub(crate) enum Limit {
+    AtLeast(f64),
+    Below(f64),
+}
+
+impl Limit {
+    pub(crate) fn holds(self, value: f64) -> bool {
+        match self {
+            Self::AtLeast(limit) => value >= limit,
+            Self::Below(limit) => value < limit,
+        }
+    }
+}
+
+/// All, in the order of the report.
+pub(crate) static COMPARISONS: [Comparison; 4] = [
+    Comparison {
+        name: "steering",
+        title: "Envoy that spoofs its clients, brought in by truepeer or by Istio's iptables rules",
+        variants: &[Direct, Iptables, Truepeer, TruepeerLogging],
+        works: &[Work::Connections, Work::Upload, Work::Download],
+        pairs: &[
+            (Iptables, Direct),
+            (Truepeer, Direct),
+            (Truepeer, Iptables),
+            (TruepeerLogging, Truepeer),
+        ],
+        goals: &[],
+    },
+    Comparison {
+        name: "accept",
+        title: "An application without a proxy",
+        variants: &[Direct, Idle, Bind, Toa],
+        works: &[Work::Connections],
+        pairs: &[(Idle, Direct), (Bind, Direct), (Toa, Direct)],
+        goals: &[],
+    },
+    Comparison {
+        name: "bind",
+        title: "Envoy that binds to its clients' addresses, that spoofs them, and that does neither",
+        variants: &[EnvoyPlain, EnvoyBinding, Truepeer],
+        works: &[Work::Connections],
+        pairs: &[
+            (EnvoyBinding, EnvoyPlain),
+            (Truepeer, EnvoyPlain),
+            (Truepeer, EnvoyBinding),
+        ],
+        goals: &[Goal {
+            pair: (EnvoyBinding, EnvoyPlain),
+            figure: CONNECTIONS_PER_CPU_SECOND,
+            limit: Limit::AtLeast(0.95),
+        }],
+    },
+    Comparison {
+        name: "getpeername",
+        title: "getpeername()",
+        variants: &[Direct, Idle, Bind],
+        works: &[Work::Getpeername],
+        pairs: &[(Idle, Direct), (Bind, Direct)],
+        goals: &[
+            Goal {
+                pair: (Idle, Direct),
+                figure: GETPEERNAME,
+                limit: Limit::Below(100.0),
+            },
+            Goal {
+                pair: (Bind, Direct),
+                figure: GETPEERNAME,
+                limit: Limit::Below(100.0),
+            },
+        ],
+    },
+];
+
+/// What must be measured of a variant for these comparisons. What several need is measured once.
+pub(crate) fn works(comparisons: &[&Comparison], variant: Variant) -> Vec<Work> {
+    let needs = |comparison: &Comparison, work| {
+        comparison.variants.contains(&variant) && comparison.works.contains(&work)
+    };
+    Work::ALL
+        .into_iter()
+        .filter(|work| comparisons.iter().any(|c| needs(c, *work)))
+        .collect()
+}
