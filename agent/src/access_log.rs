@@ -221,6 +221,7 @@ mod tests {
             closed: origin.since + 1_500_000_000,
             received: 10,
             sent: 20,
+            ..Closed::default()
         }
     }
 

@@ -72,7 +72,7 @@ fn everything_attaches_is_taken_over_and_goes() -> Result<()> {
         let mut datapath = Datapath::load(&root, 1000, &cgroup()?)?;
         datapath.configure(&netns, &settings)?;
         datapath.adopt(&netns, &[(1, agent_common::ListenerKey::default())])?;
-        let names = datapath.attach(&netns, &["eth0"])?;
+        let names = datapath.attach(&netns, &[("eth0", Job::Steer)])?;
         datapath.retain(&names, &[netns.cookie()])?;
         let status = Pins::open(&root)?.status()?;
         assert_eq!(status.links.len(), 4, "{status:?}");
