@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::Command};
 use agent_common::{Namespace, Range};
 use anyhow::{Context as _, Result, ensure};
 use truepeer::{
-    datapath::{self, Datapath, Pins},
+    datapath::{self, Datapath, Job, Pins},
     netns::Netns,
     origins::Origins as _,
 };
