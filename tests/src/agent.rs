@@ -149,6 +149,7 @@ pub struct Settings {
     pub origins: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drain: Option<u32>,
+    pub keep: bool,
 }
 
 /// A section `[[steer]]`.
@@ -207,6 +208,7 @@ impl Config {
                 access_log: directory.join(format!("access-{n}.log")),
                 origins: None,
                 drain: None,
+                keep: false,
             },
             trust: Trust::default(),
             reveal: Reveal { enabled: true },
@@ -352,7 +354,10 @@ impl Agent {
 
     /// The access log so far.
     pub fn access_log(&self) -> Result<Vec<Value>> {
-        std::fs::read_to_string(&self.config.agent.access_log)?
+        let text = std::fs::read_to_string(&self.config.agent.access_log)?;
+        // The last line may be half written.
+        let complete = text.rfind('\n').map_or("", |end| &text[..end]);
+        complete
             .lines()
             .map(|line| serde_json::from_str(line).with_context(|| format!("access log: {line}")))
             .collect()

@@ -15,7 +15,14 @@ use crate::unprivileged::{self, UID};
 /// An ordinary TCP proxy: the application sees Envoy's address.
 pub fn plain(directory: &Path, netns: &Netns, routes: &[Route]) -> Result<Process> {
     let nothing = json!({});
-    fixed(directory, netns, None, [&nothing, &nothing], routes)
+    fixed(
+        directory,
+        netns,
+        None,
+        [&nothing, &nothing],
+        tcp_proxy,
+        routes,
+    )
 }
 
 /// A proxy that binds to the client's address, run by this user without capabilities.
@@ -23,7 +30,14 @@ pub fn binding(directory: &Path, netns: &Netns, uid: u32, routes: &[Route]) -> R
     let filters = json!({
         "listener_filters": [filter("original_src", "OriginalSrc", json!({}))],
     });
-    fixed(directory, netns, Some(uid), [&filters, &json!({})], routes)
+    fixed(
+        directory,
+        netns,
+        Some(uid),
+        [&filters, &json!({})],
+        tcp_proxy,
+        routes,
+    )
 }
 
 /// A TCP proxy that tells its clients by a PROXY header of this version: `V1` or `V2`.
@@ -38,6 +52,7 @@ pub fn telling(
         netns,
         None,
         [&json!({}), &proxy_protocol(version)],
+        tcp_proxy,
         routes,
     )
 }
@@ -57,6 +72,7 @@ pub fn told_and_telling(
         netns,
         None,
         [&filters, &proxy_protocol(version)],
+        tcp_proxy,
         routes,
     )
 }
@@ -79,18 +95,55 @@ fn proxy_protocol(version: &str) -> Value {
     })
 }
 
-/// One listener and one cluster a route, each with more settings of its own.
+/// An HTTP proxy that believes `X-Forwarded-For` and binds to the client that it tells, run by this user
+/// without capabilities.
+pub fn http_binding(
+    directory: &Path,
+    netns: &Netns,
+    uid: u32,
+    routes: &[Route],
+) -> Result<Process> {
+    let original_src = json!({
+        "name": "envoy.filters.http.original_src",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.original_src.v3.OriginalSrc",
+        },
+    });
+    let manager = |cluster: &str| {
+        let mut manager = http_connection_manager(cluster);
+        if let Some(filters) = manager["typed_config"]["http_filters"].as_array_mut() {
+            filters.insert(0, original_src.clone());
+        }
+        manager
+    };
+    let nothing = json!({});
+    fixed(
+        directory,
+        netns,
+        Some(uid),
+        [&nothing, &nothing],
+        manager,
+        routes,
+    )
+}
+
+/// One listener and one cluster a route, each with more settings of its own, and a network filter for the
+/// cluster of this name.
 fn fixed(
     directory: &Path,
     netns: &Netns,
     uid: Option<u32>,
     [of_listener, of_cluster]: [&Value; 2],
+    filter: impl Fn(&str) -> Value,
     routes: &[Route],
 ) -> Result<Process> {
     let listeners = routes
         .iter()
         .enumerate()
-        .map(|(i, (listen, _))| listener(*listen, &format!("upstream-{i}"), of_listener.clone()))
+        .map(|(i, (listen, _))| {
+            let filter = filter(&format!("upstream-{i}"));
+            listener(*listen, filter, of_listener.clone())
+        })
         .collect();
     let clusters = routes
         .iter()
@@ -127,7 +180,7 @@ pub fn transparent(directory: &Path, netns: &Netns, port: u16, mark: u32) -> Res
     let listen = all(port);
     let listeners = listen
         .iter()
-        .map(|address| listener(*address, "original-destination", extra.clone()))
+        .map(|address| listener(*address, tcp_proxy("original-destination"), extra.clone()))
         .collect();
     let cluster = original_dst("original-destination", json!({}));
     let listen = listen.into();
@@ -235,11 +288,11 @@ fn filter(name: &str, message: &str, mut config: Value) -> Value {
     json!({ "name": format!("envoy.filters.listener.{name}"), "typed_config": config })
 }
 
-fn listener(listen: SocketAddr, cluster: &str, extra: Value) -> Value {
+fn listener(listen: SocketAddr, filter: Value, extra: Value) -> Value {
     let listener = json!({
         "name": listen.to_string(),
         "address": address(listen),
-        "filter_chains": [{ "filters": [tcp_proxy(cluster)] }],
+        "filter_chains": [{ "filters": [filter] }],
     });
     with(listener, extra)
 }

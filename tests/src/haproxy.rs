@@ -17,6 +17,8 @@ pub enum Usesrc {
     ClientIp,
     /// Address and port.
     Client,
+    /// The last address in the header `X-Forwarded-For`.
+    HdrIp,
 }
 
 const TCP: &str = "mode tcp";
@@ -119,6 +121,7 @@ fn start(
             let word = match usesrc {
                 Usesrc::ClientIp => "clientip",
                 Usesrc::Client => "client",
+                Usesrc::HdrIp => "hdr_ip(x-forwarded-for,-1)",
             };
             let any = if listen.is_ipv4() {
                 "0.0.0.0"

@@ -62,11 +62,19 @@ fn without_the_agent() {
         let pod = Pod::new(directory)?;
         let agent = pod.agent()?;
         let envoy = pod.envoy(istio::patch)?;
-        let config = agent.kill()?;
+        let mut config = agent.kill()?;
         pod.sees_clients()?;
+        // One that keeps what there is stops,
+        config.agent.keep = true;
         let agent = Agent::start(directory, config)?;
         pod.sees_clients()?;
-        let config = agent.config().clone();
+        let mut config = agent.config().clone();
+        ensure!(agent.stop()?.success(), "the agent's exit status");
+        pod.sees_clients()?;
+        // and one that does not.
+        config.agent.keep = false;
+        let agent = Agent::start(directory, config.clone())?;
+        pod.sees_clients()?;
         ensure!(agent.stop()?.success(), "the agent's exit status");
         pod.refuses_clients()?;
         pod.reaches_others()?;

@@ -58,7 +58,8 @@ pub async fn run(config: Config, path: Option<PathBuf>) -> Result<()> {
         }
         Err(error) => Err(error),
     };
-    if outcome.is_ok() || is_first {
+    let is_kept = outcome.is_ok() && config.agent.keep;
+    if !is_kept && (outcome.is_ok() || is_first) {
         block_in_place(|| remove(&config))?;
     }
     drop(lock);
@@ -162,7 +163,9 @@ impl Agent {
         }
         self.state.set_ready(false);
         self.relays.close();
-        block_in_place(|| self.supervisor.drain())?;
+        if !self.config.agent.keep {
+            block_in_place(|| self.supervisor.drain())?;
+        }
         self.drain(&mut signals).await
     }
 
@@ -245,8 +248,12 @@ impl Agent {
         }
     }
 
-    /// How many connections with an origin, or of the relays, are open.
+    /// How many connections are open that would end with the agent: of the relays and, unless the data
+    /// path stays, those with an origin.
     fn in_progress(&self) -> Result<u64> {
+        if self.config.agent.keep {
+            return Ok(self.relays.open());
+        }
         let maps = self.supervisor.datapath.pins().status()?.maps;
         let known = maps.first().map_or(0, |origins| origins.entries);
         Ok(known.max(self.relays.open()))

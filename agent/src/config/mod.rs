@@ -40,13 +40,14 @@ const SECTIONS: [(&str, &[&str]); 7] = [
     ("unwrap", &unwrap::KEYS),
     ("relay", &relay::KEYS),
 ];
-const AGENT_KEYS: [&str; 6] = [
+const AGENT_KEYS: [&str; 7] = [
     "socket",
     "metrics",
     "bpffs",
     "access_log",
     "origins",
     "drain",
+    "keep",
 ];
 
 const METRICS_PORT: u16 = 9469;
@@ -88,6 +89,8 @@ pub struct AgentSettings {
     pub origins: u32,
     /// How long a stopping agent waits for steered connections to end.
     pub drain: Duration,
+    /// Whether the data path stays when the agent stops, until `truepeer detach`.
+    pub keep: bool,
 }
 
 /// Where the access log goes.
@@ -110,6 +113,7 @@ impl Default for AgentSettings {
             access_log: AccessLogTarget::Stdout,
             origins: 1 << 20,
             drain: Duration::from_secs(30),
+            keep: false,
         }
     }
 }
@@ -349,6 +353,7 @@ impl AgentSettings {
             drain: section
                 .integer("drain", 0..=86_400, problems)
                 .map_or(default.drain, |(n, _)| Duration::from_secs(n.into())),
+            keep: section.boolean("keep", problems).unwrap_or(default.keep),
         }
     }
 }
