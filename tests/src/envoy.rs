@@ -57,6 +57,24 @@ pub fn telling(
     )
 }
 
+/// A TCP proxy that expects PROXY headers and tells nobody what they say.
+pub fn accepting(directory: &Path, netns: &Netns, routes: &[Route]) -> Result<Process> {
+    let filters = told();
+    fixed(
+        directory,
+        netns,
+        None,
+        [&filters, &json!({})],
+        tcp_proxy,
+        routes,
+    )
+}
+
+/// What has a listener expect PROXY headers.
+fn told() -> Value {
+    json!({ "listener_filters": [filter("proxy_protocol", "ProxyProtocol", json!({}))] })
+}
+
 /// The same, which expects a PROXY header of any version itself.
 pub fn told_and_telling(
     directory: &Path,
@@ -64,9 +82,7 @@ pub fn told_and_telling(
     version: &str,
     routes: &[Route],
 ) -> Result<Process> {
-    let filters = json!({
-        "listener_filters": [filter("proxy_protocol", "ProxyProtocol", json!({}))],
-    });
+    let filters = told();
     fixed(
         directory,
         netns,

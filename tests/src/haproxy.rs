@@ -79,6 +79,23 @@ pub fn telling(directory: &Path, netns: &Netns, send: &str, routes: &[Route]) ->
     run(directory, netns, None, TCP, &config, listen)
 }
 
+/// A TCP proxy that expects PROXY headers and tells nobody what they say.
+pub fn accepting(directory: &Path, netns: &Netns, routes: &[Route]) -> Result<Process> {
+    let mut config = String::new();
+    for (listen, upstream) in routes {
+        let only = if listen.is_ipv6() { " v6only" } else { "" };
+        let (ip, port) = (upstream.ip(), upstream.port());
+        writeln!(
+            config,
+            "listen to-{ip}-{port}
+  bind {listen} accept-proxy{only}
+  server application {upstream}"
+        )?;
+    }
+    let listen = routes.iter().map(|(listen, _)| *listen);
+    run(directory, netns, None, TCP, &config, listen)
+}
+
 /// A web server that expects PROXY headers and answers with the client that they tell, and in the
 /// header `unique-id` with what they say is the connection's.
 pub fn told(directory: &Path, netns: &Netns, addresses: &[SocketAddr]) -> Result<Process> {

@@ -40,6 +40,16 @@ pub fn telling(directory: &Path, netns: &Netns, routes: &[Route]) -> Result<Proc
     )
 }
 
+/// A TCP proxy that expects PROXY headers and tells nobody what they say.
+pub fn accepting(directory: &Path, netns: &Netns, routes: &[Route]) -> Result<Process> {
+    let server = |(listen, upstream): &Route| {
+        format!("  server {{ listen {listen} proxy_protocol; proxy_pass {upstream}; }}\n")
+    };
+    let servers: String = routes.iter().map(server).collect();
+    let listen = routes.iter().map(|(listen, _)| *listen);
+    start(directory, netns, None, "stream", &servers, listen)
+}
+
 /// An ordinary HTTP proxy.
 pub fn http(directory: &Path, netns: &Netns, routes: &[Route]) -> Result<Process> {
     proxy(directory, netns, None, "http", "", routes)

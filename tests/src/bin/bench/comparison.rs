@@ -1,9 +1,10 @@
 //! What is compared with what, in which figures, and what is hoped for.
 
-use crate::figure::{CONNECTIONS_PER_CPU_SECOND, Figure, GETPEERNAME};
+use crate::figure::{CONNECTIONS_PER_CPU_SECOND, DOWNLOAD, Figure, GETPEERNAME, UPLOAD};
 use crate::load::Work;
 use crate::pod::Variant::{
-    self, Bind, Direct, EnvoyBinding, EnvoyPlain, Idle, Iptables, Toa, Truepeer, TruepeerLogging,
+    self, Bind, Direct, EnvoyBinding, EnvoyPlain, EnvoyTold, HaproxyTold, Idle, Iptables,
+    NginxTold, Relay, Toa, Truepeer, TruepeerLogging, Unwrap,
 };
 
 /// Variants that are measured by the same work.
@@ -43,7 +44,7 @@ impl Limit {
 }
 
 /// All, in the order of the report.
-pub(crate) static COMPARISONS: [Comparison; 4] = [
+pub(crate) static COMPARISONS: [Comparison; 5] = [
     Comparison {
         name: "steering",
         title: "Envoy that spoofs its clients, brought in by truepeer or by Istio's iptables rules",
@@ -80,6 +81,36 @@ pub(crate) static COMPARISONS: [Comparison; 4] = [
             figure: CONNECTIONS_PER_CPU_SECOND,
             limit: Limit::AtLeast(0.95),
         }],
+    },
+    Comparison {
+        name: "proxy",
+        title: "Connections with a PROXY header, and a server without any",
+        variants: &[Direct, Unwrap, Relay, HaproxyTold, NginxTold, EnvoyTold],
+        works: &[Work::Connections, Work::Upload, Work::Download],
+        pairs: &[
+            (Unwrap, Direct),
+            (Relay, Direct),
+            (HaproxyTold, Direct),
+            (NginxTold, Direct),
+            (EnvoyTold, Direct),
+        ],
+        goals: &[
+            Goal {
+                pair: (Unwrap, Direct),
+                figure: CONNECTIONS_PER_CPU_SECOND,
+                limit: Limit::AtLeast(0.95),
+            },
+            Goal {
+                pair: (Unwrap, Direct),
+                figure: UPLOAD,
+                limit: Limit::AtLeast(0.95),
+            },
+            Goal {
+                pair: (Unwrap, Direct),
+                figure: DOWNLOAD,
+                limit: Limit::AtLeast(0.95),
+            },
+        ],
     },
     Comparison {
         name: "getpeername",

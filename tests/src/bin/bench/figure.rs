@@ -66,7 +66,7 @@ pub(crate) const GETPEERNAME: Figure = Figure {
     compared: Compared::Difference,
 };
 
-const UPLOAD: Figure = Figure {
+pub(crate) const UPLOAD: Figure = Figure {
     key: "upload_gigabytes_per_second",
     name: "GB up per second",
     work: Work::Upload,
@@ -75,7 +75,7 @@ const UPLOAD: Figure = Figure {
     compared: Compared::Ratio,
 };
 
-const DOWNLOAD: Figure = Figure {
+pub(crate) const DOWNLOAD: Figure = Figure {
     key: "download_gigabytes_per_second",
     name: "GB down per second",
     work: Work::Download,

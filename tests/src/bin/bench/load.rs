@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use agent_common::proxy::{Endpoints, Peer, write};
 use anyhow::{Context, Result, ensure};
 use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -245,13 +246,29 @@ fn getpeername(pod: &Pod, progress: &Progress) -> Result<()> {
 
 /// Connects from the client's n-th address and sends a request.
 fn open(pod: &Pod, n: usize, kind: u8) -> Result<TcpStream> {
-    let socket = bind(pod.family.client(n))?;
+    let client = pod.family.client(n);
+    let socket = if pod.variant.is_told() {
+        // A load balancer, with an address of its own.
+        Socket::new(Domain::for_address(pod.target(n)), Type::STREAM, None)?
+    } else {
+        bind(client)?
+    };
     socket.set_read_timeout(Some(PATIENCE))?;
     // Limits `connect()` as well.
     socket.set_write_timeout(Some(PATIENCE))?;
     socket.connect(&pod.target(n).into())?;
     let mut stream = TcpStream::from(socket);
-    stream.write_all(&[kind; REQUEST])?;
+    let mut bytes = Vec::new();
+    if pod.variant.is_told() {
+        // It names the client, with the port of this connection.
+        let ends = Endpoints {
+            source: SocketAddr::new(client, stream.local_addr()?.port()).into(),
+            destination: stream.peer_addr()?.into(),
+        };
+        write::v2(&Peer::Proxied(ends), [].into_iter(), false, &mut bytes).expect("short");
+    }
+    bytes.extend([kind; REQUEST]);
+    stream.write_all(&bytes)?;
     Ok(stream)
 }
 

@@ -6,11 +6,13 @@ use agent_common::Counter;
 use anyhow::{Result, ensure};
 use serde::Serialize;
 use tempfile::TempDir;
-use tests::agent::{Agent, Carry, CarryToa, Config, Steer};
+use tests::agent::{Agent, Carry, CarryToa, Config, Relay, Steer, Unwrap};
 use tests::envoy;
+use tests::haproxy;
 use tests::istio::{self, INBOUND};
 use tests::netns::Netns;
-use tests::process::Process;
+use tests::nginx;
+use tests::process::{Process, Route};
 use tests::proxy::any_of_family;
 use tests::topology::{Family, Sidecar};
 use tests::unprivileged::UID;
@@ -46,10 +48,18 @@ pub(crate) enum Variant {
     EnvoyPlain,
     /// The same, and Envoy binds to the client's address.
     EnvoyBinding,
+    /// Nothing, and truepeer takes PROXY headers off.
+    Unwrap,
+    /// truepeer's relay, which takes PROXY headers and tells the application.
+    Relay,
+    /// Proxies that take PROXY headers and tell nobody, which is the least work.
+    HaproxyTold,
+    NginxTold,
+    EnvoyTold,
 }
 
 impl Variant {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::Direct,
         Self::Iptables,
         Self::Truepeer,
@@ -59,6 +69,11 @@ impl Variant {
         Self::Toa,
         Self::EnvoyPlain,
         Self::EnvoyBinding,
+        Self::Unwrap,
+        Self::Relay,
+        Self::HaproxyTold,
+        Self::NginxTold,
+        Self::EnvoyTold,
     ];
 
     /// Its name for people.
@@ -73,6 +88,11 @@ impl Variant {
             Self::Toa => "TOA",
             Self::EnvoyPlain => "Envoy",
             Self::EnvoyBinding => "Envoy + bind",
+            Self::Unwrap => "unwrap",
+            Self::Relay => "relay",
+            Self::HaproxyTold => "HAProxy accept-proxy",
+            Self::NginxTold => "nginx proxy_protocol",
+            Self::EnvoyTold => "Envoy proxy_protocol",
         }
     }
 
@@ -82,13 +102,24 @@ impl Variant {
             Self::Truepeer | Self::TruepeerLogging => Some(Counter::LearntWire),
             Self::Bind | Self::EnvoyBinding => Some(Counter::LearntBind),
             Self::Toa => Some(Counter::LearntToa),
+            Self::Unwrap | Self::Relay => Some(Counter::LearntProxy),
             Self::Direct | Self::Iptables | Self::Idle | Self::EnvoyPlain => None,
+            Self::HaproxyTold | Self::NginxTold | Self::EnvoyTold => None,
         }
     }
 
-    /// Whether the client connects to Envoy's own port.
+    /// Whether the client connects to the proxy's own port.
     fn is_addressed(self) -> bool {
         matches!(self, Self::EnvoyPlain | Self::EnvoyBinding)
+            || self.is_told() && self != Self::Unwrap
+    }
+
+    /// Whether connections begin with a PROXY header.
+    pub(crate) fn is_told(self) -> bool {
+        matches!(
+            self,
+            Self::Unwrap | Self::Relay | Self::HaproxyTold | Self::NginxTold | Self::EnvoyTold
+        )
     }
 
     /// Whether `seen` is what the application should be told of a client that has this address, and whose
@@ -96,12 +127,16 @@ impl Variant {
     pub(crate) fn is_right(self, client: IpAddr, port: u16, seen: SocketAddr) -> bool {
         let same_port = port == seen.port();
         match self {
-            Self::Direct | Self::Idle | Self::Bind | Self::Toa => client == seen.ip() && same_port,
+            Self::Direct | Self::Idle | Self::Bind | Self::Toa | Self::Unwrap | Self::Relay => {
+                client == seen.ip() && same_port
+            }
             // A sidecar's proxy that spoofs has a port of its own: else Envoy was not on the way.
             Self::Iptables | Self::Truepeer | Self::TruepeerLogging => {
                 client == seen.ip() && !same_port
             }
-            Self::EnvoyPlain => seen.ip().is_loopback(),
+            Self::EnvoyPlain | Self::HaproxyTold | Self::NginxTold | Self::EnvoyTold => {
+                seen.ip().is_loopback()
+            }
             Self::EnvoyBinding => client == seen.ip(),
         }
     }
@@ -110,7 +145,7 @@ impl Variant {
 /// The pod, removed on drop: first what steers, then the rest.
 pub(crate) struct Pod {
     agent: Option<Agent>,
-    envoy: Option<Process>,
+    proxy: Option<Process>,
     _application: Application,
     sidecar: Sidecar,
     directory: TempDir,
@@ -131,16 +166,16 @@ impl Pod {
             .ip("route add 10.77.1.0/24 via 10.77.0.2 src 10.77.0.1
              -6 route add fd77:1::/112 via fd77::2 src fd77::1")?;
         let application = Application::start(&sidecar.pod, PORT, concurrency)?;
-        let envoy = start_envoy(variant, &directory, &sidecar.pod, family)?;
+        let proxy = start_proxy(variant, &directory, &sidecar.pod, family)?;
         if variant == Variant::Iptables {
             istio::tproxy(&sidecar.pod, directory.path())?;
         }
-        let agent = config(variant, &directory, &sidecar)?
+        let agent = config(variant, &directory, &sidecar, family)?
             .map(|config| Agent::start(directory.path(), config))
             .transpose()?;
         Ok(Self {
             agent,
-            envoy,
+            proxy,
             _application: application,
             sidecar,
             directory,
@@ -172,8 +207,8 @@ impl Pod {
 
     /// The processes besides this one, which is client and application.
     pub(crate) fn processes(&self) -> Vec<u32> {
-        let envoy = self.envoy.iter().map(Process::id);
-        envoy.chain(self.agent.iter().map(Agent::id)).collect()
+        let proxy = self.proxy.iter().map(Process::id);
+        proxy.chain(self.agent.iter().map(Agent::id)).collect()
     }
 
     /// Removes it; fails if truepeer did not learn by the evidence that is measured, or did not stop well.
@@ -181,7 +216,12 @@ impl Pod {
         let Some(agent) = self.agent.take() else {
             return Ok(());
         };
-        for counter in [Counter::LearntWire, Counter::LearntBind, Counter::LearntToa] {
+        for counter in [
+            Counter::LearntWire,
+            Counter::LearntBind,
+            Counter::LearntToa,
+            Counter::LearntProxy,
+        ] {
             let (name, count) = (counter.name(), agent.counter(counter)?);
             ensure!(
                 (count > 0) == (self.variant.learns() == Some(counter)),
@@ -209,35 +249,51 @@ pub(crate) fn directory() -> Result<TempDir> {
         .tempdir_in("/run")?)
 }
 
-fn start_envoy(
+fn start_proxy(
     variant: Variant,
     directory: &TempDir,
     pod: &Netns,
     family: Family,
 ) -> Result<Option<Process>> {
     let directory = directory.path();
-    let route = [(
-        any_of_family(family, INBOUND),
-        (family.localhost(), PORT).into(),
-    )];
+    let route = [route(family)];
     match variant {
         Variant::Direct | Variant::Idle | Variant::Bind | Variant::Toa => Ok(None),
+        Variant::Unwrap | Variant::Relay => Ok(None),
         Variant::Iptables | Variant::Truepeer | Variant::TruepeerLogging => {
             envoy::transparent(directory, pod, INBOUND, MARK).map(Some)
         }
         Variant::EnvoyPlain => envoy::plain(directory, pod, &route).map(Some),
         Variant::EnvoyBinding => envoy::binding(directory, pod, UID, &route).map(Some),
+        Variant::HaproxyTold => haproxy::accepting(directory, pod, &route).map(Some),
+        Variant::NginxTold => nginx::accepting(directory, pod, &route).map(Some),
+        Variant::EnvoyTold => envoy::accepting(directory, pod, &route).map(Some),
     }
 }
 
+/// Where a proxy with a port of its own listens, and where it connects to.
+fn route(family: Family) -> Route {
+    let upstream = (family.localhost(), PORT).into();
+    (any_of_family(family, INBOUND), upstream)
+}
+
 /// How the agent is set up, if there is one.
-fn config(variant: Variant, directory: &TempDir, sidecar: &Sidecar) -> Result<Option<Config>> {
+fn config(
+    variant: Variant,
+    directory: &TempDir,
+    sidecar: &Sidecar,
+    family: Family,
+) -> Result<Option<Config>> {
     let mut config = match variant {
         Variant::Direct | Variant::Iptables | Variant::EnvoyPlain => return Ok(None),
+        Variant::HaproxyTold | Variant::NginxTold | Variant::EnvoyTold => return Ok(None),
         Variant::Truepeer | Variant::TruepeerLogging => steering(directory, sidecar)?,
-        Variant::Idle | Variant::Bind | Variant::Toa | Variant::EnvoyBinding => {
-            Config::new(directory.path(), [])?
-        }
+        Variant::Idle
+        | Variant::Bind
+        | Variant::Toa
+        | Variant::EnvoyBinding
+        | Variant::Unwrap
+        | Variant::Relay => Config::new(directory.path(), [])?,
     };
     if variant != Variant::TruepeerLogging {
         config.agent.access_log = "off".into();
@@ -245,10 +301,22 @@ fn config(variant: Variant, directory: &TempDir, sidecar: &Sidecar) -> Result<Op
     match variant {
         Variant::Idle | Variant::EnvoyBinding => config.trust.uids = vec![UID],
         Variant::Bind | Variant::Toa => config.trust.uids = vec![ROOT],
+        Variant::Unwrap => {
+            let port = PORT.to_string();
+            let unwrap = Unwrap::new(&sidecar.pod, Sidecar::INTERFACE, &[port.as_str()]);
+            config.unwrap.push(unwrap);
+        }
+        Variant::Relay => {
+            let (listen, upstream) = route(family);
+            let relay = Relay::proxy(&sidecar.pod, listen, upstream, "reveal");
+            config.relay.push(relay);
+        }
         _ => {}
     }
-    if variant == Variant::Toa {
+    if variant == Variant::Toa || variant.is_told() {
         config.trust.sources = vec!["10.77.0.0/24".into(), "fd77::/64".into()];
+    }
+    if variant == Variant::Toa {
         config.carry = Some(Carry {
             toa: CarryToa {
                 to: vec!["10.77.1.0/24".into(), "fd77:1::/112".into()],
