@@ -256,12 +256,13 @@ impl Incoming {
     #[inline(never)]
     fn learn(&self, claim: &Claim, length: u32, handshake: Handshake) {
         let flags = BPF_ANY.into();
-        let read = Handshake {
-            is_read: 1,
-            ..handshake
-        };
-        let _ = UNWRAPPING.insert(&self.connection, &read, flags);
-        let _ = LENGTHS.insert(&self.habit(), &length, flags);
+        if let Some(handshake) = UNWRAPPING.get_ptr_mut(&self.connection) {
+            // SAFETY: the entry is this connection's, whose packets come one after another.
+            unsafe { (*handshake).is_read = 1 };
+        }
+        if length != u32::from(handshake.shift) {
+            let _ = LENGTHS.insert(&self.habit(), &length, flags);
+        }
         let Connection {
             source,
             destination,
