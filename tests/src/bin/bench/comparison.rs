@@ -86,7 +86,13 @@ pub(crate) static COMPARISONS: [Comparison; 5] = [
         name: "proxy",
         title: "Connections with a PROXY header, and a server without any",
         variants: &[Direct, Unwrap, Relay, HaproxyTold, NginxTold, EnvoyTold],
-        works: &[Work::Connections, Work::Upload, Work::Download],
+        works: &[
+            Work::Connections,
+            Work::Upload,
+            Work::Download,
+            Work::Crowd,
+            Work::Paced,
+        ],
         pairs: &[
             (Unwrap, Direct),
             (Relay, Direct),

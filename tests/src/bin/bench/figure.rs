@@ -83,7 +83,7 @@ pub(crate) const DOWNLOAD: Figure = Figure {
 };
 
 /// All, in the order of the report.
-static FIGURES: [Figure; 10] = [
+static FIGURES: [Figure; 13] = [
     CONNECTIONS,
     CONNECTIONS_PER_CPU_SECOND,
     Figure {
@@ -118,6 +118,27 @@ static FIGURES: [Figure; 10] = [
         name: "GB down per CPU second of the processes",
         of: |sample| sample.per_process_second() / 1e9,
         ..DOWNLOAD
+    },
+    Figure {
+        key: "crowd_gigabytes_per_second",
+        name: "GB up per second, by 100",
+        work: Work::Crowd,
+        ..UPLOAD
+    },
+    Figure {
+        key: "crowd_gigabytes_per_cpu_second",
+        name: "GB up per CPU second, by 100",
+        work: Work::Crowd,
+        of: |sample| sample.per_machine_second() / 1e9,
+        ..UPLOAD
+    },
+    Figure {
+        key: "p99_microseconds",
+        name: "99th percentile of us to the answer, 2000 a second",
+        work: Work::Paced,
+        of: |sample| sample.p99.as_secs_f64() * 1e6,
+        digits: 0,
+        ..CONNECTIONS
     },
     GETPEERNAME,
 ];

@@ -17,10 +17,17 @@ use crate::application::{
 };
 use crate::cpu::Used;
 use crate::pod::Pod;
+use crate::stats;
 use crate::stop::Stop;
 
 /// How long the load runs before the measurement.
 const WARM_UP: Duration = Duration::from_millis(300);
+/// Connections of [`Work::Crowd`].
+pub(crate) const CROWD: u16 = 100;
+/// Connections a second of [`Work::Paced`], well below what the slowest proxy here can do, and how many
+/// clients share them.
+const RATE: u32 = 2000;
+const PACERS: u16 = 16;
 /// One connection in so many may fail: a sidecar's proxy may choose the very port that the client
 /// has, and then both connections have the same addresses.
 const TOLERATED: u64 = 1000;
@@ -34,15 +41,21 @@ pub(crate) enum Work {
     Upload,
     /// One connection that is sent to all the time.
     Download,
+    /// A hundred connections that send all the time.
+    Crowd,
+    /// Short connections at a fixed rate.
+    Paced,
     /// One connection, of which the application asks for the peer's name all the time.
     Getpeername,
 }
 
 impl Work {
-    pub(crate) const ALL: [Self; 4] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::Connections,
         Self::Upload,
         Self::Download,
+        Self::Crowd,
+        Self::Paced,
         Self::Getpeername,
     ];
 
@@ -52,6 +65,8 @@ impl Work {
             Self::Connections => "connections",
             Self::Upload => "upload",
             Self::Download => "download",
+            Self::Crowd => "upload by 100",
+            Self::Paced => "connections at a fixed rate",
             Self::Getpeername => "getpeername",
         }
     }
@@ -72,6 +87,9 @@ pub(crate) struct Sample {
     pub(crate) time: Duration,
     /// Processor time that went into it.
     pub(crate) cpu: Used,
+    /// How long the slowest hundredth of the paced connections took at least, from `connect()` to the
+    /// answer; zero for other work.
+    pub(crate) p99: Duration,
 }
 
 impl Sample {
@@ -98,6 +116,8 @@ struct Progress {
     failed: AtomicU64,
     wrong: AtomicU64,
     unknown: AtomicU64,
+    /// How long each paced connection took.
+    took: Mutex<Vec<Duration>>,
     done: AtomicBool,
     /// Why nothing that was measured counts.
     broken: Mutex<Option<anyhow::Error>>,
@@ -123,6 +143,8 @@ pub(crate) fn measure(
 ) -> Result<Sample> {
     let clients = match work {
         Work::Connections => concurrency,
+        Work::Crowd => CROWD,
+        Work::Paced => PACERS,
         Work::Upload | Work::Download | Work::Getpeername => 1,
     };
     let progress = Progress::default();
@@ -133,7 +155,9 @@ pub(crate) fn measure(
                 pod.client().join().expect("enter the client's namespace");
                 let outcome = match work {
                     Work::Connections => connect(pod, client, clients, progress),
-                    Work::Upload => upload(pod, progress),
+                    Work::Upload => upload(pod, 0, progress),
+                    Work::Crowd => upload(pod, client.into(), progress),
+                    Work::Paced => paced(pod, client, progress),
                     Work::Download => download(pod, progress),
                     Work::Getpeername => getpeername(pod, progress),
                 };
@@ -149,7 +173,9 @@ pub(crate) fn measure(
     if let Some(error) = progress.broken.into_inner().expect("no client panics") {
         return Err(error);
     }
+    let took = progress.took.into_inner().expect("no client panics");
     let sample = Sample {
+        p99: stats::percentile(took, 99),
         amount,
         time,
         cpu,
@@ -217,8 +243,30 @@ fn ask(pod: &Pod, n: usize) -> Result<(SocketAddr, SocketAddr)> {
     Ok((stream.local_addr()?, decode(answer)))
 }
 
-fn upload(pod: &Pod, progress: &Progress) -> Result<()> {
-    let mut stream = open(pod, 0, UPLOAD).context("connect")?;
+/// Connects at a fixed rate, whatever the answers take.
+fn paced(pod: &Pod, client: u16, progress: &Progress) -> Result<()> {
+    let interval = Duration::from_secs(1) * PACERS.into() / RATE;
+    let mut due = Instant::now() + interval * client.into() / PACERS.into();
+    let mut took = Vec::new();
+    for n in (client.into()..).step_by(PACERS.into()) {
+        if progress.is_done() {
+            break;
+        }
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        let answered = ask(pod, n);
+        took.push(due.elapsed());
+        due += interval;
+        match answered {
+            Ok(_) => progress.add(1),
+            Err(_) => drop(progress.failed.fetch_add(1, Ordering::Relaxed)),
+        }
+    }
+    progress.took.lock().expect("no client panics").extend(took);
+    Ok(())
+}
+
+fn upload(pod: &Pod, n: usize, progress: &Progress) -> Result<()> {
+    let mut stream = open(pod, n, UPLOAD).context("connect")?;
     let chunk = vec![0; CHUNK];
     while !progress.is_done() {
         progress.add(stream.write(&chunk)? as u64);

@@ -18,6 +18,7 @@ use tests::topology::{Family, Sidecar};
 use tests::unprivileged::UID;
 
 use crate::application::Application;
+use crate::load::CROWD;
 
 /// Where the application listens.
 pub(crate) const PORT: u16 = 8080;
@@ -165,7 +166,7 @@ impl Pod {
             .client
             .ip("route add 10.77.1.0/24 via 10.77.0.2 src 10.77.0.1
              -6 route add fd77:1::/112 via fd77::2 src fd77::1")?;
-        let application = Application::start(&sidecar.pod, PORT, concurrency)?;
+        let application = Application::start(&sidecar.pod, PORT, concurrency.max(CROWD))?;
         let proxy = start_proxy(variant, &directory, &sidecar.pod, family)?;
         if variant == Variant::Iptables {
             istio::tproxy(&sidecar.pod, directory.path())?;

@@ -111,6 +111,8 @@ pub(crate) fn progress(work: Work, sample: &Sample) -> String {
         Work::Connections => format!("{:.0} connections/s", sample.rate()),
         Work::Upload => format!("{:.2} GB/s up", sample.rate() / 1e9),
         Work::Download => format!("{:.2} GB/s down", sample.rate() / 1e9),
+        Work::Crowd => format!("{:.2} GB/s up by 100", sample.rate() / 1e9),
+        Work::Paced => format!("{} us to the answer (p99)", sample.p99.as_micros()),
         Work::Getpeername => format!("{:.1} million calls/s", sample.rate() / 1e6),
     }
 }

@@ -1,5 +1,7 @@
 //! Medians and how far the values lie apart.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 /// Values of several rounds, and what they say together.
@@ -46,6 +48,13 @@ fn quantile(sorted: &[f64], share: f64) -> f64 {
     let (below, above) = (place.floor(), place.ceil());
     let value = |place: f64| sorted[place as usize];
     value(below) + (value(above) - value(below)) * (place - below)
+}
+
+/// The least of the values that are not exceeded by `percent` of all; zero of none.
+pub(crate) fn percentile(mut values: Vec<Duration>, percent: usize) -> Duration {
+    values.sort_unstable();
+    let at = (values.len() * percent / 100).min(values.len().saturating_sub(1));
+    values.get(at).copied().unwrap_or_default()
 }
 
 #[cfg(test)]
