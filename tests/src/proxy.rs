@@ -11,7 +11,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use crate::listener::{Listener, canonical, set_transparent};
 use crate::netns::Netns;
 use crate::process::Route;
-use crate::topology::Family;
+use crate::topology::{Family, Gateway};
 
 const NO_MARK: u32 = 0;
 
@@ -203,12 +203,18 @@ pub fn any_of_family(family: Family, port: u16) -> SocketAddr {
 /// Of a proxy and an application in one namespace: from `port` on all IPv4 addresses, and from the next
 /// port on all IPv6 ones.
 pub fn local_routes(port: u16, application: u16) -> Vec<Route> {
+    routes(port, |family| (family.localhost(), application).into())
+}
+
+/// The same of a proxy on a gateway and an application on its server.
+pub fn gateway_routes(port: u16, application: u16) -> Vec<Route> {
+    routes(port, |family| (Gateway::server(family), application).into())
+}
+
+fn routes(port: u16, upstream: impl Fn(Family) -> SocketAddr) -> Vec<Route> {
     Family::ALL
         .into_iter()
         .zip(port..)
-        .map(|(family, port)| {
-            let application = (family.localhost(), application).into();
-            (any_of_family(family, port), application)
-        })
+        .map(|(family, port)| (any_of_family(family, port), upstream(family)))
         .collect()
 }

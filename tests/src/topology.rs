@@ -125,11 +125,15 @@ impl Sidecar {
 
     /// Where clients reach the proxy of [`crate::proxy::local_routes`].
     pub fn targets(port: u16) -> Vec<SocketAddr> {
-        let ports = Family::ALL.into_iter().zip(port..);
-        ports
-            .map(|(family, port)| (Self::address(family), port).into())
-            .collect()
+        targets(port, Self::address)
     }
+}
+
+fn targets(port: u16, address: impl Fn(Family) -> IpAddr) -> Vec<SocketAddr> {
+    let ports = Family::ALL.into_iter().zip(port..);
+    ports
+        .map(|(family, port)| (address(family), port).into())
+        .collect()
 }
 
 /// A client and a server with a proxy host between them, through which the server's answers return.
@@ -184,6 +188,11 @@ impl Gateway {
             .pick("10.77.0.2", "fd77::2")
             .parse()
             .expect("an address")
+    }
+
+    /// Where clients reach the proxy of [`crate::proxy::gateway_routes`].
+    pub fn targets(port: u16) -> Vec<SocketAddr> {
+        targets(port, Self::front)
     }
 
     /// The gateway's address on the server's side: what the server sees without truepeer.

@@ -13,7 +13,7 @@ use tests::host::{Traces, scenario};
 use tests::load::Load;
 use tests::netns::Netns;
 use tests::process::{Process, Route};
-use tests::proxy::{Proxy, any, any_of_family, any_v4};
+use tests::proxy::{Proxy, any, any_v4, gateway_routes};
 use tests::report::Report;
 use tests::topology::{Family, Gateway, Sidecar};
 use tests::unprivileged::{Answers, UID, ask, proxy};
@@ -40,19 +40,8 @@ fn application_in_another_namespace() {
     scenario(|directory| {
         let gateway = Gateway::new()?;
         let _report = Report::start(&gateway.server, any(APPLICATION))?;
-        let routes: Vec<Route> = Family::ALL
-            .into_iter()
-            .zip(PROXY..)
-            .map(|(family, port)| {
-                let upstream = (Gateway::server(family), APPLICATION).into();
-                (any_of_family(family, port), upstream)
-            })
-            .collect();
-        let targets = Family::ALL
-            .into_iter()
-            .zip(PROXY..)
-            .map(|(family, port)| (Gateway::front(family), port).into());
-        let load = Load::new(targets);
+        let routes = gateway_routes(PROXY, APPLICATION);
+        let load = Load::new(Gateway::targets(PROXY));
         // Without routes to the clients, nothing that is spoofed would be answered.
         for family in ["-4", "-6"] {
             gateway.server.ip(&format!("{family} route del default"))?;

@@ -10,7 +10,7 @@ use tests::agent::{Agent, Carry, CarryToa, Config, Reveal};
 use tests::check::no_origins;
 use tests::host::scenario;
 use tests::load::Load;
-use tests::proxy::{any, any_of_family, connect_from};
+use tests::proxy::{any, connect_from, gateway_routes};
 use tests::raw::Raw;
 use tests::report::{Report, Seen};
 use tests::topology::{Family, Gateway, Sidecar};
@@ -224,19 +224,8 @@ fn from_a_proxys_host_to_the_next() {
     scenario(|directory| {
         let gateway = Gateway::new()?;
         let _report = Report::start(&gateway.server, any(APPLICATION))?;
-        let routes: Vec<_> = Family::ALL
-            .into_iter()
-            .zip(PROXY..)
-            .map(|(family, port)| {
-                let upstream = (Gateway::server(family), APPLICATION).into();
-                (any_of_family(family, port), upstream)
-            })
-            .collect();
-        let targets = Family::ALL
-            .into_iter()
-            .zip(PROXY..)
-            .map(|(family, port)| (Gateway::front(family), port).into());
-        let load = Load::new(targets);
+        let routes = gateway_routes(PROXY, APPLICATION);
+        let load = Load::new(Gateway::targets(PROXY));
 
         // Two agents stand for two hosts: this one knows the proxy and reveals nothing,
         let mut config = Config::new(directory, [])?;
