@@ -10,6 +10,7 @@
 pub mod address;
 pub mod counter;
 pub mod event;
+pub mod guard;
 pub mod names;
 pub mod options;
 pub mod origin;

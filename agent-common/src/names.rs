@@ -48,8 +48,16 @@ pub mod map {
     pub const TRANSLATED: &str = "TRANSLATED";
     /// LRU hash: the same when the socket has gone.
     pub const LINGERING: &str = "LINGERING";
+    /// Hash: port (`u32`) to [`crate::guard::Policy`].
+    pub const POLICIES: &str = "POLICIES";
+    /// Trie of prefixes: [`crate::guard::Prefix`] of a client to a [`crate::guard::Verdict`] (`u32`).
+    pub const PREFIXES: &str = "PREFIXES";
+    /// Per-CPU hash: id of a policy's rule (`u32`) to [`crate::guard::Tally`].
+    pub const TALLIES: &str = "TALLIES";
+    /// LRU hash: [`crate::Syn`] that a policy refused to nothing.
+    pub const REFUSED: &str = "REFUSED";
     /// Every map that is pinned.
-    pub const ALL: [&str; 22] = [
+    pub const ALL: [&str; 26] = [
         ORIGINS,
         NAMESPACES,
         COUNTERS,
@@ -72,6 +80,10 @@ pub mod map {
         LENGTHS,
         TRANSLATED,
         LINGERING,
+        POLICIES,
+        PREFIXES,
+        TALLIES,
+        REFUSED,
     ];
 }
 
@@ -95,10 +107,12 @@ pub mod program {
     pub const BIND4: &str = "truepeer_bind4";
     /// `cgroup/bind6` of the root cgroup.
     pub const BIND6: &str = "truepeer_bind6";
-    /// `cgroup/connect4` of the root cgroup: the source of a trusted proxy's connection.
+    /// `cgroup/connect4` of the root cgroup: a trusted proxy's connection, its source and its policies.
     pub const SOURCE4: &str = "truepeer_src4";
     /// `cgroup/connect6` of the root cgroup.
     pub const SOURCE6: &str = "truepeer_src6";
+    /// `cgroup_skb/ingress` of the root cgroup: policies.
+    pub const GUARD: &str = "truepeer_guard";
     /// `cgroup/getpeername4` of the revealed cgroups.
     pub const PEER4: &str = "truepeer_peer4";
     /// `cgroup/getpeername6` of the revealed cgroups.

@@ -88,16 +88,19 @@ pub enum Refusal {
     Split = 4,
     /// There was no room to remember the connection.
     Full = 5,
+    /// A policy denies the client.
+    Denied = 6,
 }
 
 impl Refusal {
     /// Every reason, in the order of the numbers.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Untrusted,
         Self::NoHeader,
         Self::Invalid,
         Self::Split,
         Self::Full,
+        Self::Denied,
     ];
 
     /// The word for it in the access log.
@@ -108,6 +111,7 @@ impl Refusal {
             Self::Invalid => "invalid_header",
             Self::Split => "split_header",
             Self::Full => "full",
+            Self::Denied => "denied",
         }
     }
 

@@ -155,7 +155,7 @@ fn handed_over(ctx: &SockOpsContext, local: Endpoint, remote: Endpoint) -> Optio
     // SAFETY: values are never changed in place.
     let claim = *unsafe { HANDOVERS.get(syn) }?;
     let _ = HANDOVERS.remove(syn);
-    Some(claim)
+    (claim.evidence != 0).then_some(claim)
 }
 
 /// Writes an origin for the socket, and has its end told. `false`: there was no room.

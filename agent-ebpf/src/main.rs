@@ -10,6 +10,7 @@ mod bind;
 mod carry;
 mod close;
 mod counters;
+mod guard;
 mod learn;
 mod maps;
 mod packet;
@@ -24,9 +25,12 @@ mod unwrap;
 
 use aya_ebpf::{
     bindings::{sk_action::SK_PASS, tcx_action_base::TCX_NEXT},
-    macros::{cgroup_sock, cgroup_sock_addr, cgroup_sockopt, classifier, sk_lookup, sock_ops},
+    macros::{
+        cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, classifier, sk_lookup, sock_ops,
+    },
     programs::{
-        SkLookupContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext, TcContext,
+        SkBuffContext, SkLookupContext, SockAddrContext, SockContext, SockOpsContext,
+        SockoptContext, TcContext,
     },
 };
 
@@ -92,18 +96,22 @@ fn truepeer_bind6(ctx: SockAddrContext) -> i32 {
     1
 }
 
+/// A packet reaches a socket of the root cgroup.
+#[cgroup_skb(ingress)]
+fn truepeer_guard(ctx: SkBuffContext) -> i32 {
+    guard::arrives(&ctx)
+}
+
 /// A process of the root cgroup connects an AF_INET socket.
 #[cgroup_sock_addr(connect4)]
 fn truepeer_src4(ctx: SockAddrContext) -> i32 {
-    source::connect4(&ctx);
-    1
+    source::connect4(&ctx)
 }
 
 /// A process of the root cgroup connects an AF_INET6 socket.
 #[cgroup_sock_addr(connect6)]
 fn truepeer_src6(ctx: SockAddrContext) -> i32 {
-    source::connect6(&ctx);
-    1
+    source::connect6(&ctx)
 }
 
 /// `accept()` and `getpeername()` on an AF_INET socket, in the revealed cgroups.

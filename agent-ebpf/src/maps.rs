@@ -3,6 +3,7 @@
 
 use agent_common::{
     Address, Claim, Connection, Counter, Listener, ListenerKey, Namespace, Origin, Syn,
+    guard::{MAX_POLICIES, MAX_PREFIXES, Policy, Prefix, Tally},
     toa::Kinds,
     unwrap::{Habit, Handshake, UnwrapPort, Versions},
 };
@@ -15,7 +16,7 @@ use aya_ebpf::{
     cty::c_void,
     helpers::generated::bpf_sk_storage_get,
     macros::{btf_map, map},
-    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SockHash, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, SockHash, lpm_trie::Key},
 };
 
 /// Cookie of the namespace that this instance of the packet programs is attached in: a tc program
@@ -115,6 +116,25 @@ pub(crate) static TRANSLATED: HashMap<Connection, i32> =
 /// The same for connections whose socket has gone (TIME_WAIT).
 #[map]
 pub(crate) static LINGERING: LruHashMap<Connection, i32> = LruHashMap::with_max_entries(1 << 13, 0);
+
+/// Port to its policy.
+#[map]
+pub(crate) static POLICIES: HashMap<u32, Policy> =
+    HashMap::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
+
+/// The policies' prefixes, and whether each is allowed or denied: a `Verdict` as its number.
+#[map]
+pub(crate) static PREFIXES: LpmTrie<Prefix, u32> =
+    LpmTrie::with_max_entries(2 * MAX_PREFIXES, BPF_F_NO_PREALLOC);
+
+/// How often each policy let somebody in, and refused somebody.
+#[map]
+pub(crate) static TALLIES: PerCpuHashMap<u32, Tally> =
+    PerCpuHashMap::with_max_entries(MAX_POLICIES, BPF_F_NO_PREALLOC);
+
+/// SYNs that were refused: their senders repeat them.
+#[map]
+pub(crate) static REFUSED: LruHashMap<Syn, u8> = LruHashMap::with_max_entries(1 << 12, 0);
 
 /// Marks the proxies' listeners; accepted sockets inherit the mark.
 #[btf_map]

@@ -1,8 +1,10 @@
 //! The source address of a connection whose bind to a client's address was made an ordinary one. The
 //! kernel chooses it when the proxy connects; towards this host's own addresses, the configured one
 //! comes first: rules that redirect what a proxy sends to its own pod exempt it.
+//!
+//! A client that a policy of this host denies is refused here, so that the proxy need not wait.
 
-use agent_common::{Address, Claim};
+use agent_common::{Address, Endpoint};
 use aya_ebpf::{
     bindings::{bpf_sock_addr, sockaddr},
     helpers::generated::bpf_bind,
@@ -10,10 +12,15 @@ use aya_ebpf::{
 };
 
 use crate::{
+    guard,
     maps::{CLAIMS, LOCAL_SOURCES},
     sockaddr::{SockAddr4, SockAddr6},
     steer::{AF_INET, AF_INET6},
 };
+
+/// Answers of a program at `cgroup/connect`: `connect()` goes on, or fails with EPERM.
+const PASS: i32 = 1;
+const REFUSE: i32 = 0;
 
 const ANY: Address = Address([0; 4]);
 /// Addresses that no host has: the first of TEST-NET-1 (RFC 5737) and of the discard-only block (RFC
@@ -23,50 +30,66 @@ const NOBODYS_V6: Address = Address::v6([0x0100_0000_u32.to_be(), 0, 0, 0]);
 
 /// An AF_INET socket is about to connect.
 #[inline(always)]
-pub(crate) fn connect4(ctx: &SockAddrContext) {
+pub(crate) fn connect4(ctx: &SockAddrContext) -> i32 {
     // SAFETY: the context is valid while the program runs.
     let destination = Address::v4(unsafe { (*ctx.sock_addr).user_ip4 });
     choose(ctx, destination, |address| {
         bind(ctx, SockAddr4::new(address.0[3], 0))
-    });
+    })
 }
 
 /// An AF_INET6 socket is about to connect, perhaps to an IPv4 address in mapped form.
 #[inline(always)]
-pub(crate) fn connect6(ctx: &SockAddrContext) {
+pub(crate) fn connect6(ctx: &SockAddrContext) -> i32 {
     // SAFETY: the context is valid while the program runs.
     let destination = Address::v6(unsafe { (*ctx.sock_addr).user_ip6 });
     choose(ctx, destination, |address| {
         bind(ctx, SockAddr6::new(address.0, 0))
-    });
+    })
 }
 
-/// Gives a socket that speaks for a client the configured source, if it connects to this host.
+/// Gives a socket that speaks for a client the configured source, if it connects to this host, or refuses
+/// it the connection; the answer for it.
 ///
 /// Nothing tells whether an address is local, but only such a one can be bound; a socket that can bind
 /// any, for its option or a sysctl, leaves that open. Each bind replaces the one before, as none chooses
 /// a port. If the socket has one already, they all fail, and change nothing.
 #[inline(always)]
-fn choose(ctx: &SockAddrContext, destination: Address, bind: impl Fn(Address) -> bool) {
+fn choose(ctx: &SockAddrContext, destination: Address, bind: impl Fn(Address) -> bool) -> i32 {
     // SAFETY: the context is valid while the program runs.
-    let sk = unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk };
-    let names_client = |claim: Claim| claim.evidence != 0;
-    if sk.is_null() || !CLAIMS.get(sk.cast()).is_some_and(names_client) {
-        return;
+    let (sk, port) = unsafe {
+        let sock_addr = ctx.sock_addr;
+        ((*sock_addr).__bindgen_anon_1.sk, (*sock_addr).user_port)
+    };
+    if sk.is_null() {
+        return PASS;
     }
+    let Some(claim) = CLAIMS.get(sk.cast()).filter(|claim| claim.evidence != 0) else {
+        return PASS;
+    };
     let (family, nobodys) = if destination.is_v4() {
         (AF_INET, NOBODYS_V4)
     } else {
         (AF_INET6, NOBODYS_V6)
     };
-    // SAFETY: values are replaced, never changed in place.
-    let Some(source) = (unsafe { LOCAL_SOURCES.get(family) }) else {
-        return;
-    };
-    let is_chosen = !bind(nobodys) && bind(destination) && bind(*source);
-    if !is_chosen {
+    let destination = Endpoint::new(destination, u16::from_be(port as u16));
+    let binds_own = || !bind(nobodys) && bind(destination.address);
+    if !guard::allows(&claim.client.address, destination.port) {
+        // Where it is open, the SYN is judged where it arrives.
+        if destination.address.is_loopback() || binds_own() {
+            guard::refused(&claim, &Endpoint::new(ANY, 0), &destination);
+            return REFUSE;
+        }
         bind(ANY);
     }
+    // SAFETY: values are replaced, never changed in place.
+    if let Some(source) = unsafe { LOCAL_SOURCES.get(family) } {
+        let is_chosen = binds_own() && bind(*source);
+        if !is_chosen {
+            bind(ANY);
+        }
+    }
+    PASS
 }
 
 /// Binds the socket without a port, which the kernel chooses when it connects.

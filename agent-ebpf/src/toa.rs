@@ -56,7 +56,7 @@ pub(crate) fn adopts(sk: *mut c_void) {
 
 /// What is taken for TOA, if anything is.
 #[inline(always)]
-fn kinds() -> Option<&'static Kinds> {
+pub(crate) fn kinds() -> Option<&'static Kinds> {
     TOA.get(0).filter(|kinds| !kinds.is_empty())
 }
 

@@ -17,7 +17,7 @@ use agent_common::{
 };
 use aya_ebpf::{
     bindings::{
-        BPF_ANY,
+        BPF_ANY, BPF_NOEXIST,
         tcx_action_base::{TCX_DROP, TCX_NEXT},
     },
     macros::map,
@@ -32,6 +32,7 @@ pub(crate) use self::{
 use self::{craft::Crafted, refuse::Refused};
 use crate::{
     counters::count,
+    guard,
     maps::{
         HANDOVERS, LENGTHS, LINGERING, NETNS, TRANSLATED, TRUSTED_SOURCES, UNWRAPPING, UNWRAPS,
         longest_match,
@@ -162,6 +163,10 @@ impl Incoming {
             },
         };
         let _ = UNWRAPPING.insert(&self.connection, &handshake, BPF_ANY.into());
+        if guard::is_guarded(self.connection.destination.port) {
+            // The client is not known yet.
+            let _ = HANDOVERS.insert(&self.syn(handshake), &Claim::default(), BPF_NOEXIST.into());
+        }
         self.add_to_sequence(ctx, handshake.shift.into());
         Ok(TCX_NEXT)
     }
@@ -220,6 +225,9 @@ impl Incoming {
             ..Claim::default()
         };
         let length = header::read(ctx, self, &mut claim).map_err(refused)?;
+        if !self.is_allowed(&claim) {
+            return Err(refused(Refusal::Denied));
+        }
         let delta = i32::from(handshake.shift) - length as i32;
         let _ = LINGERING.remove(&self.connection);
         if delta == 0 {
@@ -263,17 +271,33 @@ impl Incoming {
         if length != u32::from(handshake.shift) {
             let _ = LENGTHS.insert(&self.habit(), &length, flags);
         }
+        let _ = HANDOVERS.insert(&self.syn(handshake), claim, flags);
+    }
+
+    /// What the policies say about the client.
+    #[inline(never)]
+    fn is_allowed(&self, claim: &Claim) -> bool {
         let Connection {
             source,
             destination,
             ..
         } = self.connection;
-        let syn = Syn {
-            source,
-            destination,
+        if guard::allows(&claim.client.address, destination.port) {
+            guard::admitted(destination.port);
+            return true;
+        }
+        guard::refused(claim, &source, &destination);
+        false
+    }
+
+    /// The SYN as the server takes it.
+    #[inline(always)]
+    fn syn(&self, handshake: Handshake) -> Syn {
+        Syn {
+            source: self.connection.source,
+            destination: self.connection.destination,
             isn: handshake.first().wrapping_sub(1),
-        };
-        let _ = HANDOVERS.insert(&syn, claim, flags);
+        }
     }
 
     /// A segment of a connection that the server has: changed only if the header's length was not as

@@ -32,14 +32,19 @@ impl Refused {
     /// Tells everybody; the action for the packet.
     #[inline(never)]
     pub(super) fn tell(&self, ctx: &TcContext, incoming: &Incoming) -> i32 {
-        count(match self.reason {
-            Refusal::Untrusted => Counter::UnwrapUntrusted,
-            Refusal::NoHeader => Counter::UnwrapNoHeader,
-            Refusal::Invalid => Counter::UnwrapInvalid,
-            Refusal::Split => Counter::UnwrapSplit,
-            Refusal::Full => Counter::UnwrapFull,
-        });
-        self.log(incoming);
+        let counter = match self.reason {
+            Refusal::Untrusted => Some(Counter::UnwrapUntrusted),
+            Refusal::NoHeader => Some(Counter::UnwrapNoHeader),
+            Refusal::Invalid => Some(Counter::UnwrapInvalid),
+            Refusal::Split => Some(Counter::UnwrapSplit),
+            Refusal::Full => Some(Counter::UnwrapFull),
+            // `guard` has counted and logged it.
+            Refusal::Denied => None,
+        };
+        if let Some(counter) = counter {
+            count(counter);
+            self.log(incoming);
+        }
         let _ = UNWRAPPING.remove(&incoming.connection);
         // RFC 9293, 3.10.7.1: the reset's sequence number is what the other end expects.
         let (sequence, flags) = if incoming.tcp.has(SYN) {

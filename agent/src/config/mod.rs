@@ -5,6 +5,7 @@
 
 mod carry;
 mod check;
+mod policy;
 mod problem;
 mod reader;
 mod relay;
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use carry::CarryToa;
+pub use policy::Policy;
 pub use problem::ConfigError;
 use problem::Problems;
 use reader::{Section, describe};
@@ -31,7 +33,7 @@ pub use unwrap::Unwrap;
 pub const DEFAULT: &str = include_str!("default.toml");
 
 /// Sections of the file, with the keys of each.
-const SECTIONS: [(&str, &[&str]); 7] = [
+const SECTIONS: [(&str, &[&str]); 8] = [
     ("agent", &AGENT_KEYS),
     ("trust", &trust::TRUST_KEYS),
     ("steer", &steer::KEYS),
@@ -39,6 +41,7 @@ const SECTIONS: [(&str, &[&str]); 7] = [
     ("carry", &carry::KEYS),
     ("unwrap", &unwrap::KEYS),
     ("relay", &relay::KEYS),
+    ("policy", &policy::KEYS),
 ];
 const AGENT_KEYS: [&str; 7] = [
     "socket",
@@ -72,6 +75,8 @@ pub struct Config {
     pub carry_toa: CarryToa,
     /// The agent's own relays, in the order of the file.
     pub relay: Vec<Relay>,
+    /// Which clients may connect, in the order of the file.
+    pub policy: Vec<Policy>,
 }
 
 /// The section `[agent]`.
@@ -208,6 +213,10 @@ impl Config {
                     let read = |section| relay::Located::read(&section, problems);
                     relays = sections.into_iter().filter_map(read).collect();
                 }
+                ("policy", _) => {
+                    let sections = sections("policy", "[[policy]]", &policy::KEYS, value, problems);
+                    config.policy = policy::read(&sections, problems);
+                }
                 (name, _) => {
                     let home = SECTIONS.iter().find(|(_, keys)| keys.contains(&name));
                     let nearest = reader::nearest(name, SECTIONS.iter().map(|(name, _)| *name));
@@ -222,7 +231,7 @@ impl Config {
                         ),
                         (None, None) => (
                             format!("unknown section `{name}`"),
-                            "the sections are `[agent]`, `[trust]`, `[reveal]`, `[carry.toa]`, `[[steer]]`, `[[unwrap]]` and `[[relay]]`"
+                            "the sections are `[agent]`, `[trust]`, `[reveal]`, `[carry.toa]`, `[[steer]]`, `[[unwrap]]`, `[[relay]]` and `[[policy]]`"
                                 .into(),
                         ),
                     };
@@ -283,7 +292,7 @@ fn sections<'a, 'text>(
 
 fn header(section: &str) -> String {
     match section {
-        "steer" | "unwrap" | "relay" => format!("[[{section}]]"),
+        "steer" | "unwrap" | "relay" | "policy" => format!("[[{section}]]"),
         _ => format!("[{section}]"),
     }
 }

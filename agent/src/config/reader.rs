@@ -159,12 +159,22 @@ impl<'a, 'text> Section<'a, 'text> {
 
     /// A list of address prefixes.
     pub(super) fn prefixes(&self, key: &str, problems: &mut Problems) -> Vec<IpNet> {
+        let located = self.located_prefixes(key, problems);
+        located.into_iter().map(|(prefix, _)| prefix).collect()
+    }
+
+    /// The same with their places in the text.
+    pub(super) fn located_prefixes(
+        &self,
+        key: &str,
+        problems: &mut Problems,
+    ) -> Vec<Located<IpNet>> {
         let texts = self.strings(key, problems).unwrap_or_default();
         let mut prefixes = Vec::new();
         for (text, span) in texts {
             let wrong = match text.parse::<IpNet>() {
                 Ok(prefix) if prefix.trunc() == prefix => {
-                    prefixes.push(prefix);
+                    prefixes.push((prefix, span));
                     continue;
                 }
                 Ok(prefix) => (

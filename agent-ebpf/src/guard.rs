@@ -1,0 +1,292 @@
+//! guard: allows and denies by the true client.
+//!
+//! A connection is judged once, by its first segment on the way to a listener, or where its client is known
+//! only later, by the PROXY header. What was admitted is left alone.
+
+use agent_common::{
+    Address, Claim, Closed, Counter, Endpoint, Evidence, Origin, Syn,
+    guard::{Policy, Prefix, Verdict},
+    options::HEADER_ROOM,
+    toa::{Kinds, Toa, find},
+    unwrap::Refusal,
+};
+use aya_ebpf::{
+    bindings::BPF_NOEXIST,
+    helpers::generated::{bpf_ktime_get_boot_ns, bpf_skb_load_bytes},
+    maps::lpm_trie::Key,
+    programs::SkBuffContext,
+};
+use network_types::{
+    ip::{Ipv4Hdr, Ipv6Hdr},
+    tcp::TcpHdr,
+};
+
+use crate::{
+    counters::count,
+    maps::{
+        EVENTS, HANDOVERS, POLICIES, PREFIXES, REFUSED, TALLIES, TRUSTED_SOURCES, longest_match,
+    },
+    packet::{ACK, SYN, TCP},
+    socket::TCP_LISTEN,
+    toa,
+};
+
+/// Answers of a program at `cgroup_skb`.
+const PASS: i32 = 1;
+const DROP: i32 = 0;
+
+/// Headers between IPv6's and TCP's (RFC 8200, 4): hop-by-hop options, routing, destination options,
+/// authentication (whose length counts in other units).
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const DESTINATION: u8 = 60;
+const AUTHENTICATION: u8 = 51;
+/// So many of them are followed.
+const EXTENSIONS: usize = 8;
+
+/// Whether there is a policy for this port.
+#[inline(always)]
+pub(crate) fn is_guarded(port: u16) -> bool {
+    policy(port).is_some()
+}
+
+#[inline(always)]
+fn policy(port: u16) -> Option<&'static Policy> {
+    // SAFETY: values are replaced, never changed in place.
+    unsafe { POLICIES.get(u32::from(port)) }
+}
+
+/// Whether the client may connect to this port. Nothing is counted.
+#[inline(never)]
+pub(crate) fn allows(client: &Address, port: u16) -> bool {
+    let Some(policy) = policy(port) else {
+        return true;
+    };
+    let key = Key::new(Prefix::BITS, Prefix::new(policy.group, *client));
+    let verdict = PREFIXES.get(key).copied().unwrap_or(policy.otherwise);
+    verdict == Verdict::Allow as u32
+}
+
+/// Counts a connection that was let in.
+#[inline(always)]
+pub(crate) fn admitted(port: u16) {
+    if let Some(policy) = policy(port) {
+        tally(policy.rule, Verdict::Allow);
+    }
+}
+
+/// Counts a connection that was refused, and tells the access log.
+#[inline(never)]
+pub(crate) fn refused(claim: &Claim, source: &Endpoint, destination: &Endpoint) {
+    if let Some(policy) = policy(destination.port) {
+        tally(policy.rule, Verdict::Deny);
+        log(claim, source, destination, policy.rule);
+    }
+}
+
+#[inline(always)]
+fn tally(rule: u32, verdict: Verdict) {
+    if let Some(tally) = TALLIES.get_ptr_mut(rule) {
+        // SAFETY: a value of this CPU, and BPF programs of one CPU do not share it while they run.
+        unsafe { (*tally)[verdict as usize] += 1 };
+    }
+}
+
+#[inline(always)]
+fn log(claim: &Claim, source: &Endpoint, destination: &Endpoint, policy: u32) {
+    let Some(mut event) = EVENTS.reserve::<Closed>(0) else {
+        return count(Counter::EventsLost);
+    };
+    // SAFETY: a helper without arguments.
+    let now = unsafe { bpf_ktime_get_boot_ns() };
+    event.write(Closed {
+        origin: Origin {
+            since: now,
+            client: claim.client,
+            original_dst: *destination,
+            local: *destination,
+            remote: *source,
+            evidence: claim.evidence,
+            rule: claim.rule,
+            ..Origin::default()
+        },
+        closed: now,
+        refused: Refusal::Denied as u32,
+        policy,
+        ..Closed::default()
+    });
+    event.submit(0);
+}
+
+/// One packet on its way to a socket; the answer for it.
+#[inline(always)]
+pub(crate) fn arrives(ctx: &SkBuffContext) -> i32 {
+    // SAFETY: the context is valid while the program runs; the verifier translates the accesses.
+    let listens = unsafe {
+        let sk = (*ctx.skb.skb).__bindgen_anon_2.sk;
+        !sk.is_null() && (*sk).state == TCP_LISTEN
+    };
+    if listens { to_listener(ctx) } else { PASS }
+}
+
+/// A segment to a listener: the first of a connection, or what completes its handshake.
+#[inline(never)]
+fn to_listener(ctx: &SkBuffContext) -> i32 {
+    let Ok(network) = Network::read(ctx) else {
+        // What cannot be read cannot be judged.
+        return DROP;
+    };
+    if network.protocol != TCP {
+        return PASS;
+    }
+    let Ok(tcp) = load::<{ TcpHdr::LEN }>(ctx, network.length) else {
+        return DROP;
+    };
+    let port = |i: usize| u16::from_be_bytes([tcp[i], tcp[i + 1]]);
+    if tcp[13] & (SYN | ACK) != SYN || !is_guarded(port(2)) {
+        return PASS;
+    }
+    let syn = Syn {
+        source: Endpoint::new(network.source, port(0)),
+        destination: Endpoint::new(network.destination, port(2)),
+        isn: u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]),
+    };
+    let Some(claim) = claim(ctx, &syn, network.length, &tcp) else {
+        return PASS;
+    };
+    if allows(&claim.client.address, syn.destination.port) {
+        admitted(syn.destination.port);
+        return PASS;
+    }
+    // Else it is the same SYN again.
+    if REFUSED.insert(syn, 0, BPF_NOEXIST.into()).is_ok() {
+        refused(&claim, &syn.source, &syn.destination);
+    }
+    DROP
+}
+
+/// Who the client is, as far as its first segment tells; `None`: a PROXY header will tell.
+#[inline(always)]
+fn claim(
+    ctx: &SkBuffContext,
+    syn: &Syn,
+    offset: u32,
+    tcp: &[u8; TcpHdr::LEN],
+) -> Option<Claim> {
+    // SAFETY: values are never changed in place.
+    let claim = unsafe { HANDOVERS.get(syn) };
+    if claim.is_some_and(|claim| claim.evidence == 0) {
+        return None;
+    }
+    let source = syn.source.address;
+    if let Some(kinds) = toa::kinds()
+        && let Some(rule) = longest_match(&TRUSTED_SOURCES, source)
+        && let Some(client) = toa(ctx, kinds, offset, tcp)
+    {
+        return Some(Claim {
+            client,
+            evidence: Evidence::Toa as u8,
+            rule,
+            ..Claim::default()
+        });
+    }
+    Some(claim.copied().unwrap_or(Claim {
+        client: syn.source,
+        evidence: Evidence::Wire as u8,
+        ..Claim::default()
+    }))
+}
+
+/// The client that TOA on the SYN names.
+#[inline(always)]
+fn toa(
+    ctx: &SkBuffContext,
+    kinds: &Kinds,
+    offset: u32,
+    tcp: &[u8; TcpHdr::LEN],
+) -> Option<Endpoint> {
+    let mut header = [0; HEADER_ROOM];
+    header[..TcpHdr::LEN].copy_from_slice(tcp);
+    let end = usize::from(tcp[12] >> 4) * 4;
+    for at in (TcpHdr::LEN..60).step_by(4) {
+        if at >= end {
+            break;
+        }
+        let word = load::<4>(ctx, offset + at as u32).ok()?;
+        header[at..at + 4].copy_from_slice(&word);
+    }
+    match find(&header, kinds) {
+        Toa::Client(client) => Some(client),
+        Toa::Absent | Toa::Invalid => None,
+    }
+}
+
+/// What the IP header says, which is where the packet begins.
+struct Network {
+    source: Address,
+    destination: Address,
+    /// What follows.
+    protocol: u8,
+    /// Where it follows.
+    length: u32,
+}
+
+impl Network {
+    #[inline(always)]
+    fn read(ctx: &SkBuffContext) -> Result<Self, ()> {
+        let [first] = load(ctx, 0)?;
+        if first >> 4 == 4 {
+            let ip = load::<{ Ipv4Hdr::LEN }>(ctx, 0)?;
+            return Ok(Self {
+                source: Address::v4(word(&ip, 12)),
+                destination: Address::v4(word(&ip, 16)),
+                protocol: ip[9],
+                length: u32::from(first & 0x0f) * 4,
+            });
+        }
+        let ip = load::<{ Ipv6Hdr::LEN }>(ctx, 0)?;
+        let address = |i: usize| {
+            Address::v6([
+                word(&ip, i),
+                word(&ip, i + 4),
+                word(&ip, i + 8),
+                word(&ip, i + 12),
+            ])
+        };
+        let (mut protocol, mut length) = (ip[6], Ipv6Hdr::LEN as u32);
+        for _ in 0..EXTENSIONS {
+            let unit = match protocol {
+                HOP_BY_HOP | ROUTING | DESTINATION => 8,
+                AUTHENTICATION => 4,
+                _ => break,
+            };
+            let [next, units] = load(ctx, length)?;
+            // The first eight bytes do not count.
+            length += 8 + u32::from(units) * unit;
+            protocol = next;
+        }
+        Ok(Self {
+            source: address(8),
+            destination: address(24),
+            protocol,
+            length,
+        })
+    }
+}
+
+#[inline(always)]
+fn word<const N: usize>(bytes: &[u8; N], at: usize) -> u32 {
+    u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+/// `N` bytes of the packet.
+#[inline(always)]
+fn load<const N: usize>(ctx: &SkBuffContext, at: u32) -> Result<[u8; N], ()> {
+    let mut bytes = [0; N];
+    let buffer = bytes.as_mut_ptr().cast();
+    // SAFETY: the buffer has the length that is passed; the context is valid while the program runs.
+    match unsafe { bpf_skb_load_bytes(ctx.skb.skb.cast(), at, buffer, N as u32) } {
+        0 => Ok(bytes),
+        _ => Err(()),
+    }
+}

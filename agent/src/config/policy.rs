@@ -1,0 +1,187 @@
+//! The sections `[[policy]]`.
+
+use std::collections::HashMap;
+use std::ops::RangeInclusive;
+
+use agent_common::guard::{MAX_POLICIES, MAX_PREFIXES, Verdict};
+use agent_common::origin::rule_id;
+use ipnet::IpNet;
+
+use super::problem::Problems;
+use super::reader::{Located, Section};
+use super::steer::ports;
+
+pub(super) const KEYS: [&str; 4] = ["name", "ports", "allow", "deny"];
+
+/// Which clients may connect to some ports of this host: the longest prefix that a client is in decides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// What output calls it; unique. Its ports, unless it was given a name.
+    pub name: String,
+    /// The servers' ports, in every network namespace.
+    pub ports: Vec<RangeInclusive<u16>>,
+    /// What is decided, each prefix once.
+    pub prefixes: Vec<(IpNet, Verdict)>,
+    /// The verdict on clients in none of them.
+    pub otherwise: Verdict,
+}
+
+impl Policy {
+    /// Name of the rule that a refusal names.
+    pub fn rule(&self) -> String {
+        format!("policy {}", self.name)
+    }
+}
+
+/// Reads all sections; what is missing leaves a policy out.
+pub(super) fn read(sections: &[Section<'_, '_>], problems: &mut Problems) -> Vec<Policy> {
+    let mut names = HashMap::new();
+    let mut owners = HashMap::new();
+    let policies: Vec<Policy> = sections
+        .iter()
+        .filter_map(|section| {
+            section.refuse_unknown(problems);
+            let ports = ports(section, problems);
+            let name = name(section, &ports, &mut names, problems);
+            let allowed = section.get("allow").is_some();
+            let prefixes = prefixes(section, problems);
+            own(&mut owners, &ports, &name, problems);
+            Some(Policy {
+                name,
+                ports: ports.into_iter().map(|(range, _)| range).collect(),
+                prefixes,
+                otherwise: if allowed { Verdict::Deny } else { Verdict::Allow },
+            })
+        })
+        .collect();
+    size(sections, &policies, problems);
+    policies
+}
+
+/// The policy's name, which no earlier one has.
+fn name(
+    section: &Section<'_, '_>,
+    ports: &[Located<RangeInclusive<u16>>],
+    names: &mut HashMap<u32, String>,
+    problems: &mut Problems,
+) -> String {
+    let (name, span) = match section.string("name", problems) {
+        Some((name, span)) => (name.to_owned(), span),
+        None => {
+            let texts: Vec<_> = ports.iter().map(|(range, _)| text(range)).collect();
+            (texts.join(","), section.span.clone())
+        }
+    };
+    if name.trim().is_empty() {
+        if section.get("name").is_some() {
+            let hint = "write \"no-guests\", for example, or leave `name` out";
+            problems.add(span, "`name` is empty", Some(hint.into()));
+        }
+        return name;
+    }
+    let Some(earlier) = names.insert(rule_id(&format!("policy {name}")), name.clone()) else {
+        return name;
+    };
+    let message = if earlier == name {
+        format!("two policies have the name \"{name}\"")
+    } else {
+        format!("the names \"{earlier}\" and \"{name}\" have the same number in the records")
+    };
+    let hint = format!("write `name = \"{name}-2\"`, for example");
+    problems.add(span, message, Some(hint));
+    name
+}
+
+fn text(range: &RangeInclusive<u16>) -> String {
+    match (range.start(), range.end()) {
+        (first, last) if first == last => first.to_string(),
+        (first, last) => format!("{first}-{last}"),
+    }
+}
+
+/// What the policy decides; a prefix cannot be both allowed and denied.
+fn prefixes(section: &Section<'_, '_>, problems: &mut Problems) -> Vec<(IpNet, Verdict)> {
+    let mut prefixes = Vec::new();
+    let mut seen = HashMap::new();
+    for (key, verdict) in [("allow", Verdict::Allow), ("deny", Verdict::Deny)] {
+        for (prefix, span) in section.located_prefixes(key, problems) {
+            match seen.insert(prefix, verdict) {
+                None => prefixes.push((prefix, verdict)),
+                Some(earlier) if earlier == verdict => {}
+                Some(_) => problems.add(
+                    span,
+                    format!("{prefix} is in both `allow` and `deny`"),
+                    Some("take it out of one of the two; of different lengths, the longest decides".into()),
+                ),
+            }
+        }
+    }
+    let is_there = |key| section.get(key).is_some();
+    if !is_there("allow") && !is_there("deny") {
+        problems.add(
+            section.span.clone(),
+            "[[policy]] has neither `allow` nor `deny`: it would decide nothing",
+            Some("add a line such as `deny = [\"203.0.113.0/24\"]`".into()),
+        );
+    }
+    for key in ["allow", "deny"] {
+        if let Some(value) = section.get(key)
+            && value.get_ref().as_array().is_some_and(|list| list.is_empty())
+        {
+            let (message, hint) = if key == "allow" {
+                (
+                    "`allow` is empty: nobody would be allowed",
+                    "to mean that, write `deny = [\"0.0.0.0/0\", \"::/0\"]` instead",
+                )
+            } else {
+                ("`deny` is empty: nobody would be denied", "leave it out, or name a prefix")
+            };
+            problems.add(value.span(), message, Some(hint.into()));
+        }
+    }
+    prefixes
+}
+
+/// Notes ports that an earlier policy has, or this one twice.
+fn own(
+    owners: &mut HashMap<u16, String>,
+    ports: &[Located<RangeInclusive<u16>>],
+    name: &str,
+    problems: &mut Problems,
+) {
+    for (range, span) in ports {
+        let taken: Vec<(u16, String)> = range
+            .clone()
+            .filter_map(|port| Some((port, owners.insert(port, name.to_owned())?)))
+            .collect();
+        let (Some((first, owner)), Some((last, _))) = (taken.first(), taken.last()) else {
+            continue;
+        };
+        let ports = text(&(*first..=*last));
+        let message = if owner == name {
+            format!("policy \"{name}\" names {ports} twice")
+        } else {
+            format!("policies \"{owner}\" and \"{name}\" both decide on {ports}")
+        };
+        let hint = format!("take {ports} out of one of the two, or join the policies");
+        problems.add(span.clone(), message, Some(hint));
+    }
+}
+
+fn size(sections: &[Section<'_, '_>], policies: &[Policy], problems: &mut Problems) {
+    let prefixes: usize = policies.iter().map(|policy| policy.prefixes.len()).sum();
+    for (number, what, most) in [
+        (policies.len(), "policies", MAX_POLICIES),
+        (prefixes, "prefixes of policies", MAX_PREFIXES),
+    ] {
+        if number > most as usize
+            && let Some(last) = sections.last()
+        {
+            problems.add(
+                last.span.clone(),
+                format!("there are {number} {what}, {most} are possible"),
+                Some("join ports or neighbouring prefixes".into()),
+            );
+        }
+    }
+}
