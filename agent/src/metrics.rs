@@ -9,12 +9,13 @@ use std::{
     time::SystemTime,
 };
 
-use agent_common::names::map;
+use agent_common::{guard::Verdict, names::map};
 use anyhow::{Context as _, Result};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric, text},
     metrics::{
+        MetricType,
         counter::{ConstCounter, Counter},
         gauge::ConstGauge,
         info::Info,
@@ -24,6 +25,7 @@ use prometheus_client::{
 
 use crate::{
     origins::{Origins, Status},
+    peers::Names,
     relay,
 };
 
@@ -43,7 +45,7 @@ pub struct Metrics {
 
 impl Metrics {
     /// Metrics that read the data path at each scrape.
-    pub fn new(origins: Arc<dyn Origins>) -> Self {
+    pub fn new(origins: Arc<dyn Origins>, names: Names) -> Self {
         let ready = Arc::new(AtomicBool::new(false));
         let access_log_failures = Counter::default();
         let mut registry = Registry::with_prefix("truepeer");
@@ -67,6 +69,7 @@ impl Metrics {
         );
         registry.register_collector(Box::new(Datapath {
             origins,
+            names,
             ready: ready.clone(),
         }));
         Self {
@@ -92,6 +95,7 @@ fn unix_seconds(time: SystemTime) -> f64 {
 
 struct Datapath {
     origins: Arc<dyn Origins>,
+    names: Names,
     ready: Arc<AtomicBool>,
 }
 
@@ -108,7 +112,12 @@ impl Collector for Datapath {
         };
         let ready = u64::from(self.ready.load(Ordering::Relaxed));
         metric("ready", "1 while the agent serves", &ConstGauge::new(ready))?;
-        let Status { maps, counters, .. } = self.origins.status().map_err(|error| {
+        let Status {
+            maps,
+            counters,
+            tallies,
+            ..
+        } = self.origins.status().map_err(|error| {
             tracing::warn!("cannot read the data path's counters: {error:#}");
             fmt::Error
         })?;
@@ -126,6 +135,19 @@ impl Collector for Datapath {
                 "How many connections can have an origin",
                 &ConstGauge::new(origins.max_entries),
             )?;
+        }
+        for (verdict, name, help) in [
+            (Verdict::Allow, "policy_allowed", "Connections that a policy let in"),
+            (Verdict::Deny, "policy_denied", "Connections that a policy refused"),
+        ] {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for (rule, tally) in &tallies {
+                let Some(policy) = self.names.policy(*rule) else {
+                    continue;
+                };
+                let counter = ConstCounter::new(tally[verdict as usize]);
+                counter.encode(family.encode_family(&[("policy", policy)])?)?;
+            }
         }
         Ok(())
     }
@@ -151,11 +173,11 @@ impl<M: EncodeMetric> Encode for M {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::peers::tests::{Fake, origin};
+    use crate::peers::tests::{Fake, names, origin};
 
     #[test]
     fn every_counter_and_the_fill_of_the_map_are_there() {
-        let metrics = Metrics::new(Arc::new(Fake(vec![(1, origin("203.0.113.7:1"))])));
+        let metrics = Metrics::new(Arc::new(Fake(vec![(1, origin("203.0.113.7:1"))])), names());
         metrics.ready.store(true, Ordering::Relaxed);
         metrics.access_log_failures.inc();
         let text = metrics.encode().unwrap();
@@ -171,6 +193,8 @@ mod tests {
             "truepeer_origins 1\n",
             "truepeer_origins_max 1024\n",
             "truepeer_ready 1\n",
+            "truepeer_policy_allowed_total{policy=\"guests\"} 3\n",
+            "truepeer_policy_denied_total{policy=\"guests\"} 4\n",
             "truepeer_access_log_failures_total 1\n",
             "truepeer_build_info{version=\"0.1.0\"} 1\n",
             "# TYPE truepeer_steered_connections counter\n",
@@ -196,6 +220,6 @@ mod tests {
                 anyhow::bail!("gone")
             }
         }
-        assert!(Metrics::new(Arc::new(Broken)).encode().is_err());
+        assert!(Metrics::new(Arc::new(Broken), names()).encode().is_err());
     }
 }

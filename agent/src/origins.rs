@@ -1,8 +1,8 @@
 //! What serves origins needs to know of the data path.
 
-use std::os::fd::BorrowedFd;
+use std::{collections::HashMap, os::fd::BorrowedFd};
 
-use agent_common::{Claim, Counter, Origin};
+use agent_common::{Claim, Counter, Origin, guard::Tally};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
@@ -48,6 +48,9 @@ pub struct Status {
     /// Each counter with its value, summed over the CPUs.
     #[serde(serialize_with = "counters_by_name")]
     pub counters: Vec<(Counter, u64)>,
+    /// What each policy let in and refused, by the id of its rule.
+    #[serde(skip)]
+    pub tallies: HashMap<u32, Tally>,
 }
 
 /// A program and what it is attached to.

@@ -14,7 +14,7 @@ use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::{Config, Relay},
+    config::{Config, Policy, Relay},
     origins::Origins,
     processes::{Owner, Owners},
 };
@@ -151,8 +151,17 @@ impl Names {
         let trust = config.trust.rules().map(|rule| (rule_id(&rule), rule));
         let relays = config.relay.iter().map(Relay::name);
         let relays = relays.map(|name| (rule_id(&name), name));
-        let names = steers.chain(trust).chain(relays).collect();
-        *self.0.write().expect("no writer panics") = names;
+        let policies = config.policy.iter();
+        let policies = policies.map(|policy| (rule_id(&policy.rule()), policy.rule()));
+        let all = steers.chain(trust).chain(relays).chain(policies);
+        *self.0.write().expect("no writer panics") = all.collect();
+    }
+
+    /// The policy with this rule, as the configuration calls it.
+    pub fn policy(&self, rule: u32) -> Option<String> {
+        let names = self.0.read().expect("no writer panics");
+        let name = names.get(&rule)?.strip_prefix(Policy::PREFIX)?;
+        Some(name.into())
     }
 
     /// Who vouches for an origin with this rule.
@@ -225,13 +234,23 @@ pub(crate) mod tests {
                     max_entries: 1024,
                 }],
                 counters: Counter::ALL.into_iter().zip(10..).collect(),
+                tallies: [(rule_id("policy guests"), [3, 4])].into(),
             })
         }
     }
 
-    /// The names of one steer, `inbound`.
+    /// The names of one steer, `inbound`, and one policy, `guests`.
     pub(crate) fn names() -> Names {
-        let text = "[[steer]]\nname = \"inbound\"\nports = [\"80\"]\nto = 15006\n";
+        let text = r#"
+            [[steer]]
+            name = "inbound"
+            ports = ["80"]
+            to = 15006
+            [[policy]]
+            name = "guests"
+            ports = ["80"]
+            deny = ["192.0.2.0/24"]
+        "#;
         Names::new(&Config::parse(text, "test").unwrap())
     }
 

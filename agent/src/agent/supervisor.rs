@@ -100,9 +100,11 @@ impl Supervisor {
             trust,
             reveal,
             carry_toa,
+            policy,
             ..
         } = &self.config;
-        self.datapath.trust(trust, reveal)?;
+        self.datapath.guard(policy)?;
+        self.datapath.trust(trust, reveal, !policy.is_empty())?;
         self.datapath.carry(carry_toa)?;
         if !trust.sources.is_empty() {
             for netns in Netns::all()? {

@@ -54,7 +54,7 @@ impl State {
     /// The state of an agent that is starting: not ready yet.
     pub fn new(origins: Arc<dyn Origins>, names: Names) -> Arc<Self> {
         Arc::new(Self {
-            metrics: Metrics::new(origins.clone()),
+            metrics: Metrics::new(origins.clone(), names.clone()),
             origins,
             names,
             started: SystemTime::now(),
@@ -80,6 +80,41 @@ pub struct Report {
     /// The data path.
     #[serde(flatten)]
     pub datapath: Status,
+    /// Each policy, in the order of the names.
+    pub policies: Vec<PolicyTally>,
+}
+
+/// What a policy did.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PolicyTally {
+    /// Its name.
+    pub policy: String,
+    /// How many connections it let in.
+    pub allowed: u64,
+    /// How many connections it refused.
+    pub denied: u64,
+}
+
+impl Report {
+    /// What the data path tells, with the names of the configuration.
+    pub fn new(agent: Option<Agent>, datapath: Status, names: &Names) -> Self {
+        let tallies = datapath.tallies.iter();
+        let mut policies: Vec<_> = tallies
+            .filter_map(|(rule, [allowed, denied])| {
+                Some(PolicyTally {
+                    policy: names.policy(*rule)?,
+                    allowed: *allowed,
+                    denied: *denied,
+                })
+            })
+            .collect();
+        policies.sort();
+        Self {
+            agent,
+            datapath,
+            policies,
+        }
+    }
 }
 
 /// The agent that answers.
@@ -234,15 +269,14 @@ async fn find(
 
 async fn status(Shared(state): Shared<Arc<State>>) -> Answer {
     let report = blocking(&state, |state| {
-        Ok(Report {
-            agent: Some(Agent {
-                version: env!("CARGO_PKG_VERSION").into(),
-                pid: std::process::id(),
-                ready: state.is_ready(),
-                started: humantime::format_rfc3339_seconds(state.started).to_string(),
-            }),
-            datapath: state.origins.status()?,
-        })
+        let agent = Agent {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            ready: state.is_ready(),
+            started: humantime::format_rfc3339_seconds(state.started).to_string(),
+        };
+        let datapath = state.origins.status()?;
+        Ok(Report::new(Some(agent), datapath, &state.names))
     });
     Ok(Json(report.await?).into_response())
 }

@@ -11,7 +11,7 @@ use super::{
     source::Source,
 };
 use crate::{
-    api::{Agent, Report},
+    api::{Agent, PolicyTally, Report},
     origins::{Link, MapFill},
 };
 
@@ -33,10 +33,9 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
-    let report: serde_json::Value = args.source.open()?.read("/v1/status", |origins, _| {
-        let datapath = origins.status()?;
-        let agent = None;
-        Ok(serde_json::to_value(Report { agent, datapath })?)
+    let report: serde_json::Value = args.source.open()?.read("/v1/status", |origins, names| {
+        let report = Report::new(None, origins.status()?, names);
+        Ok(serde_json::to_value(report)?)
     })?;
     match args.output {
         Format::Json => print_json(&report),
@@ -54,6 +53,7 @@ struct Known {
     links: Vec<Link>,
     maps: Vec<MapFill>,
     counters: BTreeMap<String, u64>,
+    policies: Vec<PolicyTally>,
 }
 
 fn tables(known: &Known) -> Result<()> {
@@ -97,6 +97,19 @@ fn tables(known: &Known) -> Result<()> {
     let rows: Vec<_> = known.maps.iter().map(row).collect();
     print_table(&["MAP", "ENTRIES", "MAX", "FULL"], &rows)?;
     print("\n")?;
+
+    if !known.policies.is_empty() {
+        let row = |tally: &PolicyTally| {
+            vec![
+                tally.policy.clone(),
+                tally.allowed.to_string(),
+                tally.denied.to_string(),
+            ]
+        };
+        let rows: Vec<_> = known.policies.iter().map(row).collect();
+        print_table(&["POLICY", "ALLOWED", "DENIED"], &rows)?;
+        print("\n")?;
+    }
 
     let rows: Vec<_> = Counter::ALL
         .into_iter()

@@ -27,10 +27,17 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// What the rules of policies begin with, before the name.
+    pub const PREFIX: &str = "policy ";
+
     /// Name of the rule that a refusal names.
     pub fn rule(&self) -> String {
-        format!("policy {}", self.name)
+        rule(&self.name)
     }
+}
+
+fn rule(name: &str) -> String {
+    format!("{}{name}", Policy::PREFIX)
 }
 
 /// Reads all sections; what is missing leaves a policy out.
@@ -79,7 +86,7 @@ fn name(
         }
         return name;
     }
-    let Some(earlier) = names.insert(rule_id(&format!("policy {name}")), name.clone()) else {
+    let Some(earlier) = names.insert(rule_id(&rule(&name)), name.clone()) else {
         return name;
     };
     let message = if earlier == name {

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf,
     programs::{
-        CgroupAttachMode, CgroupSockoptAttachType, Program, ProgramError, SchedClassifier,
+        CgroupAttachMode, CgroupSkbAttachType, CgroupSockoptAttachType, Program, ProgramError, SchedClassifier,
         SkLookup, TcAttachType,
         links::{FdLink, LinkOrder},
         tc::{NlOptions, TcAttachOptions, qdisc_add_clsact, qdisc_detach_program},
@@ -40,6 +40,11 @@ pub(super) fn bind(object: &mut Ebpf, pins: &Pins, cgroup: &Path) -> Result<Vec<
 /// Attaches what chooses the source of their connections, likewise.
 pub(super) fn source(object: &mut Ebpf, pins: &Pins, cgroup: &Path) -> Result<Vec<String>> {
     by_name(object, pins, cgroup, &[program::SOURCE4, program::SOURCE6])
+}
+
+/// Attaches what judges connections, likewise.
+pub(super) fn guard(object: &mut Ebpf, pins: &Pins, cgroup: &Path) -> Result<Vec<String>> {
+    by_name(object, pins, cgroup, &[program::GUARD])
 }
 
 fn by_name(object: &mut Ebpf, pins: &Pins, cgroup: &Path, names: &[&str]) -> Result<Vec<String>> {
@@ -103,6 +108,13 @@ fn cgroup_program(
         }};
     }
     match program {
+        Program::CgroupSkb(program) => {
+            load!(program);
+            let kind = CgroupSkbAttachType::Ingress;
+            let id = program.attach(&directory, kind, CgroupAttachMode::Single)?;
+            let link = FdLink::try_from(program.take_link(id)?)?;
+            pins.pin_link(pin, |path| Ok(link.pin(path).map(drop)?))
+        }
         Program::SockOps(program) => link!(program),
         Program::CgroupSock(program) => link!(program),
         Program::CgroupSockAddr(program) => link!(program),

@@ -4,6 +4,7 @@
 mod attach;
 mod claims;
 mod events;
+mod guard;
 mod pins;
 mod sys;
 
@@ -34,7 +35,7 @@ pub use events::{Diagnostics, Events};
 pub use pins::Pins;
 
 use crate::{
-    config::{CarryToa, Reveal, Trust},
+    config::{CarryToa, Policy, Reveal, Trust},
     netns::Netns,
     origins::Claims,
 };
@@ -50,10 +51,10 @@ pub struct Datapath {
     object: Ebpf,
     /// The root of the cgroup v2 hierarchy.
     cgroup: PathBuf,
-    /// Names of the pins of the host's programs: those that are always there, and those of trust and
-    /// reveal.
+    /// Names of the pins of the host's programs: those that are always there, and those that the
+    /// configuration needs.
     always: Vec<String>,
-    by_trust: Vec<String>,
+    by_need: Vec<String>,
 }
 
 impl Datapath {
@@ -77,16 +78,22 @@ impl Datapath {
             object,
             cgroup: cgroup.to_owned(),
             always,
-            by_trust: Vec::new(),
+            by_need: Vec::new(),
         })
     }
 
-    /// Says who may speak for a client and who is told; what that needs is attached.
+    /// Says who may connect. What that needs is attached by [`Datapath::trust`], which is to follow.
+    pub fn guard(&self, policies: &[Policy]) -> Result<()> {
+        guard::replace(&self.pins, policies)
+    }
+
+    /// Says who may speak for a client, who is told, and whether anybody is judged; what that needs is
+    /// attached.
     ///
     /// # Errors
     ///
     /// When a cgroup is missing.
-    pub fn trust(&mut self, trust: &Trust, reveal: &Reveal) -> Result<()> {
+    pub fn trust(&mut self, trust: &Trust, reveal: &Reveal, guards: bool) -> Result<()> {
         let path = |cgroup: &String| self.cgroup.join(cgroup.trim_start_matches('/'));
         let mut uids = self.pins.trusted_uids()?;
         let wanted = trust
@@ -121,9 +128,12 @@ impl Datapath {
         let mut names = Vec::new();
         if trust.has_proxies() {
             names.extend(attach::bind(&mut self.object, &self.pins, &self.cgroup)?);
-            if !trust.local_source.is_empty() {
+            if guards || !trust.local_source.is_empty() {
                 names.extend(attach::source(&mut self.object, &self.pins, &self.cgroup)?);
             }
+        }
+        if guards {
+            names.extend(attach::guard(&mut self.object, &self.pins, &self.cgroup)?);
         }
         let told: Vec<_> = match &reveal.cgroups[..] {
             _ if !reveal.enabled => Vec::new(),
@@ -133,7 +143,7 @@ impl Datapath {
         for cgroup in told {
             names.extend(attach::reveal(&mut self.object, &self.pins, &cgroup)?);
         }
-        self.by_trust = names;
+        self.by_need = names;
         Ok(())
     }
 
@@ -242,7 +252,7 @@ impl Datapath {
     /// every namespace whose cookie is not among `cookies`.
     pub fn retain(&self, names: &[String], cookies: &[u64]) -> Result<()> {
         self.pins.retain_links(|name| {
-            let keep = names.iter().chain(&self.always).chain(&self.by_trust);
+            let keep = names.iter().chain(&self.always).chain(&self.by_need);
             keep.into_iter().any(|n| n == name)
         })?;
         let mut namespaces = self.pins.namespaces()?;

@@ -11,6 +11,7 @@ use std::{
 
 use agent_common::{
     Address, Claim, Counter, ListenerKey, Namespace, Origin,
+    guard::{Policy, Prefix, Tally},
     names::{LAYOUT, map},
     toa::Kinds,
     unwrap::UnwrapPort,
@@ -19,7 +20,8 @@ use anyhow::{Context as _, Result, bail};
 use aya::{
     Pod,
     maps::{
-        Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf, SkStorage,
+        Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, RingBuf,
+        SkStorage,
         lpm_trie::Key,
     },
     programs::links::{FdLink, PinnedLink},
@@ -58,9 +60,15 @@ unsafe impl Pod for Plain<UnwrapPort> {}
 unsafe impl Pod for Plain<Address> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<Claim> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<Policy> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<Prefix> {}
 
 /// Address prefixes with a number each.
 pub(super) type Prefixes = LpmTrie<MapData, Plain<Address>, u32>;
+/// Ports with their policies.
+pub(super) type Policies = HashMap<MapData, u32, Plain<Policy>>;
 
 /// The directory on bpffs that holds truepeer's maps and links.
 #[derive(Clone, Debug)]
@@ -317,6 +325,24 @@ impl Pins {
         )?)?)
     }
 
+    pub(super) fn policies(&self) -> Result<Policies> {
+        Ok(HashMap::try_from(Map::from_map_data(
+            self.map(map::POLICIES)?,
+        )?)?)
+    }
+
+    pub(super) fn prefixes(&self) -> Result<LpmTrie<MapData, Plain<Prefix>, u32>> {
+        Ok(LpmTrie::try_from(Map::from_map_data(
+            self.map(map::PREFIXES)?,
+        )?)?)
+    }
+
+    pub(super) fn tallies(&self) -> Result<PerCpuHashMap<MapData, u32, Tally>> {
+        Ok(PerCpuHashMap::try_from(Map::from_map_data(
+            self.map(map::TALLIES)?,
+        )?)?)
+    }
+
     fn counters(&self) -> Result<Vec<(Counter, u64)>> {
         let counters = self.counter_slots()?;
         Counter::ALL
@@ -392,6 +418,7 @@ impl Origins for Pins {
             links: links.collect::<Result<_>>()?,
             maps: vec![origins, namespaces],
             counters,
+            tallies: super::guard::tallies(self)?,
         })
     }
 }
@@ -423,8 +450,7 @@ pub(super) fn replace_prefixes(
         .collect::<Result<_, _>>()?;
     for (prefix, value) in wanted {
         let address = Address::from(prefix.network());
-        let written = u32::from(prefix.prefix_len());
-        let length = written + Address::BITS - u32::from(prefix.max_prefix_len());
+        let length = length(&prefix);
         trie.insert(&Key::new(length, Plain(address)), value, 0)?;
         unwanted.remove(&(length, address));
     }
@@ -432,6 +458,11 @@ pub(super) fn replace_prefixes(
         trie.remove(&Key::new(length, Plain(address)))?;
     }
     Ok(())
+}
+
+/// The prefix's length in bits of an [`Address`].
+pub(super) fn length(prefix: &IpNet) -> u32 {
+    u32::from(prefix.prefix_len()) + Address::BITS - u32::from(prefix.max_prefix_len())
 }
 
 struct Mount {
