@@ -40,6 +40,20 @@ pub struct Config {
     pub unwrap: Vec<Unwrap>,
     /// The sections `[[relay]]`.
     pub relay: Vec<Relay>,
+    /// The sections `[[policy]]`.
+    pub policy: Vec<Policy>,
+}
+
+/// A section `[[policy]]`.
+#[derive(Clone, Debug, Default, Serialize)]
+#[expect(missing_docs, reason = "the configuration's own names")]
+pub struct Policy {
+    pub name: String,
+    pub ports: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub allow: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub deny: Vec<String>,
 }
 
 /// A section `[[unwrap]]`.
@@ -216,6 +230,7 @@ impl Config {
             steer: steer.into_iter().collect(),
             unwrap: Vec::new(),
             relay: Vec::new(),
+            policy: Vec::new(),
         })
     }
 
@@ -340,6 +355,17 @@ impl Agent {
         text.lines()
             .find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
             .with_context(|| format!("no metric {name} in {text}"))
+    }
+
+    /// How many connections a policy let in, and how many it refused.
+    pub fn tally(&self, policy: &str) -> Result<(u64, u64)> {
+        let status = self.status()?;
+        let tally = status["policies"]
+            .as_array()
+            .and_then(|policies| policies.iter().find(|tally| tally["policy"] == policy))
+            .with_context(|| format!("no policy {policy} in {status}"))?;
+        let number = |key: &str| tally[key].as_u64().with_context(|| format!("{key}: {tally}"));
+        Ok((number("allowed")?, number("denied")?))
     }
 
     /// How many origins are in the map.
