@@ -11,7 +11,7 @@ use agent_common::{
     unwrap::Refusal,
 };
 use aya_ebpf::{
-    bindings::BPF_NOEXIST,
+    bindings::{BPF_NOEXIST, bpf_sock},
     helpers::generated::{bpf_ktime_get_boot_ns, bpf_skb_load_bytes},
     maps::lpm_trie::Key,
     programs::SkBuffContext,
@@ -24,7 +24,8 @@ use network_types::{
 use crate::{
     counters::count,
     maps::{
-        EVENTS, HANDOVERS, POLICIES, PREFIXES, REFUSED, TALLIES, TRUSTED_SOURCES, longest_match,
+        CLAIMS, EVENTS, HANDOVERS, POLICIES, PREFIXES, REFUSED, TALLIES, TRUSTED_SOURCES,
+        longest_match,
     },
     packet::{ACK, SYN, TCP},
     socket::TCP_LISTEN,
@@ -121,12 +122,28 @@ fn log(claim: &Claim, source: &Endpoint, destination: &Endpoint, policy: u32) {
 /// One packet on its way to a socket; the answer for it.
 #[inline(always)]
 pub(crate) fn arrives(ctx: &SkBuffContext) -> i32 {
-    // SAFETY: the context is valid while the program runs; the verifier translates the accesses.
-    let listens = unsafe {
-        let sk = (*ctx.skb.skb).__bindgen_anon_2.sk;
-        !sk.is_null() && (*sk).state == TCP_LISTEN
-    };
-    if listens { to_listener(ctx) } else { PASS }
+    let Some(sk) = socket(ctx) else { return PASS };
+    // SAFETY: a socket; the verifier translates the access.
+    if unsafe { (*sk).state } == TCP_LISTEN {
+        to_listener(ctx)
+    } else {
+        PASS
+    }
+}
+
+/// The socket that the packet is for.
+#[inline(always)]
+fn socket(ctx: &SkBuffContext) -> Option<*mut bpf_sock> {
+    // SAFETY: the context is valid while the program runs.
+    let sk = unsafe { (*ctx.skb.skb).__bindgen_anon_2.sk };
+    (!sk.is_null()).then_some(sk)
+}
+
+/// Whether it is a listener of the agent's own relay, which judges by itself: it is to read a header first.
+#[inline(always)]
+fn is_relays(ctx: &SkBuffContext) -> bool {
+    let claim = socket(ctx).and_then(|sk| CLAIMS.get(sk.cast()));
+    claim.is_some_and(|claim| claim.rule == 0)
 }
 
 /// A segment to a listener: the first of a connection, or what completes its handshake.
@@ -143,7 +160,7 @@ fn to_listener(ctx: &SkBuffContext) -> i32 {
         return DROP;
     };
     let port = |i: usize| u16::from_be_bytes([tcp[i], tcp[i + 1]]);
-    if tcp[13] & (SYN | ACK) != SYN || !is_guarded(port(2)) {
+    if tcp[13] & (SYN | ACK) != SYN || !is_guarded(port(2)) || is_relays(ctx) {
         return PASS;
     }
     let syn = Syn {
@@ -167,12 +184,7 @@ fn to_listener(ctx: &SkBuffContext) -> i32 {
 
 /// Who the client is, as far as its first segment tells; `None`: a PROXY header will tell.
 #[inline(always)]
-fn claim(
-    ctx: &SkBuffContext,
-    syn: &Syn,
-    offset: u32,
-    tcp: &[u8; TcpHdr::LEN],
-) -> Option<Claim> {
+fn claim(ctx: &SkBuffContext, syn: &Syn, offset: u32, tcp: &[u8; TcpHdr::LEN]) -> Option<Claim> {
     // SAFETY: values are never changed in place.
     let claim = unsafe { HANDOVERS.get(syn) };
     if claim.is_some_and(|claim| claim.evidence == 0) {

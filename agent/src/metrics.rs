@@ -137,8 +137,16 @@ impl Collector for Datapath {
             )?;
         }
         for (verdict, name, help) in [
-            (Verdict::Allow, "policy_allowed", "Connections that a policy let in"),
-            (Verdict::Deny, "policy_denied", "Connections that a policy refused"),
+            (
+                Verdict::Allow,
+                "policy_allowed",
+                "Connections that a policy let in",
+            ),
+            (
+                Verdict::Deny,
+                "policy_denied",
+                "Connections that a policy refused",
+            ),
         ] {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             for (rule, tally) in &tallies {

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, os::fd::BorrowedFd};
 
-use agent_common::{Claim, Counter, Origin, guard::Tally};
+use agent_common::{Address, Claim, Counter, Origin, guard::Tally};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +30,9 @@ pub trait Claims: Send + Sync + 'static {
 
     /// Removes the origin of a socket that closed while it was recorded.
     fn forget(&self, cookie: u64) -> Result<()>;
+
+    /// Whether the policies let a client connect to a port.
+    fn allows(&self, client: Address, port: u16) -> Result<bool>;
 
     /// Has the data path follow what a socket will accept once it listens.
     fn follow(&self, listener: BorrowedFd<'_>) -> Result<()>;

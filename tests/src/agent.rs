@@ -364,7 +364,11 @@ impl Agent {
             .as_array()
             .and_then(|policies| policies.iter().find(|tally| tally["policy"] == policy))
             .with_context(|| format!("no policy {policy} in {status}"))?;
-        let number = |key: &str| tally[key].as_u64().with_context(|| format!("{key}: {tally}"));
+        let number = |key: &str| {
+            tally[key]
+                .as_u64()
+                .with_context(|| format!("{key}: {tally}"))
+        };
         Ok((number("allowed")?, number("denied")?))
     }
 

@@ -57,7 +57,11 @@ pub(super) fn read(sections: &[Section<'_, '_>], problems: &mut Problems) -> Vec
                 name,
                 ports: ports.into_iter().map(|(range, _)| range).collect(),
                 prefixes,
-                otherwise: if allowed { Verdict::Deny } else { Verdict::Allow },
+                otherwise: if allowed {
+                    Verdict::Deny
+                } else {
+                    Verdict::Allow
+                },
             })
         })
         .collect();
@@ -118,7 +122,10 @@ fn prefixes(section: &Section<'_, '_>, problems: &mut Problems) -> Vec<(IpNet, V
                 Some(_) => problems.add(
                     span,
                     format!("{prefix} is in both `allow` and `deny`"),
-                    Some("take it out of one of the two; of different lengths, the longest decides".into()),
+                    Some(
+                        "take it out of one of the two; of different lengths, the longest decides"
+                            .into(),
+                    ),
                 ),
             }
         }
@@ -133,7 +140,10 @@ fn prefixes(section: &Section<'_, '_>, problems: &mut Problems) -> Vec<(IpNet, V
     }
     for key in ["allow", "deny"] {
         if let Some(value) = section.get(key)
-            && value.get_ref().as_array().is_some_and(|list| list.is_empty())
+            && value
+                .get_ref()
+                .as_array()
+                .is_some_and(|list| list.is_empty())
         {
             let (message, hint) = if key == "allow" {
                 (
@@ -141,7 +151,10 @@ fn prefixes(section: &Section<'_, '_>, problems: &mut Problems) -> Vec<(IpNet, V
                     "to mean that, write `deny = [\"0.0.0.0/0\", \"::/0\"]` instead",
                 )
             } else {
-                ("`deny` is empty: nobody would be denied", "leave it out, or name a prefix")
+                (
+                    "`deny` is empty: nobody would be denied",
+                    "leave it out, or name a prefix",
+                )
             };
             problems.add(value.span(), message, Some(hint.into()));
         }

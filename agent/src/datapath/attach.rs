@@ -12,8 +12,8 @@ use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf,
     programs::{
-        CgroupAttachMode, CgroupSkbAttachType, CgroupSockoptAttachType, Program, ProgramError, SchedClassifier,
-        SkLookup, TcAttachType,
+        CgroupAttachMode, CgroupSkbAttachType, CgroupSockoptAttachType, Program, ProgramError,
+        SchedClassifier, SkLookup, TcAttachType,
         links::{FdLink, LinkOrder},
         tc::{NlOptions, TcAttachOptions, qdisc_add_clsact, qdisc_detach_program},
     },

@@ -5,11 +5,14 @@ use std::{
     sync::{Mutex, MutexGuard},
 };
 
-use agent_common::{Claim, Counter, Origin};
+use agent_common::{Address, Claim, Counter, Origin};
 use anyhow::Result;
 use aya::maps::{HashMap, MapData, MapError, PerCpuArray, PerCpuValues, SkStorage};
 
-use super::pins::{Pins, Plain};
+use super::{
+    guard,
+    pins::{Pins, Plain, Policies, PolicyPrefixes},
+};
 use crate::origins::Claims;
 
 /// `bpf_map_update_elem` fails if there is an entry (linux/bpf.h).
@@ -19,6 +22,8 @@ const BPF_NOEXIST: u64 = 1;
 pub(super) struct Maps {
     claims: Mutex<SkStorage<MapData, Plain<Claim>>>,
     origins: Mutex<Origins>,
+    policies: Policies,
+    prefixes: PolicyPrefixes,
 }
 
 struct Origins {
@@ -41,6 +46,8 @@ impl Maps {
         let counters = pins.counter_slots()?;
         Ok(Self {
             claims: Mutex::new(pins.claims()?),
+            policies: pins.policies()?,
+            prefixes: pins.prefixes()?,
             origins: Mutex::new(Origins {
                 map: pins.origins()?,
                 learnt: counters.get(&(Counter::LearntRelay as u32), 0)?.to_vec(),
@@ -84,6 +91,10 @@ impl Claims for Maps {
             Err(MapError::KeyNotFound) => Ok(()),
             Err(error) => Err(error.into()),
         }
+    }
+
+    fn allows(&self, client: Address, port: u16) -> Result<bool> {
+        guard::allows(&self.policies, &self.prefixes, client, port)
     }
 
     fn follow(&self, listener: BorrowedFd<'_>) -> Result<()> {

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use agent_common::{
     Address,
-    guard::{self, Prefix, Tally},
+    guard::{self, Prefix, Tally, Verdict},
     origin::rule_id,
 };
 use anyhow::{Context as _, Result};
@@ -14,7 +14,7 @@ use aya::{
 };
 use nix::{errno::Errno, libc};
 
-use super::pins::{self, Pins, Plain, Policies};
+use super::pins::{self, Pins, Plain, Policies, PolicyPrefixes};
 use crate::config::Policy;
 
 /// `BPF_NOEXIST` of linux/bpf.h.
@@ -71,6 +71,34 @@ pub(super) fn replace(pins: &Pins, policies: &[Policy]) -> Result<()> {
         tallies.remove(rule)?;
     }
     Ok(())
+}
+
+/// What the programs would decide, for clients that the agent's own relay learns.
+pub(super) fn allows(
+    policies: &Policies,
+    prefixes: &PolicyPrefixes,
+    client: Address,
+    port: u16,
+) -> Result<bool> {
+    let mut policy = found(policies.get(&u32::from(port), 0))?;
+    while let Some(Plain(current)) = policy {
+        let key = Key::new(Prefix::BITS, Plain(Prefix::new(current.group, client)));
+        let verdict = found(prefixes.get(&key, 0))?.unwrap_or(current.otherwise);
+        // Nobody waits for this thread: the prefixes may have gone meanwhile.
+        let now = found(policies.get(&u32::from(port), 0))?;
+        if now == policy {
+            return Ok(verdict == Verdict::Allow as u32);
+        }
+        policy = now;
+    }
+    Ok(true)
+}
+
+fn found<T>(looked_up: Result<T, MapError>) -> Result<Option<T>, MapError> {
+    match looked_up {
+        Err(MapError::KeyNotFound) => Ok(None),
+        looked_up => looked_up.map(Some),
+    }
 }
 
 /// What each policy has let in and refused, by its rule.

@@ -21,8 +21,7 @@ use aya::{
     Pod,
     maps::{
         Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, RingBuf,
-        SkStorage,
-        lpm_trie::Key,
+        SkStorage, lpm_trie::Key,
     },
     programs::links::{FdLink, PinnedLink},
 };
@@ -69,6 +68,8 @@ unsafe impl Pod for Plain<Prefix> {}
 pub(super) type Prefixes = LpmTrie<MapData, Plain<Address>, u32>;
 /// Ports with their policies.
 pub(super) type Policies = HashMap<MapData, u32, Plain<Policy>>;
+/// Prefixes of policies with their verdicts.
+pub(super) type PolicyPrefixes = LpmTrie<MapData, Plain<Prefix>, u32>;
 
 /// The directory on bpffs that holds truepeer's maps and links.
 #[derive(Clone, Debug)]
@@ -331,7 +332,7 @@ impl Pins {
         )?)?)
     }
 
-    pub(super) fn prefixes(&self) -> Result<LpmTrie<MapData, Plain<Prefix>, u32>> {
+    pub(super) fn prefixes(&self) -> Result<PolicyPrefixes> {
         Ok(LpmTrie::try_from(Map::from_map_data(
             self.map(map::PREFIXES)?,
         )?)?)

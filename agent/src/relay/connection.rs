@@ -102,6 +102,10 @@ async fn establish(
             (greeting, client)
         }
     };
+    let Endpoint { address, .. } = client.endpoints.source;
+    if !service.claims.allows(address, local.port())? {
+        return Ok(Err(Refusal::Denied));
+    }
     if client.evidence == Evidence::Proxy {
         learn(service, &socket, cookie, &client, ends)?;
     }

@@ -17,6 +17,8 @@ pub(super) enum Refusal {
     Header(proxy::Reason),
     /// Nobody trusts its sender.
     Untrusted,
+    /// A policy denies the client.
+    Denied,
     /// The header did not come in time.
     Timeout,
     /// It ended before its header.
@@ -32,6 +34,7 @@ impl Refusal {
     pub(super) fn all() -> impl Iterator<Item = Self> {
         let others = [
             Self::Untrusted,
+            Self::Denied,
             Self::Timeout,
             Self::Closed,
             Self::Limit,
@@ -48,6 +51,7 @@ impl Refusal {
         match self {
             Self::Header(reason) => reason.name(),
             Self::Untrusted => "untrusted",
+            Self::Denied => "denied",
             Self::Timeout => "timeout",
             Self::Closed => "closed",
             Self::Limit => "limit",
