@@ -117,6 +117,18 @@ fn all_judged(
         }
     }
     let after = agent.tally("nested")?;
+    eventually("what is refused is logged", SOON, || {
+        let log = agent.access_log()?;
+        let is_logged = |client: IpAddr| {
+            let is_it = |text: &str| text.parse().is_ok_and(|end: SocketAddr| end.ip() == client);
+            log.iter()
+                .any(|line| line["client"].as_str().is_some_and(is_it))
+        };
+        let mut denied = JUDGED.iter().filter(|(_, allowed)| !allowed);
+        Ok(denied
+            .all(|(last, _)| Family::ALL.iter().all(|f| is_logged(client(*f, *last))))
+            .then_some(()))
+    })?;
     let denied = Family::ALL.len() * JUDGED.iter().filter(|(_, allowed)| !allowed).count();
     ensure!(
         after.1 - before.1 == denied as u64 && after.0 > before.0,
