@@ -17,6 +17,7 @@ pub mod listener;
 pub mod load;
 pub mod netns;
 pub mod nginx;
+pub mod policy;
 pub mod postgresql;
 pub mod process;
 pub mod proxy;

@@ -40,20 +40,20 @@ fn rule(name: &str) -> String {
     format!("{}{name}", Policy::PREFIX)
 }
 
-/// Reads all sections; what is missing leaves a policy out.
+/// Reads all sections.
 pub(super) fn read(sections: &[Section<'_, '_>], problems: &mut Problems) -> Vec<Policy> {
     let mut names = HashMap::new();
     let mut owners = HashMap::new();
     let policies: Vec<Policy> = sections
         .iter()
-        .filter_map(|section| {
+        .map(|section| {
             section.refuse_unknown(problems);
             let ports = ports(section, problems);
             let name = name(section, &ports, &mut names, problems);
             let allowed = section.get("allow").is_some();
             let prefixes = prefixes(section, problems);
             own(&mut owners, &ports, &name, problems);
-            Some(Policy {
+            Policy {
                 name,
                 ports: ports.into_iter().map(|(range, _)| range).collect(),
                 prefixes,
@@ -62,7 +62,7 @@ pub(super) fn read(sections: &[Section<'_, '_>], problems: &mut Problems) -> Vec
                 } else {
                     Verdict::Allow
                 },
-            })
+            }
         })
         .collect();
     size(sections, &policies, problems);
