@@ -25,6 +25,7 @@ use prometheus_client::{
 use crate::{
     origins::{Origins, Status},
     relay,
+    statistics::Statistics,
 };
 
 /// What [`Metrics::encode`] produces.
@@ -39,6 +40,8 @@ pub struct Metrics {
     pub access_log_failures: Counter,
     /// What the relays count.
     pub relay: relay::metrics::Metrics,
+    /// What is known of connections that have ended.
+    pub statistics: Statistics,
 }
 
 impl Metrics {
@@ -59,6 +62,8 @@ impl Metrics {
         );
         let relay = relay::metrics::Metrics::default();
         relay.register(&mut registry);
+        let statistics = Statistics::default();
+        statistics.register(&mut registry);
         registry.register_with_unit(
             "start_time",
             "When the agent started, since the Unix epoch",
@@ -74,6 +79,7 @@ impl Metrics {
             ready,
             access_log_failures,
             relay,
+            statistics,
         }
     }
 

@@ -28,8 +28,13 @@ use tokio::{
 };
 
 pub use self::socket::remove_stale;
-use self::{answer::Failure, query::Wanted, socket::Socket};
+use self::{
+    answer::Failure,
+    query::{Ranking, Wanted},
+    socket::Socket,
+};
 use crate::{
+    details::Kept,
     metrics::{self, Metrics},
     netns::Netns,
     origins::{Origins, Status},
@@ -45,6 +50,8 @@ pub struct State {
     pub names: Names,
     /// What `/metrics` tells, and whether the agent is ready.
     pub metrics: Metrics,
+    /// What PROXY headers said besides addresses.
+    pub details: Arc<Kept>,
     started: SystemTime,
     /// Held while processes are looked up, so that many callers don't load the host.
     snapshot: Mutex<()>,
@@ -57,6 +64,7 @@ impl State {
             metrics: Metrics::new(origins.clone()),
             origins,
             names,
+            details: Arc::default(),
             started: SystemTime::now(),
             snapshot: Mutex::default(),
         })
@@ -137,6 +145,7 @@ impl Server {
             .clone()
             .route("/v1/peers", get(list))
             .route("/v1/peer", get(find))
+            .route("/v1/top", get(top))
             .route("/v1/status", get(status));
         let finish = |router: Router<Arc<State>>| {
             router
@@ -202,7 +211,11 @@ async fn list(
     ConnectInfo(caller): ConnectInfo<Caller>,
 ) -> Answer {
     let peers = snapshot(&state, move |state| {
-        peers::all(&*state.origins, &state.names, caller.view()?)
+        let mut peers = peers::all(&*state.origins, &state.names, caller.view()?)?;
+        for peer in &mut peers {
+            peer.proxy = state.details.get(peer.cookie).map(Arc::unwrap_or_clone);
+        }
+        Ok(peers)
     });
     Ok(Json(peers.await?).into_response())
 }
@@ -221,7 +234,11 @@ async fn find(
         let Some(cookie) = cookie else {
             return Ok(None);
         };
-        peers::one(&*state.origins, &state.names, caller.view()?, cookie)
+        let mut peer = peers::one(&*state.origins, &state.names, caller.view()?, cookie)?;
+        if let Some(peer) = &mut peer {
+            peer.proxy = state.details.get(cookie).map(Arc::unwrap_or_clone);
+        }
+        Ok(peer)
     });
     match found.await? {
         Some(peer) => Ok(Json(peer).into_response()),
@@ -230,6 +247,22 @@ async fn find(
             format!("no origin is known for {wanted}"),
         )),
     }
+}
+
+async fn top(
+    Shared(state): Shared<Arc<State>>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    uri: Uri,
+) -> Answer {
+    let Ranking { by, limit } = Ranking::try_from(&uri)?;
+    if caller.view()? != View::All {
+        let reason = "only root sees the clients of all: ask for /v1/peers instead";
+        return Err(Failure::new(StatusCode::FORBIDDEN, reason));
+    }
+    let top = blocking(&state, move |state| {
+        state.metrics.statistics.top(&*state.origins, by, limit)
+    });
+    Ok(Json(top.await?).into_response())
 }
 
 async fn status(Shared(state): Shared<Arc<State>>) -> Answer {

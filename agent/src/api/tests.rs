@@ -8,6 +8,7 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::details::Details;
 use crate::peers::tests::{Fake, connection, names, origin};
 
 /// An API with a fake data path behind it.
@@ -130,6 +131,59 @@ async fn a_bad_query_is_400_and_names_the_part() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_header_said_is_part_of_the_peer() {
+    let api = Fixture::new(&[7, 8]).await;
+    let details = Details {
+        aws_vpc_endpoint: Some("vpce-1".into()),
+        ..Details::default()
+    };
+    api.state.details.keep(7, details);
+    let told = serde_json::json!({"aws_vpc_endpoint": "vpce-1"});
+    assert_eq!(api.json("/v1/peer?cookie=7").await.1["proxy"], told);
+    assert_eq!(api.json("/v1/peer?cookie=8").await.1.get("proxy"), None);
+    let list = api.json("/v1/peers").await.1;
+    assert_eq!(
+        (&list[0]["cookie"], list[0].get("proxy")),
+        (&8.into(), None)
+    );
+    assert_eq!(list[1]["proxy"], told);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_busiest_prefixes_are_told_to_root() {
+    let api = Fixture::new(&[7, 8]).await;
+    let (status, top) = api.json("/v1/top?by=connections&limit=1").await;
+    assert_eq!(status, 200);
+    assert_eq!(top["prefixes"][0]["prefix"], "203.0.113.0/24");
+    assert_eq!(top["prefixes"][0]["open"], 2);
+    assert_eq!(top["prefixes"][0]["refused"], 0);
+    assert_eq!(top["error"]["connections"], 0);
+    for (query, part) in [
+        ("by=clients", "clients"),
+        ("limit=many", "limit"),
+        ("limits=1", "limits"),
+    ] {
+        let (status, body) = api.json(&format!("/v1/top?{query}")).await;
+        assert_eq!(status, 400, "{query}");
+        let reason = body["error"].as_str().unwrap();
+        assert!(reason.contains(part), "{query}: {reason}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_busiest_prefixes_are_not_told_to_others() {
+    let api = Fixture::new(&[7]).await;
+    let user = Caller {
+        uid: Some(1000),
+        pid: None,
+    };
+    let uri = Uri::from_static("/v1/top");
+    let refused = top(Shared(api.state.clone()), ConnectInfo(user), uri).await;
+    let answer = refused.err().unwrap().into_response();
+    assert_eq!(answer.status(), StatusCode::FORBIDDEN);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn other_paths_and_methods_are_refused_in_json() {
     let api = Fixture::new(&[]).await;
     let (status, body) = api.json("/v2").await;
@@ -180,7 +234,7 @@ async fn metrics_and_health_are_also_on_tcp_and_nothing_else_is() {
         "{scraped}"
     );
     assert!(scraped.contains("truepeer_ready 1"), "{scraped}");
-    for path in ["/v1/peers", "/v1/peer?cookie=1", "/v1/status"] {
+    for path in ["/v1/peers", "/v1/peer?cookie=1", "/v1/top", "/v1/status"] {
         assert!(over_tcp(path).starts_with("HTTP/1.1 404 "), "{path}");
     }
 }

@@ -1,0 +1,367 @@
+//! Statistics of connections: by prefix of the client, and how long and how large they are.
+//!
+//! Memory is bounded however many clients there are. Counts by prefix are those of frequent-items sketches
+//! (Misra and Gries, with the purge of Anderson et al., 2017): exact up to [`SIZE`] × 3/4 prefixes, and from
+//! then on too low by at most 3.5 / [`SIZE`] of what is counted in all, less than 0.1 %.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+    sync::{Mutex, MutexGuard},
+    time::{Duration, SystemTime},
+};
+
+use agent_common::{Evidence, Origin};
+use anyhow::Result;
+use datasketches::frequencies::{ErrorType, FrequentItemsSketch};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use prometheus_client::{
+    metrics::{
+        family::Family,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::{Registry, Unit},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{ended::Ended, origins::Origins};
+
+/// Slots of a sketch at most, which take less than 200 KiB.
+const SIZE: usize = 4096;
+/// Which clients are counted together.
+const IPV4_PREFIX: u8 = 24;
+const IPV6_PREFIX: u8 = 64;
+
+/// By what prefixes are put in order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum By {
+    /// Connections, open ones and those that have ended.
+    #[default]
+    Connections,
+    /// Bytes both ways.
+    Bytes,
+    /// Connections that were refused.
+    Refused,
+}
+
+/// The prefixes of the busiest clients.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Top {
+    /// Since when it is counted (RFC 3339).
+    pub since: String,
+    /// By how much, at most, the counts may be too low.
+    pub error: Counts,
+    /// The busiest first.
+    pub prefixes: Vec<Prefix>,
+}
+
+/// A prefix with its connections. Each hop on this host has an origin, and so counts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prefix {
+    /// A prefix of clients; of senders, where a connection was refused before its client was known.
+    pub prefix: IpNet,
+    /// Connections with an origin that are open now. Never wrong.
+    pub open: u64,
+    /// What has ended.
+    #[serde(flatten)]
+    pub ended: Counts,
+}
+
+/// What is counted for each prefix, when a connection ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Connections.
+    pub connections: u64,
+    /// Payload bytes received.
+    pub bytes_received: u64,
+    /// Payload bytes that the other ends acknowledged.
+    pub bytes_sent: u64,
+    /// Connections that were refused.
+    pub refused: u64,
+}
+
+type Sketch = FrequentItemsSketch<IpNet>;
+type Labels = [(&'static str, &'static str); 1];
+
+/// All statistics.
+pub struct Statistics {
+    since: SystemTime,
+    sketches: Mutex<Sketches>,
+    /// By evidence.
+    duration: Family<Labels, Histogram, fn() -> Histogram>,
+    received: Histogram,
+    sent: Histogram,
+}
+
+struct Sketches {
+    connections: Sketch,
+    bytes_received: Sketch,
+    bytes_sent: Sketch,
+    refused: Sketch,
+}
+
+impl Default for Statistics {
+    fn default() -> Self {
+        let sketch = || Sketch::new(SIZE).expect("a power of two");
+        // 256 bytes to 4 GiB.
+        let bytes = || Histogram::new(exponential_buckets(256.0, 8.0, 9));
+        Self {
+            since: SystemTime::now(),
+            sketches: Mutex::new(Sketches {
+                connections: sketch(),
+                bytes_received: sketch(),
+                bytes_sent: sketch(),
+                refused: sketch(),
+            }),
+            // A millisecond to four and a half hours.
+            duration: Family::new_with_constructor(|| {
+                Histogram::new(exponential_buckets(0.001, 4.0, 13))
+            }),
+            received: bytes(),
+            sent: bytes(),
+        }
+    }
+}
+
+impl Statistics {
+    /// Has the histograms told.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register_with_unit(
+            "connection_duration",
+            "How long connections with an origin lasted, by its evidence",
+            Unit::Seconds,
+            self.duration.clone(),
+        );
+        registry.register_with_unit(
+            "connection_received",
+            "Payload that connections with an origin received",
+            Unit::Bytes,
+            self.received.clone(),
+        );
+        registry.register_with_unit(
+            "connection_sent",
+            "Payload that connections with an origin sent and the other end acknowledged",
+            Unit::Bytes,
+            self.sent.clone(),
+        );
+    }
+
+    /// Counts a connection.
+    pub fn note(&self, ended: &Ended) {
+        let closed = &ended.closed;
+        let prefix = prefix(&closed.origin);
+        if ended.refused.is_some() {
+            return self.lock().refused.update(prefix);
+        }
+        let mut sketches = self.lock();
+        sketches.connections.update(prefix);
+        sketches
+            .bytes_received
+            .update_with_count(prefix, closed.received);
+        sketches.bytes_sent.update_with_count(prefix, closed.sent);
+        drop(sketches);
+        self.received.observe(closed.received as f64);
+        self.sent.observe(closed.sent as f64);
+        if let Some(evidence) = Evidence::from_u8(closed.origin.evidence) {
+            let lasted = closed.closed.saturating_sub(closed.origin.since);
+            self.duration
+                .get_or_create(&[("evidence", evidence.name())])
+                .observe(Duration::from_nanos(lasted).as_secs_f64());
+        }
+    }
+
+    /// The busiest prefixes, at most `limit`.
+    ///
+    /// # Errors
+    ///
+    /// When live connections cannot be read.
+    pub fn top(&self, origins: &dyn Origins, by: By, limit: usize) -> Result<Top> {
+        let mut open: HashMap<IpNet, u64> = HashMap::new();
+        for (_, origin) in origins.all()? {
+            *open.entry(prefix(&origin)).or_default() += 1;
+        }
+        let sketches = self.lock();
+        let known: HashSet<_> = sketches.prefixes().chain(open.keys().copied()).collect();
+        let mut prefixes: Vec<_> = known
+            .into_iter()
+            .map(|prefix| Prefix {
+                prefix,
+                open: open.get(&prefix).copied().unwrap_or(0),
+                ended: sketches.each(|sketch| sketch.lower_bound(&prefix)),
+            })
+            .filter(|prefix| prefix.rank(by) > 0)
+            .collect();
+        let error = sketches.each(Sketch::maximum_error);
+        drop(sketches);
+        prefixes.sort_unstable_by_key(|p| (std::cmp::Reverse(p.rank(by)), p.prefix));
+        prefixes.truncate(limit);
+        Ok(Top {
+            since: humantime::format_rfc3339_seconds(self.since).to_string(),
+            error,
+            prefixes,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Sketches> {
+        self.sketches.lock().expect("no holder panics")
+    }
+}
+
+impl Sketches {
+    /// What `count` makes of each.
+    fn each(&self, count: impl Fn(&Sketch) -> u64) -> Counts {
+        Counts {
+            connections: count(&self.connections),
+            bytes_received: count(&self.bytes_received),
+            bytes_sent: count(&self.bytes_sent),
+            refused: count(&self.refused),
+        }
+    }
+
+    /// Those that any of them knows, some more than once.
+    fn prefixes(&self) -> impl Iterator<Item = IpNet> {
+        let all = [
+            &self.connections,
+            &self.bytes_received,
+            &self.bytes_sent,
+            &self.refused,
+        ];
+        let known = |sketch: &Sketch| sketch.frequent_items(ErrorType::NoFalseNegatives);
+        all.into_iter().flat_map(known).map(|row| *row.item())
+    }
+}
+
+impl Prefix {
+    fn rank(&self, by: By) -> u64 {
+        match by {
+            By::Connections => self.open + self.ended.connections,
+            By::Bytes => self.ended.bytes_received + self.ended.bytes_sent,
+            By::Refused => self.ended.refused,
+        }
+    }
+}
+
+/// The client's.
+fn prefix(origin: &Origin) -> IpNet {
+    match origin.client.socket_addr().ip() {
+        IpAddr::V4(ip) => Ipv4Net::new_assert(ip, IPV4_PREFIX).trunc().into(),
+        IpAddr::V6(ip) => Ipv6Net::new_assert(ip, IPV6_PREFIX).trunc().into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use agent_common::Closed;
+
+    use super::*;
+    use crate::peers::tests::{Fake, origin};
+
+    fn ended(client: &str, received: u64) -> Ended {
+        let origin = origin(client);
+        let closed = Closed {
+            closed: origin.since + 1_500_000_000,
+            origin,
+            received,
+            sent: 1,
+            ..Closed::default()
+        };
+        Ended::new(closed, None)
+    }
+
+    fn top(statistics: &Statistics, by: By) -> Top {
+        statistics.top(&Fake::default(), by, 20).unwrap()
+    }
+
+    #[test]
+    fn clients_of_a_prefix_count_together() {
+        let statistics = Statistics::default();
+        for client in ["203.0.113.7:1", "203.0.113.8:1", "[2001:db8::7]:1"] {
+            statistics.note(&ended(client, 10));
+        }
+        statistics.note(&ended("[2001:db8:0:1::7]:1", 1000));
+        let mut refused = ended("203.0.113.9:1", 0);
+        refused.refused = Some("untrusted");
+        statistics.note(&refused);
+        let live = Fake(vec![
+            (1, origin("[2001:db8::1]:1")),
+            (2, origin("[2001:db8::2]:1")),
+        ]);
+
+        let top = statistics.top(&live, By::Connections, 20).unwrap();
+        assert_eq!(top.error, Counts::default());
+        let shown: Vec<_> = top.prefixes.iter().map(|p| p.prefix.to_string()).collect();
+        assert_eq!(
+            shown,
+            ["2001:db8::/64", "203.0.113.0/24", "2001:db8:0:1::/64"]
+        );
+        assert_eq!(
+            (top.prefixes[0].open, top.prefixes[0].ended.connections),
+            (2, 1)
+        );
+        let counts = Counts {
+            connections: 2,
+            bytes_received: 20,
+            bytes_sent: 2,
+            refused: 1,
+        };
+        assert_eq!(top.prefixes[1].ended, counts);
+
+        let by_bytes = statistics.top(&live, By::Bytes, 1).unwrap();
+        assert_eq!(by_bytes.prefixes.len(), 1);
+        assert_eq!(by_bytes.prefixes[0].ended.bytes_received, 1000);
+        let by_refused = statistics.top(&live, By::Refused, 20).unwrap();
+        assert_eq!(by_refused.prefixes.len(), 1);
+    }
+
+    #[test]
+    fn memory_is_bounded_and_counts_are_as_wrong_as_told() {
+        let statistics = Statistics::default();
+        let rounds = 200_000_u32;
+        let busy = 5_000;
+        for n in 0..rounds {
+            let [a, b, c, d] = (n << 8).to_be_bytes();
+            statistics.note(&ended(&format!("{a}.{b}.{c}.{d}:1"), 1));
+            if n % (rounds / busy) == 0 {
+                statistics.note(&ended("203.0.113.7:1", 1));
+            }
+        }
+        let sketches = statistics.lock();
+        assert!(sketches.connections.estimated_size() < 200 << 10);
+        assert!(sketches.prefixes().count() <= 3 * SIZE);
+        drop(sketches);
+        let top = top(&statistics, By::Connections);
+        let error = top.error.connections;
+        assert!(error > 0);
+        assert!(error as f64 <= 3.5 / SIZE as f64 * f64::from(rounds + busy));
+        let first = &top.prefixes[0];
+        assert_eq!(first.prefix.to_string(), "203.0.113.0/24");
+        let counted = first.ended.connections;
+        let actual = u64::from(busy);
+        assert!(
+            counted <= actual && actual <= counted + error,
+            "{counted} {error}"
+        );
+    }
+
+    #[test]
+    fn histograms_name_no_client() {
+        let statistics = Statistics::default();
+        let mut registry = Registry::with_prefix("truepeer");
+        statistics.register(&mut registry);
+        for n in 0..100 {
+            statistics.note(&ended(&format!("203.0.{n}.7:1"), 100));
+        }
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for line in [
+            "truepeer_connection_duration_seconds_count{evidence=\"wire\"} 100\n",
+            "truepeer_connection_duration_seconds_sum{evidence=\"wire\"} 150.0\n",
+            "truepeer_connection_received_bytes_bucket{le=\"256.0\"} 100\n",
+            "truepeer_connection_sent_bytes_sum 100.0\n",
+        ] {
+            assert!(text.contains(line), "no {line} in {text}");
+        }
+        assert!(!text.contains("203.0"));
+    }
+}
