@@ -3,13 +3,16 @@ use std::{
     os::unix::{fs::PermissionsExt as _, net::UnixStream},
 };
 
-use serde_json::Value;
+use axum::body::to_bytes;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::details::Details;
-use crate::peers::tests::{Fake, connection, names, origin};
+use crate::{
+    details::Details,
+    peers::tests::{Fake, connection, names, origin},
+};
 
 /// An API with a fake data path behind it.
 struct Fixture {
@@ -132,32 +135,60 @@ async fn a_bad_query_is_400_and_names_the_part() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_header_said_is_part_of_the_peer() {
-    let api = Fixture::new(&[7, 8]).await;
+    let (_client, _server, told) = connection();
+    let (_other_client, _other_server, other) = connection();
+    let api = Fixture::new(&[told, other]).await;
     let details = Details {
         aws_vpc_endpoint: Some("vpce-1".into()),
         ..Details::default()
     };
-    api.state.details.keep(7, details);
-    let told = serde_json::json!({"aws_vpc_endpoint": "vpce-1"});
-    assert_eq!(api.json("/v1/peer?cookie=7").await.1["proxy"], told);
-    assert_eq!(api.json("/v1/peer?cookie=8").await.1.get("proxy"), None);
+    api.state.details.keep(told, details);
+    let expected = json!({"aws_vpc_endpoint": "vpce-1"});
     let list = api.json("/v1/peers").await.1;
-    assert_eq!(
-        (&list[0]["cookie"], list[0].get("proxy")),
-        (&8.into(), None)
-    );
-    assert_eq!(list[1]["proxy"], told);
+    for (cookie, proxy) in [(told, Some(&expected)), (other, None)] {
+        let one = api.json(&format!("/v1/peer?cookie={cookie}")).await.1;
+        assert_eq!(one.get("proxy"), proxy);
+        assert!(list.as_array().unwrap().contains(&one), "{one} in {list}");
+    }
+}
+
+/// What a user's question for the busiest prefixes is answered.
+async fn busiest(api: &Fixture, uid: u32, query: &'static str) -> (StatusCode, Value) {
+    let caller = Caller {
+        uid: Some(uid),
+        pid: None,
+    };
+    let uri = Uri::builder().path_and_query(query).build().unwrap();
+    let answer = top(Shared(api.state.clone()), ConnectInfo(caller), uri).await;
+    let answer = answer.unwrap_or_else(IntoResponse::into_response);
+    let status = answer.status();
+    let body = to_bytes(answer.into_body(), usize::MAX).await.unwrap();
+    (status, serde_json::from_slice(&body).unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_busiest_prefixes_are_told_to_root() {
+async fn the_busiest_prefixes_are_told_to_root_only() {
     let api = Fixture::new(&[7, 8]).await;
-    let (status, top) = api.json("/v1/top?by=connections&limit=1").await;
-    assert_eq!(status, 200);
-    assert_eq!(top["prefixes"][0]["prefix"], "203.0.113.0/24");
-    assert_eq!(top["prefixes"][0]["open"], 2);
-    assert_eq!(top["prefixes"][0]["refused"], 0);
+    let (status, top) = busiest(&api, 0, "/v1/top?by=connections&limit=1").await;
+    assert_eq!(status, StatusCode::OK);
+    let prefix = json!({
+        "prefix": "203.0.113.0/24", "open": 2, "connections": 0,
+        "bytes_received": 0, "bytes_sent": 0, "refused": 0,
+    });
+    assert_eq!(top["prefixes"], json!([prefix]));
     assert_eq!(top["error"]["connections"], 0);
+    let (_, by_bytes) = busiest(&api, 0, "/v1/top?by=bytes").await;
+    assert_eq!(by_bytes["prefixes"], json!([]));
+
+    let (status, refused) = busiest(&api, 1000, "/v1/top").await;
+    assert_eq!(status, StatusCode::FORBIDDEN);
+    assert!(refused["error"].as_str().unwrap().contains("only root"));
+    assert!(refused.get("prefixes").is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_ranking_is_400_and_names_the_part() {
+    let api = Fixture::new(&[]).await;
     for (query, part) in [
         ("by=clients", "clients"),
         ("limit=many", "limit"),
@@ -168,19 +199,6 @@ async fn the_busiest_prefixes_are_told_to_root() {
         let reason = body["error"].as_str().unwrap();
         assert!(reason.contains(part), "{query}: {reason}");
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_busiest_prefixes_are_not_told_to_others() {
-    let api = Fixture::new(&[7]).await;
-    let user = Caller {
-        uid: Some(1000),
-        pid: None,
-    };
-    let uri = Uri::from_static("/v1/top");
-    let refused = top(Shared(api.state.clone()), ConnectInfo(user), uri).await;
-    let answer = refused.err().unwrap().into_response();
-    assert_eq!(answer.status(), StatusCode::FORBIDDEN);
 }
 
 #[tokio::test(flavor = "multi_thread")]
