@@ -46,7 +46,7 @@ pub struct Metrics {
 
 impl Metrics {
     /// Metrics that read the data path at each scrape.
-    pub fn new(origins: Arc<dyn Origins>) -> Self {
+    pub fn new(origins: Arc<dyn Origins>, statistics: Statistics) -> Self {
         let ready = Arc::new(AtomicBool::new(false));
         let access_log_failures = Counter::default();
         let mut registry = Registry::with_prefix("truepeer");
@@ -62,7 +62,6 @@ impl Metrics {
         );
         let relay = relay::metrics::Metrics::default();
         relay.register(&mut registry);
-        let statistics = Statistics::default();
         statistics.register(&mut registry);
         registry.register_with_unit(
             "start_time",
@@ -161,7 +160,8 @@ mod tests {
 
     #[test]
     fn every_counter_and_the_fill_of_the_map_are_there() {
-        let metrics = Metrics::new(Arc::new(Fake(vec![(1, origin("203.0.113.7:1"))])));
+        let origins = Fake(vec![(1, origin("203.0.113.7:1"))]);
+        let metrics = Metrics::new(Arc::new(origins), Statistics::default());
         metrics.ready.store(true, Ordering::Relaxed);
         metrics.access_log_failures.inc();
         let text = metrics.encode().unwrap();
@@ -202,6 +202,7 @@ mod tests {
                 anyhow::bail!("gone")
             }
         }
-        assert!(Metrics::new(Arc::new(Broken)).encode().is_err());
+        let metrics = Metrics::new(Arc::new(Broken), Statistics::default());
+        assert!(metrics.encode().is_err());
     }
 }

@@ -28,9 +28,31 @@ use crate::{ended::Ended, origins::Origins};
 
 /// Slots of a sketch at most, which take less than 200 KiB.
 const SIZE: usize = 4096;
-/// Which clients are counted together.
-const IPV4_PREFIX: u8 = 24;
-const IPV6_PREFIX: u8 = 64;
+
+/// Which clients are counted together: lengths of their prefixes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lengths {
+    /// At most 32.
+    pub ipv4: u8,
+    /// At most 128.
+    pub ipv6: u8,
+}
+
+impl Default for Lengths {
+    fn default() -> Self {
+        Self { ipv4: 24, ipv6: 64 }
+    }
+}
+
+impl Lengths {
+    /// The client's prefix.
+    fn prefix(self, origin: &Origin) -> IpNet {
+        match origin.client.socket_addr().ip() {
+            IpAddr::V4(ip) => Ipv4Net::new_assert(ip, self.ipv4).trunc().into(),
+            IpAddr::V6(ip) => Ipv6Net::new_assert(ip, self.ipv6).trunc().into(),
+        }
+    }
+}
 
 /// By what prefixes are put in order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -86,6 +108,7 @@ type Labels = [(&'static str, &'static str); 1];
 
 /// All statistics.
 pub struct Statistics {
+    lengths: Lengths,
     since: SystemTime,
     sketches: Mutex<Sketches>,
     /// By evidence.
@@ -103,10 +126,18 @@ struct Sketches {
 
 impl Default for Statistics {
     fn default() -> Self {
+        Self::new(Lengths::default())
+    }
+}
+
+impl Statistics {
+    /// Nothing counted yet.
+    pub fn new(lengths: Lengths) -> Self {
         let sketch = || Sketch::new(SIZE).expect("a power of two");
         // 256 bytes to 4 GiB.
         let bytes = || Histogram::new(exponential_buckets(256.0, 8.0, 9));
         Self {
+            lengths,
             since: SystemTime::now(),
             sketches: Mutex::new(Sketches {
                 connections: sketch(),
@@ -122,9 +153,7 @@ impl Default for Statistics {
             sent: bytes(),
         }
     }
-}
 
-impl Statistics {
     /// Has the histograms told.
     pub fn register(&self, registry: &mut Registry) {
         registry.register_with_unit(
@@ -150,7 +179,7 @@ impl Statistics {
     /// Counts a connection.
     pub fn note(&self, ended: &Ended) {
         let closed = &ended.closed;
-        let prefix = prefix(&closed.origin);
+        let prefix = self.lengths.prefix(&closed.origin);
         if ended.refused.is_some() {
             return self.lock().refused.update(prefix);
         }
@@ -179,7 +208,7 @@ impl Statistics {
     pub fn top(&self, origins: &dyn Origins, by: By, limit: usize) -> Result<Top> {
         let mut open: HashMap<IpNet, u64> = HashMap::new();
         for (_, origin) in origins.all()? {
-            *open.entry(prefix(&origin)).or_default() += 1;
+            *open.entry(self.lengths.prefix(&origin)).or_default() += 1;
         }
         let sketches = self.lock();
         let known: HashSet<_> = sketches.prefixes().chain(open.keys().copied()).collect();
@@ -239,14 +268,6 @@ impl Prefix {
             By::Bytes => self.ended.bytes_received + self.ended.bytes_sent,
             By::Refused => self.ended.refused,
         }
-    }
-}
-
-/// The client's.
-fn prefix(origin: &Origin) -> IpNet {
-    match origin.client.socket_addr().ip() {
-        IpAddr::V4(ip) => Ipv4Net::new_assert(ip, IPV4_PREFIX).trunc().into(),
-        IpAddr::V6(ip) => Ipv6Net::new_assert(ip, IPV6_PREFIX).trunc().into(),
     }
 }
 

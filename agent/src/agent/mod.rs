@@ -111,7 +111,7 @@ impl Agent {
     async fn start(config: Config, path: Option<PathBuf>, server: Server) -> Result<Self> {
         let names = Names::new(&config);
         let pins = Pins::new(&config.agent.bpffs);
-        let state = State::new(Arc::new(pins), names.clone());
+        let state = State::new(Arc::new(pins), names.clone(), config.agent.top);
         let failures = state.metrics.access_log_failures.clone();
         let log = AccessLog::open(&config.agent.access_log, names, failures.clone())?;
         let changed = Arc::new(Notify::new());

@@ -40,6 +40,7 @@ use crate::{
     origins::{Origins, Status},
     peers::{self, Names, Peer, View},
     sockets,
+    statistics::{Lengths, Statistics},
 };
 
 /// What the API tells from.
@@ -58,10 +59,10 @@ pub struct State {
 }
 
 impl State {
-    /// The state of an agent that is starting: not ready yet.
-    pub fn new(origins: Arc<dyn Origins>, names: Names) -> Arc<Self> {
+    /// The state of an agent that is starting: not ready yet. `top`: which clients are counted together.
+    pub fn new(origins: Arc<dyn Origins>, names: Names, top: Lengths) -> Arc<Self> {
         Arc::new(Self {
-            metrics: Metrics::new(origins.clone()),
+            metrics: Metrics::new(origins.clone(), Statistics::new(top)),
             origins,
             names,
             details: Arc::default(),

@@ -53,8 +53,7 @@ pub(super) struct Args {
     #[arg(long)]
     follow: bool,
 
-    /// The prefixes with the most connections instead (IPv4 /24, IPv6 /64), since the agent's start;
-    /// for root
+    /// The busiest prefixes of clients instead, since the agent's start; for root
     #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "20", conflicts_with = "follow")]
     top: Option<usize>,
 
@@ -104,7 +103,7 @@ fn top(reader: &Reader, by: By, limit: usize, format: Format) -> Result<()> {
     let path = format!("/v1/top?by={}&limit={limit}", name.get_name());
     let top: Top = reader.read(&path, |origins, _| {
         // Nothing but what is open: what has ended died with the agent.
-        Statistics::default().top(origins, by, limit)
+        Statistics::new(reader.config.agent.top).top(origins, by, limit)
     })?;
     if format == Format::Json {
         return print_json(&top);
