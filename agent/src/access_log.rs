@@ -40,7 +40,7 @@ struct Writer {
 }
 
 enum Message {
-    Ended(Ended),
+    Ended(Box<Ended>),
     Reopen,
 }
 
@@ -87,7 +87,7 @@ impl AccessLog {
     /// Writes a line for this connection, soon. Never waits.
     pub fn write(&self, ended: Ended) {
         if let Some(writer) = &self.writer
-            && writer.queue.try_send(Message::Ended(ended)).is_err()
+            && writer.queue.try_send(Message::Ended(ended.into())).is_err()
         {
             self.failures.inc();
         }
