@@ -24,7 +24,12 @@ use prometheus_client::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{ended::Ended, origins::Origins};
+use crate::{
+    ended::Ended,
+    netns::Netns,
+    origins::Origins,
+    sockets::{self, Traffic},
+};
 
 /// Slots of a sketch at most, which take less than 200 KiB.
 const SIZE: usize = 4096;
@@ -85,15 +90,15 @@ pub struct Prefix {
     pub prefix: IpNet,
     /// Connections with an origin that are open now. Never wrong.
     pub open: u64,
-    /// What has ended.
+    /// What has ended, and what has gone over open connections.
     #[serde(flatten)]
-    pub ended: Counts,
+    pub counts: Counts,
 }
 
-/// What is counted for each prefix, when a connection ends.
+/// What is counted for each prefix.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
-    /// Connections.
+    /// Connections that have ended.
     pub connections: u64,
     /// Payload bytes received.
     pub bytes_received: u64,
@@ -206,18 +211,21 @@ impl Statistics {
     ///
     /// When live connections cannot be read.
     pub fn top(&self, origins: &dyn Origins, by: By, limit: usize) -> Result<Top> {
-        let mut open: HashMap<IpNet, u64> = HashMap::new();
-        for (_, origin) in origins.all()? {
-            *open.entry(self.lengths.prefix(&origin)).or_default() += 1;
-        }
+        let open = self.open(origins)?;
         let sketches = self.lock();
         let known: HashSet<_> = sketches.prefixes().chain(open.keys().copied()).collect();
         let mut prefixes: Vec<_> = known
             .into_iter()
-            .map(|prefix| Prefix {
-                prefix,
-                open: open.get(&prefix).copied().unwrap_or(0),
-                ended: sketches.each(|sketch| sketch.lower_bound(&prefix)),
+            .map(|prefix| {
+                let mut counts = sketches.each(|sketch| sketch.lower_bound(&prefix));
+                let open = open.get(&prefix).copied().unwrap_or_default();
+                counts.bytes_received += open.bytes_received;
+                counts.bytes_sent += open.bytes_sent;
+                Prefix {
+                    prefix,
+                    open: open.connections,
+                    counts,
+                }
             })
             .filter(|prefix| prefix.rank(by) > 0)
             .collect();
@@ -230,6 +238,29 @@ impl Statistics {
             error,
             prefixes,
         })
+    }
+
+    /// What is open. Bytes are the kernel's, without the FINs that it counts.
+    fn open(&self, origins: &dyn Origins) -> Result<HashMap<IpNet, Counts>> {
+        let mut traffic = HashMap::new();
+        for netns in Netns::all()? {
+            let of_netns = sockets::traffic(&netns)?.into_iter();
+            traffic.extend(of_netns.map(|traffic| (traffic.cookie, traffic)));
+        }
+        let mut open: HashMap<_, Counts> = HashMap::new();
+        for (cookie, origin) in origins.all()? {
+            let counts = open.entry(self.lengths.prefix(&origin)).or_default();
+            counts.connections += 1;
+            if let Some(Traffic {
+                received, acked, ..
+            }) = traffic.get(&cookie)
+            {
+                let has = |fin| u64::from(origin.fins & fin != 0);
+                counts.bytes_received += received.saturating_sub(has(Origin::FIN_RECEIVED));
+                counts.bytes_sent += acked.saturating_sub(has(Origin::FIN_ACKED));
+            }
+        }
+        Ok(open)
     }
 
     fn lock(&self) -> MutexGuard<'_, Sketches> {
@@ -264,9 +295,9 @@ impl Sketches {
 impl Prefix {
     fn rank(&self, by: By) -> u64 {
         match by {
-            By::Connections => self.open + self.ended.connections,
-            By::Bytes => self.ended.bytes_received + self.ended.bytes_sent,
-            By::Refused => self.ended.refused,
+            By::Connections => self.open + self.counts.connections,
+            By::Bytes => self.counts.bytes_received + self.counts.bytes_sent,
+            By::Refused => self.counts.refused,
         }
     }
 }
@@ -305,8 +336,8 @@ mod tests {
         refused.refused = Some("untrusted");
         statistics.note(&refused);
         let live = Fake(vec![
-            (1, origin("[2001:db8::1]:1")),
-            (2, origin("[2001:db8::2]:1")),
+            (u64::MAX, origin("[2001:db8::1]:1")),
+            (u64::MAX - 1, origin("[2001:db8::2]:1")),
         ]);
 
         let top = statistics.top(&live, By::Connections, 20).unwrap();
@@ -317,7 +348,7 @@ mod tests {
             ["2001:db8::/64", "203.0.113.0/24", "2001:db8:0:1::/64"]
         );
         assert_eq!(
-            (top.prefixes[0].open, top.prefixes[0].ended.connections),
+            (top.prefixes[0].open, top.prefixes[0].counts.connections),
             (2, 1)
         );
         let counts = Counts {
@@ -326,11 +357,11 @@ mod tests {
             bytes_sent: 2,
             refused: 1,
         };
-        assert_eq!(top.prefixes[1].ended, counts);
+        assert_eq!(top.prefixes[1].counts, counts);
 
         let by_bytes = statistics.top(&live, By::Bytes, 1).unwrap();
         assert_eq!(by_bytes.prefixes.len(), 1);
-        assert_eq!(by_bytes.prefixes[0].ended.bytes_received, 1000);
+        assert_eq!(by_bytes.prefixes[0].counts.bytes_received, 1000);
         let by_refused = statistics.top(&live, By::Refused, 20).unwrap();
         assert_eq!(by_refused.prefixes.len(), 1);
     }
@@ -357,7 +388,7 @@ mod tests {
         assert!(error as f64 <= 3.5 / SIZE as f64 * f64::from(rounds + busy));
         let first = &top.prefixes[0];
         assert_eq!(first.prefix.to_string(), "203.0.113.0/24");
-        let counted = first.ended.connections;
+        let counted = first.counts.connections;
         let actual = u64::from(busy);
         assert!(
             counted <= actual && actual <= counted + error,

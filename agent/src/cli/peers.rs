@@ -111,22 +111,22 @@ fn top(reader: &Reader, by: By, limit: usize, format: Format) -> Result<()> {
     let row = |Prefix {
                    prefix,
                    open,
-                   ended,
+                   counts,
                }: &Prefix| {
         let mut row = vec![prefix.to_string(), open.to_string()];
-        row.extend(counts(ended));
+        row.extend(cells_of(counts));
         row
     };
     let mut rows: Vec<_> = top.prefixes.iter().map(row).collect();
     if top.error != Counts::default() {
         let mut row = vec!["(at most so many more)".to_owned(), String::new()];
-        row.extend(counts(&top.error));
+        row.extend(cells_of(&top.error));
         rows.push(row);
     }
     print_table(&TOP_HEADER, &rows)
 }
 
-fn counts(counts: &Counts) -> [String; 4] {
+fn cells_of(counts: &Counts) -> [String; 4] {
     let Counts {
         connections,
         bytes_received,
