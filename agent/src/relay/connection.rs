@@ -127,8 +127,8 @@ fn tell(service: &Service, stream: &TcpStream, peer: SocketAddr, refused: &Refus
         closed: origin.since,
         ..Closed::default()
     };
-    if origin.evidence == Evidence::Proxy as u8 {
-        // What was learnt; else its end would be told, too.
+    if service.relay.accept == Accept::Proxy && origin.evidence == Evidence::Proxy as u8 {
+        // What was learnt here; else its end would be told, too.
         service.claims.forget(accepted.cookie)?;
     }
     service.refusals.tell(Ended {
