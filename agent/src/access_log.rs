@@ -1,4 +1,4 @@
-//! The access log: a JSON line for each connection that has ended.
+//! The access log: a JSON line for each connection that has ended or was refused.
 //!
 //! A thread of its own writes it, so that a full disk or a reader that stands still never holds up
 //! the agent. What cannot be written is counted, and the first failure is told.
@@ -15,13 +15,12 @@ use std::{
     time::Duration,
 };
 
-use agent_common::Closed;
 use anyhow::{Context as _, Result};
 use prometheus_client::metrics::counter::Counter;
 use tracing::warn;
 
 use self::line::Lines;
-use crate::{config::AccessLogTarget, peers::Names};
+use crate::{config::AccessLogTarget, ended::Ended, peers::Names};
 
 /// How many connections can wait to be written.
 const QUEUE: usize = 16_384;
@@ -41,7 +40,7 @@ struct Writer {
 }
 
 enum Message {
-    Closed(Closed),
+    Ended(Box<Ended>),
     Reopen,
 }
 
@@ -86,9 +85,9 @@ impl AccessLog {
     }
 
     /// Writes a line for this connection, soon. Never waits.
-    pub fn write(&self, closed: &Closed) {
+    pub fn write(&self, ended: Ended) {
         if let Some(writer) = &self.writer
-            && writer.queue.try_send(Message::Closed(*closed)).is_err()
+            && writer.queue.try_send(Message::Ended(ended.into())).is_err()
         {
             self.failures.inc();
         }
@@ -152,7 +151,7 @@ impl Log {
                 message => message.ok(),
             };
             match message {
-                Some(Message::Closed(closed)) => self.write(&closed),
+                Some(Message::Ended(ended)) => self.write(&ended),
                 Some(Message::Reopen) => self.reopen(),
                 None => break,
             }
@@ -161,8 +160,8 @@ impl Log {
         self.check(flushed);
     }
 
-    fn write(&mut self, closed: &Closed) {
-        let line = self.lines.line(closed);
+    fn write(&mut self, ended: &Ended) {
+        let line = self.lines.line(ended);
         let written = line.and_then(|line| self.out.write_all(&line).map_err(Into::into));
         if written.is_err() {
             self.failures.inc();
@@ -197,11 +196,14 @@ impl Log {
 mod tests {
     use std::time::Instant;
 
-    use agent_common::Process;
-    use serde_json::Value;
+    use std::sync::Arc;
+
+    use agent_common::{Closed, Process, unwrap::Refusal};
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::{
+        details::Details,
         netns::Netns,
         peers::tests::{names, origin},
     };
@@ -223,6 +225,10 @@ mod tests {
             sent: 20,
             ..Closed::default()
         }
+    }
+
+    fn ended() -> Ended {
+        Ended::new(closed(), None)
     }
 
     fn log(path: &Path) -> (AccessLog, Counter) {
@@ -252,7 +258,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
         let (log, _) = log(&path);
-        log.write(&closed());
+        log.write(ended());
         // While the log is open: nothing stays in the buffer when the queue is empty.
         wait_for_lines(&path, 1);
         let line = &lines(&path)[0];
@@ -277,7 +283,7 @@ mod tests {
         let (log, _) = log(&path);
         let mut closed = closed();
         closed.origin.process = Process::default();
-        log.write(&closed);
+        log.write(Ended::new(closed, None));
         drop(log);
         let line = &lines(&path)[0];
         for key in ["pid", "comm", "uid", "cgroup"] {
@@ -286,16 +292,64 @@ mod tests {
     }
 
     #[test]
+    fn what_a_header_says_besides_addresses_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let (log, _) = log(&path);
+        let details = Details {
+            authority: Some("shop.example".into()),
+            ..Details::default()
+        };
+        log.write(Ended::new(closed(), Some(Arc::new(details))));
+        log.write(ended());
+        drop(log);
+        let lines = lines(&path);
+        assert_eq!(lines[0]["proxy"], json!({"authority": "shop.example"}));
+        assert_eq!(lines[1].get("proxy"), None);
+    }
+
+    #[test]
+    fn a_refused_connection_says_why_and_names_a_client_only_if_it_is_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let (log, _) = log(&path);
+        let mut unknown = closed();
+        unknown.origin.evidence = 0;
+        unknown.refused = Refusal::NoHeader as u32;
+        log.write(Ended::new(unknown, None));
+        log.write(Ended {
+            refused: Some("upstream"),
+            ..ended()
+        });
+        drop(log);
+        let lines = lines(&path);
+        assert_eq!(lines[0]["refused"], "no_header");
+        assert_eq!(lines[0]["remote"], "203.0.113.7:51812");
+        for key in [
+            "client",
+            "original_dst",
+            "evidence",
+            "trusted_by",
+            "bytes_sent",
+        ] {
+            assert_eq!(lines[0].get(key), None, "{}", lines[0]);
+        }
+        assert_eq!(lines[1]["refused"], "upstream");
+        assert_eq!(lines[1]["client"], "203.0.113.7:51812");
+        assert_eq!(lines[1]["trusted_by"], "steer inbound");
+    }
+
+    #[test]
     fn a_renamed_file_is_left_for_a_new_one() {
         let dir = tempfile::tempdir().unwrap();
         let (path, old) = (dir.path().join("log"), dir.path().join("log.1"));
         let (log, failures) = log(&path);
-        log.write(&closed());
+        log.write(ended());
         wait_for_lines(&path, 1);
         std::fs::rename(&path, &old).unwrap();
-        log.write(&closed());
+        log.write(ended());
         log.reopen();
-        log.write(&closed());
+        log.write(ended());
         drop(log);
         assert_eq!((lines(&old).len(), lines(&path).len()), (2, 1));
         assert_eq!(failures.get(), 0);
@@ -305,7 +359,7 @@ mod tests {
     fn a_full_disk_is_counted() {
         let (log, failures) = log(Path::new("/dev/full"));
         for _ in 0..1000 {
-            log.write(&closed());
+            log.write(ended());
         }
         drop(log);
         assert!(failures.get() > 0);
@@ -314,7 +368,7 @@ mod tests {
     #[test]
     fn off_writes_nothing() {
         let log = AccessLog::open(&AccessLogTarget::Off, names(), Counter::default()).unwrap();
-        log.write(&closed());
+        log.write(ended());
         log.reopen();
     }
 

@@ -27,6 +27,7 @@ use crate::{
     origins::{Origins, Status},
     peers::Names,
     relay,
+    statistics::Statistics,
 };
 
 /// What [`Metrics::encode`] produces.
@@ -41,11 +42,13 @@ pub struct Metrics {
     pub access_log_failures: Counter,
     /// What the relays count.
     pub relay: relay::metrics::Metrics,
+    /// What is known of connections that have ended.
+    pub statistics: Statistics,
 }
 
 impl Metrics {
     /// Metrics that read the data path at each scrape.
-    pub fn new(origins: Arc<dyn Origins>, names: Names) -> Self {
+    pub fn new(origins: Arc<dyn Origins>, names: Names, statistics: Statistics) -> Self {
         let ready = Arc::new(AtomicBool::new(false));
         let access_log_failures = Counter::default();
         let mut registry = Registry::with_prefix("truepeer");
@@ -61,6 +64,7 @@ impl Metrics {
         );
         let relay = relay::metrics::Metrics::default();
         relay.register(&mut registry);
+        statistics.register(&mut registry);
         registry.register_with_unit(
             "start_time",
             "When the agent started, since the Unix epoch",
@@ -77,6 +81,7 @@ impl Metrics {
             ready,
             access_log_failures,
             relay,
+            statistics,
         }
     }
 
@@ -185,7 +190,8 @@ mod tests {
 
     #[test]
     fn every_counter_and_the_fill_of_the_map_are_there() {
-        let metrics = Metrics::new(Arc::new(Fake(vec![(1, origin("203.0.113.7:1"))])), names());
+        let origins = Fake(vec![(1, origin("203.0.113.7:1"))]);
+        let metrics = Metrics::new(Arc::new(origins), names(), Statistics::default());
         metrics.ready.store(true, Ordering::Relaxed);
         metrics.access_log_failures.inc();
         let text = metrics.encode().unwrap();
@@ -228,6 +234,7 @@ mod tests {
                 anyhow::bail!("gone")
             }
         }
-        assert!(Metrics::new(Arc::new(Broken), names()).encode().is_err());
+        let metrics = Metrics::new(Arc::new(Broken), names(), Statistics::default());
+        assert!(metrics.encode().is_err());
     }
 }

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::{Config, Policy, Relay},
+    details::Details,
     origins::Origins,
     processes::{Owner, Owners},
 };
@@ -48,6 +49,9 @@ pub struct Peer {
     pub comm: Option<String>,
     /// When the origin was learnt (RFC 3339).
     pub since: String,
+    /// What its PROXY header said besides addresses; known to the agent only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<Details>,
 }
 
 /// Whose connections a reader may see.
@@ -127,6 +131,7 @@ impl Peer {
             pid: owner.map(|owner| owner.pid),
             comm: owner.map(|owner| owner.comm.clone()),
             since: humantime::format_rfc3339_seconds(clock.wall(origin.since)).to_string(),
+            proxy: None,
         })
     }
 }

@@ -47,6 +47,17 @@ pub struct SocketInfo {
     pub remote: SocketAddr,
 }
 
+/// What has gone over a connection so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Traffic {
+    /// The socket's cookie.
+    pub cookie: u64,
+    /// Bytes received; the other end's FIN counts as one.
+    pub received: u64,
+    /// Bytes that the other end acknowledged; the own FIN counts as one.
+    pub acked: u64,
+}
+
 /// The cookie of the connection between `local` and `remote`, if there is one. IPv4-mapped addresses
 /// and IPv4 addresses are the same, whatever family the socket has.
 pub fn cookie(netns: &Netns, local: SocketAddr, remote: SocketAddr) -> Result<Option<u64>> {
@@ -86,36 +97,33 @@ pub fn cookie(netns: &Netns, local: SocketAddr, remote: SocketAddr) -> Result<Op
 pub fn listeners(netns: &Netns, port: u16) -> Result<Vec<ListenerInfo>> {
     let mut listeners = Vec::new();
     netns.run(|| {
-        dump(StateFlags::LISTEN, port, |response| {
-            let header = &response.header;
-            listeners.push(ListenerInfo {
-                cookie: cookie_of(response),
-                family: header.family,
-                address: SocketAddr::new(
-                    header.socket_id.source_address,
-                    header.socket_id.source_port,
-                ),
-                v6only: response.nlas.contains(&Nla::SkV6Only(true)),
-                transparent: response.nlas.iter().find_map(transparent),
-            });
-        })
+        dump(
+            StateFlags::LISTEN,
+            port,
+            ExtensionFlags::empty(),
+            |response| {
+                let header = &response.header;
+                listeners.push(ListenerInfo {
+                    cookie: cookie_of(response),
+                    family: header.family,
+                    address: SocketAddr::new(
+                        header.socket_id.source_address,
+                        header.socket_id.source_port,
+                    ),
+                    v6only: response.nlas.contains(&Nla::SkV6Only(true)),
+                    transparent: response.nlas.iter().find_map(transparent),
+                });
+            },
+        )
     })?;
     Ok(listeners)
 }
 
 /// Every connected or connecting socket.
 pub fn connections(netns: &Netns) -> Result<Vec<SocketInfo>> {
-    // What is left out has no process: requests (SYN_RECV), TIME_WAIT; or no peer: LISTEN, CLOSE.
-    let states = StateFlags::ESTABLISHED
-        | StateFlags::SYN_SENT
-        | StateFlags::FIN_WAIT1
-        | StateFlags::FIN_WAIT2
-        | StateFlags::CLOSE_WAIT
-        | StateFlags::LAST_ACK
-        | StateFlags::CLOSING;
     let mut sockets = Vec::new();
     netns.run(|| {
-        dump(states, 0, |response| {
+        dump(connected(), 0, ExtensionFlags::empty(), |response| {
             let (local, remote) = ends(response);
             sockets.push(SocketInfo {
                 cookie: cookie_of(response),
@@ -129,8 +137,47 @@ pub fn connections(netns: &Netns) -> Result<Vec<SocketInfo>> {
     Ok(sockets)
 }
 
+/// The traffic of every connected or connecting socket.
+pub fn traffic(netns: &Netns) -> Result<Vec<Traffic>> {
+    let mut traffic = Vec::new();
+    netns.run(|| {
+        dump(connected(), 0, ExtensionFlags::INFO, |response| {
+            traffic.extend(
+                response
+                    .nlas
+                    .iter()
+                    .filter_map(|attribute| match attribute {
+                        Nla::TcpInfo(info) => Some(Traffic {
+                            cookie: cookie_of(response),
+                            received: info.bytes_received,
+                            acked: info.bytes_acked,
+                        }),
+                        _ => None,
+                    }),
+            );
+        })
+    })?;
+    Ok(traffic)
+}
+
+fn connected() -> StateFlags {
+    // What is left out has no process: requests (SYN_RECV), TIME_WAIT; or no peer: LISTEN, CLOSE.
+    StateFlags::ESTABLISHED
+        | StateFlags::SYN_SENT
+        | StateFlags::FIN_WAIT1
+        | StateFlags::FIN_WAIT2
+        | StateFlags::CLOSE_WAIT
+        | StateFlags::LAST_ACK
+        | StateFlags::CLOSING
+}
+
 /// Asks for every socket of both families in one of `states`, with local `port` (0: any).
-fn dump(states: StateFlags, port: u16, mut each: impl FnMut(&InetResponse)) -> Result<()> {
+fn dump(
+    states: StateFlags,
+    port: u16,
+    extensions: ExtensionFlags,
+    mut each: impl FnMut(&InetResponse),
+) -> Result<()> {
     for (family, any) in [
         (AF_INET, SocketId::new_v4()),
         (AF_INET6, SocketId::new_v6()),
@@ -138,7 +185,7 @@ fn dump(states: StateFlags, port: u16, mut each: impl FnMut(&InetResponse)) -> R
         let request = InetRequest {
             family,
             protocol: IPPROTO_TCP,
-            extensions: ExtensionFlags::empty(),
+            extensions: extensions.clone(),
             states: states.clone(),
             socket_id: SocketId {
                 source_port: port,
@@ -225,6 +272,7 @@ fn transparent(attribute: &Nla) -> Option<bool> {
 #[cfg(test)]
 mod tests {
     use std::{
+        io::{Read as _, Write as _},
         net::{TcpListener, TcpStream},
         os::fd::AsFd,
     };
@@ -285,6 +333,16 @@ mod tests {
         );
         assert!(info.inode != 0);
         assert!(all.iter().all(|s| s.cookie != true_cookie(&listener)));
+
+        (&client).write_all(b"question").unwrap();
+        (&server).read_exact(&mut [0; 8]).unwrap();
+        let all = traffic(&netns).unwrap();
+        let expected = Traffic {
+            cookie: true_cookie(&server),
+            received: 8,
+            acked: 0,
+        };
+        assert!(all.contains(&expected), "{all:?}");
     }
 
     #[test]

@@ -266,6 +266,8 @@ pub struct Peer {
     pub remote: SocketAddr,
     pub evidence: String,
     pub trusted_by: String,
+    #[serde(default)]
+    pub proxy: Value,
 }
 
 /// Live connections with an origin.
@@ -333,6 +335,11 @@ impl Agent {
             .args(["--local", &local.to_string()])
             .args(["--remote", &remote.to_string()]);
         Ok(serde_json::from_str(&run(&mut command)?)?)
+    }
+
+    /// The busiest prefixes of clients, by connections, bytes or refused ones.
+    pub fn top(&self, by: &str) -> Result<Value> {
+        self.read(&format!("/v1/top?by={by}"))
     }
 
     /// Programs, maps and counters.

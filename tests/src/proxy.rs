@@ -1,6 +1,6 @@
 //! A small proxy of our own: no configuration, nothing to install.
 
-use std::io;
+use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use crate::listener::{Listener, canonical, set_transparent};
 use crate::netns::Netns;
 use crate::process::Route;
+use crate::relay::header;
 use crate::topology::{Family, Gateway};
 
 const NO_MARK: u32 = 0;
@@ -23,6 +24,17 @@ impl Proxy {
     pub fn plain(netns: &Netns, listen: SocketAddr, upstream: SocketAddr) -> Result<Self> {
         Listener::start(netns, listen, false, move |client, _| {
             relay(&client, &TcpStream::connect(upstream)?)
+        })
+        .map(Self)
+    }
+
+    /// The same, which begins each connection with a PROXY header.
+    pub fn telling(netns: &Netns, listen: SocketAddr, upstream: SocketAddr) -> Result<Self> {
+        Listener::start(netns, listen, false, move |client, peer| {
+            let target = canonical(client.local_addr()?);
+            let mut server = TcpStream::connect(upstream)?;
+            server.write_all(&header(canonical(peer), target))?;
+            relay(&client, &server)
         })
         .map(Self)
     }

@@ -6,11 +6,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use agent_common::{Closed, Evidence};
+use agent_common::{Closed, Evidence, Origin};
 use anyhow::Result;
 use serde::Serialize;
 
 use crate::{
+    details::Details,
+    ended::Ended,
     netns::Netns,
     peers::{Clock, Names},
     processes,
@@ -38,7 +40,36 @@ impl Lines {
     }
 
     /// The connection as JSON, with a newline.
-    pub(super) fn line(&mut self, closed: &Closed) -> Result<Vec<u8>> {
+    pub(super) fn line(&mut self, ended: &Ended) -> Result<Vec<u8>> {
+        let Closed { origin, closed, .. } = &ended.closed;
+        let time = Clock::read()?.wall(*closed);
+        let line = Line {
+            time: humantime::format_rfc3339_millis(time).to_string(),
+            refused: ended.refused,
+            policy: self.names.policy(ended.closed.policy),
+            origin: self.known(origin),
+            local: origin.local.socket_addr(),
+            remote: origin.remote.socket_addr(),
+            netns: self.namespaces.inode(origin.netns),
+            proxy: ended.details.as_deref(),
+            served: ended.refused.is_none().then(|| self.served(&ended.closed)),
+        };
+        let mut json = serde_json::to_vec(&line)?;
+        json.push(b'\n');
+        Ok(json)
+    }
+
+    /// `None` where a connection was refused before its client was known.
+    fn known(&self, origin: &Origin) -> Option<Known> {
+        Some(Known {
+            evidence: Evidence::from_u8(origin.evidence)?.name(),
+            client: origin.client.socket_addr(),
+            original_dst: origin.original_dst.socket_addr(),
+            trusted_by: self.names.trusted_by(origin.rule),
+        })
+    }
+
+    fn served(&mut self, closed: &Closed) -> Served {
         let Closed { origin, .. } = closed;
         let process = (origin.process.pid != 0).then_some(&origin.process);
         let comm = process.map(|process| {
@@ -46,15 +77,7 @@ impl Lines {
             String::from_utf8_lossy(name.unwrap_or_default()).into_owned()
         });
         let duration = Duration::from_nanos(closed.closed.saturating_sub(origin.since));
-        let time = Clock::read()?.wall(closed.closed);
-        let line = Line {
-            time: humantime::format_rfc3339_millis(time).to_string(),
-            client: origin.client.socket_addr(),
-            original_dst: origin.original_dst.socket_addr(),
-            local: origin.local.socket_addr(),
-            remote: origin.remote.socket_addr(),
-            evidence: Evidence::from_u8(origin.evidence).map(Evidence::name),
-            trusted_by: self.names.trusted_by(origin.rule),
+        Served {
             pid: process.map(|process| process.pid),
             comm,
             uid: process.map(|process| process.uid),
@@ -67,31 +90,47 @@ impl Lines {
                     .or_insert_with_key(|id| processes::cgroup_path(*id))
                     .clone()
             }),
-            netns: self.namespaces.inode(origin.netns),
             bytes_received: closed.received,
             bytes_sent: closed.sent,
             duration_seconds: duration.as_secs_f64(),
-        };
-        let mut json = serde_json::to_vec(&line)?;
-        json.push(b'\n');
-        Ok(json)
+        }
     }
 }
 
 #[derive(Serialize)]
-struct Line {
+struct Line<'a> {
     time: String,
-    client: SocketAddr,
-    original_dst: SocketAddr,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refused: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy: Option<String>,
+    #[serde(flatten)]
+    origin: Option<Known>,
     local: SocketAddr,
     remote: SocketAddr,
-    evidence: Option<&'static str>,
+    netns: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    proxy: Option<&'a Details>,
+    #[serde(flatten)]
+    served: Option<Served>,
+}
+
+/// Who the client is.
+#[derive(Serialize)]
+struct Known {
+    client: SocketAddr,
+    original_dst: SocketAddr,
+    evidence: &'static str,
     trusted_by: String,
+}
+
+/// What a connection had that was not refused.
+#[derive(Serialize)]
+struct Served {
     pid: Option<u32>,
     comm: Option<String>,
     uid: Option<u32>,
     cgroup: Option<String>,
-    netns: Option<u64>,
     bytes_received: u64,
     bytes_sent: u64,
     duration_seconds: f64,

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::Notify,
+    sync::{Notify, mpsc::Receiver},
     task::{JoinSet, block_in_place},
     time::{self, MissedTickBehavior},
 };
@@ -26,6 +26,7 @@ use crate::{
     config::{AgentSettings, Config},
     datapath::{self, Events, Pins},
     doctor,
+    ended::{Ended, Refusals},
     origins::Origins as _,
     peers::Names,
     relay::Relays,
@@ -99,6 +100,8 @@ struct Agent {
     changed: Arc<Notify>,
     state: Arc<State>,
     events: Events,
+    /// Whom the relays refused.
+    refused: Receiver<Ended>,
     log: AccessLog,
     /// The API and the data path's messages, for as long as the agent runs.
     tasks: JoinSet<Result<()>>,
@@ -108,16 +111,18 @@ impl Agent {
     async fn start(config: Config, path: Option<PathBuf>, server: Server) -> Result<Self> {
         let names = Names::new(&config);
         let pins = Pins::new(&config.agent.bpffs);
-        let state = State::new(Arc::new(pins), names.clone());
+        let state = State::new(Arc::new(pins), names.clone(), config.agent.top);
         let failures = state.metrics.access_log_failures.clone();
-        let log = AccessLog::open(&config.agent.access_log, names, failures)?;
+        let log = AccessLog::open(&config.agent.access_log, names, failures.clone())?;
         let changed = Arc::new(Notify::new());
         let journal = Journal::open(&journal_path(&config.agent))?;
         let mut supervisor = block_in_place(|| Supervisor::new(&config, journal, changed.clone()))?;
         block_in_place(|| supervisor.apply(&config))?;
 
         let claims = supervisor.datapath.claims()?;
-        let mut relays = Relays::new(claims, state.metrics.relay.clone());
+        let (refusals, refused) = Refusals::channel(failures);
+        let (metrics, details) = (state.metrics.relay.clone(), state.details.clone());
+        let mut relays = Relays::new(claims, metrics, details, refusals);
         block_in_place(|| relays.apply(&config))?;
 
         let events = supervisor.datapath.events()?;
@@ -134,6 +139,7 @@ impl Agent {
             changed,
             state,
             events,
+            refused,
             log,
             tasks,
         })
@@ -153,10 +159,10 @@ impl Agent {
                 },
                 () = self.changed.notified() => self.follow(),
                 _ = look.tick() => if self.is_outdated() { self.follow() },
-                _ = fetch.tick() => self.log_closed(),
+                _ = fetch.tick() => self.note_ended(),
                 ready = self.events.ready() => {
                     ready?;
-                    self.log_closed();
+                    self.note_ended();
                 }
                 Some(ended) = self.tasks.join_next() => ended??,
             }
@@ -169,8 +175,20 @@ impl Agent {
         self.drain(&mut signals).await
     }
 
-    fn log_closed(&mut self) {
-        self.events.read(|closed| self.log.write(closed));
+    /// Has statistics and access log know of connections that have ended.
+    fn note_ended(&mut self) {
+        let State {
+            metrics, details, ..
+        } = &*self.state;
+        let note = |ended: Ended| {
+            metrics.statistics.note(&ended);
+            self.log.write(ended);
+        };
+        self.events
+            .read(|closed| note(Ended::new(*closed, details.take(closed.cookie))));
+        while let Ok(ended) = self.refused.try_recv() {
+            note(ended);
+        }
     }
 
     fn is_outdated(&self) -> bool {
@@ -228,7 +246,7 @@ impl Agent {
         let mut told = 0;
         loop {
             let left = self.in_progress()?;
-            self.log_closed();
+            self.note_ended();
             if left == 0 {
                 return Ok(());
             }

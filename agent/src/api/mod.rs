@@ -28,13 +28,19 @@ use tokio::{
 };
 
 pub use self::socket::remove_stale;
-use self::{answer::Failure, query::Wanted, socket::Socket};
+use self::{
+    answer::Failure,
+    query::{Ranking, Wanted},
+    socket::Socket,
+};
 use crate::{
+    details::Kept,
     metrics::{self, Metrics},
     netns::Netns,
     origins::{Origins, Status},
     peers::{self, Names, Peer, View},
     sockets,
+    statistics::{Lengths, Statistics},
 };
 
 /// What the API tells from.
@@ -45,18 +51,21 @@ pub struct State {
     pub names: Names,
     /// What `/metrics` tells, and whether the agent is ready.
     pub metrics: Metrics,
+    /// What PROXY headers said besides addresses.
+    pub details: Arc<Kept>,
     started: SystemTime,
     /// Held while processes are looked up, so that many callers don't load the host.
     snapshot: Mutex<()>,
 }
 
 impl State {
-    /// The state of an agent that is starting: not ready yet.
-    pub fn new(origins: Arc<dyn Origins>, names: Names) -> Arc<Self> {
+    /// The state of an agent that is starting: not ready yet. `top`: which clients are counted together.
+    pub fn new(origins: Arc<dyn Origins>, names: Names, top: Lengths) -> Arc<Self> {
         Arc::new(Self {
-            metrics: Metrics::new(origins.clone(), names.clone()),
+            metrics: Metrics::new(origins.clone(), names.clone(), Statistics::new(top)),
             origins,
             names,
+            details: Arc::default(),
             started: SystemTime::now(),
             snapshot: Mutex::default(),
         })
@@ -172,6 +181,7 @@ impl Server {
             .clone()
             .route("/v1/peers", get(list))
             .route("/v1/peer", get(find))
+            .route("/v1/top", get(top))
             .route("/v1/status", get(status));
         let finish = |router: Router<Arc<State>>| {
             router
@@ -237,7 +247,11 @@ async fn list(
     ConnectInfo(caller): ConnectInfo<Caller>,
 ) -> Answer {
     let peers = snapshot(&state, move |state| {
-        peers::all(&*state.origins, &state.names, caller.view()?)
+        let mut peers = peers::all(&*state.origins, &state.names, caller.view()?)?;
+        for peer in &mut peers {
+            peer.proxy = state.details.get(peer.cookie).map(Arc::unwrap_or_clone);
+        }
+        Ok(peers)
     });
     Ok(Json(peers.await?).into_response())
 }
@@ -256,7 +270,11 @@ async fn find(
         let Some(cookie) = cookie else {
             return Ok(None);
         };
-        peers::one(&*state.origins, &state.names, caller.view()?, cookie)
+        let mut peer = peers::one(&*state.origins, &state.names, caller.view()?, cookie)?;
+        if let Some(peer) = &mut peer {
+            peer.proxy = state.details.get(cookie).map(Arc::unwrap_or_clone);
+        }
+        Ok(peer)
     });
     match found.await? {
         Some(peer) => Ok(Json(peer).into_response()),
@@ -265,6 +283,22 @@ async fn find(
             format!("no origin is known for {wanted}"),
         )),
     }
+}
+
+async fn top(
+    Shared(state): Shared<Arc<State>>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    uri: Uri,
+) -> Answer {
+    let Ranking { by, limit } = Ranking::try_from(&uri)?;
+    if caller.view()? != View::All {
+        let reason = "only root sees the clients of all: ask for /v1/peers instead";
+        return Err(Failure::new(StatusCode::FORBIDDEN, reason));
+    }
+    let top = blocking(&state, move |state| {
+        state.metrics.statistics.top(&*state.origins, by, limit)
+    });
+    Ok(Json(top.await?).into_response())
 }
 
 async fn status(Shared(state): Shared<Arc<State>>) -> Answer {

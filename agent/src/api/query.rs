@@ -1,4 +1,4 @@
-//! The query of `/v1/peer`.
+//! The queries of `/v1/peer` and `/v1/top`.
 
 use std::{fmt, net::SocketAddr};
 
@@ -7,7 +7,10 @@ use axum::{
     http::{StatusCode, Uri},
 };
 
+use serde::Deserialize;
+
 use super::answer::Failure;
+use crate::statistics::By;
 
 /// Which connection is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,11 +36,40 @@ impl fmt::Display for Wanted {
     }
 }
 
+fn bad(reason: String) -> Failure {
+    Failure::new(StatusCode::BAD_REQUEST, reason)
+}
+
+/// Which prefixes of clients are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Ranking {
+    pub(super) by: By,
+    pub(super) limit: usize,
+}
+
+impl Default for Ranking {
+    fn default() -> Self {
+        Self {
+            by: By::default(),
+            limit: 20,
+        }
+    }
+}
+
+impl TryFrom<&Uri> for Ranking {
+    type Error = Failure;
+
+    fn try_from(uri: &Uri) -> Result<Self, Failure> {
+        let Query(ranking) = Query::try_from_uri(uri).map_err(|error| bad(error.body_text()))?;
+        Ok(ranking)
+    }
+}
+
 impl TryFrom<&Uri> for Wanted {
     type Error = Failure;
 
     fn try_from(uri: &Uri) -> Result<Self, Failure> {
-        let bad = |reason: String| Failure::new(StatusCode::BAD_REQUEST, reason);
         let Query(parts) = Query::<Vec<(String, String)>>::try_from_uri(uri)
             .map_err(|error| bad(error.to_string()))?;
 

@@ -3,12 +3,17 @@ use std::{
     os::unix::{fs::PermissionsExt as _, net::UnixStream},
 };
 
-use serde_json::Value;
+use axum::body::to_bytes;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::peers::tests::{Fake, connection, names, origin};
+use crate::{
+    details::Details,
+    peers::tests::{Fake, connection, names, origin},
+    statistics::Lengths,
+};
 
 /// An API with a fake data path behind it.
 struct Fixture {
@@ -29,7 +34,7 @@ impl Fixture {
         let dir = tempfile::tempdir().unwrap();
         let entry = |cookie: &u64| (*cookie, origin("203.0.113.7:51812"));
         let origins = Fake(cookies.iter().map(entry).collect());
-        let state = State::new(Arc::new(origins), names());
+        let state = State::new(Arc::new(origins), names(), Lengths::default());
         let any = "127.0.0.1:0".parse().unwrap();
         let server = Server::bind(&dir.path().join("run/sock"), Some(any))
             .await
@@ -130,6 +135,74 @@ async fn a_bad_query_is_400_and_names_the_part() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_header_said_is_part_of_the_peer() {
+    let (_client, _server, told) = connection();
+    let (_other_client, _other_server, other) = connection();
+    let api = Fixture::new(&[told, other]).await;
+    let details = Details {
+        aws_vpc_endpoint: Some("vpce-1".into()),
+        ..Details::default()
+    };
+    api.state.details.keep(told, details);
+    let expected = json!({"aws_vpc_endpoint": "vpce-1"});
+    let list = api.json("/v1/peers").await.1;
+    for (cookie, proxy) in [(told, Some(&expected)), (other, None)] {
+        let one = api.json(&format!("/v1/peer?cookie={cookie}")).await.1;
+        assert_eq!(one.get("proxy"), proxy);
+        assert!(list.as_array().unwrap().contains(&one), "{one} in {list}");
+    }
+}
+
+/// What a user's question for the busiest prefixes is answered.
+async fn busiest(api: &Fixture, uid: u32, query: &'static str) -> (StatusCode, Value) {
+    let caller = Caller {
+        uid: Some(uid),
+        pid: None,
+    };
+    let uri = Uri::builder().path_and_query(query).build().unwrap();
+    let answer = top(Shared(api.state.clone()), ConnectInfo(caller), uri).await;
+    let answer = answer.unwrap_or_else(IntoResponse::into_response);
+    let status = answer.status();
+    let body = to_bytes(answer.into_body(), usize::MAX).await.unwrap();
+    (status, serde_json::from_slice(&body).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_busiest_prefixes_are_told_to_root_only() {
+    let api = Fixture::new(&[u64::MAX - 1, u64::MAX]).await;
+    let (status, top) = busiest(&api, 0, "/v1/top?by=connections&limit=1").await;
+    assert_eq!(status, StatusCode::OK);
+    let prefix = json!({
+        "prefix": "203.0.113.0/24", "open": 2, "connections": 0,
+        "bytes_received": 0, "bytes_sent": 0, "refused": 0,
+    });
+    assert_eq!(top["prefixes"], json!([prefix]));
+    assert_eq!(top["error"]["connections"], 0);
+    let (_, by_bytes) = busiest(&api, 0, "/v1/top?by=bytes").await;
+    assert_eq!(by_bytes["prefixes"], json!([]));
+
+    let (status, refused) = busiest(&api, 1000, "/v1/top").await;
+    assert_eq!(status, StatusCode::FORBIDDEN);
+    assert!(refused["error"].as_str().unwrap().contains("only root"));
+    assert!(refused.get("prefixes").is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_ranking_is_400_and_names_the_part() {
+    let api = Fixture::new(&[]).await;
+    for (query, part) in [
+        ("by=clients", "clients"),
+        ("limit=many", "limit"),
+        ("limits=1", "limits"),
+    ] {
+        let (status, body) = api.json(&format!("/v1/top?{query}")).await;
+        assert_eq!(status, 400, "{query}");
+        let reason = body["error"].as_str().unwrap();
+        assert!(reason.contains(part), "{query}: {reason}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn other_paths_and_methods_are_refused_in_json() {
     let api = Fixture::new(&[]).await;
     let (status, body) = api.json("/v2").await;
@@ -180,7 +253,7 @@ async fn metrics_and_health_are_also_on_tcp_and_nothing_else_is() {
         "{scraped}"
     );
     assert!(scraped.contains("truepeer_ready 1"), "{scraped}");
-    for path in ["/v1/peers", "/v1/peer?cookie=1", "/v1/status"] {
+    for path in ["/v1/peers", "/v1/peer?cookie=1", "/v1/top", "/v1/status"] {
         assert!(over_tcp(path).starts_with("HTTP/1.1 404 "), "{path}");
     }
 }

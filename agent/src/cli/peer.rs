@@ -64,7 +64,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     })?;
     match args.output {
         Format::Json => print_json(&peer),
-        Format::Table => print(&table(&peer)),
+        Format::Table => print(&table(&peer)?),
     }
 }
 
@@ -84,7 +84,8 @@ fn path(args: &Args) -> String {
     }
 }
 
-fn table(peer: &Peer) -> String {
+fn table(peer: &Peer) -> Result<String> {
+    let proxy = peer.proxy.as_ref().map(serde_json::to_string).transpose()?;
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
     let rows = [
         ("client", peer.client.to_string()),
@@ -92,6 +93,7 @@ fn table(peer: &Peer) -> String {
         ("local", peer.local.to_string()),
         ("remote", peer.remote.to_string()),
         ("evidence", peer.evidence.clone()),
+        ("proxy header", or_dash(proxy)),
         ("trusted by", peer.trusted_by.clone()),
         ("process", process(peer)),
         ("cgroup", or_dash(peer.cgroup.clone())),
@@ -101,5 +103,5 @@ fn table(peer: &Peer) -> String {
     ]
     .map(|(name, value)| vec![name.to_owned(), value]);
     let columns = Columns::new(&["", ""], &rows);
-    rows.iter().map(|row| columns.line(row)).collect()
+    Ok(rows.iter().map(|row| columns.line(row)).collect())
 }

@@ -3,13 +3,17 @@
 use std::{collections::BTreeMap, thread, time::Duration};
 
 use anyhow::Result;
+use clap::ValueEnum as _;
 use serde::Serialize;
 
 use super::{
     output::{Columns, Format, print, print_json, print_table},
     source::{Reader, Source},
 };
-use crate::peers::{self, Peer, View};
+use crate::{
+    peers::{self, Peer, View},
+    statistics::{By, Counts, Prefix, Statistics, Top},
+};
 
 /// How often `--follow` looks.
 const LOOK: Duration = Duration::from_secs(1);
@@ -24,6 +28,15 @@ const HEADER: [&str; 8] = [
     "SINCE",
 ];
 
+const TOP_HEADER: [&str; 6] = [
+    "PREFIX",
+    "OPEN",
+    "ENDED",
+    "BYTES RECEIVED",
+    "BYTES SENT",
+    "REFUSED",
+];
+
 /// Show live connections with their true client
 ///
 /// Root sees all; other users see their own.
@@ -32,11 +45,26 @@ const HEADER: [&str; 8] = [
 Examples:
   truepeer peers
   truepeer peers --follow
-  truepeer peers -o json | jq -r '.[].client'")]
+  truepeer peers -o json | jq -r '.[].client'
+  truepeer peers --top
+  truepeer peers --top 5 --by bytes")]
 pub(super) struct Args {
     /// Go on, with a line for each connection that begins (+) or has ended (-)
     #[arg(long)]
     follow: bool,
+
+    /// The busiest prefixes of clients instead, since the agent's start; for root
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "20", conflicts_with = "follow")]
+    top: Option<usize>,
+
+    /// What puts the prefixes in order
+    #[arg(
+        long,
+        value_name = "WHAT",
+        requires = "top",
+        default_value = "connections"
+    )]
+    by: By,
 
     /// How to print
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
@@ -50,6 +78,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let reader = args.source.open()?;
     if args.follow {
         return follow(&reader, args.output);
+    }
+    if let Some(limit) = args.top {
+        return top(&reader, args.by, limit, args.output);
     }
     let peers = list(&reader)?;
     match args.output {
@@ -65,6 +96,44 @@ fn list(reader: &Reader) -> Result<Vec<Peer>> {
     reader.read("/v1/peers", |origins, names| {
         peers::all(origins, names, View::All)
     })
+}
+
+fn top(reader: &Reader, by: By, limit: usize, format: Format) -> Result<()> {
+    let name = by.to_possible_value().expect("none is hidden");
+    let path = format!("/v1/top?by={}&limit={limit}", name.get_name());
+    let top: Top = reader.read(&path, |origins, _| {
+        // Nothing but what is open: what has ended died with the agent.
+        Statistics::new(reader.config.agent.top).top(origins, by, limit)
+    })?;
+    if format == Format::Json {
+        return print_json(&top);
+    }
+    let row = |Prefix {
+                   prefix,
+                   open,
+                   counts,
+               }: &Prefix| {
+        let mut row = vec![prefix.to_string(), open.to_string()];
+        row.extend(cells_of(counts));
+        row
+    };
+    let mut rows: Vec<_> = top.prefixes.iter().map(row).collect();
+    if top.error != Counts::default() {
+        let mut row = vec!["(at most so many more)".to_owned(), String::new()];
+        row.extend(cells_of(&top.error));
+        rows.push(row);
+    }
+    print_table(&TOP_HEADER, &rows)
+}
+
+fn cells_of(counts: &Counts) -> [String; 4] {
+    let Counts {
+        connections,
+        bytes_received,
+        bytes_sent,
+        refused,
+    } = counts;
+    [connections, bytes_received, bytes_sent, refused].map(u64::to_string)
 }
 
 /// A connection that begins or has ended.

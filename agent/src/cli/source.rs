@@ -42,7 +42,8 @@ impl Source {
 
 /// Asks the agent, or reads the pins.
 pub(super) struct Reader {
-    config: Config,
+    /// The agent's, as far as this command knows.
+    pub(super) config: Config,
     socket: PathBuf,
     runtime: Runtime,
     /// Whether it has been said that the agent is dead.

@@ -29,6 +29,8 @@ use toml::de::{DeTable, DeValue};
 pub use trust::{Reveal, Trust};
 pub use unwrap::Unwrap;
 
+use crate::statistics::Lengths;
+
 /// The default configuration, commented: what `truepeer config default` prints.
 pub const DEFAULT: &str = include_str!("default.toml");
 
@@ -43,7 +45,7 @@ const SECTIONS: [(&str, &[&str]); 8] = [
     ("relay", &relay::KEYS),
     ("policy", &policy::KEYS),
 ];
-const AGENT_KEYS: [&str; 7] = [
+const AGENT_KEYS: [&str; 9] = [
     "socket",
     "metrics",
     "bpffs",
@@ -51,6 +53,8 @@ const AGENT_KEYS: [&str; 7] = [
     "origins",
     "drain",
     "keep",
+    "top_ipv4",
+    "top_ipv6",
 ];
 
 const METRICS_PORT: u16 = 9469;
@@ -96,6 +100,8 @@ pub struct AgentSettings {
     pub drain: Duration,
     /// Whether the data path stays when the agent stops, until `truepeer detach`.
     pub keep: bool,
+    /// Which clients are counted together.
+    pub top: Lengths,
 }
 
 /// Where the access log goes.
@@ -119,6 +125,7 @@ impl Default for AgentSettings {
             origins: 1 << 20,
             drain: Duration::from_secs(30),
             keep: false,
+            top: Lengths::default(),
         }
     }
 }
@@ -363,6 +370,14 @@ impl AgentSettings {
                 .integer("drain", 0..=86_400, problems)
                 .map_or(default.drain, |(n, _)| Duration::from_secs(n.into())),
             keep: section.boolean("keep", problems).unwrap_or(default.keep),
+            top: Lengths {
+                ipv4: section
+                    .integer("top_ipv4", 0..=32, problems)
+                    .map_or(default.top.ipv4, |(n, _)| n as u8),
+                ipv6: section
+                    .integer("top_ipv6", 0..=128, problems)
+                    .map_or(default.top.ipv6, |(n, _)| n as u8),
+            },
         }
     }
 }

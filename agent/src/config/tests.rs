@@ -80,6 +80,7 @@ metrics = "off"
 access_log = "/var/log/t.log"
 origins = 16
 drain = 0
+top_ipv4 = 32
 [[steer]]
 name = "inbound"
 netns = "/run/netns/pod"
@@ -106,6 +107,7 @@ to = 15001
     );
     assert_eq!(config.agent.origins, 16);
     assert_eq!(config.agent.drain, Duration::ZERO);
+    assert_eq!((config.agent.top.ipv4, config.agent.top.ipv6), (32, 64));
     let first = &config.steer[0];
     assert_eq!(first.netns.as_deref(), Some(Path::new("/run/netns/pod")));
     assert_eq!(first.interface.as_deref(), Some("eth0"));
@@ -256,6 +258,7 @@ fn the_agents_settings_are_checked() {
         ("access_log = \"x.log\"", "write \"/var/log/x.log\""),
         ("origins = 16777217", "the nearest is `origins = 16777216`"),
         ("drain = -1", "the nearest is `drain = 0`"),
+        ("top_ipv4 = 33", "the nearest is `top_ipv4 = 32`"),
         ("drain = true", "`drain` is a boolean, not a number"),
         ("zzz = 1", "[agent] has: socket, metrics"),
     ];

@@ -5,7 +5,7 @@ use std::{io, time::Duration};
 use agent_common::proxy::{self, Header, Parsed, Peer, Tlv, kind, write};
 use tokio::{net::TcpStream, time};
 
-use crate::config::Send;
+use crate::{config::Send, details::Details};
 
 /// Room for a header with the first payload: one segment, as a rule.
 const ROOM: usize = 1460;
@@ -94,6 +94,11 @@ impl Greeting {
     /// For whom the sender speaks; `None` without a header.
     pub(super) fn peer(&self) -> Option<Peer> {
         Some(self.header()?.peer)
+    }
+
+    /// What else it says.
+    pub(super) fn details(&self) -> Option<Details> {
+        Details::read(self.header()?.tlvs)
     }
 
     /// What follows the header.

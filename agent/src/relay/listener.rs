@@ -119,7 +119,7 @@ async fn accept(listener: TcpListener, service: watch::Receiver<Arc<Service>>) {
                     connection::serve(&service, stream, peer).await;
                     drop(one);
                 })),
-                None => connection::refuse(&service, &stream, peer, Refusal::Limit),
+                None => connection::refuse(&service, &stream, peer, Refusal::Limit.into()),
             },
             Err(error) if is_of_one_connection(&error) => debug!("{}: {error}", service.name),
             Err(error) => {

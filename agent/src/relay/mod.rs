@@ -21,6 +21,8 @@ use tracing::{info, warn};
 use self::{balance::Balancer, copy::Pipes, listener::Listener, metrics::Metrics};
 use crate::{
     config::{Config, Relay, Trust},
+    details::Kept,
+    ended::Refusals,
     netns::Netns,
     origins::Claims,
 };
@@ -36,6 +38,8 @@ const FILES: u64 = 6;
 pub struct Relays {
     claims: Arc<dyn Claims>,
     metrics: Metrics,
+    details: Arc<Kept>,
+    refusals: Refusals,
     listeners: Vec<Listener>,
     /// By the namespace's cookie: threads that are inside. They stay for the connections in progress.
     runtimes: HashMap<u64, Runtime>,
@@ -50,6 +54,8 @@ struct Service {
     balancer: Balancer,
     claims: Arc<dyn Claims>,
     metrics: metrics::Relay,
+    details: Arc<Kept>,
+    refusals: Refusals,
     pipes: Pipes,
 }
 
@@ -64,11 +70,18 @@ impl Service {
 }
 
 impl Relays {
-    /// None yet.
-    pub fn new(claims: Arc<dyn Claims>, metrics: Metrics) -> Self {
+    /// None yet. What headers say besides addresses is kept in `details`, for as long as their origins.
+    pub fn new(
+        claims: Arc<dyn Claims>,
+        metrics: Metrics,
+        details: Arc<Kept>,
+        refusals: Refusals,
+    ) -> Self {
         Self {
             claims,
             metrics,
+            details,
+            refusals,
             listeners: Vec::new(),
             runtimes: HashMap::new(),
         }
@@ -139,6 +152,8 @@ impl Relays {
             balancer: Balancer::new(relay.balance, &relay.upstream),
             claims: self.claims.clone(),
             metrics: self.metrics.of(&relay.listen.to_string()),
+            details: self.details.clone(),
+            refusals: self.refusals.clone(),
             pipes: Pipes::default(),
             relay: relay.clone(),
         }

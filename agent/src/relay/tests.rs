@@ -13,12 +13,18 @@ use agent_common::{
     proxy::{self, Endpoints, Parsed, Peer, Tlv, kind, write},
 };
 
+use prometheus_client::metrics::counter::Counter;
+use tokio::sync::mpsc::Receiver;
+
 use super::*;
+use crate::ended::Ended;
 
 #[derive(Default)]
 struct Notes {
     claims: Mutex<Vec<Claim>>,
     origins: Mutex<Vec<Origin>>,
+    /// Of the sockets that have an origin.
+    cookies: Mutex<Vec<u64>>,
 }
 
 impl Claims for Notes {
@@ -26,12 +32,17 @@ impl Claims for Notes {
         Ok(None)
     }
 
-    fn learn(&self, _: u64, origin: Origin) -> Result<()> {
+    fn learn(&self, cookie: u64, origin: Origin) -> Result<()> {
+        self.cookies.lock().unwrap().push(cookie);
         self.origins.lock().unwrap().push(origin);
         Ok(())
     }
 
-    fn forget(&self, _: u64) -> Result<()> {
+    fn forget(&self, cookie: u64) -> Result<()> {
+        self.cookies
+            .lock()
+            .unwrap()
+            .retain(|known| *known != cookie);
         Ok(())
     }
 
@@ -70,6 +81,8 @@ struct Setting {
     relay: SocketAddr,
     notes: Arc<Notes>,
     relays: Relays,
+    details: Arc<Kept>,
+    refused: Receiver<Ended>,
 }
 
 impl Setting {
@@ -83,13 +96,18 @@ impl Setting {
         );
         let config = Config::parse(&text, "test").unwrap();
         let notes = Arc::new(Notes::default());
-        let mut relays = Relays::new(notes.clone(), Metrics::default());
+        let details = Arc::new(Kept::default());
+        let (refusals, refused) = Refusals::channel(Counter::default());
+        let metrics = Metrics::default();
+        let mut relays = Relays::new(notes.clone(), metrics, details.clone(), refusals);
         relays.apply(&config).unwrap();
         Self {
             server,
             relay,
             notes,
             relays,
+            details,
+            refused,
         }
     }
 
@@ -189,6 +207,57 @@ async fn the_next_header_says_what_the_first_said() {
         told.starts_with("PROXY TCP4 127.0.0.1 127.0.0.1 ") && told.ends_with(&end),
         "{told}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_header_says_is_kept_with_its_origin() {
+    let setting = Setting::new("accept = \"proxy\"");
+    let authority = Tlv {
+        kind: kind::AUTHORITY,
+        value: b"example.com",
+    };
+    let mut bytes = Vec::new();
+    write::v2(&proxied(), [authority].into_iter(), true, &mut bytes).unwrap();
+    let mut client = TcpStream::connect(setting.relay).unwrap();
+    client.write_all(&bytes).unwrap();
+    let _accepted = setting.server.accept().unwrap();
+    let cookies = setting.notes.cookies.lock().unwrap();
+    let details = setting.details.take(cookies[0]).unwrap();
+    assert_eq!(details.authority.as_deref(), Some("example.com"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whom_it_refuses_is_told_with_the_client_if_it_is_known() {
+    let mut setting = Setting::new("accept = \"proxy\"");
+    let mut header = Vec::new();
+    write::v2(&proxied(), [].into_iter(), true, &mut header).unwrap();
+    let Setting { server, relay, .. } = &setting;
+    let upstream = server.local_addr().unwrap();
+    let relay = *relay;
+    setting.server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    assert!(TcpStream::connect(upstream).is_err());
+    for (bytes, why) in [
+        (&b"GET / HTTP/1.1\r\n"[..], "no_header"),
+        (&header, "upstream"),
+    ] {
+        let mut client = TcpStream::connect(relay).unwrap();
+        client.write_all(bytes).unwrap();
+        let ended = setting.refused.recv().await.unwrap();
+        assert_eq!(ended.refused, Some(why));
+        let origin = ended.closed.origin;
+        let own = client.local_addr().unwrap();
+        assert_eq!(origin.remote.socket_addr(), own);
+        let is_known = why == "upstream";
+        assert_eq!(Evidence::from_u8(origin.evidence).is_some(), is_known);
+        let shown = if is_known {
+            CLIENT.into()
+        } else {
+            own.to_string()
+        };
+        assert_eq!(origin.client.socket_addr().to_string(), shown);
+    }
+    // Its origin is forgotten, so that its end is not told as well.
+    assert!(setting.notes.cookies.lock().unwrap().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -19,6 +19,7 @@ use tests::load::{Application, Connection};
 use tests::netns::{Netns, require_privileges};
 use tests::process::Process;
 use tests::proxy::{Proxy, any};
+use tests::relay::{relay_of, relays, targets};
 use tests::report::Report;
 use tests::topology::{Family, Gateway, Sidecar};
 use tests::unprivileged::{self, Role, UID};
@@ -120,6 +121,7 @@ struct Playground {
 struct Steered {
     agent: Agent,
     _proxies: [Proxy; 2],
+    _telling: Vec<Proxy>,
     _binding: [Process; 3],
     directory: tempfile::TempDir,
 }
@@ -190,6 +192,18 @@ impl Playground {
             evidence: "toa",
             keeps_port: true,
         });
+        let relay = Family::ALL.into_iter().zip(targets());
+        let relay = relay.map(|(family, target)| Route {
+            name: "relay",
+            family,
+            client: &self.gateway.client,
+            proxy: &self.gateway.gateway,
+            plain: Some(target),
+            upstream: (Gateway::server(family), PORT).into(),
+            target,
+            evidence: "proxy",
+            keeps_port: true,
+        });
         let istio = Family::ALL.map(|family| {
             let target = (Sidecar::address(family), PORT).into();
             Route {
@@ -210,6 +224,7 @@ impl Playground {
         routes.extend(bind);
         routes.extend(istio);
         routes.extend(carry);
+        routes.extend(relay);
         routes
     }
 
@@ -262,6 +277,7 @@ impl Playground {
                 kind: 254,
             },
         });
+        config.relay = relays(&self.gateway.server, "reveal");
         println!("with this configuration, all else default:\n");
         for line in toml::to_string(&config)?.lines() {
             println!("    {line}");
@@ -283,9 +299,15 @@ impl Playground {
             binding(&self.gateway.gateway, "toa")?,
             unprivileged::redirected(directory.path(), &self.istio.pod, &own, any(INBOUND))?,
         ];
+        let telling = Family::ALL
+            .into_iter()
+            .zip(targets())
+            .map(|(family, listen)| Proxy::telling(&self.gateway.gateway, listen, relay_of(family)))
+            .collect::<Result<_>>()?;
         Ok(Steered {
             agent,
             _proxies: proxies,
+            _telling: telling,
             _binding: binding,
             directory,
         })
@@ -314,6 +336,7 @@ The connections above stay open. In another terminal, try what follows. In the p
 has two sockets: the proxy's and, with the proxy's own port, the application's.
 
     sudo {binary} peers --socket {socket}
+    sudo {binary} peers --top --socket {socket}
     sudo {binary} status --socket {socket}
     sudo curl --unix-socket {socket} http://localhost/v1/peers
     curl http://{metrics}/metrics
