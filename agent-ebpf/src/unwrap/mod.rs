@@ -38,6 +38,7 @@ use crate::{
     },
     packet::{self, ACK, FIN, RST, SYN, Tcp},
     socket::{Socket, TCP_LISTEN, TCP_NEW_SYN_RECV, TCP_TIME_WAIT},
+    steer,
 };
 
 /// Length of a header of version 2 without TLVs.
@@ -95,6 +96,15 @@ fn connection(source: Endpoint, destination: Endpoint) -> Connection {
     }
 }
 
+/// Whether the packet stays on this host. One that passes is not for a server here, even if that listens on
+/// all addresses.
+#[inline(never)]
+fn is_local(ctx: &TcContext) -> bool {
+    // SAFETY: the context is valid while the program runs.
+    let ifindex = unsafe { (*ctx.skb.skb).ifindex };
+    packet::read(ctx).is_some_and(|segment| steer::is_local(ctx, &segment, ifindex))
+}
+
 impl Incoming {
     #[inline(never)]
     fn read(ctx: &TcContext) -> Option<&'static Self> {
@@ -143,9 +153,10 @@ impl Incoming {
     /// A SYN: the server is told that the stream begins behind the header.
     #[inline(never)]
     fn opens(&self, ctx: &TcContext) -> Result<i32, Refused> {
-        if self.tcp.has(ACK) {
+        if self.tcp.has(ACK) || !is_local(ctx) {
             return Ok(TCX_NEXT);
         }
+        let _ = LINGERING.remove(&self.connection);
         if self.rule().is_none() {
             return Err(Refused::new(Refusal::Untrusted, None));
         }
@@ -173,13 +184,14 @@ impl Incoming {
             // Evicted, or never begun. Without a header nothing may be established.
             let completes = !found.listens()
                 || packet::read(ctx).is_some_and(|segment| found.sent_cookie(&segment));
-            return if completes && !self.tcp.has(RST) {
+            return if completes && !self.tcp.has(RST) && is_local(ctx) {
                 Err(Refused::new(Refusal::NoHeader, None))
             } else {
                 Ok(TCX_NEXT)
             };
         };
-        if handshake.is_read != 0 {
+        // A SYN cookie is as good as never answered while the server's queue is full.
+        if handshake.is_read != 0 && !found.listens() {
             return Ok(self.goes_on(ctx, TRANSLATED.get_ptr(&self.connection)));
         }
         let is_first = self.tcp.sequence == handshake.isn.wrapping_add(1);
@@ -221,7 +233,6 @@ impl Incoming {
         };
         let length = header::read(ctx, self, &mut claim).map_err(refused)?;
         let delta = i32::from(handshake.shift) - length as i32;
-        let _ = LINGERING.remove(&self.connection);
         if delta == 0 {
             let _ = TRANSLATED.remove(&self.connection);
         } else {

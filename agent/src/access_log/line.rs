@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use agent_common::{Closed, Evidence};
+use agent_common::{Closed, Evidence, unwrap::Refusal};
 use anyhow::Result;
 use serde::Serialize;
 
@@ -39,6 +39,28 @@ impl Lines {
 
     /// The connection as JSON, with a newline.
     pub(super) fn line(&mut self, closed: &Closed) -> Result<Vec<u8>> {
+        let time = Clock::read()?.wall(closed.closed);
+        let time = humantime::format_rfc3339_millis(time).to_string();
+        let mut json = match Refusal::from_u32(closed.refused) {
+            Some(refusal) => serde_json::to_vec(&self.refused(refusal, closed, time)),
+            None => serde_json::to_vec(&self.closed(closed, time)),
+        }?;
+        json.push(b'\n');
+        Ok(json)
+    }
+
+    fn refused(&mut self, refusal: Refusal, closed: &Closed, time: String) -> Refused {
+        let Closed { origin, .. } = closed;
+        Refused {
+            time,
+            refused: refusal.name(),
+            local: origin.local.socket_addr(),
+            remote: origin.remote.socket_addr(),
+            netns: self.namespaces.inode(origin.netns),
+        }
+    }
+
+    fn closed(&mut self, closed: &Closed, time: String) -> Line {
         let Closed { origin, .. } = closed;
         let process = (origin.process.pid != 0).then_some(&origin.process);
         let comm = process.map(|process| {
@@ -46,9 +68,8 @@ impl Lines {
             String::from_utf8_lossy(name.unwrap_or_default()).into_owned()
         });
         let duration = Duration::from_nanos(closed.closed.saturating_sub(origin.since));
-        let time = Clock::read()?.wall(closed.closed);
-        let line = Line {
-            time: humantime::format_rfc3339_millis(time).to_string(),
+        Line {
+            time,
             client: origin.client.socket_addr(),
             original_dst: origin.original_dst.socket_addr(),
             local: origin.local.socket_addr(),
@@ -71,10 +92,7 @@ impl Lines {
             bytes_received: closed.received,
             bytes_sent: closed.sent,
             duration_seconds: duration.as_secs_f64(),
-        };
-        let mut json = serde_json::to_vec(&line)?;
-        json.push(b'\n');
-        Ok(json)
+        }
     }
 }
 
@@ -95,6 +113,16 @@ struct Line {
     bytes_received: u64,
     bytes_sent: u64,
     duration_seconds: f64,
+}
+
+/// A connection that an unwrapping port refused: nothing is known of its client.
+#[derive(Serialize)]
+struct Refused {
+    time: String,
+    refused: &'static str,
+    local: SocketAddr,
+    remote: SocketAddr,
+    netns: Option<u64>,
 }
 
 /// Inodes of network namespaces by their cookies, which are never reused.
