@@ -1,6 +1,6 @@
 //! A small proxy of our own: no configuration, nothing to install.
 
-use std::io;
+use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use crate::listener::{Listener, canonical, set_transparent};
 use crate::netns::Netns;
 use crate::process::Route;
 use crate::topology::{Family, Gateway};
+use crate::unwrap;
 
 const NO_MARK: u32 = 0;
 
@@ -23,6 +24,19 @@ impl Proxy {
     pub fn plain(netns: &Netns, listen: SocketAddr, upstream: SocketAddr) -> Result<Self> {
         Listener::start(netns, listen, false, move |client, _| {
             relay(&client, &TcpStream::connect(upstream)?)
+        })
+        .map(Self)
+    }
+
+    /// An ordinary proxy that tells its clients by a PROXY header.
+    pub fn telling(netns: &Netns, listen: SocketAddr, upstream: SocketAddr) -> Result<Self> {
+        Listener::start(netns, listen, false, move |client, peer| {
+            let mut server = TcpStream::connect(upstream)?;
+            server.write_all(&unwrap::v2(
+                canonical(peer),
+                canonical(client.local_addr()?),
+            ))?;
+            relay(&client, &server)
         })
         .map(Self)
     }
