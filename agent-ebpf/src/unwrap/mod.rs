@@ -192,7 +192,12 @@ impl Incoming {
         };
         // A SYN cookie is as good as never answered while the server's queue is full.
         if handshake.is_read != 0 && !found.listens() {
-            return Ok(self.goes_on(ctx, TRANSLATED.get_ptr(&self.connection)));
+            let action = self.goes_on(ctx, TRANSLATED.get_ptr(&self.connection));
+            if self.tcp.has(RST) {
+                // No socket will, as none was made.
+                let _ = TRANSLATED.remove(&self.connection);
+            }
+            return Ok(action);
         }
         let is_first = self.tcp.sequence == handshake.isn.wrapping_add(1);
         if self.tcp.has(RST) {
