@@ -145,8 +145,8 @@ impl Incoming {
         };
         match found.state() {
             TCP_LISTEN | TCP_NEW_SYN_RECV => self.handshakes(ctx, &found),
-            TCP_TIME_WAIT => Ok(self.goes_on(ctx, LINGERING.get_ptr(&self.connection))),
-            _ => Ok(self.goes_on(ctx, TRANSLATED.get_ptr(&self.connection))),
+            TCP_TIME_WAIT => Ok(self.goes_on(ctx, LINGERING.get_ptr(self.connection))),
+            _ => Ok(self.goes_on(ctx, TRANSLATED.get_ptr(self.connection))),
         }
     }
 
@@ -156,7 +156,7 @@ impl Incoming {
         if self.tcp.has(ACK) || !is_local(ctx) {
             return Ok(TCX_NEXT);
         }
-        let _ = LINGERING.remove(&self.connection);
+        let _ = LINGERING.remove(self.connection);
         if self.rule().is_none() {
             return Err(Refused::new(Refusal::Untrusted, None));
         }
@@ -172,7 +172,7 @@ impl Incoming {
                 is_read: 0,
             },
         };
-        let _ = UNWRAPPING.insert(&self.connection, &handshake, BPF_ANY.into());
+        let _ = UNWRAPPING.insert(self.connection, handshake, BPF_ANY.into());
         self.add_to_sequence(ctx, handshake.shift.into());
         Ok(TCX_NEXT)
     }
@@ -192,10 +192,10 @@ impl Incoming {
         };
         // A SYN cookie is as good as never answered while the server's queue is full.
         if handshake.is_read != 0 && !found.listens() {
-            let action = self.goes_on(ctx, TRANSLATED.get_ptr(&self.connection));
+            let action = self.goes_on(ctx, TRANSLATED.get_ptr(self.connection));
             if self.tcp.has(RST) {
                 // No socket will, as none was made.
-                let _ = TRANSLATED.remove(&self.connection);
+                let _ = TRANSLATED.remove(self.connection);
             }
             return Ok(action);
         }
@@ -239,10 +239,10 @@ impl Incoming {
         let length = header::read(ctx, self, &mut claim).map_err(refused)?;
         let delta = i32::from(handshake.shift) - length as i32;
         if delta == 0 {
-            let _ = TRANSLATED.remove(&self.connection);
+            let _ = TRANSLATED.remove(self.connection);
         } else {
             let flags = BPF_ANY.into();
-            if TRANSLATED.insert(&self.connection, delta, flags).is_err() {
+            if TRANSLATED.insert(self.connection, delta, flags).is_err() {
                 return Err(refused(Refusal::Full));
             }
             count(Counter::UnwrapTranslated);
@@ -272,12 +272,12 @@ impl Incoming {
     #[inline(never)]
     fn learn(&self, claim: &Claim, length: u32, handshake: Handshake) {
         let flags = BPF_ANY.into();
-        if let Some(handshake) = UNWRAPPING.get_ptr_mut(&self.connection) {
+        if let Some(handshake) = UNWRAPPING.get_ptr_mut(self.connection) {
             // SAFETY: the entry is this connection's, whose packets come one after another.
             unsafe { (*handshake).is_read = 1 };
         }
         if length != u32::from(handshake.shift) {
-            let _ = LENGTHS.insert(&self.habit(), &length, flags);
+            let _ = LENGTHS.insert(self.habit(), length, flags);
         }
         let Connection {
             source,
@@ -289,7 +289,7 @@ impl Incoming {
             destination,
             isn: handshake.first().wrapping_sub(1),
         };
-        let _ = HANDOVERS.insert(&syn, claim, flags);
+        let _ = HANDOVERS.insert(syn, claim, flags);
     }
 
     /// A segment of a connection that the server has: changed only if the header's length was not as
@@ -311,7 +311,7 @@ impl Incoming {
     #[inline(always)]
     fn handshake(&self) -> Option<Handshake> {
         // SAFETY: values are never changed in place.
-        unsafe { UNWRAPPING.get(&self.connection) }.copied()
+        unsafe { UNWRAPPING.get(self.connection) }.copied()
     }
 
     /// Where the payload begins.
@@ -335,7 +335,7 @@ impl Incoming {
     #[inline(always)]
     fn usual_length(&self) -> u32 {
         // SAFETY: values are never changed in place.
-        match unsafe { LENGTHS.get(&self.habit()) } {
+        match unsafe { LENGTHS.get(self.habit()) } {
             Some(length) => *length,
             None if self.is_v6() => USUAL_V6,
             None => USUAL_V4,
