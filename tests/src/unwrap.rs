@@ -12,9 +12,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::agent::{Agent, Config, Unwrap};
 use crate::netns::Netns;
-use crate::process::Route;
-use crate::proxy::any_of_family;
-use crate::topology::{Family, Gateway, Sidecar};
+use crate::topology::{Gateway, Sidecar};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// The networks of the senders: a sidecar's client, and a gateway as its server knows it.
@@ -43,26 +41,6 @@ fn config(directory: &Path, netns: &Netns, interface: &str, ports: &[&str]) -> R
     config.trust.sources = SENDERS.map(String::from).into();
     config.unwrap.push(Unwrap::new(netns, interface, ports));
     Ok(config)
-}
-
-/// Of a sender on a gateway: from `port` on all IPv4 addresses, and from the next port on all IPv6 ones, to
-/// the server behind it.
-pub fn routes(port: u16, server: u16) -> Vec<Route> {
-    let ports = Family::ALL.into_iter().zip(port..);
-    ports
-        .map(|(family, port)| {
-            let server = (Gateway::server(family), server).into();
-            (any_of_family(family, port), server)
-        })
-        .collect()
-}
-
-/// Where clients reach the sender of [`routes`].
-pub fn targets(port: u16) -> Vec<SocketAddr> {
-    let ports = Family::ALL.into_iter().zip(port..);
-    ports
-        .map(|(family, port)| (Gateway::front(family), port).into())
-        .collect()
 }
 
 /// Fails unless every connection was taken.

@@ -14,10 +14,10 @@ use tests::agent::{Agent, Config, truepeer};
 use tests::check::no_origins;
 use tests::host::{Traces, scenario};
 use tests::load::{Load, Outcome};
-use tests::proxy::any;
+use tests::proxy::{any, gateway_routes};
 use tests::report::{Report, Seen};
 use tests::topology::{Family, Gateway, Sidecar};
-use tests::unwrap::{connect, in_pod, none_refused, on_server, routes, targets, with_tlv};
+use tests::unwrap::{connect, in_pod, none_refused, on_server, with_tlv};
 use tests::{eventually, haproxy};
 
 const PORT: u16 = 8080;
@@ -160,12 +160,12 @@ fn agent_killed_and_started() {
         let gateway = Gateway::new()?;
         let _report = Report::start(&gateway.server, any(PORT))?;
         let options = "send-proxy-v2 proxy-v2-options unique-id";
-        let routes = routes(SENDER, PORT);
+        let routes = gateway_routes(SENDER, PORT);
         let _sender = haproxy::telling(directory, &gateway.gateway, options, &routes)?;
         let load = Load {
             connections: 100,
             concurrent: 20,
-            ..Load::new(targets(SENDER))
+            ..Load::new(Gateway::targets(SENDER))
         };
         let mut agent = Agent::start(directory, on_server(directory, &gateway, &["8080"])?)?;
         let mut held = load.hold(&gateway.client)?;

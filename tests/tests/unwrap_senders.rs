@@ -12,10 +12,10 @@ use tests::host::scenario;
 use tests::load::Load;
 use tests::netns::Netns;
 use tests::process::{Process, Route};
-use tests::proxy::any;
+use tests::proxy::{any, gateway_routes};
 use tests::report::Report;
 use tests::topology::{Family, Gateway};
-use tests::unwrap::{none_refused, on_server, routes, targets};
+use tests::unwrap::{none_refused, on_server};
 use tests::{envoy, eventually, haproxy, nginx};
 
 const SERVER: u16 = 8080;
@@ -27,9 +27,9 @@ fn sender(start: fn(&Path, &Netns, &[Route]) -> Result<Process>, is_translated: 
     scenario(|directory| {
         let gateway = Gateway::new()?;
         let _report = Report::start(&gateway.server, any(SERVER))?;
-        let _sender = start(directory, &gateway.gateway, &routes(SENDER, SERVER))?;
+        let _sender = start(directory, &gateway.gateway, &gateway_routes(SENDER, SERVER))?;
         let agent = Agent::start(directory, on_server(directory, &gateway, &["8080"])?)?;
-        for target in targets(SENDER) {
+        for target in Gateway::targets(SENDER) {
             let load = Load::new([target]);
             load.run(&gateway.client).all_exact()?;
             let mut held = load.hold(&gateway.client)?;
@@ -124,7 +124,7 @@ fn haproxy_health_checks() {
             let options = format!("{version} check check-send-proxy inter 200ms fall 1");
             let check =
                 "option tcp-check\n  tcp-check expect rstring accepted.*(10.78.0.1|fd78::1)";
-            let routes = routes(SENDER, SERVER);
+            let routes = gateway_routes(SENDER, SERVER);
             let _sender = haproxy::checking(directory, &gateway.gateway, &options, check, &routes)?;
             let what = format!("health checks with {version} are in the access log");
             let before = checks(&agent)?;
@@ -132,7 +132,7 @@ fn haproxy_health_checks() {
                 Ok((checks(&agent)? > before + 10).then_some(()))
             })?;
             // A server whose checks fail gets no connections.
-            Load::new(targets(SENDER))
+            Load::new(Gateway::targets(SENDER))
                 .run(&gateway.client)
                 .all_exact()?;
         }

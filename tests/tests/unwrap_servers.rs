@@ -14,10 +14,10 @@ use tests::host::scenario;
 use tests::load::{Application, Load};
 use tests::netns::{Netns, run};
 use tests::postgresql::{self, Postgresql};
-use tests::proxy::{any, any_v4};
+use tests::proxy::{any, any_v4, gateway_routes};
 use tests::sshd::{self, Sshd};
 use tests::topology::{Family, Gateway, Sidecar};
-use tests::unwrap::{in_pod, none_refused, on_server, routes, targets};
+use tests::unwrap::{in_pod, none_refused, on_server};
 use tests::web::{Web, parse_client};
 
 const SERVER: u16 = 8080;
@@ -38,7 +38,7 @@ fn server<S>(
             directory,
             &gateway.gateway,
             options,
-            &routes(SENDER, SERVER),
+            &gateway_routes(SENDER, SERVER),
         )?;
         let agent = Agent::start(directory, on_server(directory, &gateway, &["8080"])?)?;
         check(&gateway, &server)?;
@@ -54,7 +54,7 @@ fn nginx() {
         |gateway, web| {
             let load = Load {
                 application: Application::Web,
-                ..Load::new(targets(SENDER))
+                ..Load::new(Gateway::targets(SENDER))
             };
             load.run(&gateway.client).all_exact()?;
             let held = load.hold(&gateway.client)?;
@@ -77,7 +77,10 @@ fn sshd() {
             let clients: Vec<IpAddr> = (0..3)
                 .flat_map(|n| Family::ALL.map(|family| family.client(n)))
                 .collect();
-            for (client, target) in clients.iter().zip(targets(SENDER).into_iter().cycle()) {
+            for (client, target) in clients
+                .iter()
+                .zip(Gateway::targets(SENDER).into_iter().cycle())
+            {
                 sshd::connect(&gateway.client, *client, target)?;
             }
             let logged = sshd.logged()?;
@@ -97,7 +100,7 @@ fn postgresql() {
     server(
         |directory, netns| Postgresql::start(directory, netns, SERVER, &admitted),
         |gateway, _| {
-            for (family, target) in Family::ALL.into_iter().zip(targets(SENDER)) {
+            for (family, target) in Family::ALL.into_iter().zip(Gateway::targets(SENDER)) {
                 let ask = |client| {
                     gateway.connect_from(client)?;
                     postgresql::query(&gateway.client, target, "select inet_client_addr()")
@@ -126,7 +129,7 @@ fn tls() {
         |directory, netns| Web::nginx_tls(directory, netns, &[any_v4(SERVER), any(SERVER)]),
         |gateway, web| {
             let mut clients = Vec::new();
-            for (family, target) in Family::ALL.into_iter().zip(targets(SENDER)) {
+            for (family, target) in Family::ALL.into_iter().zip(Gateway::targets(SENDER)) {
                 for n in 0..20 {
                     let source = family.client(n);
                     let (client, answer) = curl(&gateway.client, target, source, &[])?;
