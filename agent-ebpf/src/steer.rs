@@ -171,7 +171,7 @@ fn set_loopback(tuple: &mut bpf_sock_tuple, v6: bool) {
 
 /// Whether the kernel would deliver the packet to this host: it says that it will not forward it.
 #[inline(always)]
-fn is_local(ctx: &TcContext, segment: &Segment, ifindex: u32) -> bool {
+pub(crate) fn is_local(ctx: &TcContext, segment: &Segment, ifindex: u32) -> bool {
     // SAFETY: all-zero is a valid value of this plain C structure.
     let mut params: FibParams = unsafe { core::mem::zeroed() };
     params.l4_protocol = IPPROTO_TCP as u8;

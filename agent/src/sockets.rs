@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr};
 
 use anyhow::{Context, Result, bail};
 use netlink_packet_core::{
-    NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, Nla as _,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, Nla as _,
 };
 use netlink_packet_sock_diag::{
     SockDiagMessage,
@@ -12,7 +12,7 @@ use netlink_packet_sock_diag::{
     inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags, nlas::Nla},
 };
 use netlink_sys::{Socket, protocols::NETLINK_SOCK_DIAG};
-use nix::libc::ENOENT;
+use nix::libc::{ENOENT, ESTALE};
 
 use crate::netns::Netns;
 
@@ -61,12 +61,45 @@ pub struct Traffic {
 /// The cookie of the connection between `local` and `remote`, if there is one. IPv4-mapped addresses
 /// and IPv4 addresses are the same, whatever family the socket has.
 pub fn cookie(netns: &Netns, local: SocketAddr, remote: SocketAddr) -> Result<Option<u64>> {
+    let request = between(local, remote);
+    let ends_wanted = (canonical(local), canonical(remote));
+    let mut found = None;
+    netns.run(|| {
+        ask(request, None, 0, |response| {
+            // Without a connection the kernel answers with the listener that would take it.
+            if ends(response) == ends_wanted {
+                found = Some(cookie_of(response));
+            }
+        })
+    })?;
+    Ok(found)
+}
+
+/// Ends the connection between `local` and `remote` with a reset to either end; none is no error.
+///
+/// # Errors
+///
+/// When the kernel cannot do it (`CONFIG_INET_DIAG_DESTROY`), or the process may not.
+pub fn abort(netns: &Netns, local: SocketAddr, remote: SocketAddr) -> Result<()> {
+    // linux/sock_diag.h
+    const SOCK_DESTROY: u16 = 21;
+    // Without the cookie, the kernel would take the listener for a connection that has gone.
+    let Some(cookie) = cookie(netns, local, remote)? else {
+        return Ok(());
+    };
+    let mut request = between(local, remote);
+    request.socket_id.cookie = cookie.to_ne_bytes();
+    netns.run(|| ask(request, Some(SOCK_DESTROY), NLM_F_ACK, |_| {}))
+}
+
+/// Asks for the connection between two ends.
+fn between(local: SocketAddr, remote: SocketAddr) -> InetRequest {
     let interface_id = match local {
         SocketAddr::V4(_) => 0,
         SocketAddr::V6(local) => local.scope_id(),
     };
     let (local, remote) = (canonical(local), canonical(remote));
-    let request = InetRequest {
+    InetRequest {
         family: if local.is_ipv4() { AF_INET } else { AF_INET6 },
         protocol: IPPROTO_TCP,
         extensions: ExtensionFlags::empty(),
@@ -80,17 +113,7 @@ pub fn cookie(netns: &Netns, local: SocketAddr, remote: SocketAddr) -> Result<Op
             // INET_DIAG_NOCOOKIE: any.
             cookie: [0xff; 8],
         },
-    };
-    let mut found = None;
-    netns.run(|| {
-        ask(request, 0, |response| {
-            // Without a connection the kernel answers with the listener that would take it.
-            if ends(response) == (local, remote) {
-                found = Some(cookie_of(response));
-            }
-        })
-    })?;
-    Ok(found)
+    }
 }
 
 /// The sockets that listen on `port` (0: any), on any address.
@@ -192,19 +215,27 @@ fn dump(
                 ..any
             },
         };
-        ask(request, NLM_F_DUMP, &mut each)?;
+        ask(request, None, NLM_F_DUMP, &mut each)?;
     }
     Ok(())
 }
 
 /// Sends `request` in the calling thread's namespace and hands each answer to `each`. No such socket
-/// is no answer.
-fn ask(request: InetRequest, flags: u16, mut each: impl FnMut(&InetResponse)) -> Result<()> {
+/// is no answer. `what` is the message's type unless it asks for sockets.
+fn ask(
+    request: InetRequest,
+    what: Option<u16>,
+    flags: u16,
+    mut each: impl FnMut(&InetResponse),
+) -> Result<()> {
     const CONTEXT: &str = "cannot ask the kernel for TCP sockets (sock_diag; CONFIG_INET_TCP_DIAG)";
+    const NONE: i32 = -ENOENT;
+    const OTHER: i32 = -ESTALE;
     let mut header = NetlinkHeader::default();
     header.flags = NLM_F_REQUEST | flags;
     let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
     message.finalize();
+    message.header.message_type = what.unwrap_or(message.header.message_type);
     let mut buffer = vec![0; message.buffer_len()];
     message.serialize(&mut buffer);
 
@@ -226,7 +257,10 @@ fn ask(request: InetRequest, flags: u16, mut each: impl FnMut(&InetResponse)) ->
                     }
                 }
                 NetlinkPayload::Done(_) => return Ok(()),
-                NetlinkPayload::Error(e) if e.raw_code() == -ENOENT => return Ok(()),
+                // An acknowledgment is an error of number 0.
+                NetlinkPayload::Error(e) if matches!(e.raw_code(), 0 | NONE | OTHER) => {
+                    return Ok(());
+                }
                 NetlinkPayload::Error(e) => return Err(io::Error::from(e)).context(CONTEXT),
                 other => bail!("{CONTEXT}: unexpected answer {other:?}"),
             }

@@ -1,9 +1,10 @@
 //! The BPF programs pass the kernel's verifier and can be attached, taken over and removed. Needs root.
 
-use std::{path::PathBuf, process::Command};
+use std::{collections::HashSet, path::PathBuf, process::Command};
 
 use agent_common::{Namespace, Range};
 use anyhow::{Context as _, Result, ensure};
+use aya::programs::links::{FdLink, PinnedLink};
 use truepeer::{
     datapath::{self, Datapath, Job, Pins},
     netns::Netns,
@@ -68,14 +69,21 @@ fn everything_attaches_is_taken_over_and_goes() -> Result<()> {
         ..Range::default()
     };
 
+    let mut links = HashSet::new();
     for _ in 0..2 {
         let mut datapath = Datapath::load(&root, 1000, &cgroup()?)?;
         datapath.configure(&netns, &settings)?;
         datapath.adopt(&netns, &[(1, agent_common::ListenerKey::default())])?;
-        let names = datapath.attach(&netns, &[("eth0", Job::Steer)])?;
+        let names = datapath.attach(&netns, &[("eth0", Job::Unwrap), ("eth0", Job::Steer)])?;
         datapath.retain(&names, &[netns.cookie()])?;
         let status = Pins::open(&root)?.status()?;
-        assert_eq!(status.links.len(), 4, "{status:?}");
+        assert_eq!(status.links.len(), 6, "{status:?}");
+        for name in names.iter().filter(|name| name.contains("eth0")) {
+            let link = FdLink::from(PinnedLink::from_pin(root.join("links").join(name))?);
+            links.insert(link.info()?.id());
+        }
+        // The second time, the same links got other programs: never are there two on an interface.
+        assert_eq!(links.len(), 3);
         assert_eq!(status.maps[0].max_entries, 1000);
     }
     // Another size: the maps are made anew, and a dropped namespace is detached.

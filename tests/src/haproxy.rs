@@ -63,6 +63,17 @@ pub fn http(
 
 /// A TCP proxy that tells its clients by a PROXY header: `send` are the words of the `server` line.
 pub fn telling(directory: &Path, netns: &Netns, send: &str, routes: &[Route]) -> Result<Process> {
+    checking(directory, netns, send, "", routes)
+}
+
+/// The same with directives that say how servers are checked.
+pub fn checking(
+    directory: &Path,
+    netns: &Netns,
+    send: &str,
+    check: &str,
+    routes: &[Route],
+) -> Result<Process> {
     let mut config = String::new();
     for (listen, upstream) in routes {
         let only = if listen.is_ipv6() { " v6only" } else { "" };
@@ -72,6 +83,7 @@ pub fn telling(directory: &Path, netns: &Netns, send: &str, routes: &[Route]) ->
             "listen to-{ip}-{port}
   bind {listen}{only}
   unique-id-format id-of-%ci-%cp
+  {check}
   server application {upstream} {send}"
         )?;
     }

@@ -3,7 +3,7 @@
 //! A scenario in `tests/*.rs` runs inside [`host::scenario`], which fails when anything is left on
 //! the host afterwards. It lays out namespaces ([`topology`]), starts servers ([`report`], [`uring`], [`web`], [`sshd`],
 //! [`postgresql`]), proxies ([`envoy`], [`haproxy`], [`nginx`], [`proxy`], [`unprivileged`]), what Istio installs
-//! ([`istio`]) and the agent ([`agent`]), and sends connections from many client addresses ([`load`]), or segment by
+//! ([`istio`]) and the agent ([`agent`], [`unwrap`]), and sends connections from many client addresses ([`load`]), or segment by
 //! segment ([`raw`]).
 
 pub mod agent;
@@ -27,6 +27,7 @@ pub mod report;
 pub mod sshd;
 pub mod topology;
 pub mod unprivileged;
+pub mod unwrap;
 pub mod uring;
 pub mod web;
 

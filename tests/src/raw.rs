@@ -213,6 +213,30 @@ impl Connection<'_> {
         Ok(())
     }
 
+    /// Sends bytes that are `skip` ahead of what comes next, once.
+    pub fn send_ahead(&self, skip: usize, payload: &[u8]) -> Result<()> {
+        let mut tcp = self.header();
+        tcp.sequence_number = self.sequence.wrapping_add(skip as u32);
+        let options = &self.options;
+        self.raw
+            .send(self.source, self.target, tcp, options, payload)
+    }
+
+    /// Waits until the other end has finished, and finishes too.
+    pub fn finish(&mut self) -> Result<()> {
+        let expected = self.expected;
+        let last = |segment: &Segment| segment.tcp.fin && segment.tcp.sequence_number == expected;
+        self.raw
+            .receive(self.target, self.source, TIMEOUT, last)?
+            .with_context(|| format!("{} does not finish", self.target))?;
+        self.expected = expected.wrapping_add(1);
+        let mut tcp = self.header();
+        tcp.fin = true;
+        self.sequence = self.sequence.wrapping_add(1);
+        let options = &self.options;
+        self.raw.send(self.source, self.target, tcp, options, &[])
+    }
+
     /// The next bytes that come in.
     pub fn receive(&mut self) -> Result<String> {
         let expected = self.expected;

@@ -97,17 +97,7 @@ impl Sidecar {
 
     /// From now on a client that does not choose its address connects from this one.
     pub fn connect_from(&self, address: IpAddr) -> Result<()> {
-        let family = if address.is_ipv4() {
-            Family::V4
-        } else {
-            // IPv6 prefers addresses of interfaces only. `nodad`: it can be used at once.
-            let replace = format!("addr replace {address} dev lo nodad");
-            self.client.ip(&replace)?;
-            Family::V6
-        };
-        let pod = Self::address(family);
-        self.client
-            .ip(&format!("route replace {pod} dev eth0 src {address}"))
+        connect_from(&self.client, address, Self::address)
     }
 
     /// Pulls the pod's cable out: its interface vanishes.
@@ -182,6 +172,11 @@ impl Gateway {
         })
     }
 
+    /// From now on a client that does not choose its address connects to the gateway from this one.
+    pub fn connect_from(&self, address: IpAddr) -> Result<()> {
+        connect_from(&self.client, address, Self::front)
+    }
+
     /// The gateway's address on the client's side.
     pub fn front(family: Family) -> IpAddr {
         family
@@ -210,6 +205,16 @@ impl Gateway {
             .parse()
             .expect("an address")
     }
+}
+
+fn connect_from(client: &Netns, address: IpAddr, to: fn(Family) -> IpAddr) -> Result<()> {
+    let family = Family::of((address, 0).into());
+    if family == Family::V6 {
+        // IPv6 prefers addresses of interfaces only. `nodad`: it can be used at once.
+        client.ip(&format!("addr replace {address} dev lo nodad"))?;
+    }
+    let to = to(family);
+    client.ip(&format!("route replace {to} dev eth0 src {address}"))
 }
 
 /// A namespace in which any of [`Family::client`] can be bound.

@@ -23,7 +23,7 @@ const ENVOY: &str = "1.40";
 const BASICS: [(&str, &str); 2] = [("ip", "iproute2"), ("iptables", "iptables")];
 
 /// What the end-to-end tests need besides.
-const TOOLS: [(&str, &str); 10] = [
+const TOOLS: [(&str, &str); 11] = [
     ("haproxy", "haproxy"),
     ("nginx", "nginx"),
     (
@@ -37,6 +37,7 @@ const TOOLS: [(&str, &str); 10] = [
     ("/usr/lib/postgresql/*/bin/postgres", "postgresql"),
     ("python3", "python3"),
     ("sshd", "openssh-server"),
+    ("openssl", "openssl"),
 ];
 
 /// Installs Debian packages without starting their daemons, now or at the next boot.

@@ -39,8 +39,8 @@ pub(crate) fn packet(ctx: &TcContext) -> i32 {
     }
     let connection = connection(destination, source);
     if tcp.has(SYN) || tcp.has(RST) {
-        // SAFETY: values are never changed in place; so below.
-        if let Some(handshake) = unsafe { UNWRAPPING.get(&connection) }
+        // SAFETY: values are never changed in place.
+        if let Some(handshake) = unsafe { UNWRAPPING.get(connection) }
             && handshake.is_read == 0
             && tcp.acknowledgment == handshake.first()
         {
@@ -48,10 +48,11 @@ pub(crate) fn packet(ctx: &TcContext) -> i32 {
             return TCX_NEXT;
         }
     }
+    // SAFETY: as above.
     let delta = unsafe {
         TRANSLATED
-            .get(&connection)
-            .or_else(|| LINGERING.get(&connection))
+            .get(connection)
+            .or_else(|| LINGERING.get(connection))
     };
     if let Some(delta) = delta {
         acknowledges(ctx, &segment, &tcp, *delta);

@@ -39,6 +39,7 @@ use crate::{
     },
     packet::{self, ACK, FIN, RST, SYN, Tcp},
     socket::{Socket, TCP_LISTEN, TCP_NEW_SYN_RECV, TCP_TIME_WAIT},
+    steer,
 };
 
 /// Length of a header of version 2 without TLVs.
@@ -96,6 +97,15 @@ fn connection(source: Endpoint, destination: Endpoint) -> Connection {
     }
 }
 
+/// Whether the packet stays on this host. One that passes is not for a server here, even if that listens on
+/// all addresses.
+#[inline(never)]
+fn is_local(ctx: &TcContext) -> bool {
+    // SAFETY: the context is valid while the program runs.
+    let ifindex = unsafe { (*ctx.skb.skb).ifindex };
+    packet::read(ctx).is_some_and(|segment| steer::is_local(ctx, &segment, ifindex))
+}
+
 impl Incoming {
     #[inline(never)]
     fn read(ctx: &TcContext) -> Option<&'static Self> {
@@ -136,17 +146,18 @@ impl Incoming {
         };
         match found.state() {
             TCP_LISTEN | TCP_NEW_SYN_RECV => self.handshakes(ctx, &found),
-            TCP_TIME_WAIT => Ok(self.goes_on(ctx, LINGERING.get_ptr(&self.connection))),
-            _ => Ok(self.goes_on(ctx, TRANSLATED.get_ptr(&self.connection))),
+            TCP_TIME_WAIT => Ok(self.goes_on(ctx, LINGERING.get_ptr(self.connection))),
+            _ => Ok(self.goes_on(ctx, TRANSLATED.get_ptr(self.connection))),
         }
     }
 
     /// A SYN: the server is told that the stream begins behind the header.
     #[inline(never)]
     fn opens(&self, ctx: &TcContext) -> Result<i32, Refused> {
-        if self.tcp.has(ACK) {
+        if self.tcp.has(ACK) || !is_local(ctx) {
             return Ok(TCX_NEXT);
         }
+        let _ = LINGERING.remove(self.connection);
         if self.rule().is_none() {
             return Err(Refused::new(Refusal::Untrusted, None));
         }
@@ -162,10 +173,10 @@ impl Incoming {
                 is_read: 0,
             },
         };
-        let _ = UNWRAPPING.insert(&self.connection, &handshake, BPF_ANY.into());
+        let _ = UNWRAPPING.insert(self.connection, handshake, BPF_ANY.into());
         if guard::is_guarded(self.connection.destination.port) {
             // The client is not known yet.
-            let _ = HANDOVERS.insert(&self.syn(handshake), &Claim::default(), BPF_NOEXIST.into());
+            let _ = HANDOVERS.insert(self.syn(handshake), Claim::default(), BPF_NOEXIST.into());
         }
         self.add_to_sequence(ctx, handshake.shift.into());
         Ok(TCX_NEXT)
@@ -178,14 +189,20 @@ impl Incoming {
             // Evicted, or never begun. Without a header nothing may be established.
             let completes = !found.listens()
                 || packet::read(ctx).is_some_and(|segment| found.sent_cookie(&segment));
-            return if completes && !self.tcp.has(RST) {
+            return if completes && !self.tcp.has(RST) && is_local(ctx) {
                 Err(Refused::new(Refusal::NoHeader, None))
             } else {
                 Ok(TCX_NEXT)
             };
         };
-        if handshake.is_read != 0 {
-            return Ok(self.goes_on(ctx, TRANSLATED.get_ptr(&self.connection)));
+        // A SYN cookie is as good as never answered while the server's queue is full.
+        if handshake.is_read != 0 && !found.listens() {
+            let action = self.goes_on(ctx, TRANSLATED.get_ptr(self.connection));
+            if self.tcp.has(RST) {
+                // No socket will, as none was made.
+                let _ = TRANSLATED.remove(self.connection);
+            }
+            return Ok(action);
         }
         let is_first = self.tcp.sequence == handshake.isn.wrapping_add(1);
         if self.tcp.has(RST) {
@@ -229,12 +246,11 @@ impl Incoming {
             return Err(refused(Refusal::Denied));
         }
         let delta = i32::from(handshake.shift) - length as i32;
-        let _ = LINGERING.remove(&self.connection);
         if delta == 0 {
-            let _ = TRANSLATED.remove(&self.connection);
+            let _ = TRANSLATED.remove(self.connection);
         } else {
             let flags = BPF_ANY.into();
-            if TRANSLATED.insert(&self.connection, delta, flags).is_err() {
+            if TRANSLATED.insert(self.connection, delta, flags).is_err() {
                 return Err(refused(Refusal::Full));
             }
             count(Counter::UnwrapTranslated);
@@ -264,12 +280,12 @@ impl Incoming {
     #[inline(never)]
     fn learn(&self, claim: &Claim, length: u32, handshake: Handshake) {
         let flags = BPF_ANY.into();
-        if let Some(handshake) = UNWRAPPING.get_ptr_mut(&self.connection) {
+        if let Some(handshake) = UNWRAPPING.get_ptr_mut(self.connection) {
             // SAFETY: the entry is this connection's, whose packets come one after another.
             unsafe { (*handshake).is_read = 1 };
         }
         if length != u32::from(handshake.shift) {
-            let _ = LENGTHS.insert(&self.habit(), &length, flags);
+            let _ = LENGTHS.insert(self.habit(), length, flags);
         }
         let _ = HANDOVERS.insert(&self.syn(handshake), claim, flags);
     }
@@ -319,7 +335,7 @@ impl Incoming {
     #[inline(always)]
     fn handshake(&self) -> Option<Handshake> {
         // SAFETY: values are never changed in place.
-        unsafe { UNWRAPPING.get(&self.connection) }.copied()
+        unsafe { UNWRAPPING.get(self.connection) }.copied()
     }
 
     /// Where the payload begins.
@@ -343,7 +359,7 @@ impl Incoming {
     #[inline(always)]
     fn usual_length(&self) -> u32 {
         // SAFETY: values are never changed in place.
-        match unsafe { LENGTHS.get(&self.habit()) } {
+        match unsafe { LENGTHS.get(self.habit()) } {
             Some(length) => *length,
             None if self.is_v6() => USUAL_V6,
             None => USUAL_V4,

@@ -45,7 +45,7 @@ impl Refused {
             count(counter);
             self.log(incoming);
         }
-        let _ = UNWRAPPING.remove(&incoming.connection);
+        let _ = UNWRAPPING.remove(incoming.connection);
         // RFC 9293, 3.10.7.1: the reset's sequence number is what the other end expects.
         let (sequence, flags) = if incoming.tcp.has(SYN) {
             (0, RST | ACK)

@@ -59,11 +59,9 @@ pub(super) fn replace(ctx: &TcContext, offset: usize, field: usize, old: u32, ne
     }
 }
 
-/// A server's socket is accepted: its connection is no longer a handshake, and its end is of interest even
-/// without an origin.
+/// A server's socket is accepted: its end is of interest even without an origin.
 #[inline(always)]
 pub(crate) fn accepted(ctx: &SockOpsContext, original_dst: Endpoint) {
-    let _ = UNWRAPPING.remove(connection(ctx));
     sockops::call_for(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
     if let Some(origin) = ORIGINS.get_ptr_mut(sockops::cookie(ctx)) {
         // SAFETY: the entry is this socket's, which no other program sees before `accept()`.
@@ -80,10 +78,12 @@ fn connection(ctx: &SockOpsContext) -> Connection {
     }
 }
 
-/// A server's socket has gone. What is still on the way is translated for a while.
+/// A server's socket has gone. What is still on the way is translated for a while. What was a handshake is
+/// remembered until now: when a socket follows it, packets find the handshake, or neither, for a moment.
 #[inline(always)]
 pub(crate) fn closed(ctx: &SockOpsContext) {
     let connection = connection(ctx);
+    let _ = UNWRAPPING.remove(connection);
     // SAFETY: values are never changed in place.
     if let Some(delta) = unsafe { TRANSLATED.get(connection) } {
         let _ = LINGERING.insert(connection, *delta, BPF_ANY.into());

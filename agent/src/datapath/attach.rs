@@ -14,8 +14,10 @@ use aya::{
     programs::{
         CgroupAttachMode, CgroupSkbAttachType, CgroupSockoptAttachType, Program, ProgramError,
         SchedClassifier, SkLookup, TcAttachType,
-        links::{FdLink, LinkOrder},
-        tc::{NlOptions, TcAttachOptions, qdisc_add_clsact, qdisc_detach_program},
+        links::{FdLink, LinkOrder, PinnedLink},
+        tc::{
+            NlOptions, SchedClassifierLink, TcAttachOptions, qdisc_add_clsact, qdisc_detach_program,
+        },
     },
 };
 
@@ -190,6 +192,9 @@ pub(super) fn packets(
         classifier.load()?;
     }
     let pin = packets_name(name, netns, interface);
+    if replace(classifier, &pins.link_path(&pin)) {
+        return Ok(pin);
+    }
     let tcx = TcAttachOptions::TcxOrder(LinkOrder::default());
     match classifier.attach_with_options(interface, direction, tcx) {
         Ok(id) => {
@@ -205,6 +210,18 @@ pub(super) fn packets(
         Err(error) => return Err(error.into()),
     }
     Ok(pin)
+}
+
+/// Has the link that is pinned at `path` run this program instead of another from one packet to the next: of
+/// two at a time, both would change sequence numbers. `false`: there is none, or its interface has gone.
+fn replace(classifier: &mut SchedClassifier, path: &Path) -> bool {
+    PinnedLink::from_pin(path).is_ok_and(|pinned| {
+        SchedClassifierLink::try_from(FdLink::from(pinned))
+            .ok()
+            .and_then(|link| classifier.attach_to_link(link).ok())
+            // Dropped, it stays pinned.
+            .is_some_and(|id| classifier.take_link(id).is_ok())
+    })
 }
 
 fn clsact(

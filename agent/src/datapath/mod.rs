@@ -7,6 +7,7 @@ mod events;
 mod guard;
 mod pins;
 mod sys;
+mod translated;
 
 use std::{
     io::Read as _,
@@ -28,7 +29,7 @@ use aya::{
     programs::{Iter, links::PinnedLink},
 };
 use nix::libc::{AF_INET, AF_INET6};
-use tracing::warn;
+use tracing::{debug, warn};
 
 pub use attach::Job;
 pub use events::{Diagnostics, Events};
@@ -218,6 +219,12 @@ impl Datapath {
 
     /// Says on which ports PROXY headers are taken off.
     pub fn unwrap(&self, ports: &[(UnwrapPort, Versions)]) -> Result<()> {
+        translated::reset(&self.pins, |connection| {
+            let (netns, port) = (connection.netns, connection.destination.port);
+            !ports
+                .iter()
+                .any(|(p, _)| (p.netns, p.port) == (netns, port))
+        })?;
         let ports = ports.iter().map(|(port, v)| (pins::Plain(*port), v.0));
         pins::replace(&mut self.pins.unwraps()?, ports.collect())
     }
@@ -272,6 +279,9 @@ pub fn prepare(root: &Path) -> Result<()> {
 /// Removes the data path pinned at `pins`, whoever left it: programs, maps, and clsact filters in
 /// every namespace that can be seen.
 pub fn remove(pins: &Pins) -> Result<()> {
+    if let Err(error) = translated::reset(pins, |_| true) {
+        debug!("no translated connections: {error:#}");
+    }
     let removed = pins.remove();
     for netns in Netns::all()? {
         let swept = netns.run(|| {

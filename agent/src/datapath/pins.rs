@@ -10,7 +10,7 @@ use std::{
 };
 
 use agent_common::{
-    Address, Claim, Counter, ListenerKey, Namespace, Origin,
+    Address, Claim, Connection, Counter, ListenerKey, Namespace, Origin,
     guard::{Policy, Prefix, Tally},
     names::{LAYOUT, map},
     toa::Kinds,
@@ -55,6 +55,8 @@ unsafe impl Pod for Plain<ListenerKey> {}
 unsafe impl Pod for Plain<Kinds> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<UnwrapPort> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<Connection> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<Address> {}
 // SAFETY: as above.
@@ -301,6 +303,12 @@ impl Pins {
     pub(super) fn unwraps(&self) -> Result<HashMap<MapData, Plain<UnwrapPort>, u32>> {
         Ok(HashMap::try_from(Map::from_map_data(
             self.map(map::UNWRAPS)?,
+        )?)?)
+    }
+
+    pub(super) fn translated(&self) -> Result<HashMap<MapData, Plain<Connection>, i32>> {
+        Ok(HashMap::try_from(Map::from_map_data(
+            self.map(map::TRANSLATED)?,
         )?)?)
     }
 

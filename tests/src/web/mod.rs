@@ -10,11 +10,14 @@ use serde_json::Value;
 
 use crate::eventually;
 use crate::listener::canonical;
-use crate::netns::Netns;
+use crate::netns::{Netns, run};
 use crate::nginx;
 use crate::process::{Process, find, unique};
 use crate::proxy::any;
 use crate::unprivileged::{self, NOBODY};
+
+/// nginx's words for the client.
+const CLIENT: &str = "$remote_addr $remote_port";
 
 /// A web server, stopped on drop.
 pub struct Web {
@@ -26,13 +29,30 @@ pub struct Web {
 impl Web {
     /// nginx (C) on `addresses`, an IPv6 one for IPv6 only.
     pub fn nginx(directory: &Path, netns: &Netns, addresses: &[SocketAddr]) -> Result<Self> {
-        Self::start_nginx(directory, netns, addresses, "", "$remote_addr $remote_port")
+        Self::start_nginx(directory, netns, addresses, "", "", CLIENT)
+    }
+
+    /// The same with TLS, and a certificate of its own making.
+    pub fn nginx_tls(directory: &Path, netns: &Netns, addresses: &[SocketAddr]) -> Result<Self> {
+        let name = unique("certificate");
+        let certificate = directory.join(format!("{name}.pem"));
+        let key = directory.join(format!("{name}.key"));
+        run(Command::new("openssl")
+            .args(["req", "-x509", "-nodes", "-newkey", "ec"])
+            .args(["-pkeyopt", "ec_paramgen_curve:P-256", "-subj", "/CN=server"])
+            .arg("-keyout")
+            .arg(&key)
+            .arg("-out")
+            .arg(&certificate))?;
+        let (certificate, key) = (certificate.display(), key.display());
+        let tls = format!("ssl_certificate {certificate}; ssl_certificate_key {key};");
+        Self::start_nginx(directory, netns, addresses, "ssl", &tls, CLIENT)
     }
 
     /// The same, but connections begin with a PROXY header, and the client is whom that tells.
     pub fn nginx_told(directory: &Path, netns: &Netns, addresses: &[SocketAddr]) -> Result<Self> {
         let client = "$proxy_protocol_addr $proxy_protocol_port";
-        Self::start_nginx(directory, netns, addresses, "proxy_protocol", client)
+        Self::start_nginx(directory, netns, addresses, "proxy_protocol", "", client)
     }
 
     fn start_nginx(
@@ -40,6 +60,7 @@ impl Web {
         netns: &Netns,
         addresses: &[SocketAddr],
         how: &str,
+        settings: &str,
         client: &str,
     ) -> Result<Self> {
         let listen: String = addresses
@@ -50,7 +71,7 @@ impl Web {
         let http = format!(
             "  log_format clients '{client}';
   access_log {} clients;
-  server {{ {listen}return 200 '{client}'; }}
+  server {{ {listen}{settings} return 200 '{client}'; }}
 ",
             access_log.display()
         );

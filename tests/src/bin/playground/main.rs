@@ -12,7 +12,7 @@ use clap::Parser;
 use ipnet::IpNet;
 use nix::sys::signal::{SigSet, Signal};
 use table::After;
-use tests::agent::{Agent, Carry, CarryToa, Config, Steer, Trust, binary};
+use tests::agent::{Agent, Carry, CarryToa, Config, Steer, Trust, Unwrap, binary};
 use tests::host::remove_orphans;
 use tests::istio::{self, INBOUND, passthrough};
 use tests::load::{Application, Connection};
@@ -36,6 +36,9 @@ const PLAIN_RANGE: u16 = 15002;
 const BIND: u16 = 15003;
 /// Where the proxy listens that binds, too, but whose application is on the next host.
 const CARRY: u16 = 15004;
+/// Where the proxy listens that tells its clients by a PROXY header, and the application's port for it.
+const TELL: u16 = 15005;
+const UNWRAP: u16 = 8000;
 /// The agent's default mark, which is Istio's too.
 const MARK: u32 = 0x539;
 /// Which of the client's addresses connects: 203.0.113.7 and 2001:db8:c::7.
@@ -112,7 +115,7 @@ struct Route<'a> {
 }
 
 struct Playground {
-    _applications: [Report; 4],
+    _applications: [Report; 5],
     sidecar: Sidecar,
     istio: Sidecar,
     gateway: Gateway,
@@ -120,7 +123,7 @@ struct Playground {
 
 struct Steered {
     agent: Agent,
-    _proxies: [Proxy; 2],
+    _proxies: Vec<Proxy>,
     _telling: Vec<Proxy>,
     _binding: [Process; 3],
     directory: tempfile::TempDir,
@@ -138,6 +141,7 @@ impl Playground {
                 Report::start(&sidecar.pod, any(RANGE_PORT))?,
                 Report::start(&istio.pod, any(PORT))?,
                 Report::start(&gateway.server, any(PORT))?,
+                Report::start(&gateway.server, any(UNWRAP))?,
             ],
             sidecar,
             istio,
@@ -204,6 +208,17 @@ impl Playground {
             evidence: "proxy",
             keeps_port: true,
         });
+        let unwrap = Family::ALL.map(|family| Route {
+            name: "unwrap",
+            family,
+            client: &self.gateway.client,
+            proxy: &self.gateway.gateway,
+            plain: Some((Gateway::front(family), TELL).into()),
+            upstream: (Gateway::server(family), UNWRAP).into(),
+            target: (Gateway::front(family), TELL).into(),
+            evidence: "proxy",
+            keeps_port: true,
+        });
         let istio = Family::ALL.map(|family| {
             let target = (Sidecar::address(family), PORT).into();
             Route {
@@ -218,7 +233,8 @@ impl Playground {
                 keeps_port: true,
             }
         });
-        let mut routes = Vec::from(sidecar("sidecar", PLAIN, PORT));
+        let mut routes = Vec::from(unwrap);
+        routes.extend(sidecar("sidecar", PLAIN, PORT));
         routes.extend(gateway);
         routes.extend(sidecar("range (sk_lookup)", PLAIN_RANGE, RANGE_PORT));
         routes.extend(bind);
@@ -246,10 +262,13 @@ impl Playground {
 
     /// Starts transparent proxies and the agent.
     fn steer(&self, binary: &Path) -> Result<Steered> {
-        let proxies = [
+        let mut proxies = vec![
             Proxy::sidecar(&self.sidecar.pod, any(PROXY), MARK)?,
             Proxy::gateway(&self.gateway.gateway, any(PROXY))?,
         ];
+        for route in self.routes().iter().filter(|r| r.name == "unwrap") {
+            proxies.push(Proxy::telling(route.proxy, route.target, route.upstream)?);
+        }
         let directory = tempfile::Builder::new()
             .prefix("truepeer-playground-")
             .tempdir_in("/run")?;
@@ -269,6 +288,8 @@ impl Playground {
                 .into(),
             ..Trust::default()
         };
+        let unwrap = Unwrap::new(&self.gateway.server, "eth0", &["8000"]);
+        config.unwrap.push(unwrap);
         config.carry = Some(Carry {
             toa: CarryToa {
                 to: Family::ALL
@@ -313,7 +334,7 @@ impl Playground {
         })
     }
 
-    /// Straight to the applications, which truepeer steers to the proxies, and to the proxies that bind.
+    /// Straight to the applications, which truepeer steers to the proxies, and to the proxies that bind or tell.
     fn after(&self) -> Vec<After> {
         self.routes()
             .iter()
