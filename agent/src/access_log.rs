@@ -1,4 +1,5 @@
-//! The access log: a JSON line for each connection that has ended or was refused.
+//! The access log: a JSON line for each connection that has ended or was refused, and for each HTTP
+//! request of a relay.
 //!
 //! A thread of its own writes it, so that a full disk or a reader that stands still never holds up
 //! the agent. What cannot be written is counted, and the first failure is told.

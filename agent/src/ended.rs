@@ -1,14 +1,15 @@
-//! Connections that have ended or were refused, on their way to the statistics and the access log.
+//! Connections and requests that have ended or were refused, on their way to the statistics and the access log.
 
 use std::sync::Arc;
 
 use agent_common::{Closed, unwrap::Refusal};
 use prometheus_client::metrics::counter::Counter;
+use serde::Serialize;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::details::Details;
 
-/// How many refused connections of the relays can wait for the agent.
+/// How many refused connections and ended requests of the relays can wait for the agent.
 const QUEUE: usize = 4096;
 
 /// A connection with an origin that has ended, or one that was refused.
@@ -21,6 +22,19 @@ pub struct Ended {
     pub refused: Option<&'static str>,
     /// What its PROXY header said besides addresses.
     pub details: Option<Arc<Details>>,
+    /// Of an HTTP request, whose record is `closed` then.
+    pub request: Option<Request>,
+}
+
+/// What is told of an HTTP request besides its client.
+#[derive(Clone, Debug, Serialize)]
+pub struct Request {
+    /// The method.
+    pub method: String,
+    /// The target's path, without query.
+    pub path: String,
+    /// The answer's status; none: there was no answer.
+    pub status: Option<u16>,
 }
 
 impl Ended {
@@ -30,11 +44,12 @@ impl Ended {
             closed,
             refused: Refusal::from_u32(closed.refused).map(Refusal::name),
             details,
+            request: None,
         }
     }
 }
 
-/// Where the relays tell whom they refuse.
+/// Where the relays tell whom they refuse, and what requests they served.
 #[derive(Clone)]
 pub struct Refusals {
     queue: Sender<Ended>,

@@ -90,6 +90,12 @@ pub struct Relay {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub balance: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trusted_hops: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub add_headers: Option<Vec<&'static str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub header_timeout: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle_timeout: Option<u32>,
@@ -112,6 +118,9 @@ impl Relay {
             upstream: vec![upstream],
             send,
             balance: None,
+            protocol: None,
+            trusted_hops: None,
+            add_headers: None,
             header_timeout: None,
             idle_timeout: None,
             max_connections: None,

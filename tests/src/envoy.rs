@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use anyhow::Result;
+use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use crate::istio::{self, INBOUND, OUTBOUND, VIRTUAL_INBOUND};
@@ -91,6 +92,51 @@ pub fn told_and_telling(
         tcp_proxy,
         routes,
     )
+}
+
+/// An HTTP proxy at the edge that trusts so many proxies in front (`use_remote_address`,
+/// `xff_num_trusted_hops`), or those of these prefixes.
+pub fn http(
+    directory: &Path,
+    netns: &Netns,
+    trusted: Result<u32, &[IpNet]>,
+    routes: &[Route],
+) -> Result<Process> {
+    let settings = match trusted {
+        Ok(hops) => json!({ "use_remote_address": true, "xff_num_trusted_hops": hops }),
+        Err(prefixes) => {
+            let cidr = |prefix: &IpNet| {
+                json!({
+                    "address_prefix": prefix.addr().to_string(),
+                    "prefix_len": prefix.prefix_len(),
+                })
+            };
+            let cidrs: Vec<_> = prefixes.iter().map(cidr).collect();
+            json!({ "original_ip_detection_extensions": [{
+                "name": "envoy.http.original_ip_detection.xff",
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.http.original_ip_detection.xff.v3.XffConfig",
+                    "xff_trusted_cidrs": { "cidrs": cidrs },
+                    "skip_xff_append": false,
+                },
+            }] })
+        }
+    };
+    // What Envoy takes for the client, besides what it does with the headers.
+    let told = json!({ "request_headers_to_add": [{ "header": {
+        "key": "x-client",
+        "value": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
+    } }] });
+    let filter = |cluster: &str| {
+        let mut manager = http_connection_manager(cluster);
+        let config = &mut manager["typed_config"];
+        *config = with(config.take(), settings.clone());
+        let routes = &mut config["route_config"];
+        *routes = with(routes.take(), told.clone());
+        manager
+    };
+    let nothing = [&json!({}), &json!({})];
+    fixed(directory, netns, None, nothing, filter, routes)
 }
 
 /// What has a cluster begin its connections with a PROXY header.

@@ -61,6 +61,25 @@ pub fn http(
     start(directory, netns, None, HTTP, usesrc, routes)
 }
 
+/// An HTTP proxy that tells its clients by a line of `X-Forwarded-For`, and has a single connection for
+/// all requests of all clients.
+pub fn forwarding(directory: &Path, netns: &Netns, routes: &[Route]) -> Result<Process> {
+    let mut config = String::new();
+    for (listen, upstream) in routes {
+        let only = if listen.is_ipv6() { " v6only" } else { "" };
+        let (ip, port) = (upstream.ip(), upstream.port());
+        writeln!(
+            config,
+            "listen to-{ip}-{port}
+  bind {listen}{only}
+  option forwardfor
+  server application {upstream} maxconn 1"
+        )?;
+    }
+    let listen = routes.iter().map(|(listen, _)| *listen);
+    run(directory, netns, None, HTTP, &config, listen)
+}
+
 /// A TCP proxy that tells its clients by a PROXY header: `send` are the words of the `server` line.
 pub fn telling(directory: &Path, netns: &Netns, send: &str, routes: &[Route]) -> Result<Process> {
     checking(directory, netns, send, "", routes)

@@ -3,8 +3,8 @@
 //! A scenario in `tests/*.rs` runs inside [`host::scenario`], which fails when anything is left on
 //! the host afterwards. It lays out namespaces ([`topology`]), starts servers ([`report`], [`uring`], [`web`], [`sshd`],
 //! [`postgresql`]), proxies ([`envoy`], [`haproxy`], [`nginx`], [`proxy`], [`unprivileged`]), what Istio installs
-//! ([`istio`]) and the agent ([`agent`], [`unwrap`]), and sends connections from many client addresses ([`load`]), or segment by
-//! segment ([`raw`]).
+//! ([`istio`]), PROXY headers ([`unwrap`]) and the agent ([`agent`]), and sends connections from many client addresses
+//! ([`load`]), or segment by segment ([`raw`]) or request by request ([`http`]).
 
 pub mod agent;
 pub mod cgroup;
@@ -12,6 +12,7 @@ pub mod check;
 pub mod envoy;
 pub mod haproxy;
 pub mod host;
+pub mod http;
 pub mod istio;
 pub mod listener;
 pub mod load;

@@ -55,6 +55,12 @@ pub fn http(directory: &Path, netns: &Netns, routes: &[Route]) -> Result<Process
     proxy(directory, netns, None, "http", "", routes)
 }
 
+/// An HTTP proxy that appends its client to `X-Forwarded-For`.
+pub fn forwarding(directory: &Path, netns: &Netns, routes: &[Route]) -> Result<Process> {
+    let append = "proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;";
+    proxy(directory, netns, None, "http", append, routes)
+}
+
 /// An HTTP proxy that binds to the client's address, run by this user without capabilities.
 pub fn http_binding(
     directory: &Path,

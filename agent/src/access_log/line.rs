@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::{
     details::Details,
-    ended::Ended,
+    ended::{Ended, Request},
     netns::Netns,
     peers::{Clock, Names},
     processes,
@@ -52,6 +52,7 @@ impl Lines {
             remote: origin.remote.socket_addr(),
             netns: self.namespaces.inode(origin.netns),
             proxy: ended.details.as_deref(),
+            request: ended.request.as_ref(),
             served: ended.refused.is_none().then(|| self.served(&ended.closed)),
         };
         let mut json = serde_json::to_vec(&line)?;
@@ -111,6 +112,8 @@ struct Line<'a> {
     netns: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     proxy: Option<&'a Details>,
+    #[serde(flatten)]
+    request: Option<&'a Request>,
     #[serde(flatten)]
     served: Option<Served>,
 }

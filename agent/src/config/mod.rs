@@ -22,7 +22,7 @@ pub use policy::Policy;
 pub use problem::ConfigError;
 use problem::Problems;
 use reader::{Section, describe};
-pub use relay::{Accept, Balance, Relay, Send};
+pub use relay::{Accept, Balance, Http, Protocol, Relay, Send};
 pub use steer::Steer;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};

@@ -11,7 +11,7 @@ use super::reader::{Section, nearest};
 use super::steer::{MARK, Steer, TABLE, netns};
 use super::trust::Trust;
 
-pub(super) const KEYS: [&str; 10] = [
+pub(super) const KEYS: [&str; 12] = [
     "netns",
     "listen",
     "accept",
@@ -19,6 +19,8 @@ pub(super) const KEYS: [&str; 10] = [
     "balance",
     "send",
     "protocol",
+    "trusted_hops",
+    "add_headers",
     "header_timeout",
     "idle_timeout",
     "max_connections",
@@ -39,7 +41,9 @@ pub struct Relay {
     pub balance: Balance,
     /// How it is told the client.
     pub send: Send,
-    /// How long a PROXY header may take.
+    /// What it makes of the bytes.
+    pub protocol: Protocol,
+    /// How long a PROXY header may take, and the head of a request.
     pub header_timeout: Duration,
     /// How long a connection may be silent in both directions.
     pub idle_timeout: Duration,
@@ -63,6 +67,26 @@ pub enum Balance {
     ClientIp,
     /// Each in turn.
     RoundRobin,
+}
+
+/// What a relay makes of the bytes that it moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// Nothing.
+    Tcp,
+    /// Requests, each with a client of its own.
+    Http(Http),
+}
+
+/// How a relay learns and tells the client of an HTTP request, besides `X-Forwarded-For`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Http {
+    /// How many proxies in front are trusted; `None`: those of `[trust] sources`.
+    pub trusted_hops: Option<u32>,
+    /// Whether requests get `X-Envoy-External-Address`.
+    pub external_address: bool,
+    /// Whether requests get `Forwarded`.
+    pub forwarded: bool,
 }
 
 /// How a relay tells the client.
@@ -151,7 +175,7 @@ impl Located {
             ],
             problems,
         );
-        protocol(section, problems);
+        let protocol = protocol(section, problems);
         let seconds = |key, default, problems: &mut _| {
             let seconds = section.integer(key, 1..=86_400, problems);
             Duration::from_secs(seconds.map_or(default, |(n, _)| n.into()))
@@ -175,6 +199,7 @@ impl Located {
                 upstream,
                 balance: balance.0,
                 send: send.0,
+                protocol,
                 header_timeout,
                 idle_timeout,
                 max_connections: max_connections.map_or(1 << 16, |(n, _)| n),
@@ -316,18 +341,41 @@ fn word<T: Copy>(
     default
 }
 
-fn protocol(section: &Section<'_, '_>, problems: &mut Problems) {
-    match section.string("protocol", problems) {
-        None | Some(("tcp", _)) => {}
-        Some(("http", span)) => problems.add(
-            span,
-            "this version of truepeer relays TCP only",
-            Some("write \"tcp\": HTTP passes through unchanged".into()),
-        ),
-        Some((text, span)) => problems.add(
-            span,
-            format!("`protocol` cannot be \"{text}\""),
-            Some("write \"tcp\"".into()),
-        ),
+fn protocol(section: &Section<'_, '_>, problems: &mut Problems) -> Protocol {
+    let words = [("tcp", false), ("http", true)];
+    let (is_http, _) = word(section, "protocol", &words, problems);
+    if !is_http {
+        for key in ["trusted_hops", "add_headers"] {
+            if let Some(value) = section.get(key) {
+                problems.add(
+                    value.span(),
+                    format!("`{key}` is of no use: TCP has no headers"),
+                    Some("add `protocol = \"http\"`, or remove the line".into()),
+                );
+            }
+        }
+        return Protocol::Tcp;
     }
+    let trusted_hops = section.integer("trusted_hops", 0..=100, problems);
+    let mut http = Http {
+        trusted_hops: trusted_hops.map(|(hops, _)| hops),
+        ..Http::default()
+    };
+    for (text, span) in section
+        .strings("add_headers", problems)
+        .into_iter()
+        .flatten()
+    {
+        const HEADERS: [&str; 2] = ["X-Envoy-External-Address", "Forwarded"];
+        match HEADERS.map(|header| header.eq_ignore_ascii_case(text)) {
+            [true, _] => http.external_address = true,
+            [_, true] => http.forwarded = true,
+            _ => problems.add(
+                span,
+                format!("`add_headers` cannot add \"{text}\""),
+                Some(format!("there are {HEADERS:?}")),
+            ),
+        }
+    }
+    Protocol::Http(http)
 }

@@ -533,6 +533,7 @@ max_connections = 7
         upstream: vec!["127.0.0.1:1".parse().unwrap(), "[::1]:2".parse().unwrap()],
         balance: Balance::ClientIp,
         send: Send::ProxyV2,
+        protocol: Protocol::Tcp,
         header_timeout: Duration::from_secs(3),
         idle_timeout: Duration::from_secs(60),
         max_connections: 7,
@@ -575,7 +576,15 @@ fn a_relay_that_cannot_work_is_refused() {
             "balance = \"random\"",
             &["`balance` cannot be", "\"client-ip\""],
         ),
-        ("protocol = \"http\"", &["relays TCP only", "write \"tcp\""]),
+        ("protocol = \"https\"", &["did you mean \"http\"?"]),
+        (
+            "trusted_hops = 1",
+            &["TCP has no headers", "`protocol = \"http\"`"],
+        ),
+        (
+            "protocol = \"http\"\nadd_headers = [\"X-Real-IP\"]",
+            &["cannot add \"X-Real-IP\"", "\"Forwarded\""],
+        ),
         (
             "idle_timeout = 0",
             &["`idle_timeout` must be between 1 and 86400"],

@@ -1,6 +1,6 @@
 //! One relayed connection.
 
-use std::{net::SocketAddr, os::fd::AsFd as _, time::Duration};
+use std::{net::SocketAddr, os::fd::AsFd as _, sync::Arc, time::Duration};
 
 use agent_common::{
     Closed, Endpoint, Evidence, Origin,
@@ -10,18 +10,21 @@ use agent_common::{
 use anyhow::{Context as _, Result};
 use nix::time::{ClockId, clock_gettime};
 use socket2::SockRef;
-use tokio::{io::AsyncWriteExt as _, net::TcpStream, time};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, sync::watch, time};
 use tracing::debug;
 
 use super::{
     Service, copy,
     header::{Greeting, Refusal},
-    upstream,
+    http, upstream,
 };
-use crate::{config::Accept, ended::Ended};
+use crate::{
+    config::{Accept, Protocol, Send},
+    ended::Ended,
+};
 
 /// For whom a connection is relayed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Client {
     /// The client, and where it wanted to go.
     pub(super) endpoints: Endpoints,
@@ -29,6 +32,39 @@ pub(super) struct Client {
     pub(super) evidence: Evidence,
     /// The rule by which it is.
     pub(super) rule: u32,
+}
+
+impl Client {
+    /// The record of what it sends by a connection with these ends, since these nanoseconds after boot.
+    pub(super) fn origin(&self, ends: Endpoints, netns: u64, since: u64) -> Origin {
+        let canonical = |end: Endpoint| end.socket_addr().into();
+        Origin {
+            since,
+            netns,
+            client: self.endpoints.source,
+            original_dst: self.endpoints.destination,
+            local: canonical(ends.destination),
+            remote: canonical(ends.source),
+            rule: self.rule,
+            evidence: self.evidence as u8,
+            ..Origin::default()
+        }
+    }
+
+    /// The sender itself.
+    fn sender(ends: Endpoints) -> Self {
+        Self {
+            endpoints: ends,
+            evidence: Evidence::Wire,
+            rule: 0,
+        }
+    }
+}
+
+/// Nanoseconds of `CLOCK_BOOTTIME`, the clock of records.
+pub(super) fn now() -> u64 {
+    let since_boot = clock_gettime(ClockId::CLOCK_BOOTTIME);
+    since_boot.map_or(0, |time| Duration::from(time).as_nanos() as u64)
 }
 
 /// Why a connection is not relayed, and its client, if that is known.
@@ -71,38 +107,92 @@ impl Accepted {
 
     /// The record of its client; without one, the evidence is 0, and the client is the sender.
     fn origin(&self, stream: &TcpStream, client: Option<&Client>) -> Result<Origin> {
-        let canonical = |end: Endpoint| end.socket_addr().into();
-        let ends = client.map_or(self.ends, |client| client.endpoints);
-        Ok(Origin {
-            since: Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME)?).as_nanos() as u64,
-            netns: crate::netns::cookie_of(stream.as_fd())?,
-            client: ends.source,
-            original_dst: ends.destination,
-            local: canonical(self.ends.destination),
-            remote: canonical(self.ends.source),
-            rule: client.map_or(0, |client| client.rule),
-            evidence: client.map_or(0, |client| client.evidence as u8),
-            ..Origin::default()
+        let netns = crate::netns::cookie_of(stream.as_fd())?;
+        Ok(match client {
+            Some(client) => client.origin(self.ends, netns, now()),
+            None => Origin {
+                rule: 0,
+                evidence: 0,
+                ..Client::sender(self.ends).origin(self.ends, netns, now())
+            },
         })
     }
 }
 
-/// Relays a connection to its end. `peer` is what `accept()` returned.
-pub(super) async fn serve(service: &Service, stream: TcpStream, peer: SocketAddr) {
+/// What the beginning of a connection tells.
+pub(super) struct Beginning {
+    greeting: Greeting,
+    pub(super) client: Client,
+    /// The connection's own.
+    pub(super) ends: Endpoints,
+    /// Cookie of its namespace.
+    pub(super) netns: u64,
+}
+
+impl Beginning {
+    /// What follows the PROXY header.
+    pub(super) fn payload(&self) -> &[u8] {
+        self.greeting.payload()
+    }
+
+    /// The PROXY header, if any, by which the next hop is told of `client`.
+    fn next(&self, send: Send, client: &Client) -> Vec<u8> {
+        if client.evidence == Evidence::Xff {
+            // What the sender said besides is of another client.
+            let peer = Peer::Proxied(client.endpoints);
+            return Greeting::default().next(send, peer, self.ends);
+        }
+        let peer = self.greeting.peer();
+        let peer = peer.unwrap_or(Peer::Proxied(client.endpoints));
+        self.greeting.next(send, peer, self.ends)
+    }
+}
+
+/// Relays a connection to its end. `peer` is what `accept()` returned; `settings` changes with the
+/// configuration, and closes with the listener.
+pub(super) async fn serve(
+    service: &Arc<Service>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    settings: watch::Receiver<Arc<Service>>,
+) {
     let _open = service.metrics.opened();
-    let upstream = match establish(service, &stream, peer).await {
-        Ok(Ok(upstream)) => upstream,
+    let begun = match begin(service, &stream, peer).await {
+        Ok(Ok(begun)) => begun,
         Ok(Err(refused)) => return refuse(service, &stream, peer, refused),
         Err(error) => {
             debug!("{}: {peer}: {error:#}", service.name);
             return reset(&stream);
         }
     };
-    if let Err(error) = copy::both(service, &stream, &upstream).await {
+    match &service.relay.protocol {
+        Protocol::Tcp => tcp(service, &stream, peer, &begun).await,
+        Protocol::Http(http) => {
+            http::serve(service.clone(), *http, stream, begun, settings).await;
+        }
+    }
+}
+
+async fn tcp(service: &Service, stream: &TcpStream, peer: SocketAddr, begun: &Beginning) {
+    let upstream = match upstream(service, begun, &begun.client).await {
+        Ok(Some(upstream)) => upstream,
+        Ok(None) => {
+            let refused = Refused {
+                why: Refusal::Upstream,
+                client: Some(begun.client),
+            };
+            return refuse(service, stream, peer, refused);
+        }
+        Err(error) => {
+            debug!("{}: {peer}: {error:#}", service.name);
+            return reset(stream);
+        }
+    };
+    if let Err(error) = copy::both(service, stream, &upstream).await {
         debug!("{}: {peer}: {error}", service.name);
         // As the one end broke off, so does the other.
         reset(&upstream);
-        reset(&stream);
+        reset(stream);
     }
 }
 
@@ -135,6 +225,7 @@ fn tell(service: &Service, stream: &TcpStream, peer: SocketAddr, refused: &Refus
         closed,
         refused: Some(refused.why.name()),
         details: service.details.take(accepted.cookie),
+        request: None,
     });
     Ok(())
 }
@@ -145,12 +236,12 @@ fn reset(stream: &TcpStream) {
     let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }
 
-/// Learns the client and connects to an upstream, which is told.
-async fn establish(
+/// Learns the client.
+async fn begin(
     service: &Service,
     stream: &TcpStream,
     peer: SocketAddr,
-) -> Result<Result<TcpStream, Refused>> {
+) -> Result<Result<Beginning, Refused>> {
     stream.set_nodelay(true)?;
     let accepted = Accepted::new(service, stream, peer)?;
     let ends = accepted.ends;
@@ -177,7 +268,9 @@ async fn establish(
         }
     };
     let Endpoint { address, .. } = client.endpoints.source;
-    if !service.claims.allows(address, ends.destination.port)? {
+    let is_tcp = service.relay.protocol == Protocol::Tcp;
+    // Requests have clients of their own.
+    if is_tcp && !service.claims.allows(address, ends.destination.port)? {
         return Ok(Err(Refused {
             why: Refusal::Denied,
             client: Some(client),
@@ -186,17 +279,29 @@ async fn establish(
     if client.evidence == Evidence::Proxy {
         learn(service, stream, &accepted, &client, &greeting)?;
     }
-    let Some(mut upstream) = upstream::connect(service, &client).await else {
-        return Ok(Err(Refused {
-            why: Refusal::Upstream,
-            client: Some(client),
-        }));
+    Ok(Ok(Beginning {
+        greeting,
+        client,
+        ends,
+        netns: crate::netns::cookie_of(stream.as_fd())?,
+    }))
+}
+
+/// A connection to an upstream in this client's name, which is told; `None` when none can be reached.
+pub(super) async fn upstream(
+    service: &Service,
+    begun: &Beginning,
+    client: &Client,
+) -> Result<Option<TcpStream>> {
+    let Some(mut upstream) = upstream::connect(service, client).await else {
+        return Ok(None);
     };
-    let peer = greeting.peer().unwrap_or(Peer::Proxied(client.endpoints));
-    let mut first = greeting.next(service.relay.send, peer, ends);
-    first.extend(greeting.payload());
+    let mut first = begun.next(service.relay.send, client);
+    if service.relay.protocol == Protocol::Tcp {
+        first.extend(begun.payload());
+    }
     time::timeout(service.relay.idle_timeout, upstream.write_all(&first)).await??;
-    Ok(Ok(upstream))
+    Ok(Some(upstream))
 }
 
 /// Who connects is the client, unless its connection has an origin.

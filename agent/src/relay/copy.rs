@@ -59,30 +59,33 @@ pub(super) async fn both(
 }
 
 /// When bytes were last moved.
-struct LastMove {
+pub(super) struct LastMove {
     start: Instant,
     /// Milliseconds after the start.
     moved: AtomicU64,
 }
 
 impl LastMove {
-    fn now() -> Self {
+    pub(super) fn now() -> Self {
         Self {
             start: Instant::now(),
             moved: AtomicU64::new(0),
         }
     }
 
-    fn note(&self) {
+    pub(super) fn note(&self) {
         let now = self.start.elapsed().as_millis() as u64;
         self.moved.store(now, Ordering::Relaxed);
     }
 
+    pub(super) fn last(&self) -> Instant {
+        self.start + Duration::from_millis(self.moved.load(Ordering::Relaxed))
+    }
+
     /// Returns when nothing has moved for so long.
-    async fn long_ago(&self, limit: Duration) {
+    pub(super) async fn long_ago(&self, limit: Duration) {
         loop {
-            let moved = Duration::from_millis(self.moved.load(Ordering::Relaxed));
-            let end = self.start + moved + limit;
+            let end = self.last() + limit;
             if end <= Instant::now() {
                 return;
             }

@@ -136,7 +136,7 @@ impl Greeting {
 }
 
 /// Reads what is there, once there is something.
-async fn read(stream: &TcpStream, bytes: &mut Vec<u8>) -> io::Result<usize> {
+pub(super) async fn read(stream: &TcpStream, bytes: &mut Vec<u8>) -> io::Result<usize> {
     loop {
         stream.readable().await?;
         match stream.try_read_buf(bytes) {

@@ -108,17 +108,20 @@ pub(super) fn listen(address: SocketAddr, claims: &dyn Claims) -> Result<std::ne
     Ok(socket.into())
 }
 
-async fn accept(listener: TcpListener, service: watch::Receiver<Arc<Service>>) {
+async fn accept(listener: TcpListener, mut settings: watch::Receiver<Arc<Service>>) {
     let open = Arc::new(AtomicU32::new(0));
     loop {
         let accepted = listener.accept().await;
-        let service = service.borrow().clone();
+        let service = settings.borrow_and_update().clone();
         match accepted {
             Ok((stream, peer)) => match Open::one_of(service.relay.max_connections, &open) {
-                Some(one) => drop(tokio::spawn(async move {
-                    connection::serve(&service, stream, peer).await;
-                    drop(one);
-                })),
+                Some(one) => {
+                    let settings = settings.clone();
+                    tokio::spawn(async move {
+                        connection::serve(&service, stream, peer, settings).await;
+                        drop(one);
+                    });
+                }
                 None => connection::refuse(&service, &stream, peer, Refusal::Limit.into()),
             },
             Err(error) if is_of_one_connection(&error) => debug!("{}: {error}", service.name),

@@ -54,7 +54,7 @@ impl Metrics {
         );
         registry.register(
             "relay_refused_connections",
-            "Connections that a relay reset before they were relayed",
+            "Connections, or HTTP requests by a policy, that a relay refused",
             self.refused.clone(),
         );
         registry.register(

@@ -6,6 +6,7 @@ mod connection;
 mod copy;
 mod header;
 mod health;
+mod http;
 mod listener;
 pub mod metrics;
 mod upstream;

@@ -20,8 +20,10 @@ use super::*;
 use crate::ended::Ended;
 
 #[derive(Default)]
-struct Notes {
-    claims: Mutex<Vec<Claim>>,
+pub(super) struct Notes {
+    pub(super) claims: Mutex<Vec<Claim>>,
+    /// Whom the policy denies.
+    pub(super) denied: Mutex<Vec<Address>>,
     origins: Mutex<Vec<Origin>>,
     /// Of the sockets that have an origin.
     cookies: Mutex<Vec<u64>>,
@@ -46,8 +48,8 @@ impl Claims for Notes {
         Ok(())
     }
 
-    fn allows(&self, _: Address, _: u16) -> Result<bool> {
-        Ok(true)
+    fn allows(&self, client: Address, _: u16) -> Result<bool> {
+        Ok(!self.denied.lock().unwrap().contains(&client))
     }
 
     fn follow(&self, _: BorrowedFd<'_>) -> Result<()> {
@@ -76,18 +78,18 @@ fn free() -> SocketAddr {
 }
 
 /// A relay in front of a server, and what it notes.
-struct Setting {
-    server: TcpListener,
-    relay: SocketAddr,
-    notes: Arc<Notes>,
-    relays: Relays,
+pub(super) struct Setting {
+    pub(super) server: TcpListener,
+    pub(super) relay: SocketAddr,
+    pub(super) notes: Arc<Notes>,
+    pub(super) relays: Relays,
     details: Arc<Kept>,
     refused: Receiver<Ended>,
 }
 
 impl Setting {
     /// `more` is what the relay's section has besides.
-    fn new(more: &str) -> Self {
+    pub(super) fn new(more: &str) -> Self {
         let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let (relay, upstream) = (free(), server.local_addr().unwrap());
         let text = format!(

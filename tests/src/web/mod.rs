@@ -180,6 +180,14 @@ http://:{port} {{
         )
     }
 
+    /// Node.js on a dual-stack socket, with an answer that tells the request as it came
+    /// ([`crate::http::Request`]).
+    pub fn echo(directory: &Path, netns: &Netns, port: u16) -> Result<Self> {
+        let program = find("NODE_BIN", "node")?;
+        let source = include_str!("echo.js");
+        Self::script(directory, netns, port, &program, "-e", source)
+    }
+
     /// A script of ours that logs to its standard output.
     fn script(
         directory: &Path,

@@ -1,0 +1,188 @@
+//! What a request's and an answer's headers become on their way (RFC 9110, 7.6.1; RFC 9112, 3.2).
+
+use std::net::IpAddr;
+
+use hyper::{
+    HeaderMap, Request, StatusCode, Version,
+    header::{
+        CONNECTION, EXPECT, FORWARDED, HOST, HeaderName, HeaderValue, TE, TRANSFER_ENCODING,
+        UPGRADE,
+    },
+    http::uri::{PathAndQuery, Uri},
+};
+
+use super::{answer::Problem, client::Hops};
+use crate::config::Http;
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-external-address");
+const INTERNAL: HeaderName = HeaderName::from_static("x-envoy-internal");
+/// For one connection only, named by `Connection` or not.
+const HOP_BY_HOP: [HeaderName; 6] = [
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("http2-settings"),
+    TE,
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
+
+/// The value of `X-Forwarded-For`: its lines joined as Envoy joins them.
+pub(super) fn forwarded_for(headers: &HeaderMap) -> Vec<u8> {
+    let lines = headers.get_all(FORWARDED_FOR).into_iter();
+    let lines: Vec<_> = lines
+        .map(HeaderValue::as_bytes)
+        .filter(|line| !line.is_empty())
+        .collect();
+    lines.join(&b","[..])
+}
+
+/// Checks what hyper does not: whether the next hop would read the same request.
+pub(super) fn check<B>(request: &Request<B>) -> Result<(), Problem> {
+    let bad = |text| Err(Problem(StatusCode::BAD_REQUEST, text));
+    let headers = request.headers();
+    let hosts = headers.get_all(HOST).iter().count();
+    if request.method() == hyper::Method::CONNECT {
+        return Err(Problem(
+            StatusCode::NOT_IMPLEMENTED,
+            "CONNECT is not supported",
+        ));
+    }
+    if hosts > 1 {
+        return bad("more than one Host");
+    }
+    if request.version() == Version::HTTP_11 && hosts == 0 {
+        return bad("no Host");
+    }
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    if codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
+        return Err(Problem(
+            StatusCode::NOT_IMPLEMENTED,
+            "no transfer coding but chunked is supported",
+        ));
+    }
+    // Who nominates one of these wants it to be lost on the way, as Envoy, too, refuses.
+    if nominated(headers).any(|name| {
+        name.to_ascii_lowercase().starts_with("x-forwarded-")
+            || name.eq_ignore_ascii_case("forwarded")
+    }) {
+        return bad("Connection names a header of the client's address");
+    }
+    Ok(())
+}
+
+/// The protocol that a request or an answer switches to; HTTP/2 is not among them, as the requests
+/// inside would pass unseen.
+pub(super) fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
+    let protocol = headers.get(UPGRADE)?;
+    let is_meant = nominated(headers).any(|name| name.eq_ignore_ascii_case("upgrade"));
+    let is_http2 = protocol
+        .as_bytes()
+        .split(|byte| *byte == b',')
+        .any(|name| name.trim_ascii().to_ascii_lowercase().starts_with(b"h2c"));
+    (is_meant && !is_http2).then(|| protocol.clone())
+}
+
+/// Removes what is for this connection only, and keeps this upgrade.
+pub(super) fn end_hop(headers: &mut HeaderMap, upgrade: Option<HeaderValue>) {
+    let named: Vec<HeaderName> = nominated(headers)
+        .filter_map(|name| name.parse().ok())
+        .collect();
+    // A message's length and target are never for one connection only.
+    let named = named
+        .iter()
+        .filter(|name| !matches!(**name, HOST | hyper::header::CONTENT_LENGTH));
+    for name in named.chain(&HOP_BY_HOP) {
+        headers.remove(name);
+    }
+    headers.remove(CONNECTION);
+    if let Some(protocol) = upgrade {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, protocol);
+    }
+}
+
+/// What `Connection` names.
+fn nominated(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let lines = headers.get_all(CONNECTION).into_iter();
+    let names = lines.filter_map(|line| line.to_str().ok());
+    names.flat_map(|line| line.split(',')).map(str::trim)
+}
+
+/// Makes a request one that tells its client, and for the next hop: HTTP/1.1, in origin form.
+pub(super) fn pass_on<B>(
+    request: &mut Request<B>,
+    settings: &Http,
+    hops: Hops<'_>,
+    client: IpAddr,
+    peer: IpAddr,
+) -> Result<(), Problem> {
+    let upgrade = upgrade(request.headers());
+    let target = request.uri().path_and_query().cloned();
+    let authority = request.uri().authority().map(|authority| {
+        let text = authority.as_str();
+        text.rsplit_once('@')
+            .map_or(text, |(_, host)| host)
+            .to_owned()
+    });
+    *request.uri_mut() = Uri::from(target.unwrap_or(PathAndQuery::from_static("/")));
+    *request.version_mut() = Version::HTTP_11;
+    let headers = request.headers_mut();
+    let value = |text: &[u8]| {
+        HeaderValue::from_bytes(text)
+            .map_err(|_| Problem(StatusCode::BAD_REQUEST, "a header cannot be passed on"))
+    };
+
+    let mut addresses = forwarded_for(headers);
+    end_hop(headers, upgrade);
+    // hyper has told the client to go on.
+    headers.remove(EXPECT);
+    match authority {
+        Some(authority) => drop(headers.insert(HOST, value(authority.as_bytes())?)),
+        // Only HTTP/1.0 has none.
+        None => drop(headers.entry(HOST).or_insert(HeaderValue::from_static(""))),
+    }
+
+    if !addresses.is_empty() {
+        addresses.push(b',');
+    }
+    addresses.extend(peer.to_string().as_bytes());
+    headers.insert(FORWARDED_FOR, value(&addresses)?);
+    headers.remove(INTERNAL);
+    if !hops.trust(peer) {
+        for claim in [FORWARDED_PROTO, EXTERNAL_ADDRESS, FORWARDED] {
+            headers.remove(claim);
+        }
+    }
+    headers
+        .entry(FORWARDED_PROTO)
+        .or_insert(HeaderValue::from_static("http"));
+    if settings.external_address {
+        headers.insert(EXTERNAL_ADDRESS, value(client.to_string().as_bytes())?);
+    }
+    if settings.forwarded {
+        let host = headers
+            .get(HOST)
+            .map(HeaderValue::as_bytes)
+            .unwrap_or_default();
+        let forwarded = forwarded(client, peer, &String::from_utf8_lossy(host));
+        headers.insert(FORWARDED, value(forwarded.as_bytes())?);
+    }
+    Ok(())
+}
+
+/// `Forwarded` (RFC 7239): the client, and the hop that connects unless it is the client.
+fn forwarded(client: IpAddr, peer: IpAddr, host: &str) -> String {
+    let node = |ip| match ip {
+        IpAddr::V4(ip) => format!("for={ip}"),
+        IpAddr::V6(ip) => format!("for=\"[{ip}]\""),
+    };
+    let host = host.replace('\\', "\\\\").replace('"', "\\\"");
+    let here = format!("{};host=\"{host}\";proto=http", node(peer));
+    if client == peer {
+        here
+    } else {
+        format!("{}, {here}", node(client))
+    }
+}
