@@ -287,7 +287,7 @@ impl Incoming {
         if length != u32::from(handshake.shift) {
             let _ = LENGTHS.insert(self.habit(), length, flags);
         }
-        let _ = HANDOVERS.insert(&self.syn(handshake), claim, flags);
+        let _ = HANDOVERS.insert(self.syn(handshake), claim, flags);
     }
 
     /// What the policies say about the client.
