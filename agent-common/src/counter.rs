@@ -52,11 +52,13 @@ pub enum Counter {
     UnwrapFull = 21,
     /// Origins of connections that the relay accepted. Counted by the agent, not by the data path.
     LearntRelay = 22,
+    /// Origins of applications' connections learnt from a relay that reads `X-Forwarded-For`.
+    LearntXff = 23,
 }
 
 impl Counter {
     /// Every counter, in the order of the slots.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Steered,
         Self::NoListener,
         Self::Drained,
@@ -80,6 +82,7 @@ impl Counter {
         Self::UnwrapSplit,
         Self::UnwrapFull,
         Self::LearntRelay,
+        Self::LearntXff,
     ];
 
     /// Its name in `truepeer status` and, between `truepeer_` and `_total`, in the metrics.
@@ -108,6 +111,7 @@ impl Counter {
             Self::UnwrapSplit => "unwrap_refused_split_header",
             Self::UnwrapFull => "unwrap_refused_full",
             Self::LearntRelay => "learnt_relay",
+            Self::LearntXff => "learnt_xff",
         }
     }
 
@@ -151,6 +155,7 @@ impl Counter {
             }
             Self::UnwrapFull => "Connections refused because too many are being translated",
             Self::LearntRelay => "Origins of connections that the relay accepted",
+            Self::LearntXff => "Origins learnt from X-Forwarded-For",
         }
     }
 }

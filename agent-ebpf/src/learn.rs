@@ -22,6 +22,7 @@ use crate::{
 const WIRE: u8 = Evidence::Wire as u8;
 const TOA: u8 = Evidence::Toa as u8;
 const PROXY: u8 = Evidence::Proxy as u8;
+const XFF: u8 = Evidence::Xff as u8;
 
 /// Follows what the agent's own relay accepts to its end, should it have an origin: accepted sockets
 /// inherit the flag.
@@ -108,6 +109,7 @@ pub(crate) fn accepted(ctx: &SockOpsContext) {
         if is_written {
             count(match claim.evidence {
                 PROXY => Counter::LearntProxy,
+                XFF => Counter::LearntXff,
                 TOA => Counter::LearntToa,
                 WIRE => Counter::LearntWire,
                 _ => Counter::LearntBind,

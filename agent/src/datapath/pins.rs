@@ -400,6 +400,7 @@ impl Origins for Pins {
                 Counter::LearntToa,
                 Counter::LearntProxy,
                 Counter::LearntRelay,
+                Counter::LearntXff,
             ]
             .map(of)
             .iter()

@@ -52,10 +52,10 @@ pub(crate) enum Work {
 impl Work {
     pub(crate) const ALL: [Self; 6] = [
         Self::Connections,
+        Self::Paced,
         Self::Upload,
         Self::Download,
         Self::Crowd,
-        Self::Paced,
         Self::Getpeername,
     ];
 
@@ -246,6 +246,8 @@ fn ask(pod: &Pod, n: usize) -> Result<(SocketAddr, SocketAddr)> {
 /// Connects at a fixed rate, whatever the answers take.
 fn paced(pod: &Pod, client: u16, progress: &Progress) -> Result<()> {
     let interval = Duration::from_secs(1) * PACERS.into() / RATE;
+    // What came before may still be on its way.
+    let warm = Instant::now() + WARM_UP;
     let mut due = Instant::now() + interval * client.into() / PACERS.into();
     let mut took = Vec::new();
     for n in (client.into()..).step_by(PACERS.into()) {
@@ -254,7 +256,9 @@ fn paced(pod: &Pod, client: u16, progress: &Progress) -> Result<()> {
         }
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
         let answered = ask(pod, n);
-        took.push(due.elapsed());
+        if due >= warm {
+            took.push(due.elapsed());
+        }
         due += interval;
         match answered {
             Ok(_) => progress.add(1),

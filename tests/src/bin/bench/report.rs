@@ -7,7 +7,7 @@
 //! ```json
 //! {
 //!   "kernel": "6.18.0", "processors": 2, "family": "IPv4",
-//!   "rounds": 12, "seconds": 0.7, "concurrency": 32,
+//!   "rounds": 8, "seconds": 0.5, "concurrency": 32,
 //!   "background": Spread,
 //!   "comparisons": [{
 //!     "comparison": "accept",
