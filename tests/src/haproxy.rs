@@ -93,34 +93,33 @@ pub fn checking(
     check: &str,
     routes: &[Route],
 ) -> Result<Process> {
-    let mut config = String::new();
-    for (listen, upstream) in routes {
-        let only = if listen.is_ipv6() { " v6only" } else { "" };
-        let (ip, port) = (upstream.ip(), upstream.port());
-        writeln!(
-            config,
-            "listen to-{ip}-{port}
-  bind {listen}{only}
-  unique-id-format id-of-%ci-%cp
-  {check}
-  server application {upstream} {send}"
-        )?;
-    }
-    let listen = routes.iter().map(|(listen, _)| *listen);
-    run(directory, netns, None, TCP, &config, listen)
+    let more = format!("unique-id-format id-of-%ci-%cp\n  {check}");
+    each(directory, netns, ["", &more, send], routes)
 }
 
 /// A TCP proxy that expects PROXY headers and tells nobody what they say.
 pub fn accepting(directory: &Path, netns: &Netns, routes: &[Route]) -> Result<Process> {
+    each(directory, netns, ["accept-proxy", "", ""], routes)
+}
+
+/// A TCP proxy with these words of its `bind` line, these lines of its own, and these words of its `server`
+/// line.
+fn each(
+    directory: &Path,
+    netns: &Netns,
+    [bind, more, server]: [&str; 3],
+    routes: &[Route],
+) -> Result<Process> {
     let mut config = String::new();
     for (listen, upstream) in routes {
-        let only = if listen.is_ipv6() { " v6only" } else { "" };
+        let only = if listen.is_ipv6() { "v6only" } else { "" };
         let (ip, port) = (upstream.ip(), upstream.port());
         writeln!(
             config,
             "listen to-{ip}-{port}
-  bind {listen} accept-proxy{only}
-  server application {upstream}"
+  bind {listen} {bind} {only}
+  {more}
+  server application {upstream} {server}"
         )?;
     }
     let listen = routes.iter().map(|(listen, _)| *listen);
