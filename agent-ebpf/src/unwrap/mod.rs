@@ -173,7 +173,7 @@ impl Incoming {
                 is_read: 0,
             },
         };
-        let _ = UNWRAPPING.insert(self.connection, handshake, BPF_ANY.into());
+        self.note(handshake);
         if guard::is_guarded(self.connection.destination.port) {
             // The client is not known yet.
             let _ = HANDOVERS.insert(self.syn(handshake), Claim::default(), BPF_NOEXIST.into());
@@ -199,8 +199,13 @@ impl Incoming {
         if handshake.is_read != 0 && !found.listens() {
             let action = self.goes_on(ctx, TRANSLATED.get_ptr(self.connection));
             if self.tcp.has(RST) {
-                // No socket will, as none was made.
+                // No socket will, as none was made. Should the server not take the reset for the sender's, the
+                // repeated header is read again.
                 let _ = TRANSLATED.remove(self.connection);
+                self.note(Handshake {
+                    is_read: 0,
+                    ..handshake
+                });
             }
             return Ok(action);
         }
@@ -280,10 +285,10 @@ impl Incoming {
     #[inline(never)]
     fn learn(&self, claim: &Claim, length: u32, handshake: Handshake) {
         let flags = BPF_ANY.into();
-        if let Some(handshake) = UNWRAPPING.get_ptr_mut(self.connection) {
-            // SAFETY: the entry is this connection's, whose packets come one after another.
-            unsafe { (*handshake).is_read = 1 };
-        }
+        self.note(Handshake {
+            is_read: 1,
+            ..handshake
+        });
         if length != u32::from(handshake.shift) {
             let _ = LENGTHS.insert(self.habit(), length, flags);
         }
@@ -330,6 +335,13 @@ impl Incoming {
     #[inline(always)]
     fn add_to_sequence(&self, ctx: &TcContext, delta: i32) {
         translate::sequence(ctx, self.offset, self.tcp.sequence, delta);
+    }
+
+    /// Replaces what is known of the handshake. Not in place: an entry of an LRU map may have become another
+    /// connection's meanwhile.
+    #[inline(always)]
+    fn note(&self, handshake: Handshake) {
+        let _ = UNWRAPPING.insert(self.connection, handshake, BPF_ANY.into());
     }
 
     #[inline(always)]
