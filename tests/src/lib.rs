@@ -26,6 +26,7 @@ pub mod raw;
 pub mod relay;
 pub mod report;
 pub mod sshd;
+pub mod table;
 pub mod topology;
 pub mod unprivileged;
 pub mod unwrap;

@@ -4,7 +4,7 @@ use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::unistd::User;
 
 use crate::netns::{Netns, run};
@@ -58,6 +58,18 @@ impl Postgresql {
         })?;
         Ok(Self { process })
     }
+}
+
+/// Fails unless the answer is that the access rules admit nobody from `client`.
+pub fn refuses(answer: Result<String>, client: IpAddr) -> Result<()> {
+    let refusal = format!("no pg_hba.conf entry for host \"{client}\"");
+    ensure!(
+        answer
+            .as_ref()
+            .is_err_and(|error| error.to_string().contains(&refusal)),
+        "expected: {refusal}, got {answer:?}"
+    );
+    Ok(())
 }
 
 /// What `psql` answers to a query from `netns`; the error is the server's when it refuses.

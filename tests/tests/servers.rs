@@ -126,21 +126,11 @@ fn postgresql() {
             sidecar.connect_from(client)?;
             postgresql::query(&sidecar.client, proxy, "select inet_client_addr()")
         };
-        let is_refused = |answer: Result<String>, client: IpAddr| {
-            let refusal = format!("no pg_hba.conf entry for host \"{client}\"");
-            ensure!(
-                answer
-                    .as_ref()
-                    .is_err_and(|error| error.to_string().contains(&refusal)),
-                "expected: {refusal}, got {answer:?}"
-            );
-            Ok(())
-        };
         let families = || Family::ALL.into_iter().zip(Sidecar::targets(PROXY));
         let lost = || {
             for (family, proxy) in families() {
                 for n in [friend, stranger] {
-                    is_refused(ask(family.client(n), proxy), family.localhost())?;
+                    postgresql::refuses(ask(family.client(n), proxy), family.localhost())?;
                 }
             }
             Ok(())
@@ -149,7 +139,7 @@ fn postgresql() {
             for (family, proxy) in families() {
                 let answer = ask(family.client(friend), proxy)?;
                 ensure!(answer == family.client(friend).to_string(), "{answer}");
-                is_refused(ask(family.client(stranger), proxy), family.client(stranger))?;
+                postgresql::refuses(ask(family.client(stranger), proxy), family.client(stranger))?;
             }
             Ok(())
         };

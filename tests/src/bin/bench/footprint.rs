@@ -20,7 +20,7 @@ use crate::load::bind;
 use crate::pod::{PORT, directory, steering};
 use crate::stats::Spread;
 use crate::stop::Stop;
-use crate::table;
+use tests::table;
 
 /// How many agents are started.
 const STARTS: usize = 7;

@@ -15,7 +15,6 @@ mod pod;
 mod report;
 mod stats;
 mod stop;
-mod table;
 
 use std::fs::File;
 use std::path::PathBuf;

@@ -37,7 +37,7 @@ use crate::footprint::Footprint;
 use crate::load::{Sample, Work};
 use crate::pod::Variant;
 use crate::stats::Spread;
-use crate::table;
+use tests::table;
 
 /// What one round measured.
 pub(crate) type Round = BTreeMap<(Variant, Work), Sample>;

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use tests::agent::Agent;
 use tests::load::Connection;
+use tests::table;
 
 /// A way with truepeer, and what is expected of it.
 pub(crate) struct After {
@@ -60,17 +61,7 @@ pub(crate) fn print(before: &[Connection], after: &[After], agent: &Agent) -> Re
         let before = before.seen.accepted.to_string();
         rows.push([name.clone(), client, before, saw, evidence, verdict.into()]);
     }
-    let widths: Vec<_> = (0..HEADER.len())
-        .map(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0))
-        .collect();
-    for row in &rows {
-        let cells: Vec<_> = row
-            .iter()
-            .zip(&widths)
-            .map(|(cell, width)| format!("{cell:width$}"))
-            .collect();
-        println!("{}", cells.join("  ").trim_end());
-    }
+    table::print(&rows);
     for error in errors {
         println!("{error}");
     }
