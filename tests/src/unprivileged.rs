@@ -40,6 +40,9 @@ pub enum Role {
         /// Where it listens
         listen: SocketAddr,
     },
+    /// Does nothing
+    #[command(hide = true)]
+    Pause,
     /// Asks for what needs a capability, and prints the kernel's answers
     #[command(hide = true)]
     Ask {
@@ -76,6 +79,7 @@ impl Role {
                 let _proxy = Proxy::redirected(listen, |client| client)?;
                 forever()
             }
+            Self::Pause => forever(),
             Self::Ask { foreign } => {
                 println!("{}", serde_json::to_string(&answers(foreign)?)?);
                 Ok(())
