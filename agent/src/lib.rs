@@ -9,6 +9,7 @@ pub mod agent;
 pub mod api;
 pub mod cli;
 pub mod config;
+pub mod containers;
 pub mod datapath;
 pub mod details;
 pub mod doctor;

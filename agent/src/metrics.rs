@@ -24,6 +24,7 @@ use prometheus_client::{
 };
 
 use crate::{
+    containers::Containers,
     origins::{Origins, Status},
     peers::Names,
     relay,
@@ -48,7 +49,12 @@ pub struct Metrics {
 
 impl Metrics {
     /// Metrics that read the data path at each scrape.
-    pub fn new(origins: Arc<dyn Origins>, names: Names, statistics: Statistics) -> Self {
+    pub fn new(
+        origins: Arc<dyn Origins>,
+        names: Names,
+        statistics: Statistics,
+        containers: Containers,
+    ) -> Self {
         let ready = Arc::new(AtomicBool::new(false));
         let access_log_failures = Counter::default();
         let mut registry = Registry::with_prefix("truepeer");
@@ -71,6 +77,7 @@ impl Metrics {
             Unit::Seconds,
             ConstGauge::new(unix_seconds(SystemTime::now())),
         );
+        registry.register_collector(Box::new(containers));
         registry.register_collector(Box::new(Datapath {
             origins,
             names,
@@ -191,7 +198,12 @@ mod tests {
     #[test]
     fn every_counter_and_the_fill_of_the_map_are_there() {
         let origins = Fake(vec![(1, origin("203.0.113.7:1"))]);
-        let metrics = Metrics::new(Arc::new(origins), names(), Statistics::default());
+        let metrics = Metrics::new(
+            Arc::new(origins),
+            names(),
+            Statistics::default(),
+            Containers::default(),
+        );
         metrics.ready.store(true, Ordering::Relaxed);
         metrics.access_log_failures.inc();
         let text = metrics.encode().unwrap();
@@ -234,7 +246,12 @@ mod tests {
                 anyhow::bail!("gone")
             }
         }
-        let metrics = Metrics::new(Arc::new(Broken), names(), Statistics::default());
+        let metrics = Metrics::new(
+            Arc::new(Broken),
+            names(),
+            Statistics::default(),
+            Containers::default(),
+        );
         assert!(metrics.encode().is_err());
     }
 }

@@ -152,6 +152,24 @@ pub fn cgroup_path(id: u64) -> Option<String> {
     Some(format!("/{}", path.strip_prefix(&mount).ok()?.to_str()?))
 }
 
+/// Paths of cgroups by their ids, which are never reused.
+#[derive(Debug, Default)]
+pub struct Cgroups(HashMap<u64, Option<String>>);
+
+impl Cgroups {
+    /// How many are remembered.
+    const ROOM: usize = 1024;
+
+    /// The path of the cgroup with this id; `None` when it was gone before anybody asked.
+    pub fn path(&mut self, id: u64) -> Option<String> {
+        if self.0.len() >= Self::ROOM {
+            self.0.clear();
+        }
+        let path = self.0.entry(id);
+        path.or_insert_with_key(|id| cgroup_path(*id)).clone()
+    }
+}
+
 /// Opens the cgroup with this id on the cgroup2 file system that `mount` lies on.
 fn open_cgroup(mount: &fs::File, id: u64) -> Option<OwnedFd> {
     /// `struct file_handle` with a handle of kernfs (`FILEID_KERNFS`): the id itself.

@@ -20,9 +20,7 @@ pub struct Cgroup {
 impl Cgroup {
     /// Makes it.
     pub fn new(role: &str) -> Result<Self> {
-        let root = mounts("cgroup2")?
-            .pop()
-            .context("no cgroup2 is mounted: `mount -t cgroup2 none /sys/fs/cgroup`")?;
+        let root = root()?;
         let name = format!("{PREFIX}{}-{role}", std::process::id());
         fs::create_dir(root.join(&name)).with_context(|| format!("cannot make cgroup {name}"))?;
         Ok(Self { root, name })
@@ -58,6 +56,14 @@ impl Drop for Cgroup {
             eprintln!("{error:#}");
         }
     }
+}
+
+/// Where cgroup v2 is mounted.
+pub(crate) fn root() -> Result<PathBuf> {
+    let mut mounts = mounts("cgroup2")?;
+    mounts
+        .pop()
+        .context("no cgroup2 is mounted: `mount -t cgroup2 none /sys/fs/cgroup`")
 }
 
 /// Kills what runs in a cgroup (v2) and removes it with all cgroups in it, and its likes of version 1, which

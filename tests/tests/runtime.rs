@@ -26,12 +26,20 @@ fn a_pod() {
                     {"type": "portmap", "capabilities": {"portMappings": true}},
                 ],
             });
-            let runtime = Runtime::start(directory, &node, Path::new(PLAYGROUND), &network, &binary()?)?;
+            let runtime = Runtime::start(
+                directory,
+                &node,
+                Path::new(PLAYGROUND),
+                &network,
+                &binary()?,
+            )?;
             let pod = runtime.run_pod(&Spec::new("shop", "web-0"))?;
             println!("{pod:?}");
             let id = runtime.run_container(&pod, "app", &["pause"])?;
             println!("{id}");
-            if std::env::var("HOLD").is_ok() { std::thread::sleep(std::time::Duration::from_secs(120)); }
+            if std::env::var("HOLD").is_ok() {
+                std::thread::sleep(std::time::Duration::from_secs(120));
+            }
             runtime.remove_pod(&pod)?;
             runtime.assert_nothing_left()
         })

@@ -111,7 +111,7 @@ impl Agent {
     async fn start(config: Config, path: Option<PathBuf>, server: Server) -> Result<Self> {
         let names = Names::new(&config);
         let pins = Pins::new(&config.agent.bpffs);
-        let state = State::new(Arc::new(pins), names.clone(), config.agent.top);
+        let state = State::new(Arc::new(pins), names.clone(), &config.agent);
         let failures = state.metrics.access_log_failures.clone();
         let log = AccessLog::open(&config.agent.access_log, names, failures.clone())?;
         let changed = Arc::new(Notify::new());
@@ -178,9 +178,16 @@ impl Agent {
     /// Has statistics and access log know of connections that have ended.
     fn note_ended(&mut self) {
         let State {
-            metrics, details, ..
+            metrics,
+            details,
+            containers,
+            ..
         } = &*self.state;
-        let note = |ended: Ended| {
+        let note = |mut ended: Ended| {
+            ended.workload = containers.of(&ended.closed.origin);
+            if let Some(workload) = &ended.workload {
+                containers.count(workload, ended.refused.is_some());
+            }
             metrics.statistics.note(&ended);
             self.log.write(ended);
         };

@@ -34,13 +34,15 @@ use self::{
     socket::Socket,
 };
 use crate::{
+    config::AgentSettings,
+    containers::Containers,
     details::Kept,
     metrics::{self, Metrics},
     netns::Netns,
     origins::{Origins, Status},
     peers::{self, Names, Peer, View},
     sockets,
-    statistics::{Lengths, Statistics},
+    statistics::Statistics,
 };
 
 /// What the API tells from.
@@ -53,16 +55,26 @@ pub struct State {
     pub metrics: Metrics,
     /// What PROXY headers said besides addresses.
     pub details: Arc<Kept>,
+    /// Pods and containers.
+    pub containers: Containers,
     started: SystemTime,
     /// Held while processes are looked up, so that many callers don't load the host.
     snapshot: Mutex<()>,
 }
 
 impl State {
-    /// The state of an agent that is starting: not ready yet. `top`: which clients are counted together.
-    pub fn new(origins: Arc<dyn Origins>, names: Names, top: Lengths) -> Arc<Self> {
+    /// The state of an agent that is starting: not ready yet.
+    pub fn new(origins: Arc<dyn Origins>, names: Names, settings: &AgentSettings) -> Arc<Self> {
+        let containers = Containers::new(&settings.runtimes);
+        let statistics = Statistics::new(settings.top);
         Arc::new(Self {
-            metrics: Metrics::new(origins.clone(), names.clone(), Statistics::new(top)),
+            metrics: Metrics::new(
+                origins.clone(),
+                names.clone(),
+                statistics,
+                containers.clone(),
+            ),
+            containers,
             origins,
             names,
             details: Arc::default(),
@@ -247,7 +259,12 @@ async fn list(
     ConnectInfo(caller): ConnectInfo<Caller>,
 ) -> Answer {
     let peers = snapshot(&state, move |state| {
-        let mut peers = peers::all(&*state.origins, &state.names, caller.view()?)?;
+        let mut peers = peers::all(
+            &*state.origins,
+            &state.names,
+            &state.containers,
+            caller.view()?,
+        )?;
         for peer in &mut peers {
             peer.proxy = state.details.get(peer.cookie).map(Arc::unwrap_or_clone);
         }
@@ -270,7 +287,13 @@ async fn find(
         let Some(cookie) = cookie else {
             return Ok(None);
         };
-        let mut peer = peers::one(&*state.origins, &state.names, caller.view()?, cookie)?;
+        let mut peer = peers::one(
+            &*state.origins,
+            &state.names,
+            &state.containers,
+            caller.view()?,
+            cookie,
+        )?;
         if let Some(peer) = &mut peer {
             peer.proxy = state.details.get(cookie).map(Arc::unwrap_or_clone);
         }

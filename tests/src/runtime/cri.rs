@@ -44,7 +44,9 @@ impl Client {
         let answer = self.runtime.block_on(async {
             grpc.ready().await?;
             let codec = ProstCodec::<Q, A>::default();
-            let answer = grpc.unary(tonic::Request::new(request), path, codec).await?;
+            let answer = grpc
+                .unary(tonic::Request::new(request), path, codec)
+                .await?;
             anyhow::Ok(answer.into_inner())
         });
         answer.with_context(|| method.to_owned())

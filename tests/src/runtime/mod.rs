@@ -39,7 +39,13 @@ pub fn own_mounts<T: Send>(f: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         unshare(CloneFlags::CLONE_NEWNS)?;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
         for path in ["/run", "/var/lib"] {
-            mount(none, path, Some("tmpfs"), MsFlags::empty(), Some("mode=755"))?;
+            mount(
+                none,
+                path,
+                Some("tmpfs"),
+                MsFlags::empty(),
+                Some("mode=755"),
+            )?;
         }
         Ok(())
     };

@@ -1,0 +1,151 @@
+//! What has been read so far.
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use agent_common::Origin;
+use tracing::debug;
+
+use super::{Sandbox, Workload, bundle::Bundle, cache, listing::Listing, tally::Tallies};
+use crate::{netns::Netns, processes::Cgroups};
+
+/// How often, at most, directories are looked at because something is unknown.
+const LOOK: Duration = Duration::from_millis(100);
+/// How long what has gone is remembered: until its connections are logged, and its counters scraped.
+const KEEP: Duration = Duration::from_secs(300);
+
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    directories: Vec<PathBuf>,
+    listing: Listing,
+    looked: Option<Instant>,
+    /// By their ids.
+    containers: HashMap<String, Container>,
+    /// Ids of sandboxes by the cookies of their network namespaces.
+    pods: HashMap<u64, String>,
+    cgroups: Cgroups,
+    pub(super) tallies: Tallies,
+}
+
+#[derive(Debug)]
+struct Container {
+    workload: Option<Arc<Workload>>,
+    /// With the cookie of its network namespace.
+    sandbox: Option<(u64, Sandbox)>,
+    /// Since when it is missing.
+    gone: Option<Instant>,
+}
+
+impl Known {
+    pub(super) fn new(directories: &[PathBuf]) -> Self {
+        Self {
+            directories: directories.to_vec(),
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn refresh(&mut self) {
+        self.looked = Some(Instant::now());
+        let Some(found) = self.listing.changed(&self.directories) else {
+            return;
+        };
+        for container in self.containers.values_mut() {
+            container.gone.get_or_insert_with(Instant::now);
+        }
+        for (id, path) in found {
+            if let Some(container) = self.containers.get_mut(&id) {
+                container.gone = None;
+                continue;
+            }
+            match Bundle::read(&path) {
+                Ok(bundle) => self.add(id, bundle),
+                // The runtime writes it just now, or a moment later.
+                Err(error) => {
+                    debug!("{error:#}");
+                    self.listing.look_again();
+                }
+            }
+        }
+        let is_kept = |c: &Container| c.gone.is_none_or(|gone| gone.elapsed() < KEEP);
+        self.containers.retain(|_, container| is_kept(container));
+        self.pods.retain(|_, id| self.containers.contains_key(id));
+        let live = self.containers.values().filter_map(|c| c.workload.as_ref());
+        self.tallies.retain(live);
+    }
+
+    fn add(&mut self, id: String, bundle: Bundle) {
+        let cached = || cache::read(&self.directories, &id);
+        let workload = bundle.workload.or_else(|| cached()?.workload).map(Arc::new);
+        let sandbox = bundle.netns.and_then(|path| {
+            // Not kept open: that would keep it alive.
+            let netns = Netns::open(&path).inspect_err(|error| debug!("{error:#}"));
+            let netns = netns.ok()?;
+            let mut annotations = bundle.annotations;
+            annotations.extend(cached().map(|c| c.annotations).unwrap_or_default());
+            let sandbox = Sandbox {
+                id: id.clone(),
+                netns: path,
+                netns_inode: netns.inode(),
+                workload: workload.clone(),
+                annotations,
+            };
+            Some((netns.cookie(), sandbox))
+        });
+        if let Some((cookie, _)) = &sandbox {
+            self.pods.insert(*cookie, id.clone());
+        }
+        let container = Container {
+            workload,
+            sandbox,
+            gone: None,
+        };
+        self.containers.insert(id, container);
+    }
+
+    pub(super) fn sandboxes(&self) -> Vec<Sandbox> {
+        let live = self.containers.values().filter(|c| c.gone.is_none());
+        let sandboxes = live.filter_map(|c| c.sandbox.as_ref());
+        sandboxes.map(|(_, sandbox)| sandbox.clone()).collect()
+    }
+
+    pub(super) fn of(&mut self, origin: &Origin) -> Option<Arc<Workload>> {
+        let process = &origin.process;
+        let path = (process.pid != 0)
+            .then(|| self.cgroups.path(process.cgroup))
+            .flatten();
+        self.find(origin.netns, path.as_deref())
+    }
+
+    pub(super) fn find(&mut self, netns: u64, cgroup: Option<&str>) -> Option<Arc<Workload>> {
+        let found = self.look_up(netns, cgroup);
+        let is_due = self.looked.is_none_or(|looked| looked.elapsed() >= LOOK);
+        if found.is_some() || !is_due {
+            return found;
+        }
+        self.refresh();
+        self.look_up(netns, cgroup)
+    }
+
+    fn look_up(&self, netns: u64, cgroup: Option<&str>) -> Option<Arc<Workload>> {
+        // The innermost: a container can have cgroups of its own.
+        let mut ids = cgroup.into_iter().flat_map(|path| path.rsplit('/'));
+        let container = ids.find_map(|name| self.containers.get(container_id(name)));
+        let of_container = container.and_then(|container| container.workload.clone());
+        of_container.or_else(|| {
+            self.containers
+                .get(self.pods.get(&netns)?)?
+                .workload
+                .clone()
+        })
+    }
+}
+
+/// The id in the name of a container's cgroup: `ID`, or `cri-containerd-ID.scope` by systemd.
+fn container_id(cgroup: &str) -> &str {
+    let name = cgroup.strip_suffix(".scope").unwrap_or(cgroup);
+    name.rsplit('-').next().unwrap_or(name)
+}
