@@ -2,6 +2,7 @@
 
 mod cri;
 mod image;
+mod node;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,6 +15,8 @@ use anyhow::{Context, Result, ensure};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::Value;
+
+pub use self::node::Node;
 
 use self::cri::{
     Capability, Client, ContainerConfig, ContainerId, ContainerMetadata, CreateContainer, Empty,
