@@ -158,7 +158,7 @@ impl Agent {
                     Request::Reload => self.reload(),
                 },
                 () = self.changed.notified() => self.follow(),
-                _ = look.tick() => if self.is_outdated() { self.follow() },
+                _ = look.tick() => self.look(),
                 _ = fetch.tick() => self.note_ended(),
                 ready = self.events.ready() => {
                     ready?;
@@ -195,6 +195,14 @@ impl Agent {
             .read(|closed| note(Ended::new(*closed, details.take(closed.cookie))));
         while let Ok(ended) = self.refused.try_recv() {
             note(ended);
+        }
+    }
+
+    /// Looks for what nothing tells of.
+    fn look(&mut self) {
+        block_in_place(|| self.state.containers.refresh());
+        if self.is_outdated() {
+            self.follow();
         }
     }
 

@@ -188,7 +188,7 @@ impl Runtime {
         let request = RunPodSandbox {
             config: Some(config.clone()),
         };
-        let PodSandboxId { id } = self.client.call("RunPodSandbox", request)?;
+        let PodSandboxId { id } = self.run_sandbox(&request)?;
         let mut pod = Pod {
             id,
             addresses: Vec::new(),
@@ -206,6 +206,23 @@ impl Runtime {
                 .collect::<Result<_>>()?;
         }
         Ok(pod)
+    }
+
+    fn run_sandbox(&self, request: &RunPodSandbox) -> Result<PodSandboxId> {
+        const ATTEMPTS: usize = 5;
+        let attempt = || self.client.call("RunPodSandbox", request.clone());
+        // On a busy host, the bridge plugin fails now and then; the kubelet tries again, too.
+        let failed_by_chance = |outcome: &Result<_>| {
+            let failed = outcome.as_ref().err();
+            failed.is_some_and(|error| format!("{error:#}").contains(r#"plugin type="bridge""#))
+        };
+        for _ in 1..ATTEMPTS {
+            let outcome = attempt();
+            if !failed_by_chance(&outcome) {
+                return outcome;
+            }
+        }
+        attempt()
     }
 
     /// Starts a container that runs the program with these arguments; its id. It has the capabilities
