@@ -193,16 +193,26 @@ impl<M: EncodeMetric> Encode for M {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::peers::tests::{Fake, names, origin};
+    use crate::{
+        containers::Workload,
+        peers::tests::{Fake, names, origin},
+    };
 
     #[test]
     fn every_counter_and_the_fill_of_the_map_are_there() {
         let origins = Fake(vec![(1, origin("203.0.113.7:1"))]);
+        let containers = Containers::default();
+        let workload = Workload {
+            namespace: "shop".into(),
+            pod: "web-0".into(),
+            container: None,
+        };
+        containers.count(&workload.into(), true);
         let metrics = Metrics::new(
             Arc::new(origins),
             names(),
             Statistics::default(),
-            Containers::default(),
+            containers,
         );
         metrics.ready.store(true, Ordering::Relaxed);
         metrics.access_log_failures.inc();
@@ -222,6 +232,7 @@ mod tests {
             "truepeer_policy_allowed_total{policy=\"guests\"} 3\n",
             "truepeer_policy_denied_total{policy=\"guests\"} 4\n",
             "truepeer_access_log_failures_total 1\n",
+            "truepeer_pod_refused_connections_total{namespace=\"shop\",pod=\"web-0\",container=\"\"} 1\n",
             "truepeer_build_info{version=\"0.1.0\"} 1\n",
             "# TYPE truepeer_steered_connections counter\n",
             "\ntruepeer_start_time_seconds ",

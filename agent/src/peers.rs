@@ -230,10 +230,12 @@ pub(crate) mod tests {
     use std::net::{TcpListener, TcpStream};
 
     use agent_common::Counter;
+    use serde_json::{Value::Null, json};
 
     use super::*;
     use crate::{
         config::Config,
+        containers,
         netns::Netns,
         origins::{Link, MapFill, Status},
         sockets,
@@ -341,6 +343,19 @@ pub(crate) mod tests {
         assert_eq!(json["original_dst"], "10.0.0.3:8080");
         let keys: Vec<_> = json.as_object().unwrap().keys().collect();
         assert_eq!(keys.len(), 13, "{keys:?}");
+    }
+
+    #[test]
+    fn a_peer_of_a_pod_has_its_names() {
+        let (_directory, containers) = containers::tests::web();
+        let mut of_pod = origin("203.0.113.7:1");
+        of_pod.netns = Netns::current().unwrap().cookie();
+        let origins = Fake(vec![(1, of_pod), (2, origin("203.0.113.7:2"))]);
+        let peers = all(&origins, &names(), &containers, View::All).unwrap();
+        let json = serde_json::to_value(&peers).unwrap();
+        assert_eq!((&json[0]["pod"], &json[1]["pod"]), (&Null, &json!("web-0")));
+        assert_eq!(json[1]["namespace"], "shop");
+        assert_eq!(serde_json::from_value::<Vec<Peer>>(json).unwrap(), peers);
     }
 
     #[test]
