@@ -13,6 +13,10 @@ use super::{Workload, own};
 /// What is known of a container.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Cached {
+    /// Name of the runtime's network.
+    pub(super) network: String,
+    /// The interface inside.
+    pub(super) interface: String,
     pub(super) workload: Option<Workload>,
     /// Annotations of the pod, those of truepeer.
     pub(super) annotations: BTreeMap<String, String>,
@@ -23,6 +27,8 @@ pub(super) struct Cached {
 #[serde(rename_all = "camelCase")]
 struct File {
     container_id: String,
+    network_name: String,
+    if_name: String,
     /// `CNI_ARGS`.
     #[serde(default)]
     cni_args: Option<Vec<(String, String)>>,
@@ -36,6 +42,9 @@ struct Capabilities {
     annotations: Option<BTreeMap<String, String>>,
 }
 
+/// Runtimes have CNI set that up, too.
+const LOOPBACK: &str = "lo";
+
 /// What the caches in these directories tell of the container with this id.
 pub(super) fn read(directories: &[PathBuf], id: &str) -> Option<Cached> {
     let files = directories
@@ -48,7 +57,7 @@ pub(super) fn read(directories: &[PathBuf], id: &str) -> Option<Cached> {
     files
         .filter(|file| file.file_name().to_str().is_some_and(names_it))
         .filter_map(|file| serde_json::from_slice::<File>(&fs::read(file.path()).ok()?).ok())
-        .find(|file| file.container_id == id)
+        .find(|file| file.container_id == id && file.if_name != LOOPBACK)
         .map(Cached::from)
 }
 
@@ -57,6 +66,8 @@ impl From<File> for Cached {
         let mut args: HashMap<_, _> = file.cni_args.into_iter().flatten().collect();
         let annotations = file.capability_args.and_then(|known| known.annotations);
         Self {
+            network: file.network_name,
+            interface: file.if_name,
             workload: args
                 .remove("K8S_POD_NAMESPACE")
                 .zip(args.remove("K8S_POD_NAME"))
@@ -82,6 +93,10 @@ mod tests {
         let write = |name: &str, text: &str| fs::write(results.join(name), text).unwrap();
         write("node-f3e7-eth0", "half writ");
         write(
+            "cni-loopback-f3e7-lo",
+            r#"{"kind":"cniCacheV1","containerId":"f3e7","ifName":"lo","networkName":"cni-loopback"}"#,
+        );
+        write(
             "node-f3e7-eth1",
             r#"{"kind":"cniCacheV1","containerId":"f3e7","ifName":"eth1","networkName":"node",
                 "cniArgs":[["IgnoreUnknown","1"],["K8S_POD_NAME","web-0"],["K8S_POD_NAMESPACE","shop"]],
@@ -90,11 +105,12 @@ mod tests {
         );
         write(
             "node-aaaa-eth0",
-            r#"{"kind":"cniCacheV1","containerId":"aaaa","cniArgs":null,
+            r#"{"kind":"cniCacheV1","containerId":"aaaa","ifName":"eth0","networkName":"node","cniArgs":null,
                 "capabilityArgs":{"io.kubernetes.cri.pod-annotations":null}}"#,
         );
         let directories = [directory.path().to_owned(), "/nonexistent".into()];
         let cached = read(&directories, "f3e7").unwrap();
+        assert_eq!((&*cached.network, &*cached.interface), ("node", "eth1"));
         assert_eq!(cached.workload.unwrap().to_string(), "shop/web-0");
         let expected = [("truepeer.io/unwrap".into(), "8000".into())];
         assert_eq!(cached.annotations, expected.into());

@@ -18,6 +18,9 @@ const LOOK: Duration = Duration::from_millis(100);
 /// How long what has gone is remembered: until its connections are logged, and its counters scraped.
 const KEEP: Duration = Duration::from_secs(300);
 
+/// What kubelets call a pod's interface (`network.DefaultInterfaceName`).
+const INTERFACE: &str = "eth0";
+
 #[derive(Debug, Default)]
 pub(super) struct Known {
     directories: Vec<PathBuf>,
@@ -34,8 +37,7 @@ pub(super) struct Known {
 #[derive(Debug)]
 struct Container {
     workload: Option<Arc<Workload>>,
-    /// With the cookie of its network namespace.
-    sandbox: Option<(u64, Sandbox)>,
+    sandbox: Option<Sandbox>,
     /// Since when it is missing.
     gone: Option<Instant>,
 }
@@ -78,25 +80,33 @@ impl Known {
     }
 
     fn add(&mut self, id: String, bundle: Bundle) {
-        let cached = || cache::read(&self.directories, &id);
-        let workload = bundle.workload.or_else(|| cached()?.workload).map(Arc::new);
+        // Only sandboxes are connected, each for all containers of its pod.
+        let cached = bundle.netns.as_ref();
+        let cached = cached.and_then(|_| cache::read(&self.directories, &id));
+        let mut workload = bundle.workload.map(Arc::new);
         let sandbox = bundle.netns.and_then(|path| {
             // Not kept open: that would keep it alive.
             let netns = Netns::open(&path).inspect_err(|error| debug!("{error:#}"));
-            let netns = netns.ok()?;
-            let mut annotations = bundle.annotations;
-            annotations.extend(cached().map(|c| c.annotations).unwrap_or_default());
-            let sandbox = Sandbox {
+            let mut sandbox = Sandbox {
                 id: id.clone(),
+                interface: INTERFACE.into(),
+                network: String::new(),
+                netns_cookie: netns.ok()?.cookie(),
                 netns: path,
-                netns_inode: netns.inode(),
                 workload: workload.clone(),
-                annotations,
+                annotations: bundle.annotations,
             };
-            Some((netns.cookie(), sandbox))
+            if let Some(cached) = cached {
+                sandbox.interface = cached.interface;
+                sandbox.network = cached.network;
+                sandbox.annotations.extend(cached.annotations);
+                workload = workload.take().or(cached.workload.map(Arc::new));
+                sandbox.workload.clone_from(&workload);
+            }
+            Some(sandbox)
         });
-        if let Some((cookie, _)) = &sandbox {
-            self.pods.insert(*cookie, id.clone());
+        if let Some(sandbox) = &sandbox {
+            self.pods.insert(sandbox.netns_cookie, id.clone());
         }
         let container = Container {
             workload,
@@ -109,7 +119,7 @@ impl Known {
     pub(super) fn sandboxes(&self) -> Vec<Sandbox> {
         let live = self.containers.values().filter(|c| c.gone.is_none());
         let sandboxes = live.filter_map(|c| c.sandbox.as_ref());
-        sandboxes.map(|(_, sandbox)| sandbox.clone()).collect()
+        sandboxes.cloned().collect()
     }
 
     pub(super) fn of(&mut self, origin: &Origin) -> Option<Arc<Workload>> {

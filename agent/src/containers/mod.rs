@@ -65,10 +65,14 @@ impl fmt::Display for Workload {
 pub struct Sandbox {
     /// CNI's container id.
     pub id: String,
-    /// Path of its network namespace.
+    /// The pod's interface; Kubernetes' own where libcni tells none.
+    pub interface: String,
+    /// Name of the runtime's network; empty where libcni tells none.
+    pub network: String,
+    /// Path of the network namespace.
     pub netns: PathBuf,
-    /// Inode of its network namespace.
-    pub netns_inode: u64,
+    /// Cookie of the network namespace.
+    pub netns_cookie: u64,
     /// Whose it is; none if it is not Kubernetes'.
     pub workload: Option<Arc<Workload>>,
     /// The pod's annotations that begin with [`ANNOTATIONS`], as far as runtime or libcni wrote them down.
