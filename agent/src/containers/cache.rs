@@ -22,6 +22,19 @@ pub(super) struct Cached {
     pub(super) annotations: BTreeMap<String, String>,
 }
 
+/// What holds where libcni tells nothing.
+impl Default for Cached {
+    fn default() -> Self {
+        Self {
+            network: String::new(),
+            // What kubelets call it (`network.DefaultInterfaceName`).
+            interface: "eth0".into(),
+            workload: None,
+            annotations: BTreeMap::new(),
+        }
+    }
+}
+
 /// A file, of kind `cniCacheV1`.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]

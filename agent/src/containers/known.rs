@@ -18,9 +18,6 @@ const LOOK: Duration = Duration::from_millis(100);
 /// How long what has gone is remembered: until its connections are logged, and its counters scraped.
 const KEEP: Duration = Duration::from_secs(300);
 
-/// What kubelets call a pod's interface (`network.DefaultInterfaceName`).
-const INTERFACE: &str = "eth0";
-
 #[derive(Debug, Default)]
 pub(super) struct Known {
     directories: Vec<PathBuf>,
@@ -83,27 +80,22 @@ impl Known {
         // Only sandboxes are connected, each for all containers of its pod.
         let cached = bundle.netns.as_ref();
         let cached = cached.and_then(|_| cache::read(&self.directories, &id));
-        let mut workload = bundle.workload.map(Arc::new);
+        let told = || cached.as_ref()?.workload.clone();
+        let workload = bundle.workload.or_else(told).map(Arc::new);
         let sandbox = bundle.netns.and_then(|path| {
             // Not kept open: that would keep it alive.
             let netns = Netns::open(&path).inspect_err(|error| debug!("{error:#}"));
-            let mut sandbox = Sandbox {
+            let cached = cached.unwrap_or_default();
+            let annotations = bundle.annotations.into_iter().chain(cached.annotations);
+            Some(Sandbox {
                 id: id.clone(),
-                interface: INTERFACE.into(),
-                network: String::new(),
+                interface: cached.interface,
+                network: cached.network,
                 netns_cookie: netns.ok()?.cookie(),
                 netns: path,
                 workload: workload.clone(),
-                annotations: bundle.annotations,
-            };
-            if let Some(cached) = cached {
-                sandbox.interface = cached.interface;
-                sandbox.network = cached.network;
-                sandbox.annotations.extend(cached.annotations);
-                workload = workload.take().or(cached.workload.map(Arc::new));
-                sandbox.workload.clone_from(&workload);
-            }
-            Some(sandbox)
+                annotations: annotations.collect(),
+            })
         });
         if let Some(sandbox) = &sandbox {
             self.pods.insert(sandbox.netns_cookie, id.clone());

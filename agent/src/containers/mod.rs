@@ -65,7 +65,7 @@ impl fmt::Display for Workload {
 pub struct Sandbox {
     /// CNI's container id.
     pub id: String,
-    /// The pod's interface; Kubernetes' own where libcni tells none.
+    /// The pod's interface.
     pub interface: String,
     /// Name of the runtime's network; empty where libcni tells none.
     pub network: String,
