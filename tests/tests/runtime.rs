@@ -1,15 +1,20 @@
 //! Pods of a real container runtime: containerd, runc and the reference CNI plugins.
 
+use std::fs;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::Path;
+use std::thread;
 use std::time::Duration;
 
 use agent_common::{Endpoint, toa};
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tests::agent::{Agent, Config, binary, truepeer};
+use tests::check::{known, known_to_application, no_origins};
 use tests::eventually;
 use tests::host::scenario;
+use tests::load::Load;
 use tests::raw::Raw;
 use tests::report::Seen;
 use tests::runtime::{Node, Pod, Runtime, Spec, own_mounts};
@@ -17,6 +22,13 @@ use tests::topology::Family;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_playground");
 const APPLICATION: u16 = 8080;
+const PROXY: u16 = 15006;
+/// The agent's default mark.
+const MARK: u32 = 0x539;
+const NODE_PORT: u16 = 30080;
+const PODS: usize = 100;
+/// Where plugin and agent have the files of pods.
+const ATTACHMENTS: &str = "/var/lib/truepeer/pods";
 
 /// A scenario with a runtime, whose pods are connected by the reference plugins and then by these.
 fn with_runtime(more: &[Value], body: impl FnOnce(&Path, &Node, &Runtime) -> Result<()> + Send) {
@@ -117,6 +129,178 @@ fn connections_have_the_names_of_their_pods() {
         runtime.remove_pod(&old)?;
         runtime.remove_pod(&new)
     });
+}
+
+/// The plugin's entry in a list of plugins.
+fn truepeer_plugin() -> Value {
+    json!({"type": "truepeer", "capabilities": {"io.kubernetes.cri.pod-annotations": true}})
+}
+
+/// An agent where plugin and commands look for it by default.
+fn agent(directory: &Path) -> Result<Agent> {
+    let mut config = Config::new(directory, [])?;
+    config.agent.socket = "/run/truepeer/truepeer.sock".into();
+    Agent::start(directory, config)
+}
+
+/// A pod that asks for its sidecar.
+fn annotated(namespace: &str, name: &str) -> Spec {
+    Spec::new(namespace, name)
+        .annotate("truepeer.io/steer-ports", &APPLICATION.to_string())
+        .annotate("truepeer.io/steer-to", &PROXY.to_string())
+}
+
+/// A pod with an application and a transparent proxy.
+fn sidecar(hosts: &Node, runtime: &Runtime, spec: &Spec) -> Result<Pod> {
+    let pod = application(runtime, spec)?;
+    let (listen, mark) = (format!("[::]:{PROXY}"), MARK.to_string());
+    runtime.run_container(&pod, "proxy", &["sidecar", &listen, &mark])?;
+    wait_until_it_listens(hosts, &pod, APPLICATION)?;
+    wait_until_it_listens(hosts, &pod, PROXY)?;
+    Ok(pod)
+}
+
+/// The application behind the proxy sees each client, and its socket has the pod's names.
+fn shows_clients(agent: &Agent, hosts: &Node, pod: &Pod) -> Result<()> {
+    let targets = pod.addresses.iter().map(|ip| (*ip, APPLICATION).into());
+    let load = Load {
+        concurrent: 10,
+        ..Load::new(targets)
+    };
+    let connections = load.hold(&hosts.client)?;
+    let peers = agent.peers()?;
+    for connection in &connections {
+        known(&peers, connection)?;
+        known_to_application(&peers, connection)?;
+        let seen = &connection.seen;
+        ensure!(seen.accepted.ip() == connection.client.ip(), "{seen:?}");
+        let peer = peers.find(seen.local, seen.accepted);
+        ensure!(
+            peer.is_some_and(|peer| peer.container.as_deref() == Some("app")),
+            "{peer:?}"
+        );
+    }
+    drop(connections);
+    no_origins(agent)
+}
+
+/// Fails unless the agent is done with all pods.
+fn assert_no_attachments(agent: &Agent) -> Result<()> {
+    let links = agent.status()?["links"].to_string();
+    ensure!(!links.contains("/run/netns/"), "{links}");
+    let files: Vec<_> = fs::read_dir(ATTACHMENTS)?.collect();
+    ensure!(files.is_empty(), "{files:?}");
+    let journal = fs::read_to_string("/run/truepeer/journal.json")?;
+    ensure!(!journal.contains("/run/netns/"), "{journal}");
+    Ok(())
+}
+
+#[test]
+fn annotations_steer() {
+    with_runtime(&[truepeer_plugin()], |directory, hosts, runtime| {
+        let first = agent(directory)?;
+        let mut spec = annotated("shop", "web-0");
+        spec.ports = vec![(NODE_PORT, APPLICATION)];
+        let pod = sidecar(hosts, runtime, &spec)?;
+        shows_clients(&first, hosts, &pod)?;
+        // By a port of the node, through the rules of `portmap`.
+        let target = SocketAddr::new(Node::address(Family::V4), NODE_PORT);
+        let by_node = Load {
+            concurrent: 1,
+            ..Load::new([target])
+        };
+        for connection in by_node.hold(&hosts.client)? {
+            let seen = &connection.seen;
+            ensure!(seen.accepted.ip() == connection.client.ip(), "{seen:?}");
+        }
+        let left_alone = application(runtime, &Spec::new("shop", "plain"))?;
+
+        // What the plugin wrote outlives the agent.
+        ensure!(first.stop()?.success(), "the agent failed");
+        let second = agent(directory)?;
+        shows_clients(&second, hosts, &pod)?;
+        second.kill()?;
+        let third = agent(directory)?;
+        shows_clients(&third, hosts, &pod)?;
+        runtime.remove_pod(&left_alone)?;
+        runtime.remove_pod(&pod)?;
+        assert_no_attachments(&third)
+    });
+}
+
+/// The plugin has never been there.
+#[test]
+fn pods_that_are_older_than_the_agent_are_adopted() {
+    with_runtime(&[], |directory, hosts, runtime| {
+        let pod = sidecar(hosts, runtime, &annotated("shop", "web-0"))?;
+        let wrong = annotated("shop", "wrong").annotate("truepeer.io/steer-to", "proxy");
+        let wrong = runtime.run_pod(&wrong)?;
+        let agent = agent(directory)?;
+        shows_clients(&agent, hosts, &pod)?;
+        let log = agent.log()?;
+        ensure!(
+            log.contains("truepeer.io/steer-to") && log.contains("shop/wrong"),
+            "{log}"
+        );
+        runtime.remove_pod(&pod)?;
+        runtime.remove_pod(&wrong)?;
+        eventually(
+            "the agent lets go of the pod",
+            Duration::from_secs(5),
+            || Ok(assert_no_attachments(&agent).ok()),
+        )
+    });
+}
+
+#[test]
+fn a_hundred_pods_come_and_go_while_the_agent_does() {
+    with_runtime(&[truepeer_plugin()], |directory, hosts, runtime| {
+        let first = agent(directory)?;
+        let spec = |n: usize| annotated("many", &format!("pod-{n}"));
+        // The bridge is there, and one pod serves.
+        let witness = sidecar(hosts, runtime, &spec(0))?;
+        let (mut pods, second) = thread::scope(|scope| {
+            let start = |n| scope.spawn(move || runtime.run_pod(&spec(n)));
+            let pods: Vec<_> = (1..PODS).map(start).collect();
+            wait_for_attachments(PODS / 2..=PODS)?;
+            let second = Agent::start(directory, first.kill()?)?;
+            let pods = pods.into_iter().map(|pod| pod.join().expect("no panic"));
+            anyhow::Ok((pods.collect::<Result<Vec<_>>>()?, second))
+        })?;
+        wait_for_attachments(PODS..=PODS)?;
+        eventually("all pods are served", Duration::from_secs(5), || {
+            let links = second.status()?["links"].to_string();
+            Ok((links.matches("/run/netns/cni-").count() >= PODS).then_some(()))
+        })?;
+        shows_clients(&second, hosts, &witness)?;
+
+        pods.push(witness);
+        let third = thread::scope(|scope| {
+            let remove = |pod| scope.spawn(move || runtime.remove_pod(pod));
+            let removed: Vec<_> = pods.iter().map(remove).collect();
+            wait_for_attachments(0..=PODS / 2)?;
+            ensure!(second.stop()?.success(), "the agent failed");
+            let third = agent(directory)?;
+            let mut removed = removed.into_iter();
+            removed.try_for_each(|pod| pod.join().expect("no panic"))?;
+            anyhow::Ok(third)
+        })?;
+        eventually("the agent lets go of all", Duration::from_secs(5), || {
+            Ok(assert_no_attachments(&third).ok())
+        })
+    });
+}
+
+/// Waits until the plugin has written so many files.
+fn wait_for_attachments(wanted: RangeInclusive<usize>) -> Result<()> {
+    let what = format!("{wanted:?} attachments");
+    eventually(&what, Duration::from_secs(60), || {
+        let files = fs::read_dir(ATTACHMENTS)?.flatten();
+        let is_written = |file: &fs::DirEntry| file.path().extension().is_some_and(|e| e == "json");
+        Ok(wanted
+            .contains(&files.filter(is_written).count())
+            .then_some(()))
+    })
 }
 
 /// A load balancer, a client, and the option by which the one tells of the other.

@@ -259,17 +259,19 @@ impl Runtime {
         Ok(())
     }
 
-    /// Fails unless all that pods left is gone: network namespaces, addresses, bundles.
+    /// Fails unless all that pods left is gone: bundles, network namespaces, what libcni remembers.
     pub fn assert_nothing_left(&self) -> Result<()> {
-        for directory in [
-            "/run/containerd/io.containerd.runtime.v2.task/k8s.io",
-            "/var/lib/cni/results",
+        for (directory, prefix) in [
+            ("/run/containerd/io.containerd.runtime.v2.task/k8s.io", ""),
+            ("/run/netns", "cni-"),
+            ("/var/lib/cni/results", ""),
         ] {
             let left: Vec<_> = fs::read_dir(directory)
                 .into_iter()
                 .flatten()
                 .flatten()
                 .map(|entry| entry.file_name())
+                .filter(|name| name.as_encoded_bytes().starts_with(prefix.as_bytes()))
                 .collect();
             ensure!(left.is_empty(), "{directory} still has {left:?}");
         }
