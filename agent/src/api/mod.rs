@@ -2,6 +2,7 @@
 
 mod answer;
 pub mod client;
+mod pods;
 mod query;
 mod socket;
 
@@ -24,7 +25,7 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use tokio::{
     net::{TcpListener, UnixListener},
-    sync::Mutex,
+    sync::{Mutex, mpsc},
 };
 
 pub use self::socket::remove_stale;
@@ -41,6 +42,7 @@ use crate::{
     netns::Netns,
     origins::{Origins, Status},
     peers::{self, Names, Peer, View},
+    pods::{Pods, Request},
     sockets,
     statistics::Statistics,
 };
@@ -57,17 +59,26 @@ pub struct State {
     pub details: Arc<Kept>,
     /// Pods and containers.
     pub containers: Containers,
+    /// The pods that are served.
+    pub pods: Pods,
+    /// What the CNI plugin asks of the agent.
+    requests: mpsc::Sender<Request>,
     started: SystemTime,
     /// Held while processes are looked up, so that many callers don't load the host.
     snapshot: Mutex<()>,
 }
 
 impl State {
-    /// The state of an agent that is starting: not ready yet.
-    pub fn new(origins: Arc<dyn Origins>, names: Names, settings: &AgentSettings) -> Arc<Self> {
+    /// The state of an agent that is starting: not ready yet. Requests about pods wait until they are received.
+    pub fn new(
+        origins: Arc<dyn Origins>,
+        names: Names,
+        settings: &AgentSettings,
+    ) -> (Arc<Self>, mpsc::Receiver<Request>) {
+        let (requests, received) = mpsc::channel(1);
         let containers = Containers::new(&settings.runtimes);
         let statistics = Statistics::new(settings.top);
-        Arc::new(Self {
+        let state = Self {
             metrics: Metrics::new(
                 origins.clone(),
                 names.clone(),
@@ -78,9 +89,12 @@ impl State {
             origins,
             names,
             details: Arc::default(),
+            pods: Pods::default(),
+            requests,
             started: SystemTime::now(),
             snapshot: Mutex::default(),
-        })
+        };
+        (Arc::new(state), received)
     }
 
     /// Says whether the agent serves: `true` once attached, `false` while it drains.
@@ -193,6 +207,8 @@ impl Server {
             .clone()
             .route("/v1/peers", get(list))
             .route("/v1/peer", get(find))
+            .route("/v1/pods", get(pods::list))
+            .route("/v1/pod", get(pods::act).put(pods::act).delete(pods::act))
             .route("/v1/top", get(top))
             .route("/v1/status", get(status));
         let finish = |router: Router<Arc<State>>| {

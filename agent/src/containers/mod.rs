@@ -18,10 +18,12 @@ use std::{
 };
 
 use agent_common::Origin;
+use anyhow::Result;
 use prometheus_client::encoding::EncodeLabelSet;
 use serde::{Deserialize, Serialize};
 
 use self::known::Known;
+use crate::{netns::Netns, pods::ANNOTATIONS};
 
 /// Where containerd (also that of k3s and MicroK8s), CRI-O and Podman keep their bundles, and libcni its cache.
 pub const DIRECTORIES: [&str; 5] = [
@@ -31,9 +33,6 @@ pub const DIRECTORIES: [&str; 5] = [
     "/run/containers/storage",
     "/var/lib/cni",
 ];
-
-/// What truepeer's annotations of pods begin with.
-pub const ANNOTATIONS: &str = "truepeer.io/";
 
 /// Pod and container, in Kubernetes' words.
 #[derive(
@@ -98,6 +97,19 @@ impl Containers {
     /// The pods that run and have a network namespace of their own.
     pub fn sandboxes(&self) -> Vec<Sandbox> {
         self.lock().sandboxes()
+    }
+
+    /// Every namespace that this process can see, and those of pods.
+    pub fn namespaces(&self) -> Result<Vec<Netns>> {
+        let mut all = Netns::all()?;
+        for sandbox in self.sandboxes() {
+            let is_seen = |netns: &Netns| netns.cookie() == sandbox.netns_cookie;
+            if !all.iter().any(is_seen) {
+                // One that has gone meanwhile is left out.
+                all.extend(Netns::open(&sandbox.netns));
+            }
+        }
+        Ok(all)
     }
 
     /// Whose a connection is that a process in `cgroup` holds, in the network namespace with this cookie.
