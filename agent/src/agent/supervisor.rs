@@ -11,7 +11,7 @@ use agent_common::{
     unwrap::{UnwrapPort, Versions},
 };
 use anyhow::{Context as _, Result, bail};
-use tokio::{sync::mpsc::Sender, task::JoinHandle};
+use tokio::{runtime::Handle, sync::mpsc::Sender, task::JoinHandle};
 use tracing::{info, warn};
 
 use super::plan;
@@ -152,13 +152,19 @@ impl Supervisor {
     pub(super) fn follow(&mut self, place: &Place, missing: Missing) -> Result<()> {
         let is_wanted = self.places().contains(&place.as_deref());
         let served = if is_wanted {
-            self.serve(place, missing)
+            // One thread for all that is done inside.
+            let runtime = Handle::current();
+            Netns::open_or_current(place.as_deref()).and_then(|netns| {
+                netns.clone().run(|| {
+                    let _guard = runtime.enter();
+                    self.serve(place, netns, missing)
+                })
+            })
         } else {
             Ok(())
         };
         if !is_wanted || served.is_err() {
-            let released = self.release(place);
-            return served.and(released);
+            return served.and(self.release(place));
         }
         served
     }
@@ -180,7 +186,8 @@ impl Supervisor {
             }
         }
         self.datapath.check(&served.pins)?;
-        route::check(&served.netns, &route::items(&steers))
+        let netns = &served.netns;
+        netns.run(|| route::check(netns, &route::items(&steers)))
     }
 
     /// Named namespaces that are no longer the ones that are served.
@@ -263,9 +270,9 @@ impl Supervisor {
     }
 
     /// Puts in place what is wanted in a namespace.
-    fn serve(&mut self, place: &Place, missing: Missing) -> Result<()> {
+    fn serve(&mut self, place: &Place, netns: Netns, missing: Missing) -> Result<()> {
         let (steers, unwraps) = self.wanted(place);
-        let mut served = self.survey(place, &steers, &unwraps, missing)?;
+        let mut served = self.survey(place, netns, &steers, &unwraps, missing)?;
         let before = self.served.remove(place);
         let installed = self.install(&mut served, before, &steers);
         // Whether or not all of it is there: what is can be taken away.
@@ -315,7 +322,8 @@ impl Supervisor {
             return Ok(());
         };
         let withdrawn = self.withdraw(&served);
-        self.journal.apply(&served.netns, &[]).and(withdrawn)
+        let netns = &served.netns;
+        netns.run(|| self.journal.apply(netns, &[])).and(withdrawn)
     }
 
     /// Takes the data path away from a namespace.
@@ -329,11 +337,11 @@ impl Supervisor {
     fn survey(
         &self,
         place: &Place,
+        netns: Netns,
         steers: &[Steer],
         unwraps: &[Unwrap],
         missing: Missing,
     ) -> Result<Served> {
-        let netns = Netns::open_or_current(place.as_deref())?;
         // Before looking, so that no change goes by unseen.
         let changed = self.changed.clone();
         let watched = place.clone();
