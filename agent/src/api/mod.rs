@@ -76,7 +76,8 @@ impl State {
         settings: &AgentSettings,
     ) -> (Arc<Self>, mpsc::Receiver<Request>) {
         let (requests, received) = mpsc::channel(1);
-        let containers = Containers::new(&settings.runtimes);
+        let pods = Pods::default();
+        let containers = Containers::new(&settings.runtimes, pods.clone());
         let statistics = Statistics::new(settings.top);
         let state = Self {
             metrics: Metrics::new(
@@ -89,7 +90,7 @@ impl State {
             origins,
             names,
             details: Arc::default(),
-            pods: Pods::default(),
+            pods,
             requests,
             started: SystemTime::now(),
             snapshot: Mutex::default(),

@@ -13,7 +13,7 @@ use tokio::runtime::{self, Runtime};
 
 use crate::{
     api::client, config::Config, containers::Containers, datapath::Pins, origins::Origins,
-    peers::Names,
+    peers::Names, pods::Pods,
 };
 
 /// Which agent to ask.
@@ -34,7 +34,7 @@ impl Source {
         let config = Config::load(self.config.as_deref())?;
         let socket = self.socket.as_ref().unwrap_or(&config.agent.socket);
         Ok(Reader {
-            containers: Containers::new(&config.agent.runtimes),
+            containers: Containers::new(&config.agent.runtimes, Pods::default()),
             socket: socket.clone(),
             config,
             runtime: runtime::Builder::new_current_thread()

@@ -19,6 +19,8 @@ pub(super) struct Bundle {
     /// Path of the network namespace that a sandbox was given; none of other containers, and of those in
     /// the node's namespace.
     pub(super) netns: Option<PathBuf>,
+    /// Path of the container's cgroup, below the root of the hierarchy.
+    pub(super) cgroup: Option<String>,
     /// Annotations of the pod, those of truepeer.
     pub(super) annotations: BTreeMap<String, String>,
 }
@@ -33,9 +35,11 @@ struct Spec {
 }
 
 #[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Linux {
     #[serde(default)]
     namespaces: Vec<Namespace>,
+    cgroups_path: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -91,6 +95,7 @@ impl Bundle {
             })
         });
         // A container joins its sandbox's by a process id, which another process may have by now.
+        let cgroup = linux.cgroups_path.as_deref().map(cgroup);
         let netns = linux
             .namespaces
             .into_iter()
@@ -105,9 +110,21 @@ impl Bundle {
         Self {
             workload,
             netns: netns.map(here),
+            cgroup,
             annotations: own(all),
         }
     }
+}
+
+/// Where runc puts a container: systemd's driver writes `SLICE:PREFIX:NAME`, and a slice `a-b.slice` lies in
+/// `a.slice`.
+fn cgroup(path: &str) -> String {
+    let [slice, prefix, name] = path.split(':').collect::<Vec<_>>()[..] else {
+        return path.to_owned();
+    };
+    let dashes = slice.match_indices('-').map(|(at, _)| &slice[..at]);
+    let parents: String = dashes.map(|parent| format!("/{parent}.slice")).collect();
+    format!("{parents}/{slice}/{prefix}-{name}.scope")
 }
 
 /// The path without the link that `/var/run` is, which an agent in a container may lack.
@@ -176,6 +193,23 @@ mod tests {
         assert_eq!(sandbox.workload, web(None));
         let expected = [("truepeer.io/unwrap".into(), "8000".into())];
         assert_eq!(sandbox.annotations, expected.into());
+    }
+
+    #[test]
+    fn cgroups_are_where_either_driver_puts_them() {
+        assert_eq!(
+            cgroup("/kubepods/besteffort/pod1/f3e7"),
+            "/kubepods/besteffort/pod1/f3e7"
+        );
+        assert_eq!(
+            cgroup("kubepods-besteffort-pod1_2.slice:cri-containerd:f3e7"),
+            "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod1_2.slice/\
+             cri-containerd-f3e7.scope"
+        );
+        assert_eq!(
+            cgroup("system.slice:runc:f3e7"),
+            "/system.slice/runc-f3e7.scope"
+        );
     }
 
     #[test]

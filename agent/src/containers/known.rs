@@ -11,7 +11,7 @@ use agent_common::Origin;
 use tracing::debug;
 
 use super::{Sandbox, Workload, bundle::Bundle, cache, listing::Listing, tally::Tallies};
-use crate::{netns::Netns, processes::Cgroups};
+use crate::{netns::Netns, pods::Pods, processes::Cgroups};
 
 /// How often, at most, directories are looked at because something is unknown.
 const LOOK: Duration = Duration::from_millis(100);
@@ -27,6 +27,8 @@ pub(super) struct Known {
     containers: HashMap<String, Container>,
     /// Ids of sandboxes by the cookies of their network namespaces.
     pods: HashMap<u64, String>,
+    /// What the CNI plugin told.
+    attached: Pods,
     cgroups: Cgroups,
     pub(super) tallies: Tallies,
 }
@@ -35,20 +37,32 @@ pub(super) struct Known {
 struct Container {
     workload: Option<Arc<Workload>>,
     sandbox: Option<Sandbox>,
+    /// Its cgroup, until that was seen.
+    cgroup: Option<String>,
     /// Since when it is missing.
     gone: Option<Instant>,
 }
 
 impl Known {
-    pub(super) fn new(directories: &[PathBuf]) -> Self {
+    pub(super) fn new(directories: &[PathBuf], attached: Pods) -> Self {
         Self {
             directories: directories.to_vec(),
+            attached,
             ..Self::default()
         }
     }
 
     pub(super) fn refresh(&mut self) {
         self.looked = Some(Instant::now());
+        self.list();
+        // Connections that end with their container are told of when its cgroup has gone.
+        let young = self.containers.values_mut().filter(|c| c.gone.is_none());
+        for cgroup in young.map(|container| &mut container.cgroup) {
+            cgroup.take_if(|path| self.cgroups.remember(path));
+        }
+    }
+
+    fn list(&mut self) {
         let Some(found) = self.listing.changed(&self.directories) else {
             return;
         };
@@ -103,6 +117,7 @@ impl Known {
         let container = Container {
             workload,
             sandbox,
+            cgroup: bundle.cgroup,
             gone: None,
         };
         self.containers.insert(id, container);
@@ -125,7 +140,9 @@ impl Known {
     pub(super) fn find(&mut self, netns: u64, cgroup: Option<&str>) -> Option<Arc<Workload>> {
         let found = self.look_up(netns, cgroup);
         let is_due = self.looked.is_none_or(|looked| looked.elapsed() >= LOOK);
-        if found.is_some() || !is_due {
+        // A container can be younger than what is known of its pod.
+        let is_known = found.as_ref().is_some_and(|w| w.container.is_some());
+        if is_known || !is_due {
             return found;
         }
         self.refresh();
@@ -137,11 +154,15 @@ impl Known {
         let mut ids = cgroup.into_iter().flat_map(|path| path.rsplit('/'));
         let container = ids.find_map(|name| self.containers.get(container_id(name)));
         let of_container = container.and_then(|container| container.workload.clone());
-        of_container.or_else(|| {
-            self.containers
-                .get(self.pods.get(&netns)?)?
-                .workload
-                .clone()
+        of_container.or_else(|| self.pod(netns))
+    }
+
+    fn pod(&self, netns: u64) -> Option<Arc<Workload>> {
+        let sandbox = self.pods.get(&netns).map(|id| &self.containers[id]);
+        let known = sandbox.and_then(|sandbox| sandbox.workload.clone());
+        known.or_else(|| {
+            let attachment = self.attached.by_netns(netns)?;
+            Some(Arc::new(attachment.pod.as_ref()?.into()))
         })
     }
 }

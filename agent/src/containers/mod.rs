@@ -23,7 +23,10 @@ use prometheus_client::encoding::EncodeLabelSet;
 use serde::{Deserialize, Serialize};
 
 use self::known::Known;
-use crate::{netns::Netns, pods::ANNOTATIONS};
+use crate::{
+    netns::Netns,
+    pods::{ANNOTATIONS, PodName, Pods},
+};
 
 /// Where containerd (also that of k3s and MicroK8s), CRI-O and Podman keep their bundles, and libcni its cache.
 pub const DIRECTORIES: [&str; 5] = [
@@ -46,6 +49,16 @@ pub struct Workload {
     /// The container's name; none where only the pod is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
+}
+
+impl From<&PodName> for Workload {
+    fn from(pod: &PodName) -> Self {
+        Self {
+            namespace: pod.namespace.clone(),
+            pod: pod.name.clone(),
+            container: None,
+        }
+    }
 }
 
 /// `shop/web-0/nginx`, or `shop/web-0`.
@@ -84,9 +97,9 @@ pub struct Containers(Arc<Mutex<Known>>);
 
 impl Containers {
     /// Nothing known yet of what is in these directories. Those that do not exist belong to runtimes that
-    /// are not there.
-    pub fn new(directories: &[PathBuf]) -> Self {
-        Self(Arc::new(Mutex::new(Known::new(directories))))
+    /// are not there. What they do not tell, the CNI plugin may have told of `pods`.
+    pub fn new(directories: &[PathBuf], pods: Pods) -> Self {
+        Self(Arc::new(Mutex::new(Known::new(directories, pods))))
     }
 
     /// Looks for what has come and gone.

@@ -53,7 +53,7 @@ fn find(containers: &Containers, netns: u64, cgroup: &str) -> Option<String> {
 /// A pod in this process's network namespace, with a container.
 pub(crate) fn web() -> (tempfile::TempDir, Containers) {
     let directory = containerd();
-    let containers = Containers::new(&[directory.path().to_owned()]);
+    let containers = Containers::new(&[directory.path().to_owned()], Pods::default());
     (directory, containers)
 }
 
@@ -121,7 +121,7 @@ fn what_comes_is_found_and_what_goes_is_remembered_for_its_connections() {
 
 #[test]
 fn directories_that_are_not_there_are_no_error() {
-    let containers = Containers::new(&["/nonexistent".into()]);
+    let containers = Containers::new(&["/nonexistent".into()], Pods::default());
     assert_eq!(find(&containers, 1, "/a/b"), None);
     assert!(containers.sandboxes().is_empty());
 }
