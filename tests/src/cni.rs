@@ -16,7 +16,7 @@ use crate::netns::Netns;
 use crate::topology::Sidecar;
 
 /// Where Debian has the reference plugins.
-const PLUGINS: &str = "/usr/lib/cni";
+pub(crate) const PLUGINS: &str = "/usr/lib/cni";
 /// Where runtimes pass a pod's annotations.
 const ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
 /// The pod's interface.
@@ -262,7 +262,7 @@ impl<'a> Runtime<'a> {
 }
 
 /// Addresses by the reference plugin `host-local`.
-fn ipam(directory: &Path) -> Value {
+pub(crate) fn ipam(directory: &Path) -> Value {
     json!({
         "type": "host-local",
         "dataDir": directory.join("ipam"),

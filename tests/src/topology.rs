@@ -218,7 +218,7 @@ fn connect_from(client: &Netns, address: IpAddr, to: fn(Family) -> IpAddr) -> Re
 }
 
 /// A namespace in which any of [`Family::client`] can be bound.
-pub(crate) fn client() -> Result<Netns> {
+fn client() -> Result<Netns> {
     let client = Netns::new("client")?;
     client.ip("route add local 203.0.113.0/24 dev lo
          -6 route add local 2001:db8:c::/112 dev lo")?;

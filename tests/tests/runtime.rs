@@ -10,15 +10,16 @@ use std::time::Duration;
 use agent_common::{Endpoint, toa};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use tests::agent::{Agent, Config, binary, truepeer};
+use tests::agent::{Agent, Config, truepeer};
 use tests::check::{known, known_to_application, no_origins};
+use tests::cni::{self, IFNAME, Node};
 use tests::eventually;
 use tests::host::scenario;
 use tests::load::Load;
 use tests::raw::Raw;
 use tests::report::Seen;
-use tests::runtime::{Node, Pod, Runtime, Spec, own_mounts};
-use tests::topology::Family;
+use tests::runtime::{Pod, Runtime, Spec, own_mounts};
+use tests::topology::{Family, Sidecar};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_playground");
 const APPLICATION: u16 = 8080;
@@ -37,9 +38,7 @@ fn with_runtime(more: &[Value], body: impl FnOnce(&Path, &Node, &Runtime) -> Res
     scenario(|directory| {
         own_mounts(|| {
             let hosts = Node::new()?;
-            let network = Node::network(more);
-            let program = Path::new(PROGRAM);
-            let runtime = Runtime::start(directory, &hosts.node, program, &network, &binary()?)?;
+            let runtime = Runtime::start(directory, hosts.netns(), Path::new(PROGRAM), more)?;
             body(directory, &hosts, &runtime)?;
             runtime.assert_nothing_left()
         })
@@ -59,7 +58,7 @@ fn wait_until_it_listens(hosts: &Node, pod: &Pod, port: u16) -> Result<()> {
         let what = format!("{address} listens on {port}");
         eventually(&what, Duration::from_secs(10), || {
             let connect = || std::net::TcpStream::connect((*address, port));
-            Ok(hosts.node.enter(connect).ok())
+            Ok(hosts.netns().enter(connect).ok())
         })?;
     }
     Ok(())
@@ -77,7 +76,7 @@ fn connections_have_the_names_of_their_pods() {
         let new = application(runtime, &Spec::new("shop", "web-1"))?;
         wait_until_it_listens(hosts, &new, APPLICATION)?;
 
-        let raw = Raw::new(&hosts.client)?;
+        let raw = Raw::new(hosts.client())?;
         let mut connections = Vec::new();
         for (pod, name) in [(&old, "web-0"), (&new, "web-1")] {
             for address in &pod.addresses {
@@ -170,7 +169,7 @@ fn shows_clients(agent: &Agent, hosts: &Node, pod: &Pod) -> Result<()> {
         concurrent: 10,
         ..Load::new(targets)
     };
-    let connections = load.hold(&hosts.client)?;
+    let connections = load.hold(hosts.client())?;
     let peers = agent.peers()?;
     for connection in &connections {
         known(&peers, connection)?;
@@ -216,12 +215,12 @@ fn annotations_steer() {
         let pod = sidecar(hosts, runtime, &spec)?;
         shows_clients(&first, hosts, &pod)?;
         // By a port of the node, through the rules of `portmap`.
-        let target = SocketAddr::new(Node::address(Family::V4), NODE_PORT);
+        let target = SocketAddr::new(Sidecar::address(Family::V4), NODE_PORT);
         let by_node = Load {
             concurrent: 1,
             ..Load::new([target])
         };
-        for connection in by_node.hold(&hosts.client)? {
+        for connection in by_node.hold(hosts.client())? {
             let seen = &connection.seen;
             ensure!(seen.accepted.ip() == connection.client.ip(), "{seen:?}");
         }
@@ -234,10 +233,63 @@ fn annotations_steer() {
         second.kill()?;
         let third = agent(directory)?;
         shows_clients(&third, hosts, &pod)?;
+        for pod in [&pod, &left_alone] {
+            check(hosts, runtime, pod)?;
+        }
         runtime.remove_pod(&left_alone)?;
-        runtime.remove_pod(&pod)?;
+        names_outlive_the_pod(&third, hosts, runtime, &pod)?;
         lets_go_of_all(&third)
     });
+}
+
+/// containerd never asks for CHECK; this is what libcni would pass on.
+fn check(hosts: &Node, runtime: &Runtime, pod: &Pod) -> Result<()> {
+    let cached = runtime.cached(pod)?;
+    let interfaces = cached["result"]["interfaces"].as_array();
+    let netns = interfaces.and_then(|all| all.last()?["sandbox"].as_str());
+    let environment = [
+        ("CNI_CONTAINERID", pod.id.clone()),
+        ("CNI_NETNS", netns.context("no sandbox")?.to_owned()),
+        ("CNI_IFNAME", IFNAME.to_owned()),
+    ];
+    let mut input = truepeer_plugin();
+    input["cniVersion"] = cached["result"]["cniVersion"].clone();
+    input["name"] = cached["networkName"].clone();
+    input["prevResult"] = cached["result"].clone();
+    input["runtimeConfig"] = cached["capabilityArgs"].clone();
+    cni::run(
+        hosts.netns(),
+        "truepeer",
+        "CHECK",
+        &environment,
+        &input.to_string(),
+    )
+    .map(drop)
+}
+
+/// Connections that end with their pod are logged with its names.
+fn names_outlive_the_pod(agent: &Agent, hosts: &Node, runtime: &Runtime, pod: &Pod) -> Result<()> {
+    let logged = agent.access_log()?.len();
+    let load = Load {
+        concurrent: 10,
+        ..Load::new([SocketAddr::new(pod.addresses[0], APPLICATION)])
+    };
+    let connections = load.hold(hosts.client())?;
+    runtime.remove_pod(pod)?;
+    // Those of the proxy, and those of the application.
+    let expected = 2 * connections.len();
+    let lines = eventually("all are logged", Duration::from_secs(5), || {
+        let lines = agent.access_log()?.split_off(logged);
+        Ok((lines.len() >= expected).then_some(lines))
+    })?;
+    for name in ["app", "proxy"] {
+        let named = |line: &&Value| line["pod"] == "web-0" && line["container"] == name;
+        ensure!(
+            lines.iter().filter(named).count() == expected / 2,
+            "{lines:?}"
+        );
+    }
+    Ok(())
 }
 
 /// The plugin has never been there.

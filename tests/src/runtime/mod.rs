@@ -2,7 +2,6 @@
 
 mod cri;
 mod image;
-mod node;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,9 +13,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use serde_json::Value;
-
-pub use self::node::Node;
+use serde_json::{Value, json};
 
 use self::cri::{
     Capability, Client, ContainerConfig, ContainerId, ContainerMetadata, CreateContainer, Empty,
@@ -24,13 +21,17 @@ use self::cri::{
     PodSandboxConfig, PodSandboxId, PodSandboxMetadata, PodSandboxStatusResponse, PortMapping,
     RunPodSandbox,
 };
+use crate::agent::binary;
 use crate::cgroup::Cgroup;
+use crate::cni::{IFNAME, PLUGINS, ipam};
 use crate::netns::{Netns, run};
 use crate::process::{Process, find};
 
-/// Where Debian has the reference CNI plugins.
-const PLUGINS: &str = "/usr/lib/cni";
+/// The network of pods.
+const NETWORK: &str = "node";
 const IMAGE: &str = "truepeer.test/program:1";
+/// libcni's, which has no other.
+const CACHE: &str = "/var/lib/cni/results";
 /// containerd's, where it keeps them by default: there is one containerd in [`own_mounts`].
 const SOCKET: &str = "/run/containerd/containerd.sock";
 
@@ -115,15 +116,9 @@ pub struct Pod {
 
 impl Runtime {
     /// Starts it inside `node` with an image of `program`, which pauses when it is given no arguments.
-    /// Pods are connected by `network`, a CNI configuration list, whose plugins are the reference plugins
-    /// and `truepeer`, if that is there.
-    pub fn start(
-        directory: &Path,
-        node: &Netns,
-        program: &Path,
-        network: &Value,
-        truepeer: &Path,
-    ) -> Result<Self> {
+    /// Pods are connected by the reference plugins `bridge` and `portmap`, and then by `more`, among them
+    /// perhaps `truepeer`.
+    pub fn start(directory: &Path, node: &Netns, program: &Path, more: &[Value]) -> Result<Self> {
         let plugins = directory.join("cni-bin");
         fs::create_dir(&plugins)?;
         let reference = fs::read_dir(PLUGINS)
@@ -132,10 +127,11 @@ impl Runtime {
             let plugin = plugin?;
             symlink(plugin.path(), plugins.join(plugin.file_name()))?;
         }
-        symlink(truepeer, plugins.join("truepeer"))?;
+        symlink(binary()?, plugins.join("truepeer"))?;
         let networks = directory.join("cni-conf");
         fs::create_dir(&networks)?;
-        fs::write(networks.join("10-node.conflist"), network.to_string())?;
+        let network = network(directory, more).to_string();
+        fs::write(networks.join("10-node.conflist"), network)?;
 
         let config = directory.join("containerd.toml");
         fs::write(&config, configuration(directory, &plugins, &networks))?;
@@ -259,12 +255,19 @@ impl Runtime {
         Ok(())
     }
 
+    /// What libcni remembers of a pod.
+    pub fn cached(&self, pod: &Pod) -> Result<Value> {
+        let file = format!("{CACHE}/{NETWORK}-{}-{IFNAME}", pod.id);
+        let text = fs::read_to_string(&file).context(file)?;
+        Ok(serde_json::from_str(&text)?)
+    }
+
     /// Fails unless all that pods left is gone: bundles, network namespaces, what libcni remembers.
     pub fn assert_nothing_left(&self) -> Result<()> {
         for (directory, prefix) in [
             ("/run/containerd/io.containerd.runtime.v2.task/k8s.io", ""),
             ("/run/netns", "cni-"),
-            ("/var/lib/cni/results", ""),
+            (CACHE, ""),
         ] {
             let left: Vec<_> = fs::read_dir(directory)
                 .into_iter()
@@ -285,6 +288,19 @@ impl Pod {
             id: self.id.clone(),
         }
     }
+}
+
+/// A CNI configuration list.
+fn network(directory: &Path, more: &[Value]) -> Value {
+    let bridge = json!({
+        "type": "bridge",
+        "bridge": "cni0",
+        "isGateway": true,
+        "ipam": ipam(directory),
+    });
+    let portmap = json!({"type": "portmap", "capabilities": {"portMappings": true}});
+    let plugins = [&[bridge, portmap], more].concat();
+    json!({"cniVersion": "1.0.0", "name": NETWORK, "plugins": plugins})
 }
 
 /// containerd's configuration: its images below `directory`, plugins and networks from elsewhere than
