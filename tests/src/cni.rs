@@ -159,6 +159,18 @@ impl<'a> Runtime<'a> {
         self.results().insert(pod.id.clone(), result);
     }
 
+    /// A pod whose interface somebody else has made.
+    pub fn made(&self, id: &str) -> Result<Pod> {
+        let pod = Pod::new(id, &[])?;
+        pod.netns.ip("link add eth0 type veth peer name other")?;
+        let interfaces = json!([{"name": IFNAME}]);
+        self.adopt(
+            &pod,
+            json!({"cniVersion": self.version, "interfaces": interfaces}),
+        );
+        Ok(pod)
+    }
+
     /// Adds a pod; the last plugin's result.
     pub fn add(&self, pod: &Pod) -> Result<Value> {
         // As of plugins that are not run here.

@@ -317,7 +317,7 @@ fn a_hundred_pods_in_parallel_with_the_agent_restarted_in_between() {
         let config = Config::new(directory, [])?;
         let runtime = Runtime::new(node.netns(), "1.1.0", &config, &[], sidecars());
         let agent = Agent::start(directory, config)?;
-        let pods = (0..PODS).map(|n| made(&runtime, &format!("pod{n}")));
+        let pods = (0..PODS).map(|n| runtime.made(&format!("pod{n}")));
         let pods = pods.collect::<Result<Vec<_>>>()?;
         let in_parallel = |act: &(dyn Fn(&Pod) -> Result<()> + Sync)| {
             std::thread::scope(|scope| {
@@ -359,19 +359,8 @@ fn a_hundred_pods_in_parallel_with_the_agent_restarted_in_between() {
     });
 }
 
-/// A pod whose interface somebody else has made.
-fn made(runtime: &Runtime<'_>, id: &str) -> Result<Pod> {
-    let pod = Pod::new(id, &[])?;
-    pod.netns.ip("link add eth0 type veth peer name other")?;
-    runtime.adopt(
-        &pod,
-        json!({"cniVersion": "1.1.0", "interfaces": [{"name": IFNAME}]}),
-    );
-    Ok(pod)
-}
-
 fn added(runtime: &Runtime<'_>, id: &str) -> Result<Pod> {
-    let pod = made(runtime, id)?;
+    let pod = runtime.made(id)?;
     runtime.add(&pod)?;
     Ok(pod)
 }
