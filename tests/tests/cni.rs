@@ -1,5 +1,6 @@
 //! Pods of a container runtime, with truepeer chained after the reference plugins.
 
+use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -13,8 +14,9 @@ use tests::host::{Traces, scenario};
 use tests::load::Load;
 use tests::process::Process;
 use tests::proxy::any;
-use tests::report::Report;
-use tests::{envoy, eventually};
+use tests::report::{Report, Seen};
+use tests::topology::Family;
+use tests::{envoy, eventually, unwrap};
 
 const APPLICATION: u16 = 8080;
 /// That the plugin `portmap` maps to the application's.
@@ -208,6 +210,39 @@ fn annotations_go_before_the_network() {
 }
 
 #[test]
+fn an_annotation_takes_headers_off() {
+    scenario(|directory| {
+        let node = Node::new()?;
+        let mut config = Config::new(directory, [])?;
+        config.trust.sources = vec!["10.77.0.0/24".into(), "fd77::/64".into()];
+        let plugins = Runtime::ptp(directory);
+        let runtime = Runtime::new(node.netns(), "1.0.0", &config, &plugins, json!({}));
+        let agent = Agent::start(directory, config)?;
+        let pod = Pod::new("pod", &[("truepeer.io/unwrap-ports", "8080")])?;
+        let result = runtime.add(&pod)?;
+        let _application = Report::start(&pod.netns, any(APPLICATION))?;
+        runtime.check(&pod)?;
+        for target in targets(&result)? {
+            let client = SocketAddr::new(Family::of(target).client(6), 4711);
+            let mut stream = BufReader::new(unwrap::connect(node.client(), target)?);
+            stream.get_mut().write_all(&unwrap::v2(client, target))?;
+            let mut line = String::new();
+            stream.read_line(&mut line)?;
+            let seen: Seen = serde_json::from_str(&line)?;
+            ensure!(
+                seen.accepted == client && seen.peername == client,
+                "{seen:?}"
+            );
+        }
+        unwrap::none_refused(&agent)?;
+        runtime.del(&pod)?;
+        nothing_left(&agent)?;
+        ensure!(agent.stop()?.success(), "the agent's exit status");
+        Ok(())
+    });
+}
+
+#[test]
 fn without_an_agent_pods_start_unless_they_must_not() {
     scenario(|directory| {
         let node = Node::new()?;
@@ -259,6 +294,9 @@ fn what_is_stale_goes_and_is_never_anothers() {
         let agent = Agent::start(directory, config)?;
         let valid = added(&runtime, "valid")?;
         let stale = added(&runtime, "stale")?;
+        // Once more makes no difference.
+        runtime.add(&stale)?;
+        runtime.check(&stale)?;
         runtime.gc(&[&valid, &stale])?;
         ensure!(agent.pods()?.len() == 2, "{:?}", agent.pods()?);
         runtime.gc(&[&valid])?;

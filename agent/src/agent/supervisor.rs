@@ -19,6 +19,7 @@ use crate::{
     config::{Config, Relay, Steer, Unwrap},
     datapath::{Datapath, Job},
     netns::Netns,
+    pods::Pods,
     processes,
     route::{self, Journal},
     sockets::{self, ListenerInfo},
@@ -32,8 +33,9 @@ pub(super) struct Supervisor {
     pub(super) datapath: Datapath,
     journal: Journal,
     config: Config,
+    pods: Pods,
     /// What pods ask for, by their network namespaces.
-    pods: BTreeMap<PathBuf, Config>,
+    rules: BTreeMap<PathBuf, Config>,
     served: BTreeMap<Place, Served>,
     /// Told the namespace when an interface of a served one changes.
     changed: Sender<Place>,
@@ -66,14 +68,20 @@ pub(super) enum Missing {
 
 impl Supervisor {
     /// Puts in place what is the same for every configuration. To be called within the async runtime.
-    pub(super) fn new(config: &Config, journal: Journal, changed: Sender<Place>) -> Result<Self> {
+    pub(super) fn new(
+        config: &Config,
+        pods: Pods,
+        journal: Journal,
+        changed: Sender<Place>,
+    ) -> Result<Self> {
         let cgroup = processes::cgroup2_mount()?;
         let datapath = Datapath::load(&config.agent.bpffs, config.agent.origins, &cgroup)?;
         Ok(Self {
             datapath,
             journal,
             config: Config::default(),
-            pods: BTreeMap::new(),
+            pods,
+            rules: BTreeMap::new(),
             served: BTreeMap::new(),
             changed,
         })
@@ -112,7 +120,15 @@ impl Supervisor {
         self.datapath.trust(trust, reveal, !policy.is_empty())?;
         self.datapath.carry(carry_toa)?;
         if !trust.sources.is_empty() {
-            for netns in Netns::all()? {
+            // Namespaces of pods may not be seen otherwise.
+            let mut all = Netns::all()?;
+            let pods = self.pods.namespaces();
+            all.extend(
+                pods.into_iter()
+                    .filter(|netns| !all.contains(netns))
+                    .collect::<Vec<_>>(),
+            );
+            for netns in all {
                 self.adopt(&netns, 0)?;
             }
         }
@@ -123,9 +139,9 @@ impl Supervisor {
     /// [`Supervisor::follow`] or [`Supervisor::apply`] to do.
     pub(super) fn set_pod(&mut self, path: &Path, rules: Config) {
         if rules == Config::default() {
-            self.pods.remove(path);
+            self.rules.remove(path);
         } else {
-            self.pods.insert(path.to_owned(), rules);
+            self.rules.insert(path.to_owned(), rules);
         }
     }
 
@@ -193,7 +209,7 @@ impl Supervisor {
 
     /// The namespaces in which something is to be done.
     fn places(&self) -> BTreeSet<Option<&Path>> {
-        let pods = self.pods.keys().map(|path| Some(path.as_path()));
+        let pods = self.rules.keys().map(|path| Some(path.as_path()));
         self.configured().into_iter().chain(pods).collect()
     }
 
@@ -208,7 +224,7 @@ impl Supervisor {
 
     /// The steers and unwraps of a namespace: of configuration and pods, and what the relays need of one.
     fn wanted(&self, place: &Place) -> (Vec<Steer>, Vec<Unwrap>) {
-        let pod = place.as_ref().and_then(|path| self.pods.get(path));
+        let pod = place.as_ref().and_then(|path| self.rules.get(path));
         let relays = self.config.relay.iter().filter_map(Relay::route);
         let steers = self.config.steer.iter().cloned().chain(relays);
         let steers = steers.filter(|s| s.netns == *place);

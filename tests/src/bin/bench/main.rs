@@ -137,6 +137,9 @@ fn compare(arguments: &Arguments, stop: &Stop) -> Result<Samples> {
         .filter(|(_, works)| !works.is_empty())
         .collect();
     let mut samples = Samples::default();
+    if wanted.is_empty() {
+        return Ok(samples);
+    }
     for round in 0..arguments.rounds {
         let mut of_round = report::Round::new();
         for (variant, works) in &wanted {
