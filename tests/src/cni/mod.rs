@@ -1,5 +1,7 @@
 //! A container runtime's side of CNI, with the reference plugins and truepeer's binary among them.
 
+mod check;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::io::Write;
@@ -14,6 +16,10 @@ use serde_json::{Map, Value, json};
 use crate::agent::{Config, binary};
 use crate::netns::Netns;
 use crate::topology::Sidecar;
+
+pub use self::check::{
+    APPLICATION, Serving, all_direct, all_through_proxy, nothing_left, sidecars, targets,
+};
 
 /// Where Debian has the reference plugins.
 const PLUGINS: &str = "/usr/lib/cni";
