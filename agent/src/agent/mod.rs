@@ -5,6 +5,7 @@ mod lock;
 pub(crate) mod plan;
 mod pods;
 mod supervisor;
+mod wanted;
 
 use std::{
     collections::BTreeSet,

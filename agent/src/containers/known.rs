@@ -28,7 +28,7 @@ pub(super) struct Known {
     /// Ids of sandboxes by the cookies of their network namespaces.
     pods: HashMap<u64, String>,
     /// What the CNI plugin told.
-    attached: Pods,
+    pub(super) attached: Pods,
     cgroups: Cgroups,
     pub(super) tallies: Tallies,
 }

@@ -114,14 +114,14 @@ impl Containers {
 
     /// Every namespace that this process can see, and those of pods.
     pub fn namespaces(&self) -> Result<Vec<Netns>> {
+        let known = self.lock();
         let mut all = Netns::all()?;
-        for sandbox in self.sandboxes() {
-            let is_seen = |netns: &Netns| netns.cookie() == sandbox.netns_cookie;
-            if !all.iter().any(is_seen) {
-                // One that has gone meanwhile is left out.
-                all.extend(Netns::open(&sandbox.netns));
-            }
-        }
+        all.extend(known.attached.namespaces());
+        // One that has gone meanwhile is left out.
+        let sandboxes = known.sandboxes().into_iter();
+        all.extend(sandboxes.filter_map(|sandbox| Netns::open(&sandbox.netns).ok()));
+        all.sort_unstable_by_key(Netns::cookie);
+        all.dedup();
         Ok(all)
     }
 
