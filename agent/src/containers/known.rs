@@ -86,8 +86,10 @@ impl Known {
         let is_kept = |c: &Container| c.gone.is_none_or(|gone| gone.elapsed() < KEEP);
         self.containers.retain(|_, container| is_kept(container));
         self.pods.retain(|_, id| self.containers.contains_key(id));
-        let live = self.containers.values().filter_map(|c| c.workload.as_ref());
-        self.tallies.retain(live);
+        let attached = self.attached.all();
+        let attached = attached.iter().filter_map(|a| Some(a.pod.as_ref()?.into()));
+        let live = self.containers.values().filter_map(|c| c.workload.clone());
+        self.tallies.retain(live.chain(attached.map(Arc::new)));
     }
 
     fn add(&mut self, id: String, bundle: Bundle) {
@@ -150,8 +152,8 @@ impl Known {
     }
 
     fn look_up(&self, netns: u64, cgroup: Option<&str>) -> Option<Arc<Workload>> {
-        // The innermost: a container can have cgroups of its own.
-        let mut ids = cgroup.into_iter().flat_map(|path| path.rsplit('/'));
+        // The outermost: a container may name cgroups of its own as it likes.
+        let mut ids = cgroup.into_iter().flat_map(|path| path.split('/'));
         let container = ids.find_map(|name| self.containers.get(container_id(name)));
         let of_container = container.and_then(|container| container.workload.clone());
         of_container.or_else(|| self.pod(netns))

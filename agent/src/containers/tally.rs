@@ -34,7 +34,7 @@ impl Tallies {
     }
 
     /// Forgets all others.
-    pub(super) fn retain<'a>(&mut self, live: impl Iterator<Item = &'a Arc<Workload>>) {
+    pub(super) fn retain(&mut self, live: impl Iterator<Item = Arc<Workload>>) {
         let live: HashSet<_> = live.collect();
         self.0.retain(|workload, _| live.contains(workload));
     }

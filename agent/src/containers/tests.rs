@@ -66,6 +66,7 @@ fn a_process_has_the_name_of_its_container_or_of_its_pod() {
         format!("/kubepods/besteffort/pod1/{CONTAINER}"),
         format!("{kubepods}/cri-containerd-{CONTAINER}.scope"),
         format!("/../../kubepods/pod1/{CONTAINER}/init.scope"),
+        format!("/kubepods/pod1/{CONTAINER}/{SANDBOX}"),
     ] {
         let found = find(&containers, 1, &cgroup);
         assert_eq!(found.as_deref(), Some("shop/web-0/nginx"), "{cgroup}");
@@ -92,6 +93,26 @@ fn a_process_has_the_name_of_its_container_or_of_its_pod() {
     };
     assert_eq!(sandbox.id, SANDBOX);
     assert_eq!(sandbox.annotations["truepeer.io/unwrap"], "8000");
+}
+
+#[test]
+fn what_no_file_tells_the_plugin_may_have_told() {
+    let netns = Netns::current().unwrap();
+    let attachment = json!({
+        "id": {"container_id": SANDBOX, "ifname": "eth0"},
+        "network": "node",
+        "netns": "/proc/self/ns/net",
+        "netns_inode": netns.inode(),
+        "netns_cookie": netns.cookie(),
+        "boot_id": "",
+        "pod": {"namespace": "shop", "name": "web-1"},
+    });
+    let pods = Pods::default();
+    let containers = Containers::new(&[], pods.clone());
+    assert_eq!(find(&containers, netns.cookie(), "/"), None);
+    pods.insert(serde_json::from_value(attachment).unwrap(), netns.clone());
+    let told = find(&containers, netns.cookie(), "/");
+    assert_eq!(told.as_deref(), Some("shop/web-1"));
 }
 
 #[test]
