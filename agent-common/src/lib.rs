@@ -12,6 +12,7 @@ pub mod counter;
 pub mod event;
 pub mod guard;
 pub mod names;
+pub mod node;
 pub mod options;
 pub mod origin;
 pub mod proxy;
@@ -23,4 +24,6 @@ pub use address::{Address, Endpoint};
 pub use counter::Counter;
 pub use event::Closed;
 pub use origin::{Evidence, Origin, Process};
-pub use settings::{Claim, Connection, Listener, ListenerKey, Mark, Namespace, Range, Syn};
+pub use settings::{
+    Claim, Connection, InterfacePort, Listener, ListenerKey, Mark, Namespace, Range, Syn,
+};

@@ -48,6 +48,70 @@ pub fn find(header: &[u8; HEADER_ROOM], is_wanted: impl Fn(u8, u8) -> usize) -> 
     (number, found)
 }
 
+/// Closes up the options of a TCP header, of which `header` has all bytes that the header says it has; those
+/// after its end are zero. `to`, all zeros before, gets the header without padding and without the options that are unwanted,
+/// which `is_unwanted` answers with 1, and else with 0. Where in `to` the last one ends, and how many were
+/// unwanted. What follows the end of options, or what is no option, is left out, as nobody reads it.
+#[inline(always)]
+pub fn close_up(
+    header: &[u8; HEADER_ROOM],
+    to: &mut [u8; HEADER_ROOM],
+    is_unwanted: impl Fn(u8, u8) -> usize,
+) -> (usize, usize) {
+    let end = (byte(header, 12) >> 4) as usize * 4;
+    to[..OPTIONS].copy_from_slice(&header[..OPTIONS]);
+    let (mut at, mut number) = (OPTIONS, 0);
+    // Bytes left of the option that is being read, and 1 if it is copied.
+    let (mut left, mut copies) = (0, 0);
+    // As in `find`.
+    let veil = byte(header, HEADER_ROOM - 1) as usize;
+    for i in OPTIONS..OPTIONS + MAX_OPTIONS {
+        at = (at + veil) & (HEADER_ROOM - 1);
+        left = (left + veil) & 0xff;
+        copies = (copies + veil) & 1;
+        number = (number + veil) & 0xff;
+        if i >= end {
+            break;
+        }
+        if left == 0 {
+            let kind = byte(header, i);
+            if kind == END_OF_OPTIONS {
+                break;
+            }
+            if kind == NO_OPERATION {
+                continue;
+            }
+            let length = byte(header, i + 1);
+            if length < 2 || i + length as usize > end {
+                break;
+            }
+            let is_unwanted = is_unwanted(kind, length);
+            left = length as usize;
+            copies = 1 - is_unwanted;
+            number += is_unwanted;
+        }
+        set(to, at, byte(header, i));
+        at += copies;
+        left -= 1;
+    }
+    // The last byte of an option that was not copied.
+    set(to, at, END_OF_OPTIONS);
+    (at, number)
+}
+
+/// Appends an option to those that end at `at`; where they end now.
+#[inline(always)]
+pub fn append<const N: usize>(
+    header: &mut [u8; HEADER_ROOM],
+    at: usize,
+    option: &[u8; N],
+) -> usize {
+    for (i, byte) in option.iter().enumerate() {
+        set(header, at + i, *byte);
+    }
+    at + N
+}
+
 /// The word at `at`, as it lies in the header.
 #[inline(always)]
 pub fn word(header: &[u8; HEADER_ROOM], at: usize) -> u32 {
@@ -62,4 +126,12 @@ pub fn byte(header: &[u8; HEADER_ROOM], at: usize) -> u8 {
     // SAFETY: a reference is valid for reads.
     let at = unsafe { core::ptr::read_volatile(&at) };
     header[at & (HEADER_ROOM - 1)]
+}
+
+/// Writes a byte of the header, likewise.
+#[inline(always)]
+fn set(header: &mut [u8; HEADER_ROOM], at: usize, byte: u8) {
+    // SAFETY: a reference is valid for reads.
+    let at = unsafe { core::ptr::read_volatile(&at) };
+    header[at & (HEADER_ROOM - 1)] = byte;
 }

@@ -23,10 +23,7 @@ use network_types::{
 
 use crate::{
     counters::count,
-    maps::{
-        CLAIMS, EVENTS, HANDOVERS, POLICIES, PREFIXES, REFUSED, TALLIES, TRUSTED_SOURCES,
-        longest_match,
-    },
+    maps::{CLAIMS, EVENTS, HANDOVERS, POLICIES, PREFIXES, REFUSED, TALLIES},
     packet::{ACK, SYN, TCP},
     socket::TCP_LISTEN,
     toa,
@@ -190,17 +187,11 @@ fn claim(ctx: &SkBuffContext, syn: &Syn, offset: u32, tcp: &[u8; TcpHdr::LEN]) -
     if claim.is_some_and(|claim| claim.evidence == 0) {
         return None;
     }
-    let source = syn.source.address;
     if let Some(kinds) = toa::kinds()
-        && let Some(rule) = longest_match(&TRUSTED_SOURCES, source)
         && let Some(client) = toa(ctx, kinds, offset, tcp)
+        && let Some(claim) = toa::claim(client, syn)
     {
-        return Some(Claim {
-            client,
-            evidence: Evidence::Toa as u8,
-            rule,
-            ..Claim::default()
-        });
+        return Some(claim);
     }
     Some(claim.copied().unwrap_or(Claim {
         client: syn.source,

@@ -1,16 +1,14 @@
 //! From the configuration of one network namespace to what the data path is told.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, ops::RangeInclusive};
 
 use agent_common::{
-    Mark, Namespace, Range,
-    origin::rule_id,
-    unwrap::{UnwrapPort, Versions},
+    InterfacePort, Mark, Namespace, Range, node::Node, origin::rule_id, unwrap::Versions,
 };
 use anyhow::{Result, bail};
 
 use crate::{
-    config::{Steer, Unwrap},
+    config::{CarryNode, Steer, Unwrap},
     datapath::Job,
 };
 
@@ -75,10 +73,15 @@ pub(crate) fn interfaces(steers: &[Steer]) -> BTreeSet<&str> {
 }
 
 /// The interfaces of one namespace that something is attached to, and what, each once.
-pub(super) fn jobs<'a>(steers: &'a [Steer], unwraps: &'a [Unwrap]) -> BTreeSet<(&'a str, Job)> {
+pub(super) fn jobs<'a>(
+    steers: &'a [Steer],
+    unwraps: &'a [Unwrap],
+    nodes: &'a [CarryNode],
+) -> BTreeSet<(&'a str, Job)> {
     let steered = interfaces(steers).into_iter().map(|i| (i, Job::Steer));
     let unwrapped = unwraps.iter().map(|u| (u.interface.as_str(), Job::Unwrap));
-    steered.chain(unwrapped).collect()
+    let noded = nodes.iter().map(|n| (n.interface.as_str(), Job::Node));
+    steered.chain(unwrapped).chain(noded).collect()
 }
 
 /// The unwrapping ports of the namespace with this cookie; those of an interface that is missing are left
@@ -87,23 +90,46 @@ pub(super) fn unwraps(
     unwraps: &[Unwrap],
     netns: u64,
     index: impl Fn(&str) -> Option<u32>,
-) -> Vec<(UnwrapPort, Versions)> {
+) -> Vec<(InterfacePort, Versions)> {
     let here = unwraps
         .iter()
         .filter_map(|u| Some((u, index(&u.interface)?)));
     here.flat_map(|(unwrap, ifindex)| {
-        let ports = unwrap.ports.iter().cloned().flatten();
-        ports.map(move |port| {
-            let port = UnwrapPort {
-                netns,
-                ifindex,
-                port,
-                padding: 0,
-            };
-            (port, unwrap.versions)
-        })
+        interface_ports(netns, ifindex, &unwrap.ports).map(|port| (port, unwrap.versions))
     })
     .collect()
+}
+
+/// Likewise the ports whose SYNs are given TOA, as options of this kind.
+pub(super) fn nodes(
+    nodes: &[CarryNode],
+    kind: u8,
+    netns: u64,
+    index: impl Fn(&str) -> Option<u32>,
+) -> Vec<(InterfacePort, Node)> {
+    let here = nodes.iter().filter_map(|n| Some((n, index(&n.interface)?)));
+    here.flat_map(|(node, ifindex)| {
+        let value = Node {
+            rule: rule_id(&node.rule()),
+            kind: kind.into(),
+        };
+        interface_ports(netns, ifindex, &node.ports).map(move |port| (port, value))
+    })
+    .collect()
+}
+
+fn interface_ports(
+    netns: u64,
+    ifindex: u32,
+    ports: &[RangeInclusive<u16>],
+) -> impl Iterator<Item = InterfacePort> {
+    let ports = ports.iter().cloned().flatten();
+    ports.map(move |port| InterfacePort {
+        netns,
+        ifindex,
+        port,
+        padding: 0,
+    })
 }
 
 #[cfg(test)]

@@ -6,17 +6,14 @@ use std::{
     sync::Arc,
 };
 
-use agent_common::{
-    ListenerKey, Namespace,
-    unwrap::{UnwrapPort, Versions},
-};
+use agent_common::{InterfacePort, ListenerKey, Namespace, node::Node, unwrap::Versions};
 use anyhow::{Context as _, Result};
 use tokio::{sync::Notify, task::JoinHandle};
 use tracing::{info, warn};
 
 use super::plan;
 use crate::{
-    config::{Config, Relay, Steer, Unwrap},
+    config::{CarryNode, Config, Relay, Steer, Unwrap},
     datapath::{Datapath, Job},
     netns::Netns,
     processes,
@@ -39,7 +36,8 @@ struct Served {
     path: Option<PathBuf>,
     netns: Netns,
     settings: Namespace,
-    unwraps: Vec<(UnwrapPort, Versions)>,
+    unwraps: Vec<(InterfacePort, Versions)>,
+    nodes: Vec<(InterfacePort, Node)>,
     /// Name of each interface that is attached to, for what, and its index.
     interfaces: Vec<(String, Job, u32)>,
     /// Names of the pins of what is attached.
@@ -106,7 +104,9 @@ impl Supervisor {
         self.datapath.guard(policy)?;
         self.datapath.trust(trust, reveal, !policy.is_empty())?;
         self.datapath.carry(carry_toa)?;
-        if !trust.sources.is_empty() {
+        let kinds = self.config.kinds();
+        self.datapath.read_toa(kinds)?;
+        if !kinds.is_empty() {
             for netns in Netns::all()? {
                 self.adopt(&netns, 0)?;
             }
@@ -133,9 +133,10 @@ impl Supervisor {
     fn namespaces(&self) -> Vec<Option<&Path>> {
         let steers = self.config.steer.iter().map(|s| s.netns.as_deref());
         let unwraps = self.config.unwrap.iter().map(|u| u.netns.as_deref());
+        let nodes = self.config.carry_node.iter().map(|n| n.netns.as_deref());
         let relays = self.config.relay.iter().filter(|r| r.route().is_some());
         let relays = relays.map(|r| r.netns.as_deref());
-        let mut paths: Vec<_> = steers.chain(unwraps).chain(relays).collect();
+        let mut paths: Vec<_> = steers.chain(unwraps).chain(nodes).chain(relays).collect();
         paths.sort_unstable();
         paths.dedup();
         paths
@@ -177,6 +178,8 @@ impl Supervisor {
         self.journal.apply(&route::items(&steers))?;
         let ports: Vec<_> = served.iter().flat_map(|s| s.unwraps.clone()).collect();
         self.datapath.unwrap(&ports)?;
+        let ports: Vec<_> = served.iter().flat_map(|s| s.nodes.clone()).collect();
+        self.datapath.node(&ports)?;
         for one in &mut served {
             self.attach(one)?;
         }
@@ -198,6 +201,13 @@ impl Supervisor {
             .filter(|u| u.netns.as_deref() == path)
             .cloned()
             .collect();
+        let nodes: Vec<CarryNode> = self
+            .config
+            .carry_node
+            .iter()
+            .filter(|n| n.netns.as_deref() == path)
+            .cloned()
+            .collect();
         let netns = Netns::open_or_current(path)?;
         // Before looking, so that no change goes by unseen.
         let changed = self.changed.clone();
@@ -210,7 +220,7 @@ impl Supervisor {
         let here = netns.interfaces()?;
         let index = |name: &str| here.iter().find(|i| i.name == name).map(|i| i.index);
         let mut interfaces = Vec::new();
-        for (name, job) in plan::jobs(&steers, &unwraps) {
+        for (name, job) in plan::jobs(&steers, &unwraps, &nodes) {
             match index(name) {
                 Some(index) => interfaces.push((name.to_owned(), job, index)),
                 None if missing == Missing::Fails => drop(netns.interface_index(name)?),
@@ -220,6 +230,8 @@ impl Supervisor {
         let settings = plan::settings(&steers, index)?;
         self.datapath.configure(&netns, &settings)?;
         let unwraps = plan::unwraps(&unwraps, netns.cookie(), index);
+        let kind = self.config.carry_toa.kind;
+        let nodes = plan::nodes(&nodes, kind, netns.cookie(), index);
         for port in steers.iter().map(|s| s.to).collect::<HashSet<_>>() {
             self.adopt(&netns, port)?;
         }
@@ -235,6 +247,7 @@ impl Supervisor {
             netns,
             settings,
             unwraps,
+            nodes,
             pins: if is_attached { pins } else { Vec::new() },
             interfaces,
             watch,

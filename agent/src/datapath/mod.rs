@@ -16,11 +16,12 @@ use std::{
 };
 
 use agent_common::{
-    ListenerKey, Namespace,
+    InterfacePort, ListenerKey, Namespace,
     names::{self, map, program},
+    node::Node,
     origin::rule_id,
     toa::Kinds,
-    unwrap::{UnwrapPort, Versions},
+    unwrap::Versions,
 };
 use anyhow::{Context as _, Result};
 use aya::{
@@ -112,13 +113,6 @@ impl Datapath {
         let sources = trust.sources.iter();
         let sources = sources.map(|prefix| (*prefix, rule_id(&Trust::source_rule(prefix))));
         pins::replace_prefixes(&mut self.pins.trusted_sources()?, sources)?;
-        let kinds = if trust.sources.is_empty() {
-            Kinds::NONE
-        } else {
-            trust.toa
-        };
-        self.pins.toa()?.set(0, pins::Plain(kinds), 0)?;
-
         let mut local = self.pins.local_sources()?;
         let wanted = trust.local_source.iter().map(|address| {
             let family = if address.is_ipv4() { AF_INET } else { AF_INET6 };
@@ -152,6 +146,11 @@ impl Datapath {
     pub fn carry(&self, toa: &CarryToa) -> Result<()> {
         let wanted = toa.to.iter().map(|prefix| (*prefix, toa.kind.into()));
         pins::replace_prefixes(&mut self.pins.carry()?, wanted)
+    }
+
+    /// Says what is taken for TOA.
+    pub fn read_toa(&self, kinds: Kinds) -> Result<()> {
+        Ok(self.pins.toa()?.set(0, pins::Plain(kinds), 0)?)
     }
 
     /// Where the maps and links are pinned.
@@ -218,7 +217,7 @@ impl Datapath {
     }
 
     /// Says on which ports PROXY headers are taken off.
-    pub fn unwrap(&self, ports: &[(UnwrapPort, Versions)]) -> Result<()> {
+    pub fn unwrap(&self, ports: &[(InterfacePort, Versions)]) -> Result<()> {
         translated::reset(&self.pins, |connection| {
             let (netns, port) = (connection.netns, connection.destination.port);
             !ports
@@ -227,6 +226,14 @@ impl Datapath {
         })?;
         let ports = ports.iter().map(|(port, v)| (pins::Plain(*port), v.0));
         pins::replace(&mut self.pins.unwraps()?, ports.collect())
+    }
+
+    /// Says to which ports SYNs are given TOA before the node's own NAT.
+    pub fn node(&self, ports: &[(InterfacePort, Node)]) -> Result<()> {
+        let ports = ports
+            .iter()
+            .map(|(port, n)| (pins::Plain(*port), pins::Plain(*n)));
+        pins::replace(&mut self.pins.nodes()?, ports.collect())
     }
 
     /// Attaches the packet programs to interfaces of `netns`, and `sk_lookup` to the namespace; what was

@@ -10,11 +10,11 @@ use std::{
 };
 
 use agent_common::{
-    Address, Claim, Connection, Counter, ListenerKey, Namespace, Origin,
+    Address, Claim, Connection, Counter, InterfacePort, ListenerKey, Namespace, Origin,
     guard::{Policy, Prefix, Tally},
     names::{LAYOUT, map},
+    node::Node,
     toa::Kinds,
-    unwrap::UnwrapPort,
 };
 use anyhow::{Context as _, Result, bail};
 use aya::{
@@ -54,7 +54,9 @@ unsafe impl Pod for Plain<ListenerKey> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<Kinds> {}
 // SAFETY: as above.
-unsafe impl Pod for Plain<UnwrapPort> {}
+unsafe impl Pod for Plain<InterfacePort> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<Node> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<Connection> {}
 // SAFETY: as above.
@@ -300,9 +302,15 @@ impl Pins {
         )?)?)
     }
 
-    pub(super) fn unwraps(&self) -> Result<HashMap<MapData, Plain<UnwrapPort>, u32>> {
+    pub(super) fn unwraps(&self) -> Result<HashMap<MapData, Plain<InterfacePort>, u32>> {
         Ok(HashMap::try_from(Map::from_map_data(
             self.map(map::UNWRAPS)?,
+        )?)?)
+    }
+
+    pub(super) fn nodes(&self) -> Result<HashMap<MapData, Plain<InterfacePort>, Plain<Node>>> {
+        Ok(HashMap::try_from(Map::from_map_data(
+            self.map(map::NODES)?,
         )?)?)
     }
 
