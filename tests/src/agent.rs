@@ -146,10 +146,32 @@ pub struct Reveal {
 }
 
 /// The sections below `[carry]`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 #[expect(missing_docs, reason = "the configuration's own names")]
 pub struct Carry {
     pub toa: CarryToa,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub node: Vec<CarryNode>,
+}
+
+/// A section `[[carry.node]]`.
+#[derive(Clone, Debug, Serialize)]
+#[expect(missing_docs, reason = "the configuration's own names")]
+pub struct CarryNode {
+    pub netns: PathBuf,
+    pub interface: String,
+    pub ports: Vec<String>,
+}
+
+impl CarryNode {
+    /// SYNs to ports that come into `netns` by this interface.
+    pub fn new(netns: &Netns, interface: &str, ports: &[&str]) -> Self {
+        Self {
+            netns: netns.path(),
+            interface: interface.into(),
+            ports: ports.iter().map(|ports| (*ports).into()).collect(),
+        }
+    }
 }
 
 /// The section `[carry.toa]`.
@@ -158,6 +180,15 @@ pub struct Carry {
 pub struct CarryToa {
     pub to: Vec<String>,
     pub kind: u8,
+}
+
+impl Default for CarryToa {
+    fn default() -> Self {
+        Self {
+            to: Vec::new(),
+            kind: 254,
+        }
+    }
 }
 
 /// The section `[agent]`: what must differ from the defaults so that agents do not meet.

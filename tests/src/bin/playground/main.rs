@@ -295,8 +295,9 @@ impl Playground {
                 to: Family::ALL
                     .map(|family| IpNet::from(Gateway::server(family)).to_string())
                     .into(),
-                kind: 254,
+                ..CarryToa::default()
             },
+            ..Carry::default()
         });
         config.relay = relays(&self.gateway.server, "reveal");
         println!("with this configuration, all else default:\n");
