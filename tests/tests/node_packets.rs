@@ -41,6 +41,7 @@ struct Bench {
     agent: Agent,
     _report: Report,
     sequence: u32,
+    port: u16,
 }
 
 impl Bench {
@@ -60,11 +61,18 @@ impl Bench {
             _report: Report::start(&node.pod, any(REPORT.target))?,
             cluster,
             sequence: 0x1000,
+            port: 20_000,
         })
     }
 
     fn node(&self) -> &Node {
         &self.cluster.nodes[0]
+    }
+
+    /// An address, and a port that no other SYN came from.
+    fn source(&mut self, family: Family) -> SocketAddr {
+        self.port += 1;
+        (family.balancer(1), self.port).into()
     }
 
     /// Options and payload as the pod has them.
@@ -98,11 +106,6 @@ impl Bench {
     }
 }
 
-/// The n-th SYN's source.
-fn source(family: Family, n: u16) -> SocketAddr {
-    (family.balancer(1), 20_000 + n).into()
-}
-
 /// Options as a SYN has them: padded to four bytes.
 fn padded(options: &[&[u8]]) -> Vec<u8> {
     let mut options = options.concat();
@@ -122,14 +125,15 @@ fn every_system_is_told() {
             // Nothing is read behind what is no option.
             (&[2, 4, 0x05, 0xb4, 3, 0, 5, 5], &[2, 4, 0x05, 0xb4]),
         ];
-        for (n, (options, closed_up)) in (0..).zip(systems) {
+        for (options, closed_up) in systems {
             for family in Family::ALL {
-                let source = source(family, n);
+                let source = bench.source(family);
                 let passed = bench
                     .passed(source, options, &[])
                     .with_context(|| format!("{options:?}"))?;
                 let expected = padded(&[closed_up, &toa(254, source)]);
                 ensure!(passed == (expected, vec![]), "{options:?}: {passed:?}");
+                let source = bench.source(family);
                 let seen = bench.seen(source, options)?;
                 ensure!(seen == source, "{source} was seen as {seen}");
             }
@@ -154,14 +158,14 @@ fn toa_that_a_client_sends_is_replaced() {
             [v6(253)?, v4.clone()].concat(),
         ];
         let mut replaced = 0;
-        for (n, forged) in (0..).zip(&forged) {
+        for forged in &forged {
             for options in [
                 forged.clone(),
                 [&[2, 4, 0x05, 0xb4], &forged[..]].concat(),
                 [&forged[..], &[4, 2, 3, 3, 7]].concat(),
             ] {
                 for family in Family::ALL {
-                    let source = source(family, n);
+                    let source = bench.source(family);
                     let own: Vec<u8> = [&[2, 4, 0x05, 0xb4][..], &[4, 2, 3, 3, 7]]
                         .into_iter()
                         .filter(|own| options.starts_with(own) || options.ends_with(own))
@@ -171,6 +175,7 @@ fn toa_that_a_client_sends_is_replaced() {
                     let (passed, _) = bench.passed(source, &options, &[])?;
                     let expected = padded(&[&own, &toa(254, source)]);
                     ensure!(passed == expected, "{options:?} became {passed:?}");
+                    let source = bench.source(family);
                     let seen = bench.seen(source, &options)?;
                     ensure!(seen == source, "{source} was seen as {seen}");
                     replaced += 2;
@@ -181,10 +186,11 @@ fn toa_that_a_client_sends_is_replaced() {
         ensure!(count == replaced, "{count} of {replaced} counted");
         // What nothing trusts is taken off even where the truth has no room.
         let full = [&LINUX[..], &v4, &[200, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]].concat();
-        let source = source(Family::V6, 99);
+        let source = bench.source(Family::V6);
         let (passed, _) = bench.passed(source, &full, &[])?;
         let expected = padded(&[&LINUX_CLOSED_UP, &full[28..]]);
         ensure!(passed == expected, "{passed:?}");
+        let source = bench.source(Family::V6);
         let seen = bench.seen(source, &full)?;
         ensure!(seen.ip() != source.ip() && seen.port() != 666, "{seen}");
         Ok(())
@@ -196,16 +202,18 @@ fn toa_that_a_trusted_hop_sends_stays() {
     scenario(|directory| {
         let mut bench = Bench::new(directory)?;
         for family in Family::ALL {
-            let source = SocketAddr::new(family.balancer(2), 20_000);
+            let mut hop: SocketAddr = (family.balancer(2), 20_000).into();
             let client = SocketAddr::new(family.client(76), 4711);
             let options = padded(&[&LINUX, &toa(254, client)]);
-            let passed = bench.passed(source, &options, &[])?;
+            let passed = bench.passed(hop, &options, &[])?;
             ensure!(passed == (options.clone(), vec![]), "{passed:?}");
-            let seen = bench.seen(source, &options)?;
+            hop.set_port(20_001);
+            let seen = bench.seen(hop, &options)?;
             ensure!(seen == client, "{client} was seen as {seen}");
             // Without TOA, it is the client.
-            let seen = bench.seen(source, &LINUX)?;
-            ensure!(seen == source, "{source} was seen as {seen}");
+            hop.set_port(20_002);
+            let seen = bench.seen(hop, &LINUX)?;
+            ensure!(seen == hop, "{hop} was seen as {seen}");
         }
         ensure!(bench.agent.counter(Counter::LearntToa)? == 2, "toa");
         ensure!(bench.agent.counter(Counter::LearntSnat)? == 2, "snat");
@@ -219,13 +227,14 @@ fn without_room_it_goes_on_unchanged() {
     scenario(|directory| {
         let mut bench = Bench::new(directory)?;
         // Of 40 bytes, 33 or 21 are taken.
-        for (family, length) in [(Family::V4, 13), (Family::V6, 2)] {
+        for (family, length) in [(Family::V4, 14), (Family::V6, 2)] {
             let mut options = [&LINUX[..], &[200, length]].concat();
             options.resize(20 + usize::from(length), 7);
             let options = padded(&[&options]);
-            let source = source(family, 1);
+            let source = bench.source(family);
             let passed = bench.passed(source, &options, &[])?;
             ensure!(passed == (options.clone(), vec![]), "{passed:?}");
+            let source = bench.source(family);
             let seen = bench.seen(source, &options)?;
             ensure!(seen.ip() != source.ip(), "{seen}");
         }
@@ -242,7 +251,7 @@ fn with_payload_its_length_stays() {
         let mut bench = Bench::new(directory)?;
         let payload = b"GET / HTTP/1.0\r\n\r\n!";
         for family in Family::ALL {
-            let source = source(family, 1);
+            let source = bench.source(family);
             let passed = bench.passed(source, &LINUX, payload)?;
             ensure!(passed == (LINUX.to_vec(), payload.to_vec()), "{passed:?}");
             let forged = toa(254, SocketAddr::new(family.client(9), 666));
