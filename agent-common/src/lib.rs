@@ -24,6 +24,4 @@ pub use address::{Address, Endpoint};
 pub use counter::Counter;
 pub use event::Closed;
 pub use origin::{Evidence, Origin, Process};
-pub use settings::{
-    Claim, Connection, InterfacePort, Listener, ListenerKey, Mark, Namespace, Range, Syn,
-};
+pub use settings::{Claim, Connection, Listener, ListenerKey, Mark, Namespace, Range, Syn};

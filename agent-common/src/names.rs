@@ -37,9 +37,9 @@ pub mod map {
     pub const CARRY: &str = "CARRY";
     /// Hash: address family (`u32`, `AF_INET` or `AF_INET6`) to [`crate::Address`].
     pub const LOCAL_SOURCES: &str = "LOCAL_SOURCES";
-    /// Hash: [`crate::InterfacePort`] to [`crate::unwrap::Versions`].
+    /// Hash: [`crate::unwrap::UnwrapPort`] to [`crate::unwrap::Versions`].
     pub const UNWRAPS: &str = "UNWRAPS";
-    /// Hash: [`crate::InterfacePort`] to [`crate::node::Node`].
+    /// Hash: [`crate::node::Interface`] to [`crate::node::Node`].
     pub const NODES: &str = "NODES";
     /// LRU hash: [`crate::node::Passage`] to [`crate::node::Voucher`].
     pub const PASSAGES: &str = "PASSAGES";

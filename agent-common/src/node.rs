@@ -2,16 +2,54 @@
 
 use crate::Endpoint;
 
-/// Value of the `NODES` map.
+/// Key of the `NODES` map: an interface by which clients come in.
 ///
-/// Layout (8 bytes): rule 0..4, kind 4..8.
+/// Layout (16 bytes): netns 0..8, ifindex 8..12, padding 12..16.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Interface {
+    /// Cookie of the network namespace.
+    pub netns: u64,
+    /// The interface.
+    pub ifindex: u32,
+    /// Always zero.
+    pub padding: u32,
+}
+
+/// Value of the `NODES` map: which SYNs are given TOA.
+///
+/// Layout (8,200 bytes): rule 0..4, kind 4..8, ports 8..8200.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Node {
     /// [`crate::origin::rule_id`] of `node eth0`: what vouches for the sender's address.
     pub rule: u32,
     /// The kind of option by which it is told.
     pub kind: u32,
+    /// Destination ports, one bit a port.
+    ports: [u64; 1 << 10],
+}
+
+impl Node {
+    /// No port yet.
+    pub const fn new(rule: u32, kind: u8) -> Self {
+        Self {
+            rule,
+            kind: kind as u32,
+            ports: [0; 1 << 10],
+        }
+    }
+
+    /// Has SYNs to this port (host byte order) given TOA.
+    pub const fn add(&mut self, port: u16) {
+        self.ports[port as usize >> 6] |= 1 << (port & 63);
+    }
+
+    /// Whether SYNs to this port are given TOA.
+    #[inline(always)]
+    pub const fn has(&self, port: u16) -> bool {
+        self.ports[port as usize >> 6] >> (port & 63) & 1 != 0
+    }
 }
 
 /// Key of the `PASSAGES` map: a SYN, by what NAT leaves as it is.
@@ -51,6 +89,22 @@ impl Voucher {
 }
 
 const _: () = {
-    assert!(size_of::<Node>() == 8 && size_of::<Passage>() == 24);
+    assert!(size_of::<Interface>() == 16 && size_of::<Node>() == 8 + (1 << 13));
+    assert!(size_of::<Passage>() == 24);
     assert!(size_of::<Voucher>() == 40 && core::mem::offset_of!(Voucher, rule) == 28);
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_has_the_ports_that_were_added() {
+        let mut node = Node::new(1, 254);
+        let ports = [0, 63, 64, 30_000, u16::MAX];
+        ports.iter().for_each(|port| node.add(*port));
+        for port in 0..=u16::MAX {
+            assert_eq!(node.has(port), ports.contains(&port), "{port}");
+        }
+    }
+}

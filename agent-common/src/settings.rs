@@ -185,22 +185,6 @@ impl Namespace {
     }
 }
 
-/// Key of the `UNWRAPS` and `NODES` maps: a destination port of connections that come in by an interface.
-///
-/// Layout (16 bytes): netns 0..8, ifindex 8..12, port 12..14, padding 14..16.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct InterfacePort {
-    /// Cookie of the network namespace.
-    pub netns: u64,
-    /// The interface by which connections come in.
-    pub ifindex: u32,
-    /// The port, host byte order.
-    pub port: u16,
-    /// Always zero.
-    pub padding: u16,
-}
-
 /// Key of the `OWN` map: a connection that a socket of this host is making, as its packets name it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -255,7 +239,6 @@ const _: () = {
     assert!(size_of::<Mark>() == 8);
     assert!(size_of::<Range>() == 16);
     assert!(size_of::<ListenerKey>() == 16);
-    assert!(size_of::<InterfacePort>() == 16);
     assert!(size_of::<Namespace>() == 24 + 16 * MAX_RANGES);
     assert!(offset_of!(Namespace, ranges) == 24);
 };

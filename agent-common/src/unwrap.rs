@@ -2,6 +2,22 @@
 
 use crate::proxy;
 
+/// Key of the `UNWRAPS` map: a port whose connections begin with a PROXY header.
+///
+/// Layout (16 bytes): netns 0..8, ifindex 8..12, port 12..14, padding 14..16.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct UnwrapPort {
+    /// Cookie of the network namespace.
+    pub netns: u64,
+    /// The interface by which connections come in.
+    pub ifindex: u32,
+    /// The server's port, host byte order.
+    pub port: u16,
+    /// Always zero.
+    pub padding: u16,
+}
+
 /// Value of the `UNWRAPS` map: which versions of the header are taken.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -116,6 +132,6 @@ impl From<proxy::Reason> for Refusal {
 }
 
 const _: () = {
-    assert!(size_of::<Versions>() == 4);
+    assert!(size_of::<UnwrapPort>() == 16 && size_of::<Versions>() == 4);
     assert!(size_of::<Handshake>() == 8 && size_of::<Habit>() == 28);
 };

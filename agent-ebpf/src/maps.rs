@@ -2,12 +2,11 @@
 //! namespace and outlive the agent; sizes marked so are the agent's to set.
 
 use agent_common::{
-    Address, Claim, Connection, Counter, InterfacePort, Listener, ListenerKey, Namespace, Origin,
-    Syn,
+    Address, Claim, Connection, Counter, Listener, ListenerKey, Namespace, Origin, Syn,
     guard::{MAX_POLICIES, MAX_PREFIXES, Policy, Prefix, Tally},
-    node::{Node, Passage, Voucher},
+    node::{Interface, Node, Passage, Voucher},
     toa::Kinds,
-    unwrap::{Habit, Handshake, Versions},
+    unwrap::{Habit, Handshake, UnwrapPort, Versions},
 };
 use aya_ebpf::{
     Global,
@@ -99,7 +98,7 @@ pub(crate) static LOCAL_SOURCES: HashMap<u32, Address> =
 
 /// Ports whose connections begin with a PROXY header.
 #[map]
-pub(crate) static UNWRAPS: HashMap<InterfacePort, Versions> =
+pub(crate) static UNWRAPS: HashMap<UnwrapPort, Versions> =
     HashMap::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
 
 /// Connections of such ports that are not established yet. Only trusted senders make entries; what is
@@ -108,12 +107,12 @@ pub(crate) static UNWRAPS: HashMap<InterfacePort, Versions> =
 pub(crate) static UNWRAPPING: LruHashMap<Connection, Handshake> =
     LruHashMap::with_max_entries(1 << 16, 0);
 
-/// Ports whose SYNs are given TOA before the node's own NAT.
+/// Interfaces whose SYNs are given TOA before the node's own NAT.
 #[map]
-pub(crate) static NODES: HashMap<InterfacePort, Node> =
-    HashMap::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
+pub(crate) static NODES: HashMap<Interface, Node> =
+    HashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
 
-/// SYNs that came in by such a port with TOA that this node vouches for. Those that go on to another node are
+/// SYNs that came in by such an interface with TOA that this node vouches for. Those that go on to another node are
 /// evicted.
 #[map]
 pub(crate) static PASSAGES: LruHashMap<Passage, Voucher> = LruHashMap::with_max_entries(1 << 16, 0);

@@ -6,8 +6,8 @@
 use core::ptr::read_volatile;
 
 use agent_common::{
-    Counter, Endpoint, Evidence, InterfacePort,
-    node::{Node, Passage, Voucher},
+    Counter, Endpoint, Evidence,
+    node::{Interface, Node, Passage, Voucher},
     options::{self, HEADER_ROOM},
     toa::{self, Kinds, Toa},
 };
@@ -98,15 +98,14 @@ fn bounded(length: usize) -> Option<usize> {
 /// What is done with SYNs to this port that come in by the packet's interface.
 #[inline(always)]
 fn node(ctx: &TcContext, port: u16) -> Option<&'static Node> {
-    let port = InterfacePort {
+    let interface = Interface {
         netns: NETNS.load(),
         // SAFETY: the context is valid while the program runs.
         ifindex: unsafe { (*ctx.skb.skb).ifindex },
-        port,
         padding: 0,
     };
     // SAFETY: values are never changed in place.
-    unsafe { NODES.get(port) }
+    unsafe { NODES.get(interface) }.filter(|node| node.has(port))
 }
 
 impl Syn {

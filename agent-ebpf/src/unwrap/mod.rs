@@ -12,8 +12,8 @@ mod refuse;
 mod translate;
 
 use agent_common::{
-    Claim, Connection, Counter, Endpoint, Evidence, InterfacePort, Syn,
-    unwrap::{Habit, Handshake, Refusal, Versions},
+    Claim, Connection, Counter, Endpoint, Evidence, Syn,
+    unwrap::{Habit, Handshake, Refusal, UnwrapPort, Versions},
 };
 use aya_ebpf::{
     bindings::{
@@ -76,7 +76,7 @@ pub(crate) fn packet(ctx: &TcContext) -> i32 {
 /// What is taken on this port of the packet's interface; `None`: nothing is unwrapped there.
 #[inline(always)]
 fn versions(ctx: &TcContext, port: u16) -> Option<Versions> {
-    let port = InterfacePort {
+    let port = UnwrapPort {
         netns: NETNS.load(),
         // SAFETY: the context is valid while the program runs.
         ifindex: unsafe { (*ctx.skb.skb).ifindex },

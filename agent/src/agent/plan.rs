@@ -1,9 +1,12 @@
 //! From the configuration of one network namespace to what the data path is told.
 
-use std::{collections::BTreeSet, ops::RangeInclusive};
+use std::collections::{BTreeMap, BTreeSet};
 
 use agent_common::{
-    InterfacePort, Mark, Namespace, Range, node::Node, origin::rule_id, unwrap::Versions,
+    Mark, Namespace, Range,
+    node::{Interface, Node},
+    origin::rule_id,
+    unwrap::{UnwrapPort, Versions},
 };
 use anyhow::{Result, bail};
 
@@ -90,46 +93,51 @@ pub(super) fn unwraps(
     unwraps: &[Unwrap],
     netns: u64,
     index: impl Fn(&str) -> Option<u32>,
-) -> Vec<(InterfacePort, Versions)> {
+) -> Vec<(UnwrapPort, Versions)> {
     let here = unwraps
         .iter()
         .filter_map(|u| Some((u, index(&u.interface)?)));
     here.flat_map(|(unwrap, ifindex)| {
-        interface_ports(netns, ifindex, &unwrap.ports).map(|port| (port, unwrap.versions))
+        let ports = unwrap.ports.iter().cloned().flatten();
+        ports.map(move |port| {
+            let port = UnwrapPort {
+                netns,
+                ifindex,
+                port,
+                padding: 0,
+            };
+            (port, unwrap.versions)
+        })
     })
     .collect()
 }
 
-/// Likewise the ports whose SYNs are given TOA, as options of this kind.
+/// Likewise the interfaces whose SYNs are given TOA, as options of this kind.
 pub(super) fn nodes(
     nodes: &[CarryNode],
     kind: u8,
     netns: u64,
     index: impl Fn(&str) -> Option<u32>,
-) -> Vec<(InterfacePort, Node)> {
-    let here = nodes.iter().filter_map(|n| Some((n, index(&n.interface)?)));
-    here.flat_map(|(node, ifindex)| {
-        let value = Node {
-            rule: rule_id(&node.rule()),
-            kind: kind.into(),
+) -> Vec<(Interface, Node)> {
+    let mut interfaces: BTreeMap<u32, Node> = BTreeMap::new();
+    for node in nodes {
+        let Some(ifindex) = index(&node.interface) else {
+            continue;
         };
-        interface_ports(netns, ifindex, &node.ports).map(move |port| (port, value))
-    })
-    .collect()
-}
-
-fn interface_ports(
-    netns: u64,
-    ifindex: u32,
-    ports: &[RangeInclusive<u16>],
-) -> impl Iterator<Item = InterfacePort> {
-    let ports = ports.iter().cloned().flatten();
-    ports.map(move |port| InterfacePort {
+        let known = interfaces
+            .entry(ifindex)
+            .or_insert_with(|| Node::new(rule_id(&node.rule()), kind));
+        for port in node.ports.iter().cloned().flatten() {
+            known.add(port);
+        }
+    }
+    let interface = |ifindex| Interface {
         netns,
         ifindex,
-        port,
         padding: 0,
-    })
+    };
+    let interfaces = interfaces.into_iter();
+    interfaces.map(|(i, node)| (interface(i), node)).collect()
 }
 
 #[cfg(test)]

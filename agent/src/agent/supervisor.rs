@@ -6,7 +6,11 @@ use std::{
     sync::Arc,
 };
 
-use agent_common::{InterfacePort, ListenerKey, Namespace, node::Node, unwrap::Versions};
+use agent_common::{
+    ListenerKey, Namespace,
+    node::{Interface, Node},
+    unwrap::{UnwrapPort, Versions},
+};
 use anyhow::{Context as _, Result};
 use tokio::{sync::Notify, task::JoinHandle};
 use tracing::{info, warn};
@@ -36,8 +40,8 @@ struct Served {
     path: Option<PathBuf>,
     netns: Netns,
     settings: Namespace,
-    unwraps: Vec<(InterfacePort, Versions)>,
-    nodes: Vec<(InterfacePort, Node)>,
+    unwraps: Vec<(UnwrapPort, Versions)>,
+    nodes: Vec<(Interface, Node)>,
     /// Name of each interface that is attached to, for what, and its index.
     interfaces: Vec<(String, Job, u32)>,
     /// Names of the pins of what is attached.
@@ -178,8 +182,8 @@ impl Supervisor {
         self.journal.apply(&route::items(&steers))?;
         let ports: Vec<_> = served.iter().flat_map(|s| s.unwraps.clone()).collect();
         self.datapath.unwrap(&ports)?;
-        let ports: Vec<_> = served.iter().flat_map(|s| s.nodes.clone()).collect();
-        self.datapath.node(&ports)?;
+        let nodes: Vec<_> = served.iter().flat_map(|s| s.nodes.clone()).collect();
+        self.datapath.node(&nodes)?;
         for one in &mut served {
             self.attach(one)?;
         }

@@ -16,12 +16,12 @@ use std::{
 };
 
 use agent_common::{
-    InterfacePort, ListenerKey, Namespace,
+    ListenerKey, Namespace,
     names::{self, map, program},
-    node::Node,
+    node::{Interface, Node},
     origin::rule_id,
     toa::Kinds,
-    unwrap::Versions,
+    unwrap::{UnwrapPort, Versions},
 };
 use anyhow::{Context as _, Result};
 use aya::{
@@ -217,7 +217,7 @@ impl Datapath {
     }
 
     /// Says on which ports PROXY headers are taken off.
-    pub fn unwrap(&self, ports: &[(InterfacePort, Versions)]) -> Result<()> {
+    pub fn unwrap(&self, ports: &[(UnwrapPort, Versions)]) -> Result<()> {
         translated::reset(&self.pins, |connection| {
             let (netns, port) = (connection.netns, connection.destination.port);
             !ports
@@ -228,12 +228,11 @@ impl Datapath {
         pins::replace(&mut self.pins.unwraps()?, ports.collect())
     }
 
-    /// Says to which ports SYNs are given TOA before the node's own NAT.
-    pub fn node(&self, ports: &[(InterfacePort, Node)]) -> Result<()> {
-        let ports = ports
-            .iter()
-            .map(|(port, n)| (pins::Plain(*port), pins::Plain(*n)));
-        pins::replace(&mut self.pins.nodes()?, ports.collect())
+    /// Says which SYNs are given TOA before the node's own NAT.
+    pub fn node(&self, interfaces: &[(Interface, Node)]) -> Result<()> {
+        let wanted = interfaces.iter();
+        let wanted = wanted.map(|(i, node)| (pins::Plain(*i), pins::Plain(*node)));
+        pins::replace(&mut self.pins.nodes()?, wanted.collect())
     }
 
     /// Attaches the packet programs to interfaces of `netns`, and `sk_lookup` to the namespace; what was

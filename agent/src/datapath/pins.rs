@@ -10,11 +10,12 @@ use std::{
 };
 
 use agent_common::{
-    Address, Claim, Connection, Counter, InterfacePort, ListenerKey, Namespace, Origin,
+    Address, Claim, Connection, Counter, ListenerKey, Namespace, Origin,
     guard::{Policy, Prefix, Tally},
     names::{LAYOUT, map},
-    node::Node,
+    node::{Interface, Node},
     toa::Kinds,
+    unwrap::UnwrapPort,
 };
 use anyhow::{Context as _, Result, bail};
 use aya::{
@@ -54,7 +55,9 @@ unsafe impl Pod for Plain<ListenerKey> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<Kinds> {}
 // SAFETY: as above.
-unsafe impl Pod for Plain<InterfacePort> {}
+unsafe impl Pod for Plain<UnwrapPort> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<Interface> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<Node> {}
 // SAFETY: as above.
@@ -302,13 +305,13 @@ impl Pins {
         )?)?)
     }
 
-    pub(super) fn unwraps(&self) -> Result<HashMap<MapData, Plain<InterfacePort>, u32>> {
+    pub(super) fn unwraps(&self) -> Result<HashMap<MapData, Plain<UnwrapPort>, u32>> {
         Ok(HashMap::try_from(Map::from_map_data(
             self.map(map::UNWRAPS)?,
         )?)?)
     }
 
-    pub(super) fn nodes(&self) -> Result<HashMap<MapData, Plain<InterfacePort>, Plain<Node>>> {
+    pub(super) fn nodes(&self) -> Result<HashMap<MapData, Plain<Interface>, Plain<Node>>> {
         Ok(HashMap::try_from(Map::from_map_data(
             self.map(map::NODES)?,
         )?)?)
