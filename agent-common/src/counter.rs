@@ -62,11 +62,14 @@ pub enum Counter {
     NodeForged = 26,
     /// Origins learnt from the node's own TOA.
     LearntSnat = 27,
+    /// SYNs dropped before the node's own NAT because they came in fragments or behind extension headers, where
+    /// TOA could pass unread.
+    NodeHidden = 28,
 }
 
 impl Counter {
     /// Every counter, in the order of the slots.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::Steered,
         Self::NoListener,
         Self::Drained,
@@ -95,6 +98,7 @@ impl Counter {
         Self::NodeNoRoom,
         Self::NodeForged,
         Self::LearntSnat,
+        Self::NodeHidden,
     ];
 
     /// Its name in `truepeer status` and, between `truepeer_` and `_total`, in the metrics.
@@ -128,6 +132,7 @@ impl Counter {
             Self::NodeNoRoom => "node_no_room",
             Self::NodeForged => "node_forged",
             Self::LearntSnat => "learnt_snat",
+            Self::NodeHidden => "node_hidden",
         }
     }
 
@@ -180,6 +185,9 @@ impl Counter {
                 "SYNs whose TOA was taken off before the node's own NAT because nothing trusts their sender"
             }
             Self::LearntSnat => "Origins learnt before the node's own NAT",
+            Self::NodeHidden => {
+                "SYNs dropped before the node's own NAT because they came in fragments or behind extension headers"
+            }
         }
     }
 }

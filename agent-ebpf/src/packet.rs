@@ -20,6 +20,15 @@ pub(crate) const TCP: u8 = 6;
 /// Offset and more-fragments bits of the IPv4 header, in host byte order.
 const FRAGMENT: u16 = 0x3fff;
 
+/// Headers between IPv6's and TCP's (RFC 8200, 4): hop-by-hop options, routing, destination options,
+/// authentication (whose length counts in other units), and a fragment's, which has one length.
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const DESTINATION: u8 = 60;
+const AUTHENTICATION: u8 = 51;
+const FRAGMENT_HEADER: u8 = 44;
+/// So many of them are followed.
+const EXTENSIONS: usize = 8;
 /// Offsets in the IPv4 header.
 const TOTAL_LENGTH: usize = 2;
 const IP_CHECKSUM: usize = 10;
@@ -244,6 +253,33 @@ fn segment(
         ip,
         tcp,
     }
+}
+
+/// The protocol behind IPv6's extension headers, of which the first is at `at` and of this kind, and where it
+/// begins. `load` reads the packet. `None`: that is in another fragment, or too far behind.
+#[inline(always)]
+pub(crate) fn behind_extensions(
+    kind: u8,
+    at: u32,
+    load: impl Fn(u32) -> Option<[u8; 4]>,
+) -> Option<(u8, u32)> {
+    let (mut kind, mut at) = (kind, at);
+    for _ in 0..EXTENSIONS {
+        let unit = match kind {
+            HOP_BY_HOP | ROUTING | DESTINATION => 8,
+            AUTHENTICATION => 4,
+            FRAGMENT_HEADER => 0,
+            _ => return Some((kind, at)),
+        };
+        let [next, units, high, low] = load(at)?;
+        if kind == FRAGMENT_HEADER && u16::from_be_bytes([high, low]) >> 3 != 0 {
+            return None;
+        }
+        // The first eight bytes do not count.
+        at += 8 + u32::from(units) * unit;
+        kind = next;
+    }
+    None
 }
 
 /// The first `length` bytes, at most `N`, of what is at `at` from the packet's start.
