@@ -135,3 +135,72 @@ fn set(header: &mut [u8; HEADER_ROOM], at: usize, byte: u8) {
     let at = unsafe { core::ptr::read_volatile(&at) };
     header[at & (HEADER_ROOM - 1)] = byte;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec::Vec;
+
+    extern crate std;
+
+    /// Options without those of kind 254, and how many there were.
+    fn closed_up(options: &[u8]) -> (Vec<u8>, usize) {
+        let mut header = [0; HEADER_ROOM];
+        header[OPTIONS..OPTIONS + options.len()].copy_from_slice(options);
+        header[12] = ((OPTIONS + options.len()).div_ceil(4) as u8) << 4;
+        let mut to = [0; HEADER_ROOM];
+        let (end, number) = close_up(&header, &mut to, |kind, _| usize::from(kind == 254));
+        assert_eq!(to[..OPTIONS], header[..OPTIONS]);
+        assert_eq!(to[end..], [0; HEADER_ROOM][end..]);
+        (to[OPTIONS..end].into(), number)
+    }
+
+    #[test]
+    fn padding_and_what_is_unwanted_is_left_out() {
+        let (kept, own) = ([2, 4, 5, 180], [254, 4, 9, 9]);
+        assert_eq!(closed_up(&[]), ([].into(), 0));
+        assert_eq!(closed_up(&kept), (kept.into(), 0));
+        assert_eq!(closed_up(&own), ([].into(), 1));
+        for options in [
+            [&kept[..], &own, &[4, 2]].concat(),
+            [&own[..], &kept, &[1, 1, 4, 2], &own].concat(),
+            [&[1][..], &kept, &own, &[4, 2, 0], &own].concat(),
+            [&kept[..], &own, &[4, 2], &[200, 9]].concat(),
+            [&kept[..], &[4, 2], &own, &[7, 1, 1]].concat(),
+        ] {
+            let (left, number) = closed_up(&options);
+            assert_eq!(left, [&kept[..], &[4, 2]].concat(), "{options:?}");
+            assert!(number > 0, "{options:?}");
+        }
+    }
+
+    #[test]
+    fn an_option_is_appended_at_the_end() {
+        let mut header = [0; HEADER_ROOM];
+        assert_eq!(append(&mut header, 56, &[254, 4, 1, 2]), 60);
+        assert_eq!(header[55..61], [0, 254, 4, 1, 2, 0]);
+    }
+
+    #[test]
+    fn any_bytes_can_be_closed_up() {
+        let mut state = 1_u32;
+        for _ in 0..200_000 {
+            let mut header = [0; HEADER_ROOM];
+            for byte in &mut header[..60] {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                *byte = (state >> 24) as u8 % 12;
+            }
+            let mut to = [0; HEADER_ROOM];
+            let (end, _) = close_up(&header, &mut to, |kind, _| usize::from(kind == 8));
+            assert!((OPTIONS..=60).contains(&end));
+            // What is left is options, and none of them padding or unwanted.
+            let mut again = [0; HEADER_ROOM];
+            to[12] = (end.next_multiple_of(4) / 4 << 4) as u8;
+            assert_eq!(
+                close_up(&to, &mut again, |kind, _| usize::from(kind == 8)),
+                (end, 0)
+            );
+            assert_eq!(again, to);
+        }
+    }
+}

@@ -185,13 +185,12 @@ impl Raw {
         tcp.set_options_raw(options)?;
         let length = tcp.header_len() + payload.len();
         let mut packet = Vec::new();
-        let socket = match (source, target) {
+        match (source, target) {
             (SocketAddr::V4(source), SocketAddr::V4(target)) => {
                 let (from, to) = (source.ip().octets(), target.ip().octets());
                 let ip = Ipv4Header::new(length as u16, TTL, IpNumber::TCP, from, to)?;
                 tcp.checksum = tcp.calc_checksum_ipv4(&ip, payload)?;
                 ip.write(&mut packet)?;
-                &self.v4
             }
             (SocketAddr::V6(source), SocketAddr::V6(target)) => {
                 let ip = Ipv6Header {
@@ -204,14 +203,19 @@ impl Raw {
                 };
                 tcp.checksum = tcp.calc_checksum_ipv6(&ip, payload)?;
                 ip.write(&mut packet)?;
-                &self.v6
             }
             _ => bail!("{source} and {target} are not of one family"),
-        };
+        }
         tcp.write(&mut packet)?;
         packet.extend_from_slice(payload);
+        self.packet(target, &packet)
+    }
+
+    /// Sends a packet, IP header and all, to where packets for `target` go.
+    pub fn packet(&self, target: SocketAddr, packet: &[u8]) -> Result<()> {
+        let socket = if target.is_ipv4() { &self.v4 } else { &self.v6 };
         // The kernel routes by this address; ports it takes none.
-        socket.send_to(&packet, &SocketAddr::new(target.ip(), 0).into())?;
+        socket.send_to(packet, &SocketAddr::new(target.ip(), 0).into())?;
         Ok(())
     }
 

@@ -1,10 +1,11 @@
 //! What becomes of a SYN before the node's own NAT, byte by byte.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use agent_common::Counter;
 use anyhow::{Context, Result, ensure};
+use etherparse::{IpNumber, Ipv4Header, Ipv6Header};
 use tests::agent::{Agent, Carry, Config};
 use tests::cluster::{Cluster, Node, REPORT};
 use tests::host::scenario;
@@ -16,6 +17,9 @@ use tests::raw::{LINUX, Raw, toa};
 use tests::report::{Report, Seen};
 use tests::topology::Family;
 
+/// Flags of a TCP header.
+const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
 /// What Linux puts on a SYN, without padding.
 const LINUX_CLOSED_UP: [u8; 19] = [
     2, 4, 0x05, 0xb4, 4, 2, 8, 10, 1, 2, 3, 4, 0, 0, 0, 0, 3, 3, 7,
@@ -30,7 +34,7 @@ const MACOS_CLOSED_UP: [u8; 19] = [
 /// What Windows puts on a SYN, and the same without padding.
 const WINDOWS: [u8; 12] = [2, 4, 0x05, 0xb4, 1, 3, 3, 8, 1, 1, 4, 2];
 const WINDOWS_CLOSED_UP: [u8; 9] = [2, 4, 0x05, 0xb4, 3, 3, 8, 4, 2];
-/// A network that is trusted: that of the even load balancers of [`Family::balancer`].
+/// A hop that is trusted: the second load balancer of [`Family::balancer`].
 const TRUSTED: [&str; 2] = ["198.51.100.2/32", "2001:db8:1b::2/128"];
 
 /// A client that writes SYNs, a node whose pod reports whom it sees, and what comes to the pod.
@@ -267,6 +271,83 @@ fn with_payload_its_length_stays() {
     });
 }
 
+/// TOA is not believed because it cannot be read.
+#[test]
+fn a_syn_that_hides_is_dropped() {
+    scenario(|directory| {
+        let mut bench = Bench::new(directory)?;
+        let mut hidden = 0;
+        let [v4, v6] = bench.node().targets(REPORT);
+        let segment = |source: SocketAddr, target: SocketAddr, flags: u8| {
+            let mut header = [0; 40];
+            header[..2].copy_from_slice(&source.port().to_be_bytes());
+            header[2..4].copy_from_slice(&target.port().to_be_bytes());
+            [header[12], header[13]] = [10 << 4, flags];
+            header[20..28].copy_from_slice(&toa(254, SocketAddr::from(([192, 0, 2, 66], 666))));
+            header
+        };
+        for (length, flags, is_dropped) in [
+            (40, SYN, true),
+            (24, SYN, true),
+            (8, SYN, true),
+            (40, ACK, false),
+        ] {
+            let source = bench.source(Family::V4);
+            let payload = &segment(source, v4, flags)[..length];
+            let (IpAddr::V4(from), IpAddr::V4(to)) = (source.ip(), v4.ip()) else {
+                unreachable!("both are IPv4");
+            };
+            let (from, to) = (from.octets(), to.octets());
+            let mut ip = Ipv4Header::new(length as u16, 64, IpNumber::TCP, from, to)?;
+            ip.more_fragments = true;
+            ip.dont_fragment = false;
+            let mut packet = Vec::new();
+            ip.write(&mut packet)?;
+            bench.client.packet(v4, &[&packet, payload].concat())?;
+            hidden += u64::from(is_dropped);
+            bench
+                .hides(hidden)
+                .with_context(|| format!("{length} bytes, flags {flags}"))?;
+        }
+        // Kind of the header, and what it begins with behind the kind of the next: options, padded; a fragment that
+        // is the only one, the first or another; routing; authentication.
+        for (kind, header, flags, is_dropped) in [
+            (60, vec![0, 1, 4, 0, 0, 0, 0], SYN, true),
+            (60, [vec![1, 1, 12], vec![0; 12]].concat(), SYN, true),
+            (60, vec![0, 1, 4, 0, 0, 0, 0], ACK, false),
+            (44, vec![0, 0, 0, 0, 0, 0, 1], SYN, true),
+            (44, vec![0, 0, 1, 0, 0, 0, 1], SYN, true),
+            (44, vec![0, 0, 9, 0, 0, 0, 1], SYN, false),
+            (43, vec![0, 4, 0, 0, 0, 0, 0], SYN, true),
+            (51, [vec![1], vec![0; 10]].concat(), SYN, true),
+        ] {
+            let source = bench.source(Family::V6);
+            let (IpAddr::V6(from), IpAddr::V6(to)) = (source.ip(), v6.ip()) else {
+                unreachable!("both are IPv6");
+            };
+            let payload = segment(source, v6, flags);
+            let ip = Ipv6Header {
+                payload_length: (1 + header.len() + payload.len()) as u16,
+                next_header: IpNumber(kind),
+                hop_limit: 64,
+                source: from.octets(),
+                destination: to.octets(),
+                ..Ipv6Header::default()
+            };
+            let mut packet = Vec::new();
+            ip.write(&mut packet)?;
+            packet.push(IpNumber::TCP.0);
+            let packet = [&packet, &header[..], &payload].concat();
+            bench.client.packet(v6, &packet)?;
+            hidden += u64::from(is_dropped);
+            bench
+                .hides(hidden)
+                .with_context(|| format!("header {kind}, flags {flags}"))?;
+        }
+        Ok(())
+    });
+}
+
 /// Where the sender leaves the checksum to the device, it is made behind the node: here by a rule, so that the pod
 /// has a whole one to compare with.
 #[test]
@@ -291,6 +372,15 @@ fn checksums_that_a_device_is_to_make() {
 }
 
 impl Bench {
+    /// Fails unless so many SYNs were dropped so far, and a further one is answered.
+    fn hides(&mut self, number: u64) -> Result<()> {
+        let source = self.source(Family::V4);
+        ensure!(self.seen(source, &LINUX)? == source, "another SYN");
+        let count = self.agent.counter(Counter::NodeHidden)?;
+        ensure!(count == number, "{count} dropped, not {number}");
+        Ok(())
+    }
+
     /// Segments with a wrong checksum that came to the pod.
     fn pod_errors(&self) -> Result<u64> {
         let path = "/proc/thread-self/net/snmp";
