@@ -226,7 +226,10 @@ impl Supervisor {
         let mut interfaces = Vec::new();
         for (name, job) in plan::jobs(&steers, &unwraps, &nodes) {
             match index(name) {
-                Some(index) => interfaces.push((name.to_owned(), job, index)),
+                Some(index) => {
+                    netns.check_ethernet(name)?;
+                    interfaces.push((name.to_owned(), job, index));
+                }
                 None if missing == Missing::Fails => drop(netns.interface_index(name)?),
                 None => warn!("interface {name} of {netns} is missing; waiting for it"),
             }
