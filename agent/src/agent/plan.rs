@@ -75,16 +75,24 @@ pub(crate) fn interfaces(steers: &[Steer]) -> BTreeSet<&str> {
         .collect()
 }
 
-/// The interfaces of one namespace that something is attached to, and what, each once.
-pub(super) fn jobs<'a>(
-    steers: &'a [Steer],
-    unwraps: &'a [Unwrap],
-    nodes: &'a [CarryNode],
-) -> BTreeSet<(&'a str, Job)> {
-    let steered = interfaces(steers).into_iter().map(|i| (i, Job::Steer));
-    let unwrapped = unwraps.iter().map(|u| (u.interface.as_str(), Job::Unwrap));
-    let noded = nodes.iter().map(|n| (n.interface.as_str(), Job::Node));
-    steered.chain(unwrapped).chain(noded).collect()
+/// What is wanted in one namespace.
+pub(super) struct Wanted {
+    pub(super) steers: Vec<Steer>,
+    pub(super) unwraps: Vec<Unwrap>,
+    pub(super) nodes: Vec<CarryNode>,
+}
+
+impl Wanted {
+    /// The interfaces that something is attached to, and what, each once.
+    pub(super) fn jobs(&self) -> BTreeSet<(&str, Job)> {
+        let steers = interfaces(&self.steers).into_iter();
+        let steers = steers.map(|i| (i, Job::Steer));
+        let unwraps = self.unwraps.iter();
+        let unwraps = unwraps.map(|u| (u.interface.as_str(), Job::Unwrap));
+        let nodes = self.nodes.iter();
+        let nodes = nodes.map(|n| (n.interface.as_str(), Job::Node));
+        steers.chain(unwraps).chain(nodes).collect()
+    }
 }
 
 /// The unwrapping ports of the namespace with this cookie; those of an interface that is missing are left
