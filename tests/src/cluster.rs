@@ -49,8 +49,8 @@ pub struct Cluster {
 impl Node {
     /// By what clients and other nodes come in.
     pub const UPLINK: &str = "eth0";
-    /// By what the pod comes in.
-    pub const POD: &str = "pod0";
+    /// By what the pod comes in: the bridge that the reference CNI plugin makes.
+    pub const POD: &str = "cni0";
 
     fn new(number: u8) -> Result<Self> {
         let node = Self {
@@ -58,13 +58,16 @@ impl Node {
             netns: Netns::new(&format!("node{number}"))?,
             pod: Netns::new(&format!("pod{number}"))?,
         };
-        node.netns.connect(Self::POD, &node.pod, "eth0")?;
+        node.netns.connect("pod0", &node.pod, "eth0")?;
+        node.netns.ip("link add cni0 type bridge
+             link set cni0 up
+             link set pod0 master cni0")?;
         node.netns.set_sysctl("net/ipv4/ip_forward", "1")?;
         node.netns.set_sysctl("net/ipv6/conf/all/forwarding", "1")?;
         let n = number;
         node.netns.ip(&format!(
-            "addr add 10.81.{n}.1/24 dev pod0
-             addr add fd81:{n}::1/64 dev pod0"
+            "addr add 10.81.{n}.1/24 dev cni0
+             addr add fd81:{n}::1/64 dev cni0"
         ))?;
         node.pod.ip(&format!(
             "addr add 10.81.{n}.2/24 dev eth0
