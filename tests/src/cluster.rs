@@ -49,8 +49,8 @@ pub struct Cluster {
 impl Node {
     /// By what clients and other nodes come in.
     pub const UPLINK: &str = "eth0";
-    /// By what the pod comes in: the bridge that the reference CNI plugin makes.
-    pub const POD: &str = "cni0";
+    /// By what the pod comes in: a port of the bridge that the reference CNI plugin makes.
+    pub const POD: &str = "pod0";
 
     fn new(number: u8) -> Result<Self> {
         let node = Self {
@@ -58,10 +58,13 @@ impl Node {
             netns: Netns::new(&format!("node{number}"))?,
             pod: Netns::new(&format!("pod{number}"))?,
         };
-        node.netns.connect("pod0", &node.pod, "eth0")?;
+        node.netns.connect(Self::POD, &node.pod, "eth0")?;
+        // Where packets on a bridge pass iptables, too, what a pod sends to itself goes back by the port by which it
+        // came (the plugin's `hairpinMode`).
         node.netns.ip("link add cni0 type bridge
              link set cni0 up
-             link set pod0 master cni0")?;
+             link set pod0 master cni0
+             link set pod0 type bridge_slave hairpin on")?;
         node.netns.set_sysctl("net/ipv4/ip_forward", "1")?;
         node.netns.set_sysctl("net/ipv6/conf/all/forwarding", "1")?;
         let n = number;

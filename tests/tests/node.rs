@@ -166,7 +166,7 @@ fn on_the_same_node(mode: Mode) {
             Ok(())
         };
         held.iter().try_for_each(|c| known(c, "node eth0"))?;
-        own.iter().try_for_each(|c| known(c, "node cni0"))?;
+        own.iter().try_for_each(|c| known(c, "node pod0"))?;
         let learnt = agent.counter(Counter::LearntSnat)?;
         ensure!(
             learnt == agent.counter(Counter::NodeToa)?,
