@@ -120,7 +120,7 @@ impl Cluster {
         let cluster = Self {
             client: client()?,
             nodes: [Node::new(1)?, Node::new(2)?],
-            network: network,
+            network,
         };
         cluster.plug_in(&cluster.client, "client")?;
         cluster.client.ip("addr add 10.80.0.1/24 dev eth0
