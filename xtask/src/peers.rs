@@ -23,7 +23,7 @@ const ENVOY: &str = "1.40";
 const BASICS: [(&str, &str); 2] = [("ip", "iproute2"), ("iptables", "iptables")];
 
 /// What the end-to-end tests need besides.
-const TOOLS: [(&str, &str); 14] = [
+const TOOLS: [(&str, &str); 15] = [
     ("haproxy", "haproxy"),
     ("nginx", "nginx"),
     (
@@ -40,7 +40,8 @@ const TOOLS: [(&str, &str); 14] = [
     ("openssl", "openssl"),
     ("containerd", "containerd"),
     ("runc", "runc"),
-    ("/usr/lib/cni/portmap", "containernetworking-plugins"),
+    ("/usr/lib/cni/ptp", "containernetworking-plugins"),
+    ("nft", "nftables"),
 ];
 
 /// Installs Debian packages without starting their daemons, now or at the next boot.
