@@ -21,7 +21,7 @@ use tokio::{
     task::{JoinSet, block_in_place},
     time::{self, MissedTickBehavior},
 };
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use self::{
     lock::Lock,
@@ -259,8 +259,13 @@ impl Agent {
     fn follow(&mut self, places: impl IntoIterator<Item = Place>) {
         for place in places {
             let followed = block_in_place(|| self.supervisor.follow(&place, Missing::Waits));
-            if let Err(error) = followed {
+            let Err(error) = followed else { continue };
+            let path = place.as_deref();
+            if path.is_none_or(|path| self.supervisor.wanted.is_configured(path)) {
                 warn!("{error:#}; waiting for it");
+            } else {
+                // Every pod that is removed loses its interfaces first.
+                debug!("{error:#}");
             }
         }
     }
