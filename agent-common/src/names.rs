@@ -46,7 +46,9 @@ pub mod map {
     /// Hash: [`crate::Connection`] to the difference between the server's and the sender's sequence
     /// numbers (`i32`), while the server's socket lives.
     pub const TRANSLATED: &str = "TRANSLATED";
-    /// LRU hash: the same when the socket has gone.
+    /// Array of one number (`u64`): at least how many connections are translated.
+    pub const TRANSLATING: &str = "TRANSLATING";
+    /// LRU hash: what `TRANSLATED` said when the socket has gone.
     pub const LINGERING: &str = "LINGERING";
     /// Hash: port (`u32`) to [`crate::guard::Policy`].
     pub const POLICIES: &str = "POLICIES";
@@ -57,7 +59,7 @@ pub mod map {
     /// LRU hash: [`crate::Syn`] that a policy refused to nothing.
     pub const REFUSED: &str = "REFUSED";
     /// Every map that is pinned.
-    pub const ALL: [&str; 26] = [
+    pub const ALL: [&str; 27] = [
         ORIGINS,
         NAMESPACES,
         COUNTERS,
@@ -79,6 +81,7 @@ pub mod map {
         UNWRAPPING,
         LENGTHS,
         TRANSLATED,
+        TRANSLATING,
         LINGERING,
         POLICIES,
         PREFIXES,
@@ -126,6 +129,9 @@ pub mod program {
 /// Global of the object: cookie of the namespace that this instance of the programs serves.
 pub const NETNS: &str = "NETNS";
 
+/// Global of the object: not zero if processes are to be noted.
+pub const PROCESSES: &str = "PROCESSES";
+
 /// Version of every type in this crate that lives in a pinned map. Pins of another version are
 /// replaced, never read.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;

@@ -16,7 +16,7 @@ use crate::{
     counters::count,
     maps::{ADOPT, CLAIMS, HANDOVERS, LISTENERS, ORIGINS, OWN, PROXIES},
     sockops::{self, local, namespace, remote},
-    toa, unwrap,
+    toa,
 };
 
 const WIRE: u8 = Evidence::Wire as u8;
@@ -102,11 +102,21 @@ pub(crate) fn accepted(ctx: &SockOpsContext) {
     let (local, remote) = (local(ctx), remote(ctx));
     if let Some(claim) = handed_over(ctx, local, remote) {
         let client = carry::named_by(&claim, remote.port);
-        let is_written = write(ctx, claim.evidence, client, local, remote, claim.rule);
-        if claim.evidence == PROXY {
-            unwrap::accepted(ctx, claim.original_dst);
-        }
-        if is_written {
+        let original_dst = if claim.evidence == PROXY {
+            claim.original_dst
+        } else {
+            local
+        };
+        let origin = Origin {
+            client,
+            original_dst,
+            local,
+            remote,
+            rule: claim.rule,
+            evidence: claim.evidence,
+            ..Origin::default()
+        };
+        if write(ctx, origin) {
             count(match claim.evidence {
                 PROXY => Counter::LearntProxy,
                 XFF => Counter::LearntXff,
@@ -132,11 +142,15 @@ pub(crate) fn accepted(ctx: &SockOpsContext) {
     if !is_known
         || !write(
             ctx,
-            Evidence::Wire as u8,
-            remote,
-            local,
-            remote,
-            namespace.spoofed_rule,
+            Origin {
+                client: remote,
+                original_dst: local,
+                local,
+                remote,
+                rule: namespace.spoofed_rule,
+                evidence: WIRE,
+                ..Origin::default()
+            },
         )
     {
         return;
@@ -160,27 +174,17 @@ fn handed_over(ctx: &SockOpsContext, local: Endpoint, remote: Endpoint) -> Optio
     (claim.evidence != 0).then_some(claim)
 }
 
-/// Writes an origin for the socket, and has its end told. `false`: there was no room.
+/// Writes an origin for the socket, with time and namespace, and has its end told. `false`: there was no
+/// room.
 #[inline(always)]
-fn write(
-    ctx: &SockOpsContext,
-    evidence: u8,
-    client: Endpoint,
-    local: Endpoint,
-    remote: Endpoint,
-    rule: u32,
-) -> bool {
+fn write(ctx: &SockOpsContext, origin: Origin) -> bool {
+    // Of interest even without an origin: what else is known of the socket goes with it.
+    sockops::call_for(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
     let origin = Origin {
         // SAFETY: a helper without arguments.
         since: unsafe { bpf_ktime_get_boot_ns() },
         netns: sockops::netns(ctx),
-        client,
-        original_dst: local,
-        local,
-        remote,
-        rule,
-        evidence,
-        ..Origin::default()
+        ..origin
     };
     if ORIGINS
         .insert(sockops::cookie(ctx), origin, BPF_NOEXIST.into())
@@ -189,11 +193,10 @@ fn write(
         count(Counter::OriginsFull);
         debug!(
             ctx,
-            "the map of origins is full: a connection to port {} is unknown", local.port
+            "the map of origins is full: a connection to port {} is unknown", origin.local.port
         );
         return false;
     }
-    sockops::call_for(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
     true
 }
 

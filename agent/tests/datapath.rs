@@ -71,7 +71,7 @@ fn everything_attaches_is_taken_over_and_goes() -> Result<()> {
 
     let mut links = HashSet::new();
     for _ in 0..2 {
-        let mut datapath = Datapath::load(&root, 1000, &cgroup()?)?;
+        let mut datapath = Datapath::load(&root, 1000, true, &cgroup()?)?;
         datapath.configure(&netns, &settings)?;
         datapath.adopt(&netns, &[(1, agent_common::ListenerKey::default())])?;
         let names = datapath.attach(&netns, &[("eth0", Job::Unwrap), ("eth0", Job::Steer)])?;
@@ -87,7 +87,7 @@ fn everything_attaches_is_taken_over_and_goes() -> Result<()> {
         assert_eq!(status.maps[0].max_entries, 1000);
     }
     // Another size: the maps are made anew, and a dropped namespace is detached.
-    let datapath = Datapath::load(&root, 2000, &cgroup()?)?;
+    let datapath = Datapath::load(&root, 2000, true, &cgroup()?)?;
     datapath.retain(&[], &[])?;
     let status = datapath.pins().status()?;
     assert_eq!((status.links.len(), status.maps[0].max_entries), (2, 2000));

@@ -16,7 +16,7 @@ use tracing::{info, warn};
 
 use super::plan;
 use crate::{
-    config::{Config, Relay, Steer, Unwrap},
+    config::{AccessLogTarget, Config, Relay, Steer, Unwrap},
     datapath::{Datapath, Job},
     netns::Netns,
     processes,
@@ -64,7 +64,10 @@ impl Supervisor {
     /// Puts in place what is the same for every configuration. To be called within the async runtime.
     pub(super) fn new(config: &Config, journal: Journal, changed: Arc<Notify>) -> Result<Self> {
         let cgroup = processes::cgroup2_mount()?;
-        let datapath = Datapath::load(&config.agent.bpffs, config.agent.origins, &cgroup)?;
+        let agent = &config.agent;
+        // Nobody else tells which process had a connection.
+        let logs = agent.access_log != AccessLogTarget::Off;
+        let datapath = Datapath::load(&agent.bpffs, agent.origins, logs, &cgroup)?;
         Ok(Self {
             datapath,
             journal,

@@ -26,7 +26,12 @@ use super::{pins::Pins, sys};
 /// Attaches what learns origins to the cgroup, for every process below it. Returns the names of the
 /// pins.
 pub(super) fn learn(object: &mut Ebpf, pins: &Pins, cgroup: &Path) -> Result<Vec<String>> {
-    by_name(object, pins, cgroup, &[program::LEARN, program::RELEASE])
+    by_name(object, pins, cgroup, &[program::LEARN])
+}
+
+/// Attaches what notes who gives a socket up, likewise.
+pub(super) fn release(object: &mut Ebpf, pins: &Pins, cgroup: &Path) -> Result<Vec<String>> {
+    by_name(object, pins, cgroup, &[program::RELEASE])
 }
 
 /// Attaches what takes binds as evidence, likewise.

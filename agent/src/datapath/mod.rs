@@ -60,18 +60,22 @@ pub struct Datapath {
 
 impl Datapath {
     /// Puts in place what learns origins, for all processes below `cgroup` (the root of the cgroup v2
-    /// hierarchy). `origins` is the size of the map of origins. A data path that an agent left is
+    /// hierarchy). `origins` is the size of the map of origins; `processes`: whether to note who has a
+    /// connection. A data path that an agent left is
     /// taken over with its origins, without a moment in which neither works.
-    pub fn load(root: &Path, origins: u32, cgroup: &Path) -> Result<Self> {
+    pub fn load(root: &Path, origins: u32, processes: bool, cgroup: &Path) -> Result<Self> {
         let pins = Pins::new(root);
         pins.create()?;
         if !can_take_over(&pins, origins) {
             pins.remove_maps(false)?;
             pins.create()?;
         }
-        let mut loader = loader(&pins, origins);
+        let mut loader = loader(&pins, origins, processes);
         let mut object = load_object(&mut loader, 0)?;
-        let always = attach::learn(&mut object, &pins, cgroup)?;
+        let mut always = attach::learn(&mut object, &pins, cgroup)?;
+        if processes {
+            always.extend(attach::release(&mut object, &pins, cgroup)?);
+        }
         pins.remove_maps(true)?;
         Ok(Self {
             pins,
@@ -312,11 +316,12 @@ fn can_take_over(pins: &Pins, origins: u32) -> bool {
 
 /// What is the same for each load of the object. Making it takes longer than all loads: aya reads the
 /// kernel's BTF for it.
-fn loader(pins: &Pins, origins: u32) -> EbpfLoader<'static> {
+fn loader(pins: &Pins, origins: u32, processes: bool) -> EbpfLoader<'static> {
     let mut loader = EbpfLoader::new();
     // The object has no relocation that needs it, and it takes tens of megabytes.
     loader.btf(None);
     loader.map_max_entries(map::ORIGINS, origins);
+    loader.override_global(names::PROCESSES, if processes { &1_u8 } else { &0 }, true);
     for name in map::ALL {
         loader.map_pin_path(name, pins.map_path(name));
     }

@@ -109,7 +109,7 @@ fn steer(pins: &Pins) -> Result<&'static str> {
     connect(&node, &client, ipv6)
         .context("cannot connect two network namespaces by a veth pair")?;
 
-    let mut datapath = Datapath::load(pins.root(), 64, &cgroup2_mount()?)?;
+    let mut datapath = Datapath::load(pins.root(), 64, false, &cgroup2_mount()?)?;
     let mut settings = Namespace::default();
     settings.ranges[0] = Range {
         ifindex: node.interface_index(STEERED)?,
