@@ -74,7 +74,8 @@ fn everything_attaches_is_taken_over_and_goes() -> Result<()> {
         let mut datapath = Datapath::load(&root, 1000, true, &cgroup()?)?;
         datapath.configure(&netns, &settings)?;
         datapath.adopt(&netns, &[(1, agent_common::ListenerKey::default())])?;
-        let names = datapath.attach(&netns, &[("eth0", Job::Unwrap), ("eth0", Job::Steer)])?;
+        let jobs = [("eth0", Job::Unwrap), ("eth0", Job::Steer)];
+        let names = datapath.attach(&netns, &jobs, true)?;
         datapath.retain(&names, &[netns.cookie()])?;
         let status = Pins::open(&root)?.status()?;
         assert_eq!(status.links.len(), 6, "{status:?}");
@@ -86,6 +87,11 @@ fn everything_attaches_is_taken_over_and_goes() -> Result<()> {
         assert_eq!(links.len(), 3);
         assert_eq!(status.maps[0].max_entries, 1000);
     }
+    // Without steers, sockets are looked up as ever.
+    let mut datapath = Datapath::load(&root, 1000, false, &cgroup()?)?;
+    let names = datapath.attach(&netns, &[("eth0", Job::Unwrap)], false)?;
+    datapath.retain(&names, &[netns.cookie()])?;
+    assert_eq!(Pins::open(&root)?.status()?.links.len(), 3);
     // Another size: the maps are made anew, and a dropped namespace is detached.
     let datapath = Datapath::load(&root, 2000, true, &cgroup()?)?;
     datapath.retain(&[], &[])?;

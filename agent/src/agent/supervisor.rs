@@ -34,7 +34,7 @@ pub(super) struct Supervisor {
     changed: Arc<Notify>,
 }
 
-/// A network namespace that has steers.
+/// A network namespace in which something is to be done.
 struct Served {
     path: Option<PathBuf>,
     netns: Netns,
@@ -42,6 +42,8 @@ struct Served {
     unwraps: Vec<(UnwrapPort, Versions)>,
     /// Name of each interface that is attached to, for what, and its index.
     interfaces: Vec<(String, Job, u32)>,
+    /// Whether the namespace has steers, which also look up sockets.
+    steers: bool,
     /// Names of the pins of what is attached.
     pins: Vec<String>,
     watch: JoinHandle<()>,
@@ -232,7 +234,9 @@ impl Supervisor {
             .iter()
             .find(|s| s.netns.cookie() == netns.cookie());
         let pins = before.map_or_else(Vec::new, |s| s.pins.clone());
-        let is_attached = before.is_some_and(|s| s.interfaces == interfaces);
+        let is_attached = before.is_some_and(|s| {
+            s.interfaces == interfaces && s.steers == !steers.is_empty()
+        });
         Ok(Served {
             path: path.map(Path::to_owned),
             netns,
@@ -240,6 +244,7 @@ impl Supervisor {
             unwraps,
             pins: if is_attached { pins } else { Vec::new() },
             interfaces,
+            steers: !steers.is_empty(),
             watch,
         })
     }
@@ -258,7 +263,8 @@ impl Supervisor {
 
     /// Attaches the packet programs, unless they are.
     fn attach(&mut self, served: &mut Served) -> Result<()> {
-        if !served.pins.is_empty() {
+        let is_idle = served.interfaces.is_empty() && !served.steers;
+        if is_idle || !served.pins.is_empty() {
             return Ok(());
         }
         let jobs: Vec<_> = served
@@ -268,13 +274,15 @@ impl Supervisor {
             .collect();
         served.pins = self
             .datapath
-            .attach(&served.netns, &jobs)
+            .attach(&served.netns, &jobs, served.steers)
             .with_context(|| format!("cannot attach to {}", served.netns))?;
         let mut targets: Vec<_> = jobs
             .iter()
             .map(|(name, job)| format!("{job} {name}"))
             .collect();
-        targets.push("sk_lookup".into());
+        if served.steers {
+            targets.push("sk_lookup".into());
+        }
         info!("attached in {}: {}", served.netns, targets.join(", "));
         Ok(())
     }

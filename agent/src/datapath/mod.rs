@@ -233,9 +233,14 @@ impl Datapath {
         pins::replace(&mut self.pins.unwraps()?, ports.collect())
     }
 
-    /// Attaches the packet programs to interfaces of `netns`, and `sk_lookup` to the namespace; what was
-    /// attached there is replaced. Returns the names of the pins.
-    pub fn attach(&mut self, netns: &Netns, jobs: &[(&str, Job)]) -> Result<Vec<String>> {
+    /// Attaches the packet programs to interfaces of `netns`, and `sk_lookup` to the namespace if it has
+    /// steers; what was attached there is replaced. Returns the names of the pins.
+    pub fn attach(
+        &mut self,
+        netns: &Netns,
+        jobs: &[(&str, Job)],
+        steers: bool,
+    ) -> Result<Vec<String>> {
         let mut object = load_object(&mut self.loader, netns.cookie())?;
         let pins = &self.pins;
         netns.run(move || {
@@ -253,8 +258,10 @@ impl Datapath {
                     names.push(name.with_context(|| format!("cannot attach to {interface}"))?);
                 }
             }
-            attach::lookup(&mut object, pins, netns.inode()).context("cannot attach sk_lookup")?;
-            names.push(attach::lookup_name(netns.inode()));
+            if steers {
+                let attached = attach::lookup(&mut object, pins, netns.inode());
+                names.push(attached.context("cannot attach sk_lookup")?);
+            }
             Ok(names)
         })
     }

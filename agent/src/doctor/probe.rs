@@ -120,7 +120,7 @@ fn steer(pins: &Pins) -> Result<&'static str> {
         flags: 0,
     };
     datapath.configure(&node, &settings)?;
-    datapath.attach(&node, &[(STEERED, Job::Steer)])?;
+    datapath.attach(&node, &[(STEERED, Job::Steer)], true)?;
 
     connection(&node, &client, IPV4[0], pins).context("over IPv4")?;
     if ipv6 {
