@@ -54,11 +54,13 @@ pub enum Counter {
     LearntRelay = 22,
     /// Origins of applications' connections learnt from a relay that reads `X-Forwarded-For`.
     LearntXff = 23,
+    /// PROXY headers of unwrapped connections whose details are unknown because `HEADERS` was full.
+    HeadersLost = 24,
 }
 
 impl Counter {
     /// Every counter, in the order of the slots.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Steered,
         Self::NoListener,
         Self::Drained,
@@ -83,6 +85,7 @@ impl Counter {
         Self::UnwrapFull,
         Self::LearntRelay,
         Self::LearntXff,
+        Self::HeadersLost,
     ];
 
     /// Its name in `truepeer status` and, between `truepeer_` and `_total`, in the metrics.
@@ -112,6 +115,7 @@ impl Counter {
             Self::UnwrapFull => "unwrap_refused_full",
             Self::LearntRelay => "learnt_relay",
             Self::LearntXff => "learnt_xff",
+            Self::HeadersLost => "headers_lost",
         }
     }
 
@@ -156,6 +160,9 @@ impl Counter {
             Self::UnwrapFull => "Connections refused because too many are being translated",
             Self::LearntRelay => "Origins of connections that the relay accepted",
             Self::LearntXff => "Origins learnt from X-Forwarded-For",
+            Self::HeadersLost => {
+                "Unwrapped connections whose PROXY header's details are unknown because the ring buffer was full"
+            }
         }
     }
 }

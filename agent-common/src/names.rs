@@ -10,6 +10,8 @@ pub mod map {
     pub const COUNTERS: &str = "COUNTERS";
     /// Ring buffer of [`crate::Closed`].
     pub const EVENTS: &str = "EVENTS";
+    /// Ring buffer of [`crate::event::Header`].
+    pub const HEADERS: &str = "HEADERS";
     /// Socket storage of [`crate::Listener`].
     pub const LISTENERS: &str = "LISTENERS";
     /// Sockhash: [`crate::ListenerKey`] to a listening socket.
@@ -59,11 +61,12 @@ pub mod map {
     /// LRU hash: [`crate::Syn`] that a policy refused to nothing.
     pub const REFUSED: &str = "REFUSED";
     /// Every map that is pinned.
-    pub const ALL: [&str; 27] = [
+    pub const ALL: [&str; 28] = [
         ORIGINS,
         NAMESPACES,
         COUNTERS,
         EVENTS,
+        HEADERS,
         LISTENERS,
         PROXIES,
         ADOPT,

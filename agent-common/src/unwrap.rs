@@ -86,7 +86,7 @@ pub enum Refusal {
     NoHeader = 2,
     /// It begins with what is no valid header.
     Invalid = 3,
-    /// The header did not come in one segment.
+    /// The header did not come in one segment, or is longer than one on Ethernet.
     Split = 4,
     /// There was no room to remember the connection.
     Full = 5,

@@ -114,6 +114,7 @@ pub(crate) fn accepted(ctx: &SockOpsContext) {
             remote,
             rule: claim.rule,
             evidence: claim.evidence,
+            header: claim.header,
             ..Origin::default()
         };
         if write(ctx, origin) {

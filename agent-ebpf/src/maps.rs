@@ -50,6 +50,10 @@ pub(crate) static COUNTERS: PerCpuArray<u64> =
 #[map]
 pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
 
+/// PROXY headers that say more than addresses, for people and logs.
+#[map]
+pub(crate) static HEADERS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+
 /// Listening sockets of the proxies, for `sk_lookup`.
 #[map]
 pub(crate) static PROXIES: SockHash<ListenerKey> = SockHash::with_max_entries(4096, 0);

@@ -13,7 +13,7 @@ use aya_ebpf::{
     helpers::generated::bpf_skb_load_bytes, macros::map, maps::PerCpuArray, programs::TcContext,
 };
 
-use super::Incoming;
+use super::{Incoming, tlvs};
 
 /// The line that this CPU reads. It would take too much of the stack.
 #[map]
@@ -27,6 +27,7 @@ pub(super) fn read(
     incoming: &Incoming,
     claim: &mut Claim,
 ) -> Result<u32, Refusal> {
+    tlvs::follow(0, 0, 0, true);
     // Which version it is, the first byte tells.
     let outcome = match load::<1>(ctx, incoming.payload_at())? {
         [b'\r'] if incoming.versions.has(Versions::V2) => binary(ctx, incoming, claim),
@@ -66,6 +67,12 @@ fn read_binary(ctx: &TcContext, incoming: &Incoming, claim: &mut Claim) -> Resul
     if incoming.payload < length {
         return Err(Refusal::Split);
     }
+    tlvs::follow(
+        start,
+        length,
+        PREFIX + prefix.family.len(),
+        prefix.is_local || prefix.family.is_empty(),
+    );
     let addresses = start + PREFIX;
     let ends = match prefix.family {
         _ if prefix.is_local => return Ok(length as u32),

@@ -9,6 +9,7 @@ mod answer;
 mod craft;
 mod header;
 mod refuse;
+mod tlvs;
 mod translate;
 
 use agent_common::{
@@ -225,6 +226,7 @@ impl Incoming {
             ..Claim::default()
         };
         let length = header::read(ctx, self, &mut claim).map_err(refused)?;
+        claim.header = tlvs::read(ctx).map_err(refused)?;
         if !self.is_allowed(&claim, handshake) {
             return Err(refused(Refusal::Denied));
         }
@@ -236,6 +238,10 @@ impl Incoming {
                 return Err(refused(Refusal::Full));
             }
             count(Counter::UnwrapTranslated);
+        }
+        if claim.header != 0 && !tlvs::tell() {
+            count(Counter::HeadersLost);
+            claim.header = 0;
         }
         self.learn(&claim, length, handshake);
         let is_alone = self.payload == length as usize;

@@ -1,0 +1,107 @@
+//! Reads what a header of version 2 has behind the addresses, and hands it to the agent.
+
+use core::slice::from_raw_parts;
+
+use agent_common::{event::Header, proxy::block, unwrap::Refusal};
+use aya_ebpf::{
+    bindings::BPF_RB_NO_WAKEUP,
+    helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_boot_ns, bpf_skb_load_bytes},
+    macros::map,
+    maps::PerCpuArray,
+    programs::TcContext,
+};
+
+use crate::maps::HEADERS;
+
+/// How many bits of a header's number tell the CPU.
+const CPU_BITS: u32 = 12;
+
+/// The header that this CPU reads. The verifier knows nothing of what is in a map: it goes through the reading
+/// once, and not for each way that led to it.
+#[repr(C)]
+struct Last {
+    /// Always zero.
+    zero: usize,
+    /// Where it is in the packet, how long it is, and where in it TLVs begin.
+    at: usize,
+    length: usize,
+    start: usize,
+    /// Not zero if there need not be TLVs.
+    is_free: usize,
+    header: Header,
+}
+
+#[map]
+static LAST: PerCpuArray<Last> = PerCpuArray::with_max_entries(1, 0);
+
+#[inline(always)]
+fn last() -> Option<&'static mut Last> {
+    let last = LAST.get_ptr_mut(0)?;
+    // SAFETY: a slot of this CPU, on which one packet at a time arrives.
+    Some(unsafe { &mut *last })
+}
+
+/// Says where the header is that [`read`] is to read.
+#[inline(always)]
+pub(super) fn follow(at: usize, length: usize, start: usize, is_free: bool) {
+    if let Some(last) = last() {
+        (last.at, last.length, last.start) = (at, length, start);
+        last.is_free = is_free.into();
+    }
+}
+
+/// Reads the TLVs, if there are any: the header's number, if it says anything besides addresses; else 0.
+#[inline(always)]
+pub(super) fn read(ctx: &TcContext) -> Result<u64, Refusal> {
+    match Refusal::from_u32(check(ctx)) {
+        Some(refusal) => Err(refusal),
+        None => Ok(last().map_or(0, |last| last.header.number)),
+    }
+}
+
+/// The refusal as its number.
+#[inline(never)]
+fn check(ctx: &TcContext) -> u32 {
+    numbered(ctx).map_or_else(|refusal| refusal as u32, |()| 0)
+}
+
+#[inline(always)]
+fn numbered(ctx: &TcContext) -> Result<(), Refusal> {
+    let last = last().ok_or(Refusal::Invalid)?;
+    last.header.number = 0;
+    let length = last.length;
+    if length <= last.start {
+        return Ok(());
+    }
+    if length > block::MAX {
+        return Err(Refusal::Split);
+    }
+    // SAFETY: the room is longer than any such header; the context is valid while the program runs.
+    let error = unsafe {
+        let to = last.header.bytes.as_mut_ptr().cast();
+        bpf_skb_load_bytes(ctx.skb.skb.cast(), last.at as u32, to, length as u32)
+    };
+    if error != 0 {
+        return Err(Refusal::Invalid);
+    }
+    let is_free = last.is_free != 0;
+    if block::check(&mut last.header.bytes, last.start, length, is_free, last.zero)? {
+        // SAFETY: helpers without arguments.
+        let (now, cpu) = unsafe { (bpf_ktime_get_boot_ns(), bpf_get_smp_processor_id()) };
+        // In units of 16 ns, in which no CPU reads two.
+        last.header.number = now >> 4 << CPU_BITS | u64::from(cpu);
+    }
+    Ok(())
+}
+
+/// Hands the header that was read to the agent. `false`: there was no room.
+#[inline(never)]
+pub(super) fn tell() -> bool {
+    let Some(last) = last() else { return false };
+    let length = size_of::<u64>() + (last.length & (block::ROOM - 1));
+    // SAFETY: the header is longer than that.
+    let record = unsafe { from_raw_parts((&raw const last.header).cast::<u8>(), length) };
+    // The agent looks every now and then, and when it is asked.
+    let flags = BPF_RB_NO_WAKEUP.into();
+    HEADERS.output::<[u8]>(record, flags).is_ok()
+}
