@@ -226,7 +226,6 @@ impl Incoming {
             ..Claim::default()
         };
         let length = header::read(ctx, self, &mut claim).map_err(refused)?;
-        claim.header = tlvs::read(ctx).map_err(refused)?;
         if !self.is_allowed(&claim, handshake) {
             return Err(refused(Refusal::Denied));
         }

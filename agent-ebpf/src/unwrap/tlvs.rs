@@ -11,13 +11,13 @@ use aya_ebpf::{
     programs::TcContext,
 };
 
+use super::header::number;
 use crate::maps::HEADERS;
 
 /// How many bits of a header's number tell the CPU.
 const CPU_BITS: u32 = 12;
 
-/// The header that this CPU reads. The verifier knows nothing of what is in a map: it goes through the reading
-/// once, and not for each way that led to it.
+/// The header that this CPU reads.
 #[repr(C)]
 struct Last {
     /// Always zero.
@@ -53,25 +53,11 @@ pub(super) fn follow(at: usize, length: usize, start: usize, is_free: bool) {
 /// Reads the TLVs, if there are any: the header's number, if it says anything besides addresses; else 0.
 #[inline(always)]
 pub(super) fn read(ctx: &TcContext) -> Result<u64, Refusal> {
-    match Refusal::from_u32(check(ctx)) {
-        Some(refusal) => Err(refusal),
-        None => Ok(last().map_or(0, |last| last.header.number)),
-    }
-}
-
-/// The refusal as its number.
-#[inline(never)]
-fn check(ctx: &TcContext) -> u32 {
-    numbered(ctx).map_or_else(|refusal| refusal as u32, |()| 0)
-}
-
-#[inline(always)]
-fn numbered(ctx: &TcContext) -> Result<(), Refusal> {
     let last = last().ok_or(Refusal::Invalid)?;
     last.header.number = 0;
     let length = last.length;
     if length <= last.start {
-        return Ok(());
+        return Ok(0);
     }
     if length > block::MAX {
         return Err(Refusal::Split);
@@ -84,8 +70,37 @@ fn numbered(ctx: &TcContext) -> Result<(), Refusal> {
     if error != 0 {
         return Err(Refusal::Invalid);
     }
-    let is_free = last.is_free != 0;
-    if block::check(&mut last.header.bytes, last.start, length, is_free, last.zero)? {
+    match Refusal::from_u32(truepeer_tlvs()) {
+        Some(refusal) => Err(refusal),
+        None => Ok(last.header.number),
+    }
+}
+
+/// How long the header is.
+#[inline(always)]
+pub(super) fn length() -> u32 {
+    last().map_or(0, |last| last.length as u32)
+}
+
+/// Checks the TLVs, and numbers the header if they say anything; the refusal as its number. A global function,
+/// which the verifier goes through by itself, and not for each way that leads here.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn truepeer_tlvs() -> u32 {
+    number(check())
+}
+
+#[inline(always)]
+fn check() -> Result<(), Refusal> {
+    let last = last().ok_or(Refusal::Invalid)?;
+    let Last {
+        zero,
+        length,
+        start,
+        is_free,
+        ..
+    } = *last;
+    if block::check(&mut last.header.bytes, start, length, is_free != 0, zero)? {
         // SAFETY: helpers without arguments.
         let (now, cpu) = unsafe { (bpf_ktime_get_boot_ns(), bpf_get_smp_processor_id()) };
         // In units of 16 ns, in which no CPU reads two.
