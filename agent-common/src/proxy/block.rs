@@ -50,7 +50,8 @@ pub fn check(
         }
         let is_inner = at < inner;
         let end = if is_inner { inner } else { length };
-        let value_length = usize::from(byte(header, at + 1)) << 8 | usize::from(byte(header, at + 2));
+        let value_length =
+            usize::from(byte(header, at + 1)) << 8 | usize::from(byte(header, at + 2));
         let value = at + HEAD;
         let next = value + value_length;
         wrong |= usize::from(next > end);

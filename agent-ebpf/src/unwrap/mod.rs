@@ -26,17 +26,13 @@ use aya_ebpf::{
     programs::TcContext,
 };
 
-pub(crate) use self::{
-    answer::packet as answer,
-    translate::closed,
-};
+pub(crate) use self::{answer::packet as answer, translate::closed};
 use self::{craft::Crafted, refuse::Refused};
 use crate::{
     counters::count,
     guard,
     maps::{
-        HANDOVERS, LENGTHS, LINGERING, NETNS, TRUSTED_SOURCES, UNWRAPPING, UNWRAPS,
-        longest_match,
+        HANDOVERS, LENGTHS, LINGERING, NETNS, TRUSTED_SOURCES, UNWRAPPING, UNWRAPS, longest_match,
     },
     packet::{self, ACK, FIN, RST, SYN, Tcp},
     socket::{Socket, TCP_LISTEN, TCP_NEW_SYN_RECV, TCP_TIME_WAIT},

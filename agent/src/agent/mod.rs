@@ -126,6 +126,7 @@ impl Agent {
         block_in_place(|| relays.apply(&config))?;
 
         let events = supervisor.datapath.events()?;
+        state.details.follow(supervisor.datapath.headers()?);
         let mut tasks = JoinSet::new();
         tasks.spawn(server.serve(state.clone()));
         tasks.spawn(supervisor.datapath.diagnostics()?.forward());
@@ -185,7 +186,9 @@ impl Agent {
             self.log.write(ended);
         };
         self.events
-            .read(|closed| note(Ended::new(*closed, details.take(closed.cookie))));
+            .read(|closed| note(Ended::new(*closed, details.take_ended(closed))));
+        // Lest they find no room, even if nobody asks.
+        details.fetch();
         while let Ok(ended) = self.refused.try_recv() {
             note(ended);
         }

@@ -234,9 +234,8 @@ impl Supervisor {
             .iter()
             .find(|s| s.netns.cookie() == netns.cookie());
         let pins = before.map_or_else(Vec::new, |s| s.pins.clone());
-        let is_attached = before.is_some_and(|s| {
-            s.interfaces == interfaces && s.steers == !steers.is_empty()
-        });
+        let is_attached =
+            before.is_some_and(|s| s.interfaces == interfaces && s.steers == !steers.is_empty());
         Ok(Served {
             path: path.map(Path::to_owned),
             netns,

@@ -32,7 +32,7 @@ use nix::libc::{AF_INET, AF_INET6};
 use tracing::{debug, warn};
 
 pub use attach::Job;
-pub use events::{Diagnostics, Events};
+pub use events::{Diagnostics, Events, Headers};
 pub use pins::Pins;
 
 use crate::{
@@ -171,6 +171,11 @@ impl Datapath {
     /// The stream of closed connections. To be called within the async runtime.
     pub fn events(&self) -> Result<Events> {
         Events::new(self.pins.events()?)
+    }
+
+    /// The stream of PROXY headers that say more than addresses.
+    pub fn headers(&self) -> Result<Headers> {
+        Ok(Headers::new(self.pins.headers()?))
     }
 
     /// The stream of the programs' own messages. To be called within the async runtime.

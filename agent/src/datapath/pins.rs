@@ -276,6 +276,12 @@ impl Pins {
         )?)?)
     }
 
+    pub(super) fn headers(&self) -> Result<RingBuf<MapData>> {
+        Ok(RingBuf::try_from(Map::from_map_data(
+            self.map(map::HEADERS)?,
+        )?)?)
+    }
+
     pub(super) fn trusted_uids(&self) -> Result<HashMap<MapData, u32, u32>> {
         Ok(HashMap::try_from(Map::from_map_data(
             self.map(map::TRUSTED_UIDS)?,
