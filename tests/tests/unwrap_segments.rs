@@ -3,11 +3,14 @@
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
 use std::path::Path;
+use std::time::Duration;
 
 use agent_common::Counter;
 use anyhow::{Context, Result, ensure};
+use socket2::{Domain, Socket, Type};
 use tests::agent::Agent;
 use tests::check::no_origins;
+use tests::eventually;
 use tests::host::scenario;
 use tests::listener::{Listener, canonical};
 use tests::proxy::any;
@@ -19,6 +22,7 @@ use tests::unwrap::{in_pod, none_refused, v1, v2, with_tlv};
 const PORT: u16 = 8080;
 /// The port of a server that is the first to close.
 const GREETER: u16 = 8081;
+const AWHILE: Duration = Duration::from_secs(20);
 /// MSS, SACK permitted, timestamps, window scale: what Linux puts on a SYN.
 const USUAL: [u8; 20] = [
     2, 4, 0x05, 0xb4, 4, 2, 8, 10, 1, 2, 3, 4, 0, 0, 0, 0, 1, 3, 3, 7,
@@ -254,6 +258,43 @@ fn half_open() {
             case.answered(&mut connection, "")?;
             connection.reset()
         })
+    });
+}
+
+/// The server's queue is full when the header comes, and stays so: it gives the connection up, and nobody
+/// resets it. What was known of it is forgotten.
+#[test]
+fn never_established() {
+    scenario(|directory| {
+        let stage = Stage::new(directory)?;
+        let pod = &stage.sidecar.pod;
+        pod.set_sysctl("net/ipv4/tcp_synack_retries", "0")?;
+        for family in Family::ALL {
+            let target = SocketAddr::new(Sidecar::address(family), GREETER);
+            let listener = pod.enter(|| {
+                let domain = Domain::for_address(target);
+                let socket = Socket::new(domain, Type::STREAM, None)?;
+                socket.bind(&target.into())?;
+                // Room for one.
+                socket.listen(0)?;
+                Ok::<_, std::io::Error>(socket)
+            })?;
+            let client = SocketAddr::new(family.client(6), 4711);
+            let source = |port| SocketAddr::new(balancer(family), port);
+            let mut late = stage.raw.connect(source(2000), target, 1, &USUAL)?;
+            let mut first = stage.raw.connect(source(2001), target, 1, &USUAL)?;
+            first.send(&v2(client, target))?;
+            late.send(&with_tlv(client, target, Some(40)))?;
+            let entries = || stage.agent.entries("TRANSLATED");
+            eventually("it is translated", AWHILE, || {
+                Ok((entries()? == 1).then_some(()))
+            })?;
+            eventually("it is forgotten", AWHILE, || {
+                Ok((entries()? == 0).then_some(()))
+            })?;
+            drop(listener);
+        }
+        none_refused(&stage.agent)
     });
 }
 

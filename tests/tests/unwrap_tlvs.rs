@@ -104,7 +104,8 @@ fn agent_killed_and_started() {
             let shown = shown(&agent, stream)?;
             ensure!(shown == told(), "{shown}");
         }
-        Ok(())
+        drop(streams);
+        no_origins(&agent)
     });
 }
 

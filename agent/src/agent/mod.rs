@@ -24,7 +24,7 @@ use crate::{
     access_log::AccessLog,
     api::{Server, State},
     config::{AgentSettings, Config},
-    datapath::{self, Events, Pins},
+    datapath::{self, Events, Orphans, Pins},
     doctor,
     ended::{Ended, Refusals},
     origins::Origins as _,
@@ -35,6 +35,8 @@ use crate::{
 
 /// How often named namespaces are looked at: nothing tells when one is replaced.
 const LOOK: Duration = Duration::from_secs(1);
+/// How often is looked for what connections that never came about have left.
+const SWEEP: Duration = Duration::from_secs(5);
 /// How often closed connections are fetched; the data path wakes the agent only when many wait.
 const FETCH: Duration = Duration::from_millis(50);
 
@@ -150,6 +152,9 @@ impl Agent {
     async fn serve(mut self, mut signals: Signals) -> Result<()> {
         let mut look = time::interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut sweep = time::interval(SWEEP);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut orphans = Orphans::new();
         let mut fetch = time::interval(FETCH);
         fetch.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -160,6 +165,7 @@ impl Agent {
                 },
                 () = self.changed.notified() => self.follow(),
                 _ = look.tick() => if self.is_outdated() { self.follow() },
+                _ = sweep.tick() => self.sweep(&mut orphans),
                 _ = fetch.tick() => self.note_ended(),
                 ready = self.events.ready() => {
                     ready?;
@@ -191,6 +197,13 @@ impl Agent {
         details.fetch();
         while let Ok(ended) = self.refused.try_recv() {
             note(ended);
+        }
+    }
+
+    fn sweep(&self, orphans: &mut Orphans) {
+        match block_in_place(|| self.supervisor.datapath.sweep(orphans)) {
+            Ok(now) => *orphans = now,
+            Err(error) => warn!("cannot look for what connections have left: {error:#}"),
         }
     }
 

@@ -34,6 +34,7 @@ use tracing::{debug, warn};
 pub use attach::Job;
 pub use events::{Diagnostics, Events, Headers};
 pub use pins::Pins;
+pub use translated::Orphans;
 
 use crate::{
     config::{CarryToa, Policy, Reveal, Trust},
@@ -236,6 +237,11 @@ impl Datapath {
         })?;
         let ports = ports.iter().map(|(port, v)| (pins::Plain(*port), v.0));
         pins::replace(&mut self.pins.unwraps()?, ports.collect())
+    }
+
+    /// Forgets translated connections that never got a socket. `before`: what the last call returned.
+    pub fn sweep(&self, before: &Orphans) -> Result<Orphans> {
+        translated::sweep(&self.pins, before)
     }
 
     /// Attaches the packet programs to interfaces of `netns`, and `sk_lookup` to the namespace if it has

@@ -14,7 +14,7 @@ use agent_common::{
     guard::{Policy, Prefix, Tally},
     names::{LAYOUT, map},
     toa::Kinds,
-    unwrap::UnwrapPort,
+    unwrap::{Handshake, UnwrapPort},
 };
 use anyhow::{Context as _, Result, bail};
 use aya::{
@@ -58,6 +58,8 @@ unsafe impl Pod for Plain<UnwrapPort> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<Connection> {}
 // SAFETY: as above.
+unsafe impl Pod for Plain<Handshake> {}
+// SAFETY: as above.
 unsafe impl Pod for Plain<Address> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<Claim> {}
@@ -70,6 +72,8 @@ unsafe impl Pod for Plain<Prefix> {}
 pub(super) type Prefixes = LpmTrie<MapData, Plain<Address>, u32>;
 /// Ports with their policies.
 pub(super) type Policies = HashMap<MapData, u32, Plain<Policy>>;
+/// Handshakes of connections that begin with a PROXY header.
+pub(super) type Handshakes = HashMap<MapData, Plain<Connection>, Plain<Handshake>>;
 /// Prefixes of policies with their verdicts.
 pub(super) type PolicyPrefixes = LpmTrie<MapData, Plain<Prefix>, u32>;
 
@@ -318,6 +322,12 @@ impl Pins {
         )?)?)
     }
 
+    pub(super) fn unwrapping(&self) -> Result<Handshakes> {
+        Ok(HashMap::try_from(Map::from_map_data(
+            self.map(map::UNWRAPPING)?,
+        )?)?)
+    }
+
     pub(super) fn toa(&self) -> Result<Array<MapData, Plain<Kinds>>> {
         Ok(Array::try_from(Map::from_map_data(self.map(map::TOA)?)?)?)
     }
@@ -419,6 +429,11 @@ impl Origins for Pins {
             entries: self.namespaces()?.keys().count() as u64,
             max_entries: self.map(map::NAMESPACES)?.info()?.max_entries().into(),
         };
+        let translated = MapFill {
+            name: map::TRANSLATED.into(),
+            entries: self.translated()?.keys().count() as u64,
+            max_entries: self.map(map::TRANSLATED)?.info()?.max_entries().into(),
+        };
         let links = self.link_names()?.into_iter().map(|name| {
             let pin = self.links().join(&name);
             let info = FdLink::from(PinnedLink::from_pin(&pin)?).info()?;
@@ -432,7 +447,7 @@ impl Origins for Pins {
         });
         Ok(Status {
             links: links.collect::<Result<_>>()?,
-            maps: vec![origins, namespaces],
+            maps: vec![origins, namespaces, translated],
             counters,
             tallies: super::guard::tallies(self)?,
         })
