@@ -1,7 +1,7 @@
 //! PROXY headers segment by segment: lost, repeated, out of order, and connections that end before them.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
@@ -261,8 +261,53 @@ fn half_open() {
     });
 }
 
-/// The server's queue is full when the header comes, and stays so: it gives the connection up, and nobody
-/// resets it. What was known of it is forgotten.
+/// A server whose queue is full when a header comes that has another length than is expected.
+struct Full<'a> {
+    /// Has one connection.
+    listener: TcpListener,
+    client: SocketAddr,
+    header: Vec<u8>,
+    late: Connection<'a>,
+}
+
+impl<'a> Full<'a> {
+    fn new(stage: &'a Stage, family: Family) -> Result<Self> {
+        let target = SocketAddr::new(Sidecar::address(family), GREETER);
+        let listener = stage.sidecar.pod.enter(|| {
+            let socket = Socket::new(Domain::for_address(target), Type::STREAM, None)?;
+            socket.set_reuse_address(true)?;
+            socket.bind(&target.into())?;
+            // Room for one.
+            socket.listen(0)?;
+            Ok::<_, std::io::Error>(socket)
+        })?;
+        let client = SocketAddr::new(family.client(6), 4711);
+        let source = |port| SocketAddr::new(balancer(family), port);
+        let mut late = stage.raw.connect(source(2000), target, 1, &USUAL)?;
+        let mut first = stage.raw.connect(source(2001), target, 1, &USUAL)?;
+        first.send(&v2(client, target))?;
+        let header = with_tlv(client, target, Some(40));
+        late.send(&header)?;
+        let full = Self {
+            listener: listener.into(),
+            client,
+            header,
+            late,
+        };
+        full.has_entries(stage, 1)?;
+        Ok(full)
+    }
+
+    /// Waits until so many connections are translated.
+    fn has_entries(&self, stage: &Stage, wanted: u64) -> Result<()> {
+        let what = format!("{wanted} connections are translated");
+        eventually(&what, AWHILE, || {
+            Ok((stage.agent.entries("TRANSLATED")? == wanted).then_some(()))
+        })
+    }
+}
+
+/// The server gives the connection up, and nobody resets it: what was known of it is forgotten.
 #[test]
 fn never_established() {
     scenario(|directory| {
@@ -270,29 +315,33 @@ fn never_established() {
         let pod = &stage.sidecar.pod;
         pod.set_sysctl("net/ipv4/tcp_synack_retries", "0")?;
         for family in Family::ALL {
-            let target = SocketAddr::new(Sidecar::address(family), GREETER);
-            let listener = pod.enter(|| {
-                let domain = Domain::for_address(target);
-                let socket = Socket::new(domain, Type::STREAM, None)?;
-                socket.bind(&target.into())?;
-                // Room for one.
-                socket.listen(0)?;
-                Ok::<_, std::io::Error>(socket)
-            })?;
-            let client = SocketAddr::new(family.client(6), 4711);
-            let source = |port| SocketAddr::new(balancer(family), port);
-            let mut late = stage.raw.connect(source(2000), target, 1, &USUAL)?;
-            let mut first = stage.raw.connect(source(2001), target, 1, &USUAL)?;
-            first.send(&v2(client, target))?;
-            late.send(&with_tlv(client, target, Some(40)))?;
-            let entries = || stage.agent.entries("TRANSLATED");
-            eventually("it is translated", AWHILE, || {
-                Ok((entries()? == 1).then_some(()))
-            })?;
-            eventually("it is forgotten", AWHILE, || {
-                Ok((entries()? == 0).then_some(()))
-            })?;
-            drop(listener);
+            Full::new(&stage, family)?.has_entries(&stage, 0)?;
+        }
+        none_refused(&stage.agent)
+    });
+}
+
+/// A reset that the server does not take for the sender's: the header is read once more, and the connection
+/// translated.
+#[test]
+fn ignored_reset() {
+    scenario(|directory| {
+        let stage = Stage::new(directory)?;
+        for family in Family::ALL {
+            let mut full = Full::new(&stage, family)?;
+            full.late.reset_ahead(1 << 30)?;
+            full.has_entries(&stage, 0)?;
+            drop(full.listener.accept()?);
+            let again = [&full.header, &b"ping\n"[..]].concat();
+            let back = (full.header.len() as u32).wrapping_neg();
+            full.late.send_ahead(back as usize, &again)?;
+            let (mut accepted, client) = full.listener.accept()?;
+            ensure!(canonical(client) == full.client, "{client}");
+            let mut ping = [0; 5];
+            accepted.read_exact(&mut ping)?;
+            ensure!(&ping == b"ping\n", "{ping:?}");
+            accepted.write_all(b"pong\n")?;
+            ensure!(full.late.receive()? == "pong\n", "no answer");
         }
         none_refused(&stage.agent)
     });

@@ -229,13 +229,14 @@ impl Supervisor {
             self.adopt(&netns, port)?;
         }
 
+        let has_steers = !steers.is_empty();
         let before = self
             .served
             .iter()
             .find(|s| s.netns.cookie() == netns.cookie());
         let pins = before.map_or_else(Vec::new, |s| s.pins.clone());
         let is_attached =
-            before.is_some_and(|s| s.interfaces == interfaces && s.steers == !steers.is_empty());
+            before.is_some_and(|s| s.interfaces == interfaces && s.steers == has_steers);
         Ok(Served {
             path: path.map(Path::to_owned),
             netns,
@@ -243,7 +244,7 @@ impl Supervisor {
             unwraps,
             pins: if is_attached { pins } else { Vec::new() },
             interfaces,
-            steers: !steers.is_empty(),
+            steers: has_steers,
             watch,
         })
     }
