@@ -167,6 +167,7 @@ pub struct Settings {
     pub socket: PathBuf,
     pub metrics: String,
     pub bpffs: PathBuf,
+    pub pods: PathBuf,
     pub access_log: PathBuf,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub origins: Option<u32>,
@@ -228,6 +229,7 @@ impl Config {
                 socket: directory.join(format!("agent-{n}/truepeer.sock")),
                 metrics: metrics.to_string(),
                 bpffs: format!("{BPFFS}/{PINS}{pid}-{n}").into(),
+                pods: directory.join(format!("agent-{n}/pods")),
                 access_log: directory.join(format!("access-{n}.log")),
                 origins: None,
                 drain: None,
@@ -349,6 +351,11 @@ impl Agent {
     /// The busiest prefixes of clients, by connections, bytes or refused ones.
     pub fn top(&self, by: &str) -> Result<Value> {
         self.read(&format!("/v1/top?by={by}"))
+    }
+
+    /// The attachments of pods that it serves.
+    pub fn pods(&self) -> Result<Vec<Value>> {
+        self.read("/v1/pods")
     }
 
     /// Programs, maps and counters.
