@@ -136,6 +136,8 @@ pub struct Trust {
     pub cgroups: Vec<String>,
     pub sources: Vec<String>,
     pub local_source: Vec<IpAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub toa: Option<Vec<String>>,
 }
 
 /// The section `[reveal]`.

@@ -263,8 +263,9 @@ fn half_open() {
 
 /// A server whose queue is full when a header comes that has another length than is expected.
 struct Full<'a> {
-    /// Has one connection.
     listener: TcpListener,
+    /// The connection in its queue.
+    first: Connection<'a>,
     client: SocketAddr,
     header: Vec<u8>,
     late: Connection<'a>,
@@ -290,6 +291,7 @@ impl<'a> Full<'a> {
         late.send(&header)?;
         let full = Self {
             listener: listener.into(),
+            first,
             client,
             header,
             late,
@@ -331,6 +333,7 @@ fn ignored_reset() {
             let mut full = Full::new(&stage, family)?;
             full.late.reset_ahead(1 << 30)?;
             full.has_entries(&stage, 0)?;
+            full.first.reset_ahead(0)?;
             drop(full.listener.accept()?);
             let again = [&full.header, &b"ping\n"[..]].concat();
             let back = (full.header.len() as u32).wrapping_neg();
@@ -342,8 +345,11 @@ fn ignored_reset() {
             ensure!(&ping == b"ping\n", "{ping:?}");
             accepted.write_all(b"pong\n")?;
             ensure!(full.late.receive()? == "pong\n", "no answer");
+            full.late.reset_ahead(ping.len() as u32)?;
+            full.has_entries(&stage, 0)?;
         }
-        none_refused(&stage.agent)
+        none_refused(&stage.agent)?;
+        no_origins(&stage.agent)
     });
 }
 
