@@ -124,7 +124,8 @@ pub(crate) static LENGTHS: LruHashMap<Habit, u32> = LruHashMap::with_max_entries
 pub(crate) static TRANSLATED: HashMap<Connection, i32> =
     HashMap::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
 
-/// At least how many entries `TRANSLATED` has: while there are none, none is looked for.
+/// At least how many entries `TRANSLATED` has (the agent removes some and counts none): while there are none,
+/// none is looked for.
 #[map]
 pub(crate) static TRANSLATING: Array<u64> = Array::with_max_entries(1, 0);
 

@@ -153,11 +153,11 @@ impl Incoming {
         if LINGERING.get_ptr(self.connection).is_some() {
             let _ = LINGERING.remove(self.connection);
         }
+        let handshake = self.note()?;
         // A header on the SYN (TCP Fast Open) could not be taken off. The sender repeats it without.
         if self.payload != 0 {
             return Ok(TCX_DROP);
         }
-        let handshake = self.note()?;
         if guard::is_guarded(self.connection.destination.port) {
             // The client is not known yet.
             let _ = HANDOVERS.insert(self.syn(handshake), Claim::default(), BPF_NOEXIST.into());
