@@ -65,11 +65,13 @@ pub enum Counter {
     /// SYNs dropped before the node's own NAT because they came in fragments or behind extension headers, where
     /// TOA could pass unread.
     NodeHidden = 28,
+    /// PROXY headers of unwrapped connections whose details are unknown because `HEADERS` was full.
+    HeadersLost = 29,
 }
 
 impl Counter {
     /// Every counter, in the order of the slots.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::Steered,
         Self::NoListener,
         Self::Drained,
@@ -99,6 +101,7 @@ impl Counter {
         Self::NodeForged,
         Self::LearntSnat,
         Self::NodeHidden,
+        Self::HeadersLost,
     ];
 
     /// Its name in `truepeer status` and, between `truepeer_` and `_total`, in the metrics.
@@ -133,6 +136,7 @@ impl Counter {
             Self::NodeForged => "node_forged",
             Self::LearntSnat => "learnt_snat",
             Self::NodeHidden => "node_hidden",
+            Self::HeadersLost => "headers_lost",
         }
     }
 
@@ -187,6 +191,9 @@ impl Counter {
             Self::LearntSnat => "Origins learnt before the node's own NAT",
             Self::NodeHidden => {
                 "SYNs dropped before the node's own NAT because they came in fragments or behind extension headers"
+            }
+            Self::HeadersLost => {
+                "Unwrapped connections whose PROXY header's details are unknown because the ring buffer was full"
             }
         }
     }

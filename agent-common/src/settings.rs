@@ -200,7 +200,8 @@ pub struct Connection {
 /// What a trusted hop says about its client: value of the `CLAIMS` socket storage, for a local proxy's
 /// socket, and of the `HANDOVERS` map.
 ///
-/// Layout (48 bytes): client 0..20, original_dst 20..40, rule 40..44, evidence 44, padding 45..48.
+/// Layout (56 bytes): client 0..20, original_dst 20..40, rule 40..44, evidence 44, padding 45..48,
+/// header 48..56.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Claim {
@@ -215,6 +216,8 @@ pub struct Claim {
     pub evidence: u8,
     /// Always zero.
     pub padding: [u8; 3],
+    /// Number of the PROXY header that says more of the connection; 0: none.
+    pub header: u64,
 }
 
 /// Key of the `HANDOVERS` map: a SYN that carries a claim, from a trusted proxy on this host or with
@@ -234,7 +237,7 @@ pub struct Syn {
 
 const _: () = {
     use core::mem::offset_of;
-    assert!(size_of::<Claim>() == 48 && size_of::<Syn>() == 44);
+    assert!(size_of::<Claim>() == 56 && size_of::<Syn>() == 44);
     assert!(size_of::<Connection>() == 48);
     assert!(size_of::<Mark>() == 8);
     assert!(size_of::<Range>() == 16);

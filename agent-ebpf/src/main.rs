@@ -4,6 +4,7 @@
 //! helpers are used: no kernel structure's fields, so the object needs no relocation.
 
 #![no_std]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 #![no_main]
 
 mod bind;

@@ -82,7 +82,8 @@ fn connect(
         return;
     }
     // An assigned socket makes the kernel drop what it would forward.
-    if range.is_sidecar() && !is_local(ctx, segment, range.ifindex) {
+    let (from, to) = (segment.source().address, segment.destination().address);
+    if range.is_sidecar() && !is_local(ctx, from, to) {
         return;
     }
     let Some(listener) = find_listener(ctx, segment, range.to) else {
@@ -171,24 +172,20 @@ fn set_loopback(tuple: &mut bpf_sock_tuple, v6: bool) {
 
 /// Whether the kernel would deliver the packet to this host: it says that it will not forward it.
 #[inline(always)]
-pub(crate) fn is_local(ctx: &TcContext, segment: &Segment, ifindex: u32) -> bool {
+pub(crate) fn is_local(ctx: &TcContext, from: Address, to: Address) -> bool {
     // SAFETY: all-zero is a valid value of this plain C structure.
     let mut params: FibParams = unsafe { core::mem::zeroed() };
     params.l4_protocol = IPPROTO_TCP as u8;
-    params.ifindex = ifindex;
-    // SAFETY: the variant that the packet's family says.
-    unsafe {
-        if segment.v6 {
-            let tuple = segment.tuple.__bindgen_anon_1.ipv6;
-            params.family = AF_INET6 as u8;
-            params.__bindgen_anon_3.ipv6_src = tuple.saddr;
-            params.__bindgen_anon_4.ipv6_dst = tuple.daddr;
-        } else {
-            let tuple = segment.tuple.__bindgen_anon_1.ipv4;
-            params.family = AF_INET as u8;
-            params.__bindgen_anon_3.ipv4_src = tuple.saddr;
-            params.__bindgen_anon_4.ipv4_dst = tuple.daddr;
-        }
+    // SAFETY: the context is valid while the program runs.
+    params.ifindex = unsafe { (*ctx.skb.skb).ifindex };
+    if to.is_v4() {
+        params.family = AF_INET as u8;
+        params.__bindgen_anon_3.ipv4_src = from.0[3];
+        params.__bindgen_anon_4.ipv4_dst = to.0[3];
+    } else {
+        params.family = AF_INET6 as u8;
+        params.__bindgen_anon_3.ipv6_src = from.0;
+        params.__bindgen_anon_4.ipv6_dst = to.0;
     }
     // SAFETY: the parameters live on the stack and have the size that is passed.
     let answer = unsafe {

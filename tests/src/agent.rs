@@ -139,6 +139,8 @@ pub struct Trust {
     pub cgroups: Vec<String>,
     pub sources: Vec<String>,
     pub local_source: Vec<IpAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub toa: Option<Vec<String>>,
 }
 
 /// The section `[reveal]`.
@@ -431,12 +433,17 @@ impl Agent {
 
     /// How many origins are in the map.
     pub fn origins(&self) -> Result<u64> {
+        self.entries("ORIGINS")
+    }
+
+    /// How many entries a map has, of those that the status tells.
+    pub fn entries(&self, map: &str) -> Result<u64> {
         let status = self.status()?;
         status["maps"]
             .as_array()
-            .and_then(|maps| maps.iter().find(|map| map["name"] == "ORIGINS"))
+            .and_then(|maps| maps.iter().find(|entry| entry["name"] == map))
             .and_then(|map| map["entries"].as_u64())
-            .with_context(|| format!("no map ORIGINS in {status}"))
+            .with_context(|| format!("no map {map} in {status}"))
     }
 
     /// The access log so far.

@@ -17,16 +17,19 @@ use crate::{
     packet::{ACK, RST, SYN},
 };
 
-/// Why, and what the server knows of the connection.
+/// Why, and the sequence number that the server expects if it knows of the connection.
 pub(super) struct Refused {
     reason: Refusal,
-    handshake: Option<Handshake>,
+    first: Option<u32>,
 }
 
 impl Refused {
     #[inline(always)]
-    pub(super) fn new(reason: Refusal, handshake: Option<Handshake>) -> Self {
-        Self { reason, handshake }
+    pub(super) fn new(reason: Refusal, handshake: Option<&Handshake>) -> Self {
+        Self {
+            reason,
+            first: handshake.map(Handshake::first),
+        }
     }
 
     /// Tells everybody; the action for the packet.
@@ -60,11 +63,11 @@ impl Refused {
             options: false,
         };
         reset.send(ctx, incoming);
-        let Some(handshake) = self.handshake else {
+        let Some(first) = self.first else {
             return TCX_DROP;
         };
         let reset = Crafted {
-            sequence: handshake.first(),
+            sequence: first,
             acknowledgment: 0,
             flags: RST,
             to_sender: false,

@@ -361,6 +361,8 @@ fn config(
             let port = PORT.to_string();
             let unwrap = Unwrap::new(pod, Sidecar::INTERFACE, &[port.as_str()]);
             config.unwrap.push(unwrap);
+            // As the README says of load balancers that speak PROXY protocol.
+            config.trust.toa = Some(Vec::new());
         }
         Variant::Relay => {
             let (listen, upstream) = route(family);
