@@ -6,6 +6,7 @@
 #![no_std]
 #![no_main]
 
+mod affinity;
 mod bind;
 mod carry;
 mod close;

@@ -18,6 +18,7 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 
 use crate::{
+    affinity,
     counters::count,
     maps::{NAMESPACES, NETNS, OWN, PROXIES},
     packet::{self, Segment},
@@ -85,12 +86,15 @@ fn connect(
     if range.is_sidecar() && !is_local(ctx, segment, range.ifindex) {
         return;
     }
-    let Some(listener) = find_listener(ctx, segment, range.to) else {
+    let family = if segment.v6 { AF_INET6 } else { AF_INET };
+    let client = segment.source().address;
+    let to = affinity::port(range, NETNS.load(), family, &client);
+    let Some(listener) = find_listener(ctx, segment, to) else {
         if segment.opens {
             count(Counter::NoListener);
             debug!(
                 ctx,
-                "no listener on port {}: a connection to port {} passes", range.to, segment.port
+                "no listener on port {}: a connection to port {} passes", to, segment.port
             );
         }
         return;
@@ -232,8 +236,9 @@ pub(crate) fn lookup(ctx: &SkLookupContext) {
     // What this host itself connects to is left alone: the proxy's own connections to the application,
     // which must not come back to the proxy. The interface would not tell: a packet to an own address
     // counts as received on the interface that has the address.
+    let connection = connection(ctx, netns, family, port);
     // SAFETY: nobody writes to a value.
-    if unsafe { OWN.get(connection(ctx, netns, family, port)) }.is_some() {
+    if unsafe { OWN.get(connection) }.is_some() {
         return;
     }
     // What comes in by a steered interface was counted there.
@@ -245,9 +250,10 @@ pub(crate) fn lookup(ctx: &SkLookupContext) {
     if namespace.draining != 0 {
         return tally(Counter::Drained);
     }
+    let to = affinity::port(&range, netns, family, &connection.source.address);
     let key = |family| ListenerKey {
         netns,
-        port: range.to.into(),
+        port: to.into(),
         family,
     };
     let chosen = PROXIES.redirect_sk_lookup(ctx, key(family), 0).is_ok()
