@@ -93,19 +93,20 @@ impl Range {
     /// Whether a connection to `port` that the proxy on port `to` accepted came by this range.
     #[inline(always)]
     pub const fn brought(&self, to: u32, port: u16) -> bool {
-        self.mismatch(self.ifindex, port) | self.not_proxys(to as i64) == 0
+        self.mismatch(self.ifindex, port) | self.beside_listeners(to as i64) >> 63 == 0
     }
 
     /// Whether `port` (host byte order) is that of one of the proxy's listeners.
     #[inline(always)]
     pub const fn is_proxys(&self, port: u32) -> bool {
-        self.not_proxys(port as i64) == 0
+        self.beside_listeners(port as i64) >= 0
     }
 
+    /// Negative, unless `port` is that of one of the proxy's listeners.
     #[inline(always)]
-    const fn not_proxys(&self, port: i64) -> i64 {
-        let (first, further) = (self.to as i64, self.further as i64);
-        ((port - first) | (first + further - port)) >> 63
+    const fn beside_listeners(&self, port: i64) -> i64 {
+        let first = self.to as i64;
+        (port - first) | (first + self.further as i64 - port)
     }
 
     /// Zero if a packet is to be steered. Without a branch: the kernel's verifier follows each branch
@@ -114,11 +115,10 @@ impl Range {
     const fn mismatch(&self, ifindex: u32, port: u16) -> i64 {
         let (first, last) = (self.first as i64, self.last as i64);
         let port = port as i64;
-        let outside = ((port - first) | (last - port)) >> 63;
-        let proxy = !self.not_proxys(port);
+        let outside = (port - first) | (last - port) | !self.beside_listeners(port);
         let elsewhere = (self.ifindex ^ ifindex) as i64;
         let answers = (self.flags & Self::ANSWERS) as i64;
-        outside | proxy | elsewhere | answers
+        outside >> 63 | elsewhere | answers
     }
 }
 

@@ -46,15 +46,10 @@ pub(crate) fn packet(ctx: &TcContext) {
         return;
     };
     let found = Socket::lookup(ctx, &segment.tuple, segment.tuple_size());
+    let mut reopens = false;
     if let Some(sk) = found {
-        let reopens = segment.opens && sk.state() == TCP_TIME_WAIT;
-        if reopens {
-            if range.flags & Range::ANSWERS == 0 {
-                connect(ctx, &segment, namespace, &range, true);
-            }
-            return;
-        }
-        if !sk.listens() {
+        reopens = segment.opens() && sk.state() == TCP_TIME_WAIT;
+        if !reopens && !sk.listens() {
             if sk.assign(ctx) {
                 mark(ctx, namespace, &range);
             }
@@ -62,7 +57,7 @@ pub(crate) fn packet(ctx: &TcContext) {
         }
     }
     if range.flags & Range::ANSWERS == 0 {
-        connect(ctx, &segment, namespace, &range, false);
+        connect(ctx, &segment, namespace, &range, reopens);
     }
 }
 
@@ -75,10 +70,13 @@ fn connect(
     range: &Range,
     reopens: bool,
 ) {
-    if !segment.opens && !segment.acknowledges {
+    if !segment.opens() && !segment.acknowledges() {
         return;
     }
-    if namespace.draining != 0 && segment.opens {
+    let family = if segment.v6 { AF_INET6 } else { AF_INET };
+    let client = segment.source().address;
+    let to = affinity::port(range, NETNS.load(), family, &client);
+    if namespace.draining != 0 && segment.opens() {
         count(Counter::Drained);
         return;
     }
@@ -86,11 +84,8 @@ fn connect(
     if range.is_sidecar() && !is_local(ctx, segment, range.ifindex) {
         return;
     }
-    let family = if segment.v6 { AF_INET6 } else { AF_INET };
-    let client = segment.source().address;
-    let to = affinity::port(range, NETNS.load(), family, &client);
     let Some(listener) = find_listener(ctx, segment, to) else {
-        if segment.opens {
+        if segment.opens() {
             count(Counter::NoListener);
             debug!(
                 ctx,
@@ -99,14 +94,14 @@ fn connect(
         }
         return;
     };
-    if !segment.opens && !listener.sent_cookie(segment) {
+    if !segment.opens() && !listener.sent_cookie(segment) {
         return;
     }
     // Where the client uses a port again that an old connection still has (TIME_WAIT), the kernel alone
     // can put an end to that: it does, and then asks `lookup` for the listener.
     if reopens || listener.assign(ctx) {
         mark(ctx, namespace, range);
-        if segment.opens {
+        if segment.opens() {
             count(Counter::Steered);
         }
     }

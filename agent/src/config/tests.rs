@@ -83,7 +83,7 @@ table = 7
 [[steer]]
 name = "all"
 ports = ["1-65535"]
-to = "15001-15032"
+to = "15001-15016"
 "#,
         "t.toml",
     )
@@ -108,7 +108,7 @@ to = "15001-15032"
     let second = &config.steer[1];
     assert_eq!((second.mark.value, second.mark.mask), (0x539, 0xfff));
     assert_eq!((&second.answers, second.table), (&None, 133));
-    assert_eq!(second.to, 15001..=15032);
+    assert_eq!(second.to, 15001..=15016);
 }
 
 #[test]
