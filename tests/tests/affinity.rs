@@ -1,4 +1,4 @@
-//! Several workers of one service: a client's connections go to the same.
+//! Several workers of one service, or upstreams of a relay: a client's connections go to the same.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -7,11 +7,13 @@ use std::path::Path;
 use agent_common::Counter;
 use anyhow::{Context, Result, ensure};
 use tests::agent::{Agent, Config, Steer};
+use tests::haproxy;
 use tests::host::scenario;
-use tests::load::{connect, get};
+use tests::load::{Application, Connection, connect, get};
 use tests::netns::Netns;
 use tests::proxy::{any, any_v4};
-use tests::topology::{Family, Sidecar};
+use tests::relay::{APPLICATION, BALANCER, agent, relays, routes, three};
+use tests::topology::{Family, Gateway, Sidecar};
 use tests::web::Web;
 
 /// What clients connect to.
@@ -102,6 +104,55 @@ fn clients_keep_their_worker(steer: impl Fn(Steer) -> Steer) {
         let _direct = worker(directory, pod, SERVICE)?;
         let passed = choices(client)?;
         ensure!(passed.values().all(|port| *port == SERVICE), "{passed:?}");
+        ensure!(agent.stop()?.success(), "the agent's exit status");
+        Ok(())
+    });
+}
+
+/// A relay does behind a load balancer, whichever of the two starts again.
+#[test]
+fn of_a_relay() {
+    scenario(|directory| {
+        let topology = Gateway::new()?;
+        let applications = three(&topology.server)?;
+        let mut relay = relays(&topology.server, "reveal").remove(0);
+        relay.balance = Some("client-ip");
+        relay.upstream = applications
+            .keys()
+            .map(|ip| (*ip, APPLICATION).into())
+            .collect();
+        let routes = &routes()[..1];
+        let balancer = || haproxy::telling(directory, &topology.gateway, "send-proxy-v2", routes);
+        let choices = || -> Result<HashMap<IpAddr, IpAddr>> {
+            let target = Gateway::targets(BALANCER)[0];
+            topology.client.enter(|| {
+                let ask = |n| {
+                    let connection = Connection::open(n, target, Application::Report)?;
+                    let Connection { client, seen, .. } = connection;
+                    ensure!(seen.accepted == client, "{client} is seen as {seen:?}");
+                    Ok((client.ip(), seen.local.ip()))
+                };
+                (0..100).map(ask).collect()
+            })
+        };
+        let mut agent = agent(directory, vec![relay])?;
+        let haproxy = balancer()?;
+        let before = choices()?;
+        for upstream in applications.keys() {
+            let its = before.values().filter(|ip| *ip == upstream).count();
+            ensure!(
+                (15..60).contains(&its),
+                "{its} of 100 clients at {upstream}"
+            );
+        }
+        for _ in 0..2 {
+            let config = agent.kill()?;
+            agent = Agent::start(directory, config)?;
+            ensure!(choices()? == before, "there is another agent");
+        }
+        haproxy.kill()?;
+        let _haproxy = balancer()?;
+        ensure!(choices()? == before, "there is another load balancer");
         ensure!(agent.stop()?.success(), "the agent's exit status");
         Ok(())
     });
