@@ -16,6 +16,7 @@ use std::{
 };
 
 use nix::{
+    errno::Errno,
     fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice},
     unistd::pipe2,
 };
@@ -26,13 +27,15 @@ use tokio::{
     time::{self, Instant},
 };
 
-use super::{Service, metrics::Direction};
+use super::{Service, files, metrics::Direction};
 
 /// How much a pipe holds, and one `splice()` moves at most. A quarter, which is the default, needs 1.5
 /// times the CPU time; four times as much gain nothing.
 const CHUNK: usize = 256 << 10;
 /// Pipes that are kept for reuse.
 const SPARE: usize = 64;
+/// How long to wait when no further file can be open: for a pipe of another connection.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Copies between `client` and `upstream` until both have ended their stream. Each end's half of the
 /// stream is closed as soon as the other's is. An error: one of them broke off, or nothing has moved for
@@ -103,7 +106,7 @@ async fn one_way(
 ) -> io::Result<()> {
     loop {
         from.readable().await?;
-        let pipe = pipes.take()?;
+        let pipe = pipes.take().await?;
         loop {
             match from.try_io(Interest::READABLE, || shift(from, &pipe.1)) {
                 Ok(0) => {
@@ -149,15 +152,20 @@ pub(super) struct Pipes(Mutex<Vec<Pipe>>);
 type Pipe = (OwnedFd, OwnedFd);
 
 impl Pipes {
-    fn take(&self) -> io::Result<Pipe> {
-        let spare = self.0.lock().expect("no holder panics").pop();
-        match spare {
-            Some(pipe) => Ok(pipe),
-            None => {
-                let pipe = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-                // An error: it moves less at a time.
-                let _ = fcntl(&pipe.0, FcntlArg::F_SETPIPE_SZ(CHUNK as i32));
-                Ok(pipe)
+    async fn take(&self) -> io::Result<Pipe> {
+        loop {
+            let spare = self.0.lock().expect("no holder panics").pop();
+            if let Some(pipe) = spare {
+                return Ok(pipe);
+            }
+            match pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK) {
+                Ok(pipe) if files::has_room_for_pipe(&pipe.1) => {
+                    // An error: it moves less at a time.
+                    let _ = fcntl(&pipe.0, FcntlArg::F_SETPIPE_SZ(CHUNK as i32));
+                    return Ok(pipe);
+                }
+                Ok(_) | Err(Errno::EMFILE | Errno::ENFILE) => time::sleep(PAUSE).await,
+                Err(error) => return Err(error.into()),
             }
         }
     }
