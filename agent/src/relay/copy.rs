@@ -3,6 +3,10 @@
 //! By `splice()` through a pipe, so that no byte enters user space: measured on loopback with Linux 6.18, it
 //! moves 2.5 times as many bytes per CPU second as tokio's `copy_bidirectional` with buffers of 64 KiB, and
 //! 4.5 times as many as with its own of 8 KiB. Messages of 100 bytes cost 6 % more.
+//!
+//! A sockmap (`sk_skb` verdict and redirect) moves 0.8 times as many bytes per CPU second for one connection and 0.65
+//! times as many for a hundred. Nor does it hold back a sender that is faster than its receiver (kernel memory grows
+//! until there is none), nor pass on what came before the sockets were joined, until more comes.
 
 use std::{
     io,
