@@ -239,7 +239,7 @@ impl Pod {
 
     /// The namespace of the application, and of what is before it.
     pub(crate) fn server(&self) -> &Netns {
-        &self.sidecar.pod
+        self.topology.pod()
     }
 
     /// The n-th of 254 addresses at which a client finds the application: where truepeer makes a bind an
