@@ -19,7 +19,7 @@ pub enum Counter {
     OriginsFull = 5,
     /// Origins removed because their socket closed.
     Closed = 6,
-    /// Closed connections that the access log missed because `EVENTS` was full.
+    /// Closed connections, and refused ones, that the access log missed because `EVENTS` was full, or half full.
     EventsLost = 7,
     /// Origins learnt from a trusted proxy's bind.
     LearntBind = 8,
@@ -155,7 +155,7 @@ impl Counter {
             }
             Self::Closed => "Connections with an origin that have ended",
             Self::EventsLost => {
-                "Closed connections that the access log missed because the ring buffer was full"
+                "Closed or refused connections that the access log missed because the ring buffer was full"
             }
             Self::LearntBind => "Origins learnt from a trusted proxy's bind",
             Self::RevealInexpressible => {

@@ -41,10 +41,7 @@ pub(crate) fn listen(ctx: &SockOpsContext) {
         return;
     };
     let port = ctx.local_port();
-    if namespace
-        .find(|range| u32::from(range.to) == port)
-        .is_none()
-    {
+    if namespace.find(|range| range.is_proxys(port)).is_none() {
         return;
     }
     if let Some(sk) = sockops::socket(ctx) {

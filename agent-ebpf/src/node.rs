@@ -86,7 +86,7 @@ pub(crate) fn packet(ctx: &TcContext) -> i32 {
         count(Counter::NodeHidden);
         return TCX_DROP;
     };
-    if !segment.opens {
+    if !segment.opens() {
         return TCX_NEXT;
     }
     let Some(node) = node(ctx, segment.port) else {

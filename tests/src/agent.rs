@@ -222,19 +222,19 @@ pub struct Steer {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
     pub ports: Vec<String>,
-    pub to: u16,
+    pub to: Value,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub answers: Option<Vec<String>>,
 }
 
 impl Steer {
-    /// Ports of `netns` go to the proxy on port `to`.
-    pub fn new(name: &str, netns: &Netns, ports: &[&str], to: u16) -> Self {
+    /// Ports of `netns` go to the proxy on port `to`, or to one on several ports: `"8081-8084"`.
+    pub fn new(name: &str, netns: &Netns, ports: &[&str], to: impl Into<Value>) -> Self {
         Self {
             name: name.into(),
             netns: Some(netns.path()),
             ports: ports.iter().map(|ports| (*ports).into()).collect(),
-            to,
+            to: to.into(),
             ..Self::default()
         }
     }

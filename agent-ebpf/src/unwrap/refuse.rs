@@ -12,8 +12,9 @@ use aya_ebpf::{
 
 use super::{Incoming, craft::Crafted};
 use crate::{
+    close,
     counters::count,
-    maps::{EVENTS, UNWRAPPING},
+    maps::UNWRAPPING,
     packet::{ACK, RST, SYN},
 };
 
@@ -79,13 +80,10 @@ impl Refused {
 
     #[inline(never)]
     fn log(&self, incoming: &Incoming) {
-        let Some(mut event) = EVENTS.reserve::<Closed>(0) else {
-            return count(Counter::EventsLost);
-        };
         let connection = incoming.connection;
         // SAFETY: a helper without arguments.
         let now = unsafe { bpf_ktime_get_boot_ns() };
-        event.write(Closed {
+        close::tell_refused(Closed {
             origin: Origin {
                 since: now,
                 netns: connection.netns,
@@ -99,6 +97,5 @@ impl Refused {
             refused: self.reason as u32,
             ..Closed::default()
         });
-        event.submit(0);
     }
 }

@@ -126,7 +126,9 @@ impl Agent {
         let pins = Pins::new(&config.agent.bpffs);
         let (state, requests) = State::new(Arc::new(pins), names.clone(), config.agent.top);
         let failures = state.metrics.access_log_failures.clone();
-        let log = AccessLog::open(&config.agent.access_log, names.clone(), failures.clone())?;
+        let omissions = state.metrics.access_log_omissions.clone();
+        let target = &config.agent.access_log;
+        let log = AccessLog::open(target, names.clone(), failures.clone(), omissions)?;
         let (notify, changed) = mpsc::channel(64);
         let journal = Journal::open(&journal_path(&config.agent))?;
         let pods = state.pods.clone();
@@ -207,7 +209,7 @@ impl Agent {
         let State {
             metrics, details, ..
         } = &*self.state;
-        let note = |ended: Ended| {
+        let mut note = |ended: Ended| {
             metrics.statistics.note(&ended);
             self.log.write(ended);
         };

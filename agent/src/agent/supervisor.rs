@@ -277,7 +277,8 @@ impl Supervisor {
             former.clone_from(&before.unwraps);
         }
         self.datapath.configure(&served.netns, &served.settings)?;
-        for port in steers.iter().map(|s| s.to).collect::<HashSet<_>>() {
+        let ports: HashSet<u16> = steers.iter().flat_map(|s| s.to.clone()).collect();
+        for port in ports {
             self.adopt(&served.netns, port)?;
         }
         // Routes before packets: an assigned packet that is routed elsewhere would be lost.

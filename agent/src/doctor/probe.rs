@@ -117,7 +117,7 @@ fn steer(pins: &Pins) -> Result<&'static str> {
         first: PORT,
         last: PORT,
         to: TO,
-        flags: 0,
+        ..Range::default()
     };
     datapath.configure(&node, &settings)?;
     datapath.attach(&node, &[(STEERED, Job::Steer)], true)?;
