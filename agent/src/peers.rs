@@ -53,6 +53,9 @@ pub struct Peer {
     pub workload: Option<Workload>,
     /// When the origin was learnt (RFC 3339).
     pub since: String,
+    /// Number of its PROXY header, if that says more than addresses.
+    #[serde(skip)]
+    pub header: u64,
     /// What its PROXY header said besides addresses; known to the agent only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy: Option<Details>,
@@ -159,6 +162,7 @@ impl Peer {
                 .find(origin.netns, owner.map(|owner| owner.cgroup.as_str()))
                 .map(Arc::unwrap_or_clone),
             since: humantime::format_rfc3339_seconds(clock.wall(origin.since)).to_string(),
+            header: origin.header,
             proxy: None,
         })
     }

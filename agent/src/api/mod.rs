@@ -283,7 +283,8 @@ async fn list(
             caller.view()?,
         )?;
         for peer in &mut peers {
-            peer.proxy = state.details.get(peer.cookie).map(Arc::unwrap_or_clone);
+            let details = state.details.get(peer.cookie, peer.header);
+            peer.proxy = details.map(Arc::unwrap_or_clone);
         }
         Ok(peers)
     });
@@ -312,7 +313,8 @@ async fn find(
             cookie,
         )?;
         if let Some(peer) = &mut peer {
-            peer.proxy = state.details.get(cookie).map(Arc::unwrap_or_clone);
+            let details = state.details.get(cookie, peer.header);
+            peer.proxy = details.map(Arc::unwrap_or_clone);
         }
         Ok(peer)
     });
