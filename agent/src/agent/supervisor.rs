@@ -20,7 +20,7 @@ use super::{
     wanted::Wanted,
 };
 use crate::{
-    config::{Config, Steer},
+    config::{AccessLogTarget, Config, Steer},
     containers::Containers,
     datapath::{Datapath, Job},
     netns::Netns,
@@ -83,7 +83,7 @@ impl Supervisor {
     ) -> Result<Self> {
         let cgroup = processes::cgroup2_mount()?;
         let agent = &config.agent;
-        // Nobody else tells which process had a connection.
+        // Nobody else tells which process had a connection: metrics do with its pod.
         let logs = agent.access_log != AccessLogTarget::Off;
         let datapath = Datapath::load(&agent.bpffs, agent.origins, logs, &cgroup)?;
         Ok(Self {
