@@ -94,6 +94,7 @@ pub fn all(
     let mut entries = origins.all()?;
     entries.sort_unstable_by_key(|(cookie, origin)| Reverse((origin.since, *cookie)));
     let owners = Owners::snapshot()?;
+    containers.refresh();
     let clock = Clock::read()?;
     Ok(entries
         .iter()
@@ -116,6 +117,7 @@ pub fn one(
         return Ok(None);
     };
     let owners = Owners::snapshot()?;
+    containers.refresh();
     if !view.shows(owners.get(cookie)) {
         return Ok(None);
     }
