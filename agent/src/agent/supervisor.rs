@@ -287,7 +287,7 @@ impl Supervisor {
         let netns = served.netns.cookie();
         self.datapath.node(netns, &served.nodes)?;
         if !is_attached {
-            let former = std::mem::take(&mut served.pins);
+            let former = served.pins.clone();
             self.attach(served)?;
             let unwanted = former.iter().filter(|name| !served.pins.contains(name));
             self.datapath.detach(unwanted)?;
