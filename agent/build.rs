@@ -54,12 +54,7 @@ fn build() -> Result<()> {
 }
 
 /// The cargo command that compiles the object for hosts of this architecture, with nothing of the outer build's environment.
-fn compile(
-    compiler: &Compiler,
-    linker: &Path,
-    target_dir: &Path,
-    architecture: &str,
-) -> Command {
+fn compile(compiler: &Compiler, linker: &Path, target_dir: &Path, architecture: &str) -> Command {
     // build-std is the work of the toolchain's own cargo, where it has one.
     let own = compiler.rustc.with_file_name("cargo");
     let cargo = if compiler.build_std && own.exists() {

@@ -1,5 +1,6 @@
 //! The command line: one file a command. Nouns read and never change anything; verbs change.
 
+mod cni;
 mod completions;
 mod config;
 mod detach;
@@ -51,6 +52,7 @@ enum Command {
     Doctor(doctor::Args),
     Config(config::Args),
     Detach(detach::Args),
+    Cni(cni::Args),
     Completions(completions::Args),
     Man(man::Args),
 }
@@ -65,6 +67,7 @@ pub fn main() -> ExitCode {
         Command::Doctor(args) => return exit(doctor::run(&args)),
         Command::Config(args) => config::run(&args),
         Command::Detach(args) => detach::run(&args),
+        Command::Cni(args) => cni::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
     };

@@ -1,0 +1,3 @@
+//! truepeer as a CNI plugin.
+
+pub mod install;
