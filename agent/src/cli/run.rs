@@ -22,11 +22,20 @@ pub(super) struct Args {
     /// Configuration; without it, the default one (`truepeer config default`)
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+
+    /// Let everything but relays go on when the agent stops, as `keep` in the configuration does
+    #[arg(long)]
+    keep: bool,
 }
 
 pub(super) fn run(args: Args) -> Result<()> {
-    let config = Config::load(args.config.as_deref())?;
+    let load = move || {
+        let mut config = Config::load(args.config.as_deref())?;
+        config.agent.keep |= args.keep;
+        Ok(config)
+    };
+    let config = load()?;
     privileges::require("run")?;
     log_to_stderr();
-    tokio::runtime::Runtime::new()?.block_on(agent::run(config, args.config))
+    tokio::runtime::Runtime::new()?.block_on(agent::run(config, Box::new(load)))
 }
