@@ -9,6 +9,7 @@
 pub mod agent;
 pub mod cgroup;
 pub mod check;
+pub mod cluster;
 pub mod envoy;
 pub mod haproxy;
 pub mod host;

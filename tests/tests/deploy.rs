@@ -1,0 +1,340 @@
+//! The manifests, the chart, alerts and dashboard in `deploy/`, judged by Kubernetes' schemas, Helm, Prometheus
+//! and the agent.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use tests::agent::{Agent, Policy, truepeer};
+use tests::cluster::{deploy, helm, kustomize, only, piped, validate};
+use tests::eventually;
+use tests::host::scenario;
+use tests::proxy::any;
+use tests::relay::{APPLICATION, client_of, connect, header, relay_of, relays, seen};
+use tests::report::Report;
+use tests::topology::{Family, Gateway};
+
+const AGENT: &str = "/spec/template/spec/containers/0";
+const CNI: &str = "/spec/template/spec/initContainers/0";
+
+#[test]
+fn the_manifests_are_valid() -> Result<()> {
+    for name in ["agent", "monitoring", "remove"] {
+        let objects = kustomize(name)?;
+        validate(&objects).with_context(|| format!("kustomize/{name}"))?;
+    }
+    // What is no object of Kubernetes must be told.
+    let mut wrong = kustomize("agent")?;
+    let daemonset = wrong
+        .iter_mut()
+        .find(|object| object["kind"] == "DaemonSet")
+        .context("no DaemonSet")?;
+    daemonset["spec"]["template"]["spec"]["hostNetworks"] = json!(true);
+    let error = validate(&wrong).unwrap_err().to_string();
+    ensure!(error.contains("hostNetworks"), "{error}");
+    Ok(())
+}
+
+#[test]
+fn the_chart_installs_what_kustomize_applies() -> Result<()> {
+    let values = json!({"monitoring": {"enabled": true}});
+    let by_helm = normal(&helm(&values)?)?;
+    let mut by_kustomize = normal(&[kustomize("agent")?, kustomize("monitoring")?].concat())?;
+    // `helm install --create-namespace` makes it.
+    by_kustomize
+        .remove("Namespace truepeer")
+        .context("no Namespace")?;
+    ensure!(
+        by_helm == by_kustomize,
+        "{by_helm:#?}\ninstead of\n{by_kustomize:#?}"
+    );
+
+    let removing = normal(&helm(&json!({"remove": true}))?)?;
+    let expected = normal(&kustomize("remove")?)?;
+    ensure!(removing["DaemonSet truepeer"] == expected["DaemonSet truepeer"]);
+    ensure!(removing["DaemonSet truepeer"] != by_helm["DaemonSet truepeer"]);
+    Ok(())
+}
+
+/// Objects by kind and name, without what tells how they were installed.
+fn normal(objects: &[Value]) -> Result<BTreeMap<String, Value>> {
+    let text = serde_json::to_string(objects)?;
+    let names = objects
+        .iter()
+        .filter(|object| object["kind"] == "ConfigMap")
+        .filter_map(|object| object["metadata"]["name"].as_str());
+    // kustomize adds a hash.
+    let hashed = names
+        .filter(|name| name.starts_with("truepeer-") && *name != "truepeer-dashboard")
+        .fold(text, |text, name| {
+            text.replace(&format!("{name:?}"), "\"truepeer\"")
+        });
+    let mut objects: Vec<Value> = serde_json::from_str(&hashed)?;
+    objects
+        .iter_mut()
+        .map(|object| {
+            let metadata = object["metadata"].as_object_mut().context("no metadata")?;
+            metadata.remove("annotations");
+            metadata.remove("namespace");
+            if let Some(labels) = metadata.get_mut("labels").and_then(Value::as_object_mut) {
+                labels.remove("app.kubernetes.io/managed-by");
+            }
+            if metadata.get("labels") == Some(&json!({})) {
+                metadata.remove("labels");
+            }
+            if let Some(annotations) = object.pointer_mut("/spec/template/metadata/annotations") {
+                annotations
+                    .as_object_mut()
+                    .context("no map")?
+                    .remove("checksum/config");
+            }
+            for container in [AGENT, CNI] {
+                if let Some(container) = object.pointer_mut(container) {
+                    let container = container.as_object_mut().context("no container")?;
+                    container.remove("imagePullPolicy");
+                }
+            }
+            let name = object["metadata"]["name"].as_str().context("no name")?;
+            let kind = object["kind"].as_str().context("no kind")?;
+            Ok((format!("{kind} {name}"), object.clone()))
+        })
+        .collect()
+}
+
+/// A value of the chart other than the default, and where it must be found: a kind, a pointer into it, and what
+/// is there. `null`: nothing.
+const VALUES: &str = r#"[
+    ["image.repository", "example.net/truepeer", "DaemonSet", "/spec/template/spec/containers/0/image", "example.net/truepeer:0.1.0"],
+    ["image.repository", "example.net/truepeer", "DaemonSet", "/spec/template/spec/initContainers/0/image", "example.net/truepeer:0.1.0"],
+    ["image.tag", "next", "DaemonSet", "/spec/template/spec/containers/0/image", "truepeer:next"],
+    ["image.pullPolicy", "Always", "DaemonSet", "/spec/template/spec/containers/0/imagePullPolicy", "Always"],
+    ["imagePullSecrets", [{"name": "registry"}], "DaemonSet", "/spec/template/spec/imagePullSecrets", [{"name": "registry"}]],
+    ["config", "[agent]\nkeep = true\n", "ConfigMap", "/data/truepeer.toml", "[agent]\nkeep = true\n"],
+    ["cni.enabled", false, "DaemonSet", "/spec/template/spec/initContainers", null],
+    ["cni.binDir", "/elsewhere/bin", "DaemonSet", "/spec/template/spec/volumes/8/hostPath/path", "/elsewhere/bin"],
+    ["cni.confDir", "/elsewhere/net.d", "DaemonSet", "/spec/template/spec/volumes/9/hostPath/path", "/elsewhere/net.d"],
+    ["runtimeDirectory", "/run/k3s/task", "DaemonSet", "/spec/template/spec/volumes/6/hostPath/path", "/run/k3s/task"],
+    ["nodeSelector", {"role": "edge"}, "DaemonSet", "/spec/template/spec/nodeSelector", {"role": "edge"}],
+    ["tolerations", [{"key": "a", "operator": "Exists"}], "DaemonSet", "/spec/template/spec/tolerations", [{"key": "a", "operator": "Exists"}]],
+    ["priorityClassName", "mine", "DaemonSet", "/spec/template/spec/priorityClassName", "mine"],
+    ["resources", {"limits": {"memory": "1Gi"}}, "DaemonSet", "/spec/template/spec/containers/0/resources", {"limits": {"memory": "1Gi"}}],
+    ["monitoring.enabled", true, "PodMonitor", "/metadata/name", "truepeer"],
+    ["monitoring.labels", {"release": "prometheus"}, "PrometheusRule", "/metadata/labels/release", "prometheus"],
+    ["monitoring.labels", {"release": "prometheus"}, "PodMonitor", "/metadata/labels/release", "prometheus"],
+    ["remove", true, "DaemonSet", "/spec/template/spec/initContainers/0/args/1", "uninstall"]
+]"#;
+
+#[test]
+fn every_value_of_the_chart_does_what_it_says() -> Result<()> {
+    let cases: Vec<(String, Value, String, String, Value)> = serde_json::from_str(VALUES)?;
+    for (name, value, kind, pointer, expected) in &cases {
+        let mut values = nested(name, value);
+        if name == "monitoring.labels" {
+            values["monitoring"]["enabled"] = json!(true);
+        }
+        let objects = helm(&values).with_context(|| name.clone())?;
+        validate(&objects).with_context(|| name.clone())?;
+        let found = only(&objects, kind)
+            .with_context(|| name.clone())?
+            .pointer(pointer);
+        ensure!(
+            found.unwrap_or(&Value::Null) == expected,
+            "{name}: {found:?}"
+        );
+    }
+    let documented: Value = serde_saphyr::from_str(&fs::read_to_string(
+        deploy().join("helm/truepeer/values.yaml"),
+    )?)?;
+    let tried: BTreeSet<_> = cases.into_iter().map(|case| case.0).collect();
+    ensure!(
+        tried == leaves(&documented),
+        "tried {tried:?} of {documented}"
+    );
+    Ok(())
+}
+
+#[test]
+fn wrong_values_are_refused() -> Result<()> {
+    for (name, value, told) in [
+        ("image.repo", json!("x"), "repo"),
+        ("cni.binDir", json!("opt/cni"), "binDir"),
+        ("remove", json!("yes"), "remove"),
+        ("image.pullPolicy", json!("Sometimes"), "pullPolicy"),
+    ] {
+        let error = helm(&nested(name, &value)).unwrap_err().to_string();
+        ensure!(error.contains(told), "{name}: {error}");
+    }
+    Ok(())
+}
+
+/// `{"a": {"b": value}}` for `a.b`.
+fn nested(name: &str, value: &Value) -> Value {
+    name.rsplit('.')
+        .fold(value.clone(), |value, key| json!({key: value}))
+}
+
+/// The names of all values: maps that are not empty are levels.
+fn leaves(values: &Value) -> BTreeSet<String> {
+    let Some(map) = values.as_object() else {
+        return BTreeSet::new();
+    };
+    map.iter()
+        .flat_map(|(key, value)| match value.as_object() {
+            Some(inner) if !inner.is_empty() => leaves(value)
+                .into_iter()
+                .map(|below| format!("{key}.{below}"))
+                .collect(),
+            _ => vec![key.clone()],
+        })
+        .collect()
+}
+
+#[test]
+fn the_agent_takes_the_configuration() -> Result<()> {
+    let path = deploy().join("kustomize/agent/truepeer.toml");
+    let output = truepeer(&["config", "check", &path.display().to_string()])?;
+    ensure!(output.status.success(), "{output:?}");
+    Ok(())
+}
+
+#[test]
+fn alerts_fire_when_they_should() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let groups =
+        json!({"groups": only(&kustomize("monitoring")?, "PrometheusRule")?["spec"]["groups"]});
+    let rules = directory.path().join("alerts.yaml");
+    fs::write(&rules, groups.to_string())?;
+    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/deploy/alerts.yaml");
+    fs::copy(cases, directory.path().join("cases.yaml"))?;
+    for arguments in [
+        ["check", "rules", "alerts.yaml"],
+        ["test", "rules", "cases.yaml"],
+    ] {
+        let mut promtool = Command::new("promtool");
+        let promtool = promtool.args(arguments).current_dir(directory.path());
+        piped(promtool, "").with_context(|| arguments.join(" "))?;
+    }
+    let tried = fs::read_to_string(directory.path().join("cases.yaml"))?;
+    for rule in groups["groups"][0]["rules"]
+        .as_array()
+        .context("no rules")?
+    {
+        let name = rule["alert"].as_str().context("no alert")?;
+        ensure!(
+            tried.contains(&format!("alertname=\"{name}\"")),
+            "{name} is not tried"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn alerts_and_dashboard_ask_for_metrics_that_exist() {
+    scenario(|directory| {
+        let objects = kustomize("monitoring")?;
+        let dashboard = only(&objects, "ConfigMap")?["data"]["dashboard.json"]
+            .as_str()
+            .context("no dashboard")?;
+        let mut expressions = Vec::new();
+        collect(&serde_json::from_str(dashboard)?, &mut expressions);
+        let panels = expressions.len();
+        collect(only(&objects, "PrometheusRule")?, &mut expressions);
+        ensure!(
+            panels > 20 && expressions.len() > panels + 8,
+            "{expressions:?}"
+        );
+        parse(directory, &expressions)?;
+        let asked: BTreeSet<_> = expressions.iter().flat_map(|text| metrics(text)).collect();
+
+        let topology = Gateway::new()?;
+        let _report = Report::start(&topology.server, any(APPLICATION))?;
+        let agent = agent(directory, &topology)?;
+        let mut stream = connect(&topology.gateway, relay_of(Family::V4))?;
+        std::io::Write::write_all(
+            &mut stream,
+            &header(client_of(Family::V4), relay_of(Family::V4)),
+        )?;
+        seen(&mut stream)?;
+        drop(stream);
+        // One that is refused.
+        drop(connect(&topology.client, relay_of(Family::V4)));
+        eventually("every metric is served", Duration::from_secs(5), || {
+            let served: BTreeSet<_> = agent.metrics()?.lines().flat_map(metrics).collect();
+            let missing: Vec<_> = asked.difference(&served).collect();
+            Ok(missing.is_empty().then_some(()))
+        })
+        .with_context(|| format!("asked for {asked:?}, served {:?}", agent.metrics()))?;
+        ensure!(agent.stop()?.success(), "the agent's exit status");
+        Ok(())
+    });
+}
+
+/// An agent with something of each kind that has metrics of its own.
+fn agent(directory: &Path, topology: &Gateway) -> Result<Agent> {
+    let mut config = tests::agent::Config::new(directory, [])?;
+    config.trust.sources = tests::relay::SOURCES.iter().map(|s| (*s).into()).collect();
+    config.relay = relays(&topology.server, "reveal");
+    for relay in &mut config.relay {
+        // Only these are checked.
+        relay
+            .upstream
+            .push(([127, 0, 0, 1], APPLICATION + 1).into());
+    }
+    config.policy = vec![Policy {
+        name: "some".into(),
+        ports: vec!["1".into()],
+        deny: vec!["192.0.2.0/24".into()],
+        ..Policy::default()
+    }];
+    Agent::start(directory, config)
+}
+
+/// Every `expr` below a value.
+fn collect(value: &Value, expressions: &mut Vec<String>) {
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map {
+                match value.as_str() {
+                    Some(text) if key == "expr" => expressions.push(text.to_owned()),
+                    _ => collect(value, expressions),
+                }
+            }
+        }
+        Value::Array(values) => values.iter().for_each(|value| collect(value, expressions)),
+        _ => {}
+    }
+}
+
+/// Prometheus understands them, once Grafana has put in its variables.
+fn parse(directory: &Path, expressions: &[String]) -> Result<()> {
+    let rules: Vec<_> = expressions
+        .iter()
+        .enumerate()
+        .map(|(n, text)| {
+            let text = text
+                .replace("$__rate_interval", "5m")
+                .replace("$instance", ".*");
+            json!({"record": format!("n{n}"), "expr": text})
+        })
+        .collect();
+    let path = directory.join("expressions.yaml");
+    let groups = json!({"groups": [{"name": "all", "rules": rules}]});
+    fs::write(&path, groups.to_string())?;
+    piped(
+        Command::new("promtool").args(["check", "rules"]).arg(path),
+        "",
+    )
+    .map(drop)
+}
+
+/// The names of truepeer's metrics in a text.
+fn metrics(text: &str) -> Vec<String> {
+    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+        .filter(|word| word.starts_with("truepeer_"))
+        .map(str::to_owned)
+        .collect()
+}
