@@ -164,6 +164,10 @@ fn documents(truepeer: &Path) -> Result<Vec<(String, Vec<u8>)>> {
         let below = format!("{}\\-", name.replace('-', "\\-"));
         pages.extend(text.lines().filter_map(|line| {
             let subcommand = line.strip_prefix(&below)?.strip_suffix("(1)")?;
+            // Its pages would say the same again.
+            if subcommand == "help" {
+                return None;
+            }
             Some([&words[..], &[subcommand.replace("\\-", "-")]].concat())
         }));
         documents.push((format!("share/man/man1/{name}.1"), text.into_bytes()));

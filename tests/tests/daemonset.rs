@@ -1,0 +1,260 @@
+//! The DaemonSet's containers on a node: with the manifest's capabilities and mounts and nothing else, one agent
+//! follows another without losing a connection, and the last one leaves nothing behind.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use tests::cluster::{deploy, kustomize, only};
+use tests::container::{Container, Node, unpack};
+use tests::eventually;
+use tests::host::{Traces, scenario};
+use tests::load::Load;
+use tests::netns::Netns;
+use tests::process::unique;
+use tests::proxy::{Proxy, any};
+use tests::report::Report;
+use tests::topology::{Family, Sidecar};
+
+const APPLICATION: u16 = 8080;
+const PROXY: u16 = 15006;
+const MARK: u32 = 1337;
+const SOON: Duration = Duration::from_secs(10);
+/// What the runtime finds before truepeer comes.
+const NETWORK: &str =
+    "{\"cniVersion\": \"1.0.0\", \"name\": \"pods\", \"plugins\": [{\"type\": \"ptp\"}]}\n";
+
+/// A node's directories, empty but for the configuration.
+struct Directories {
+    root: PathBuf,
+    /// A part of the host's own bpffs.
+    bpf: PathBuf,
+}
+
+impl Directories {
+    const NAMES: [&str; 7] = [
+        "config",
+        "run",
+        "state",
+        "runtime",
+        "cni-results",
+        "cni-bin",
+        "cni-conf",
+    ];
+
+    fn new(directory: &Path) -> Result<Self> {
+        let root = directory.join("node");
+        for name in Self::NAMES {
+            fs::create_dir_all(root.join(name))?;
+        }
+        let bpf = Path::new("/sys/fs/bpf").join(unique("truepeer-node"));
+        fs::create_dir(&bpf)?;
+        Ok(Self { root, bpf })
+    }
+
+    fn volumes(&self) -> BTreeMap<&str, PathBuf> {
+        let own = Self::NAMES.map(|name| (name, self.root.join(name)));
+        let shared = [("cgroup", "/sys/fs/cgroup"), ("netns", "/run/netns")];
+        own.into_iter()
+            .chain(shared.map(|(name, path)| (name, path.into())))
+            .chain([("bpf", self.bpf.clone())])
+            .collect()
+    }
+
+    /// Names of what is in one of them.
+    fn list(&self, name: &str) -> Result<Vec<String>> {
+        let mut names: Vec<_> = fs::read_dir(self.root.join(name))?
+            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+            .collect::<Result<_>>()?;
+        names.sort();
+        Ok(names)
+    }
+}
+
+impl Drop for Directories {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.bpf);
+    }
+}
+
+fn daemonset(name: &str) -> Result<Value> {
+    Ok(only(&kustomize(name)?, "DaemonSet")?.clone())
+}
+
+/// Starts the agent and waits for the kubelet's probes.
+fn agent(directory: &Path, bundle: &Path, manifest: &Value, node: &Node) -> Result<Container> {
+    let mut container = Container::start(directory, bundle, manifest, "agent", node)?;
+    let agent = &manifest["spec"]["template"]["spec"]["containers"][0];
+    for probe in ["livenessProbe", "readinessProbe"] {
+        container.wait_until_ready(|| {
+            Ok(answers(node.netns, agent, &agent[probe]["httpGet"]).is_ok())
+        })?;
+    }
+    Ok(container)
+}
+
+/// Asks as a kubelet does.
+fn answers(node: &Netns, container: &Value, probe: &Value) -> Result<()> {
+    ensure!(probe["port"] == container["ports"][0]["name"], "{probe}");
+    let port = container["ports"][0]["containerPort"]
+        .as_u64()
+        .context("no port")?;
+    let address = format!("{}:{port}", probe["host"].as_str().context("no host")?);
+    let mut stream = node.enter(|| TcpStream::connect(address))?;
+    let path = probe["path"].as_str().context("no path")?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    ensure!(answer.starts_with("HTTP/1.0 200"), "{answer}");
+    Ok(())
+}
+
+/// How long a kubelet waits for a stopping pod.
+fn patience(manifest: &Value) -> Result<Duration> {
+    let seconds = manifest["spec"]["template"]["spec"]["terminationGracePeriodSeconds"].as_u64();
+    Ok(Duration::from_secs(seconds.context("no grace period")?))
+}
+
+#[test]
+fn agents_follow_each_other_and_leave_nothing_behind() {
+    scenario(|directory| {
+        let sidecar = Sidecar::new()?;
+        let before = sidecar.pod.enter(Traces::here)?;
+        let _report = Report::start(&sidecar.pod, any(APPLICATION))?;
+        let node = Netns::new("node")?;
+        let directories = Directories::new(directory)?;
+        let toml = fs::read_to_string(deploy().join("kustomize/agent/truepeer.toml"))?;
+        let steer = format!(
+            "{toml}\n[[steer]]\nname = \"inbound\"\nnetns = {:?}\ninterface = {:?}\nports = [\"{APPLICATION}\"]\nto = {PROXY}\n",
+            sidecar.pod.path(),
+            Sidecar::INTERFACE,
+        );
+        fs::write(directories.root.join("config/truepeer.toml"), steer)?;
+        let node = Node {
+            netns: &node,
+            volumes: directories.volumes(),
+        };
+        let bundle = unpack(directory)?;
+        let (manifest, removing) = (daemonset("agent")?, daemonset("remove")?);
+        let load =
+            Load::new(Family::ALL.map(|family| (Sidecar::address(family), APPLICATION).into()));
+        let through_proxy = || {
+            let outcome = load.run(&sidecar.client);
+            outcome.all_kept()?;
+            ensure!(outcome.exact == 0, "not all through the proxy: {outcome:?}");
+            Ok(())
+        };
+
+        let first = agent(directory, &bundle, &manifest, &node)?;
+        let _proxy = Proxy::sidecar(&sidecar.pod, any(PROXY), MARK)?;
+        through_proxy()?;
+        let mut held = load.hold(&sidecar.client)?;
+        let doctor = [
+            "/usr/bin/truepeer",
+            "doctor",
+            "--output",
+            "json",
+            "--config",
+            "/etc/truepeer/truepeer.toml",
+        ];
+        let checks: Vec<Value> = serde_json::from_str(&first.exec(&doctor)?)?;
+        // Which kernel, proxy and host this is, is no matter of the manifest.
+        for name in ["capabilities", "cgroup v2", "bpffs", "processes"] {
+            let check = checks
+                .iter()
+                .find(|check| check["name"] == name)
+                .with_context(|| name.to_owned())?;
+            ensure!(check["outcome"] == "ok", "{check}");
+        }
+        first.stop(patience(&manifest)?)?;
+        through_proxy().context("between two agents")?;
+        held.iter_mut()
+            .try_for_each(|connection| connection.ping())?;
+
+        let second = agent(directory, &bundle, &manifest, &node)?;
+        through_proxy()?;
+        held.iter_mut()
+            .try_for_each(|connection| connection.ping())?;
+        let told = second.exec(&["truepeer", "peers", "--output", "json"])?;
+        let peers: Vec<Value> = serde_json::from_str(&told)?;
+        for connection in &held {
+            let is_it = |peer: &&Value| peer["remote"] == connection.client.to_string();
+            let peer = peers
+                .iter()
+                .find(is_it)
+                .context("a connection is forgotten")?;
+            ensure!(peer["client"] == connection.client.to_string(), "{peer}");
+        }
+        let proxy = json!(std::process::id());
+        ensure!(
+            peers.iter().any(|peer| peer["pid"] == proxy),
+            "no process is told: {told}"
+        );
+        second.stop(patience(&manifest)?)?;
+
+        let last = agent(directory, &bundle, &removing, &node)?;
+        drop(held);
+        last.stop(patience(&removing)?)?;
+        before.assert_unchanged(&sidecar.pod.enter(Traces::here)?)?;
+        load.run(&sidecar.client).all_exact()?;
+        for name in ["run", "state"] {
+            let left = directories.list(name)?;
+            ensure!(left.is_empty(), "{name}: {left:?}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn the_plugin_is_chained_for_as_long_as_the_pod_is_there() {
+    scenario(|directory| {
+        let node = Netns::new("node")?;
+        let directories = Directories::new(directory)?;
+        let network = directories.root.join("cni-conf/10-pods.conflist");
+        fs::write(&network, NETWORK)?;
+        let node = Node {
+            netns: &node,
+            volumes: directories.volumes(),
+        };
+        let bundle = unpack(directory)?;
+        let types = || -> Result<Vec<Value>> {
+            let list: Value = serde_json::from_slice(&fs::read(&network)?)?;
+            let plugins = list["plugins"].as_array().context("no plugins")?;
+            Ok(plugins
+                .iter()
+                .map(|plugin| plugin["type"].clone())
+                .collect())
+        };
+        let chained = |first: &str| {
+            eventually("the plugin is chained", SOON, || {
+                Ok((types()? == [json!(first), json!("truepeer")]).then_some(()))
+            })
+        };
+
+        let manifest = daemonset("agent")?;
+        let cni = Container::start(directory, &bundle, &manifest, "cni", &node)?;
+        chained("ptp")?;
+        ensure!(directories.list("cni-bin")? == ["truepeer"]);
+        // As network plugins do when they are updated.
+        let newer = NETWORK.replace("ptp", "bridge");
+        fs::write(&network, &newer)?;
+        chained("bridge")?;
+        cni.stop(patience(&manifest)?)?;
+        // Pods that start between two agents are set up, too.
+        chained("bridge")?;
+
+        let removing = daemonset("remove")?;
+        let cni = Container::start(directory, &bundle, &removing, "cni", &node)?;
+        eventually("the plugin is removed", SOON, || {
+            Ok(directories.list("cni-bin")?.is_empty().then_some(()))
+        })?;
+        ensure!(fs::read_to_string(&network)? == newer);
+        ensure!(directories.list("cni-conf")? == ["10-pods.conflist"]);
+        cni.stop(patience(&removing)?)
+    });
+}
