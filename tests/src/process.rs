@@ -140,7 +140,7 @@ impl Drop for Process {
 pub type Route = (SocketAddr, SocketAddr);
 
 /// A name for a process, its log and its files that no other has: `envoy-3`.
-pub fn unique(name: &str) -> String {
+pub(crate) fn unique(name: &str) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(1);
     format!("{name}-{}", NEXT.fetch_add(1, Ordering::Relaxed))
 }

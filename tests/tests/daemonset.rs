@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
+use tests::agent::Config;
 use tests::cluster::{deploy, kustomize, only};
 use tests::container::{Container, Node, unpack};
 use tests::eventually;
 use tests::host::{Traces, scenario};
 use tests::load::Load;
 use tests::netns::Netns;
-use tests::process::unique;
 use tests::proxy::{Proxy, any};
 use tests::report::Report;
 use tests::topology::{Family, Sidecar};
@@ -52,7 +52,7 @@ impl Directories {
         for name in Self::NAMES {
             fs::create_dir_all(root.join(name))?;
         }
-        let bpf = Path::new("/sys/fs/bpf").join(unique("truepeer-node"));
+        let bpf = Config::new(directory, [])?.agent.bpffs;
         fs::create_dir(&bpf)?;
         Ok(Self { root, bpf })
     }
@@ -129,12 +129,25 @@ fn agents_follow_each_other_and_leave_nothing_behind() {
         let node = Netns::new("node")?;
         let directories = Directories::new(directory)?;
         let toml = fs::read_to_string(deploy().join("kustomize/agent/truepeer.toml"))?;
-        let steer = format!(
-            "{toml}\n[[steer]]\nname = \"inbound\"\nnetns = {:?}\ninterface = {:?}\nports = [\"{APPLICATION}\"]\nto = {PROXY}\n",
+        let more = format!(
+            r#"
+[[steer]]
+name      = "inbound"
+netns     = {:?}
+interface = "{}"
+ports     = ["{APPLICATION}"]
+to        = {PROXY}
+
+# A port that needs a capability.
+[[relay]]
+listen   = "[::1]:443"
+upstream = ["[::1]:80"]
+"#,
             sidecar.pod.path(),
             Sidecar::INTERFACE,
         );
-        fs::write(directories.root.join("config/truepeer.toml"), steer)?;
+        let toml = format!("{toml}{more}");
+        fs::write(directories.root.join("config/truepeer.toml"), toml)?;
         let node = Node {
             netns: &node,
             volumes: directories.volumes(),
