@@ -19,6 +19,7 @@ pub mod metrics;
 pub mod netns;
 pub mod origins;
 pub mod peers;
+pub mod pods;
 pub mod processes;
 pub mod relay;
 pub mod route;

@@ -75,7 +75,8 @@ fn everything_attaches_is_taken_over_and_goes() -> Result<()> {
         datapath.configure(&netns, &settings)?;
         datapath.adopt(&netns, &[(1, agent_common::ListenerKey::default())])?;
         let names = datapath.attach(&netns, &[("eth0", Job::Unwrap), ("eth0", Job::Steer)])?;
-        datapath.retain(&names, &[netns.cookie()])?;
+        let names: Vec<_> = names.iter().map(String::as_str).collect();
+        datapath.retain(&names, &[netns.cookie()], &[])?;
         let status = Pins::open(&root)?.status()?;
         assert_eq!(status.links.len(), 6, "{status:?}");
         for name in names.iter().filter(|name| name.contains("eth0")) {
@@ -88,7 +89,7 @@ fn everything_attaches_is_taken_over_and_goes() -> Result<()> {
     }
     // Another size: the maps are made anew, and a dropped namespace is detached.
     let datapath = Datapath::load(&root, 2000, &cgroup()?)?;
-    datapath.retain(&[], &[])?;
+    datapath.retain(&[], &[], &[])?;
     let status = datapath.pins().status()?;
     assert_eq!((status.links.len(), status.maps[0].max_entries), (2, 2000));
     assert_eq!(status.maps[1].entries, 0);

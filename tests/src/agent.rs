@@ -167,6 +167,7 @@ pub struct Settings {
     pub socket: PathBuf,
     pub metrics: String,
     pub bpffs: PathBuf,
+    pub pods: PathBuf,
     pub access_log: PathBuf,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub origins: Option<u32>,
@@ -228,6 +229,7 @@ impl Config {
                 socket: directory.join(format!("agent-{n}/truepeer.sock")),
                 metrics: metrics.to_string(),
                 bpffs: format!("{BPFFS}/{PINS}{pid}-{n}").into(),
+                pods: directory.join(format!("agent-{n}/pods")),
                 access_log: directory.join(format!("access-{n}.log")),
                 origins: None,
                 drain: None,

@@ -234,6 +234,11 @@ fn the_plugin_is_chained_for_as_long_as_the_pod_is_there() {
             netns: &node,
             volumes: directories.volumes(),
         };
+        let entry = fs::read(deploy().join("kustomize/agent/plugin.json"))?;
+        fs::write(directories.root.join("config/plugin.json"), entry)?;
+        // As the plugin has written it for a pod.
+        fs::create_dir(directories.root.join("state/pods"))?;
+        fs::write(directories.root.join("state/pods/some:eth0.json"), "{}")?;
         let bundle = unpack(directory)?;
         let types = || -> Result<Vec<Value>> {
             let list: Value = serde_json::from_slice(&fs::read(&network)?)?;
@@ -268,6 +273,12 @@ fn the_plugin_is_chained_for_as_long_as_the_pod_is_there() {
         })?;
         ensure!(fs::read_to_string(&network)? == newer);
         ensure!(directories.list("cni-conf")? == ["10-pods.conflist"]);
-        cni.stop(patience(&removing)?)
+        ensure!(
+            directories.list("state")? == ["pods"],
+            "an agent may still serve them"
+        );
+        cni.stop(patience(&removing)?)?;
+        ensure!(directories.list("state")?.is_empty());
+        Ok(())
     });
 }

@@ -115,6 +115,7 @@ const VALUES: &str = r#"[
     ["imagePullSecrets", [{"name": "registry"}], "DaemonSet", "/spec/template/spec/imagePullSecrets", [{"name": "registry"}]],
     ["config", "[agent]\nkeep = true\n", "ConfigMap", "/data/truepeer.toml", "[agent]\nkeep = true\n"],
     ["cni.enabled", false, "DaemonSet", "/spec/template/spec/initContainers", null],
+    ["cni.entry", {"type": "truepeer"}, "ConfigMap", "/data/plugin.json", "{\"type\":\"truepeer\"}"],
     ["cni.binDir", "/elsewhere/bin", "DaemonSet", "/spec/template/spec/volumes/8/hostPath/path", "/elsewhere/bin"],
     ["cni.confDir", "/elsewhere/net.d", "DaemonSet", "/spec/template/spec/volumes/9/hostPath/path", "/elsewhere/net.d"],
     ["runtimeDirectory", "/run/k3s/task", "DaemonSet", "/spec/template/spec/volumes/6/hostPath/path", "/run/k3s/task"],

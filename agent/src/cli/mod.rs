@@ -15,6 +15,7 @@ mod source;
 mod status;
 
 use std::{
+    env,
     io::{Write as _, stderr},
     process::ExitCode,
 };
@@ -50,24 +51,27 @@ enum Command {
     Peer(peer::Args),
     Status(status::Args),
     Doctor(doctor::Args),
+    Cni(cni::Args),
     Config(config::Args),
     Detach(detach::Args),
-    Cni(cni::Args),
     Completions(completions::Args),
     Man(man::Args),
 }
 
-/// Does what the command line says.
+/// Does what the command line says. As a CNI plugin, it has none.
 pub fn main() -> ExitCode {
+    if env::var_os(crate::cni::COMMAND).is_some() && env::args_os().len() == 1 {
+        return crate::cni::main();
+    }
     let outcome = match Cli::parse().command {
         Command::Run(args) => run::run(args),
         Command::Peers(args) => peers::run(&args),
         Command::Peer(args) => peer::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Doctor(args) => return exit(doctor::run(&args)),
+        Command::Cni(args) => return exit(cni::run(&args)),
         Command::Config(args) => config::run(&args),
         Command::Detach(args) => detach::run(&args),
-        Command::Cni(args) => cni::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
     };

@@ -2,14 +2,19 @@
 
 use std::{
     fs, io,
-    os::unix::fs::PermissionsExt as _,
+    os::{fd::AsFd as _, unix::fs::PermissionsExt as _},
     path::{Path, PathBuf},
-    thread,
-    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::{
+        inotify::{AddWatchFlags, InitFlags, Inotify},
+        signal::{SigSet, Signal},
+        signalfd::{SfdFlags, SignalFd},
+    },
+};
 use serde_json::{Map, Value, json};
 use tracing::warn;
 
@@ -22,8 +27,8 @@ const SINGLE: [&str; 2] = ["conf", "json"];
 const LIST: &str = "conflist";
 /// Added to the name of a file that was a network before truepeer was chained; libcni does not read it.
 const BEFORE: &str = "truepeer";
-/// How long the others may take to finish what they are writing.
-const SETTLE: Duration = Duration::from_secs(1);
+/// How long others may take to write a network, in milliseconds.
+const SETTLE: u16 = 1000;
 
 /// The directories of a node in which a container runtime looks.
 #[derive(Clone, Debug)]
@@ -35,30 +40,31 @@ pub struct Node {
 }
 
 impl Node {
-    /// Installs the plugin and chains it into the node's network, the first of its directory. Returns what it
-    /// did, a line each; nothing if all is in place.
+    /// Installs the plugin and chains it into the node's network, the first of its directory, as `entry`.
+    /// Returns what it did, a line each; nothing if all is in place.
     ///
     /// # Errors
     ///
     /// When a directory is missing or cannot be written. A node without a network is no error: it gets the
     /// binary.
-    pub fn install(&self) -> Result<Vec<String>> {
+    pub fn install(&self, entry: &Value) -> Result<Vec<String>> {
         let mut done = Vec::from_iter(self.install_binary()?);
-        match self.networks()?.into_iter().next() {
-            Some(network) if network.has_plugin() => {}
-            Some(network) => {
-                network.chain()?;
-                done.push(format!(
-                    "chained into {} (network {})",
-                    network.list_path().display(),
-                    network.name()
-                ));
-            }
-            None => warn!(
-                "no network in {} yet: pods start without truepeer",
-                self.conf.display()
-            ),
+        let mut networks = self.networks()?.into_iter();
+        let Some(mut network) = networks.next() else {
+            let conf = self.conf.display();
+            warn!("no network in {conf} yet: pods start without truepeer");
+            return Ok(done);
+        };
+        if network.plugins().contains(entry) {
+            return Ok(done);
         }
+        if network.has_plugin() {
+            // Another entry.
+            network = network.unchain()?;
+        }
+        network.chain(entry)?;
+        let (list, name) = (network.list_path(), network.name());
+        done.push(format!("chained into {} (network {name})", list.display()));
         Ok(done)
     }
 
@@ -89,14 +95,19 @@ impl Node {
         Ok(done)
     }
 
-    /// Calls `act`, and again whenever a network has changed. An error is told and tried again with the next
-    /// change.
+    /// Calls `act`, and again whenever a network has changed, until SIGTERM. An error is told, and tried again
+    /// with the next change.
     ///
     /// # Errors
     ///
     /// When the directory cannot be watched.
     pub fn watch(&self, act: impl Fn(&Self) -> Result<()>) -> Result<()> {
         let context = || format!("cannot watch {}", self.conf.display());
+        let mut mask = SigSet::empty();
+        mask.add(Signal::SIGTERM);
+        mask.thread_block().with_context(context)?;
+        let terminated =
+            SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC).with_context(context)?;
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC).with_context(context)?;
         let changes = AddWatchFlags::IN_CLOSE_WRITE
             | AddWatchFlags::IN_MOVED_TO
@@ -109,8 +120,16 @@ impl Node {
             if let Err(error) = act(self) {
                 warn!("{error:#}");
             }
+            let mut ready = [
+                PollFd::new(terminated.as_fd(), PollFlags::POLLIN),
+                PollFd::new(inotify.as_fd(), PollFlags::POLLIN),
+            ];
+            poll(&mut ready, PollTimeout::NONE).with_context(context)?;
+            // The others may not have finished what they are writing.
+            if poll(&mut ready[..1], SETTLE).with_context(context)? > 0 {
+                return Ok(());
+            }
             inotify.read_events().with_context(context)?;
-            thread::sleep(SETTLE);
         }
     }
 
@@ -217,14 +236,14 @@ impl Network {
     }
 
     /// The list with `entry` at its end.
-    fn chained(&self, entry: Value) -> Map<String, Value> {
-        self.with([self.plugins(), &[entry]].concat())
+    fn chained(&self, entry: &Value) -> Map<String, Value> {
+        self.with([self.plugins(), std::slice::from_ref(entry)].concat())
     }
 
     /// Appends the plugin. At any time the first network of the directory is either the former or the new one.
-    fn chain(&self) -> Result<()> {
+    fn chain(&self, entry: &Value) -> Result<()> {
         let list = self.list_path();
-        let chained = self.chained(entry());
+        let chained = self.chained(entry);
         if list == self.path {
             file::replace(&self.before(), &self.bytes, self.mode()?)?;
             return self.write(&list, &chained);
@@ -242,18 +261,20 @@ impl Network {
         rename(&self.path, &self.before())
     }
 
-    /// Removes the plugin: to the byte, if nobody else has changed the list since.
-    fn unchain(&self) -> Result<()> {
-        let is_same = |former: &Self| former.chained(entry()) == self.list;
+    /// Removes the plugin: to the byte, if nobody else has changed the list since. Returns what is left.
+    fn unchain(&self) -> Result<Self> {
+        let (entries, others): (Vec<_>, Vec<_>) =
+            self.plugins().iter().cloned().partition(is_truepeer);
+        let is_same = |former: &Self| former.chained(&entries[0]) == self.list;
         if let Some(former) = self.former().filter(is_same) {
             rename(&former.before(), &former.path)?;
             if former.path != self.path {
                 remove(&self.path)?;
             }
-            return Ok(());
+            return Ok(former);
         }
-        let others = self.plugins().iter().filter(|plugin| !is_truepeer(plugin));
-        self.write(&self.path, &self.with(others.cloned().collect()))
+        self.write(&self.path, &self.with(others))?;
+        Self::read(&self.path)
     }
 
     /// What the network was before truepeer was chained.
@@ -276,12 +297,39 @@ impl Network {
     }
 }
 
-/// What a network's list says of truepeer.
-fn entry() -> Value {
-    json!({
-        "type": PLUGIN,
-        "capabilities": {"io.kubernetes.cri.pod-annotations": true},
-    })
+/// What a network's list is to say of truepeer: what the file says, or what does for most.
+///
+/// # Errors
+///
+/// When the file cannot be read, or is no entry of truepeer.
+pub fn entry(path: Option<&Path>) -> Result<Value> {
+    let Some(path) = path else {
+        return Ok(json!({
+            "type": PLUGIN,
+            "capabilities": {"io.kubernetes.cri.pod-annotations": true},
+        }));
+    };
+    let shown = path.display();
+    let bytes = fs::read(path).with_context(|| format!("cannot read {shown}"))?;
+    let entry = serde_json::from_slice(&bytes).with_context(|| format!("{shown} is not JSON"))?;
+    if !is_truepeer(&entry) {
+        bail!("{shown} is not an entry of truepeer: it needs \"type\": \"{PLUGIN}\"");
+    }
+    Ok(entry)
+}
+
+/// Removes what the plugin knows of pods.
+///
+/// # Errors
+///
+/// When the directory cannot be removed.
+pub fn forget(pods: &Path) -> Result<()> {
+    match fs::remove_dir_all(pods) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", pods.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn is_truepeer(plugin: &Value) -> bool {
@@ -385,7 +433,10 @@ mod tests {
             let path = fixture.node.conf.join(first);
             fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
             let before = fixture.files();
-            assert_eq!(fixture.node.install().unwrap().len(), 2);
+            assert_eq!(
+                fixture.node.install(&entry(None).unwrap()).unwrap().len(),
+                2
+            );
             assert_eq!(fixture.types(chained), [plugin, "truepeer"]);
             assert_eq!(fixture.types("20-b.conflist"), ["bridge"]);
             let primary = fixture.node.networks().unwrap().remove(0);
@@ -394,7 +445,10 @@ mod tests {
             assert_eq!(primary.mode().unwrap(), 0o600);
 
             let installed = fixture.files();
-            assert_eq!(fixture.node.install().unwrap(), [""; 0]);
+            assert_eq!(
+                fixture.node.install(&entry(None).unwrap()).unwrap(),
+                [""; 0]
+            );
             assert_eq!(fixture.files(), installed);
 
             assert_eq!(fixture.node.uninstall().unwrap().len(), 2);
@@ -406,42 +460,76 @@ mod tests {
     #[test]
     fn what_others_write_stays() {
         let fixture = Fixture::new(&[("10-a.conflist", BRIDGE)]);
-        fixture.node.install().unwrap();
+        fixture.node.install(&entry(None).unwrap()).unwrap();
         let newer = BRIDGE.replace("bridge", "calico");
         fixture.write("10-a.conflist", &newer);
         let expected = fixture.node.conf.join("10-a.conflist");
-        assert_eq!(fixture.node.install().unwrap().len(), 1);
+        assert_eq!(
+            fixture.node.install(&entry(None).unwrap()).unwrap().len(),
+            1
+        );
         assert_eq!(fixture.types("10-a.conflist"), ["calico", "truepeer"]);
         fixture.node.uninstall().unwrap();
         assert_eq!(fs::read_to_string(&expected).unwrap(), newer);
 
         // A plugin that was chained after truepeer.
-        fixture.node.install().unwrap();
+        fixture.node.install(&entry(None).unwrap()).unwrap();
         let mut network = Network::read(&expected).unwrap();
-        network.list = network.chained(json!({"type": "istio-cni"}));
+        network.list = network.chained(&json!({"type": "istio-cni"}));
         network.write(&expected, &network.list).unwrap();
-        assert_eq!(fixture.node.install().unwrap(), [""; 0]);
+        assert_eq!(
+            fixture.node.install(&entry(None).unwrap()).unwrap(),
+            [""; 0]
+        );
         fixture.node.uninstall().unwrap();
         assert_eq!(fixture.types("10-a.conflist"), ["calico", "istio-cni"]);
         assert_eq!(fixture.files().len(), 1);
     }
 
     #[test]
+    fn another_entry_takes_the_place_of_the_first() {
+        let fixture = Fixture::new(&[("10-a.conf", SINGLE)]);
+        let before = fixture.files();
+        fixture.node.install(&entry(None).unwrap()).unwrap();
+        fixture.write("entry", r#"{"type": "truepeer", "onAgentDown": "closed"}"#);
+        let path = fixture.node.conf.join("entry");
+        let closed = entry(Some(&path)).unwrap();
+        assert_eq!(fixture.node.install(&closed).unwrap().len(), 1);
+        assert_eq!(fixture.types("10-a.conflist"), ["ptp", "truepeer"]);
+        let network = Network::read(&fixture.node.conf.join("10-a.conflist")).unwrap();
+        assert_eq!(network.plugins()[1], closed);
+
+        fs::write(&path, r#"{"type": "bridge"}"#).unwrap();
+        let error = entry(Some(&path)).unwrap_err().to_string();
+        assert!(error.contains("is not an entry of truepeer"), "{error}");
+        remove(&path).unwrap();
+        fixture.node.uninstall().unwrap();
+        assert_eq!(fixture.files(), before);
+    }
+
+    #[test]
     fn a_node_without_a_network_gets_the_binary_and_a_wrong_one_an_error() {
         let fixture = Fixture::new(&[]);
-        assert_eq!(fixture.node.install().unwrap().len(), 1);
+        assert_eq!(
+            fixture.node.install(&entry(None).unwrap()).unwrap().len(),
+            1
+        );
         fixture.node.uninstall().unwrap();
         assert_eq!(fixture.files(), BTreeMap::new());
 
         fixture.write("10-a.conf", SINGLE);
         fixture.write("10-a.conflist", BRIDGE);
-        let error = fixture.node.install().unwrap_err().to_string();
+        let error = fixture
+            .node
+            .install(&entry(None).unwrap())
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("remove the one"), "{error}");
         let missing = Node {
             conf: "/nonexistent".into(),
             ..fixture.node.clone()
         };
-        let error = format!("{:#}", missing.install().unwrap_err());
+        let error = format!("{:#}", missing.install(&entry(None).unwrap()).unwrap_err());
         assert!(error.contains("/nonexistent"), "{error}");
     }
 }

@@ -45,10 +45,11 @@ const SECTIONS: [(&str, &[&str]); 8] = [
     ("relay", &relay::KEYS),
     ("policy", &policy::KEYS),
 ];
-const AGENT_KEYS: [&str; 9] = [
+const AGENT_KEYS: [&str; 10] = [
     "socket",
     "metrics",
     "bpffs",
+    "pods",
     "access_log",
     "origins",
     "drain",
@@ -92,6 +93,8 @@ pub struct AgentSettings {
     pub metrics: Option<SocketAddr>,
     /// Directory of the pins, on a bpffs.
     pub bpffs: PathBuf,
+    /// Directory in which the CNI plugin remembers pods.
+    pub pods: PathBuf,
     /// Where closed connections are logged.
     pub access_log: AccessLogTarget,
     /// How many connections can have an origin at a time.
@@ -121,6 +124,7 @@ impl Default for AgentSettings {
             socket: "/run/truepeer/truepeer.sock".into(),
             metrics: Some((Ipv4Addr::LOCALHOST, METRICS_PORT).into()),
             bpffs: "/sys/fs/bpf/truepeer".into(),
+            pods: "/var/lib/truepeer/pods".into(),
             access_log: AccessLogTarget::Stdout,
             origins: 1 << 20,
             drain: Duration::from_secs(30),
@@ -168,6 +172,14 @@ impl Config {
         let config = Self::read(document.get_ref(), &mut problems);
         problems.done(text, file_name)?;
         Ok(config)
+    }
+
+    /// Checks what is written as JSON; `source` is what errors call it. They show it as TOML.
+    pub fn from_json(value: &serde_json::Value, source: &str) -> Result<Self, ConfigError> {
+        let text = toml::to_string(value).map_err(|error| {
+            ConfigError::file(source, error.to_string(), "write what TOML can say, too")
+        })?;
+        Self::parse(&text, source)
     }
 
     fn read(document: &DeTable<'_>, problems: &mut Problems) -> Self {
@@ -344,6 +356,9 @@ impl AgentSettings {
             bpffs: section
                 .path("bpffs", problems)
                 .map_or(default.bpffs, |(path, _)| path),
+            pods: section
+                .path("pods", problems)
+                .map_or(default.pods, |(path, _)| path),
             access_log: match section.string("access_log", problems) {
                 None => default.access_log,
                 Some(("stdout", _)) => AccessLogTarget::Stdout,

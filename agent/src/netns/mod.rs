@@ -181,6 +181,11 @@ impl Netns {
         Ok(netns)
     }
 
+    /// Where it was opened; `None`: it was the calling thread's.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
     /// The namespace's cookie, never reused during a boot.
     pub fn cookie(&self) -> u64 {
         self.cookie
@@ -269,6 +274,11 @@ impl Netns {
                 .any(|a| a.interface_name == name && a.flags.contains(up)))
         })
     }
+}
+
+/// Names the current boot, with which every namespace but the host's ends.
+pub fn boot_id() -> Result<String> {
+    procfs::sys::kernel::random::boot_id().context("cannot tell the boot's id")
 }
 
 /// The cookie of a socket's namespace.
