@@ -37,8 +37,9 @@ struct Directories {
 }
 
 impl Directories {
-    const NAMES: [&str; 7] = [
+    const NAMES: [&str; 8] = [
         "config",
+        "keys",
         "run",
         "state",
         "runtime",

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use tests::agent::{Agent, Policy, truepeer};
 use tests::cluster::{deploy, helm, kustomize, only, piped, validate};
@@ -41,8 +41,14 @@ fn the_manifests_are_valid() -> Result<()> {
 
 #[test]
 fn the_chart_installs_what_kustomize_applies() -> Result<()> {
-    let values = json!({"monitoring": {"enabled": true}});
-    let by_helm = normal(&helm(&values)?)?;
+    let values = [
+        json!({"monitoring": {"enabled": true}}),
+        json!({"remove": true}),
+    ];
+    let [by_helm, removing] = &helm(&values)?[..] else {
+        bail!("not what was asked for");
+    };
+    let (by_helm, removing) = (normal(by_helm)?, normal(removing)?);
     let mut by_kustomize = normal(&[kustomize("agent")?, kustomize("monitoring")?].concat())?;
     // `helm install --create-namespace` makes it.
     by_kustomize
@@ -53,7 +59,6 @@ fn the_chart_installs_what_kustomize_applies() -> Result<()> {
         "{by_helm:#?}\ninstead of\n{by_kustomize:#?}"
     );
 
-    let removing = normal(&helm(&json!({"remove": true}))?)?;
     let expected = normal(&kustomize("remove")?)?;
     ensure!(removing["DaemonSet truepeer"] == expected["DaemonSet truepeer"]);
     ensure!(removing["DaemonSet truepeer"] != by_helm["DaemonSet truepeer"]);
@@ -116,9 +121,9 @@ const VALUES: &str = r#"[
     ["config", "[agent]\nkeep = true\n", "ConfigMap", "/data/truepeer.toml", "[agent]\nkeep = true\n"],
     ["cni.enabled", false, "DaemonSet", "/spec/template/spec/initContainers", null],
     ["cni.entry", {"type": "truepeer"}, "ConfigMap", "/data/plugin.json", "{\"type\":\"truepeer\"}"],
-    ["cni.binDir", "/elsewhere/bin", "DaemonSet", "/spec/template/spec/volumes/8/hostPath/path", "/elsewhere/bin"],
-    ["cni.confDir", "/elsewhere/net.d", "DaemonSet", "/spec/template/spec/volumes/9/hostPath/path", "/elsewhere/net.d"],
-    ["runtimeDirectory", "/run/k3s/task", "DaemonSet", "/spec/template/spec/volumes/6/hostPath/path", "/run/k3s/task"],
+    ["cni.binDir", "/elsewhere/bin", "DaemonSet", "/spec/template/spec/volumes/9/hostPath/path", "/elsewhere/bin"],
+    ["cni.confDir", "/elsewhere/net.d", "DaemonSet", "/spec/template/spec/volumes/10/hostPath/path", "/elsewhere/net.d"],
+    ["runtimeDirectory", "/run/k3s/task", "DaemonSet", "/spec/template/spec/volumes/7/hostPath/path", "/run/k3s/task"],
     ["nodeSelector", {"role": "edge"}, "DaemonSet", "/spec/template/spec/nodeSelector", {"role": "edge"}],
     ["tolerations", [{"key": "a", "operator": "Exists"}], "DaemonSet", "/spec/template/spec/tolerations", [{"key": "a", "operator": "Exists"}]],
     ["priorityClassName", "mine", "DaemonSet", "/spec/template/spec/priorityClassName", "mine"],
@@ -132,14 +137,20 @@ const VALUES: &str = r#"[
 #[test]
 fn every_value_of_the_chart_does_what_it_says() -> Result<()> {
     let cases: Vec<(String, Value, String, String, Value)> = serde_json::from_str(VALUES)?;
-    for (name, value, kind, pointer, expected) in &cases {
-        let mut values = nested(name, value);
-        if name == "monitoring.labels" {
-            values["monitoring"]["enabled"] = json!(true);
-        }
-        let objects = helm(&values).with_context(|| name.clone())?;
-        validate(&objects).with_context(|| name.clone())?;
-        let found = only(&objects, kind)
+    let values: Vec<_> = cases
+        .iter()
+        .map(|(name, value, ..)| {
+            let mut values = nested(name, value);
+            if name == "monitoring.labels" {
+                values["monitoring"]["enabled"] = json!(true);
+            }
+            values
+        })
+        .collect();
+    let installed = helm(&values)?;
+    validate(&installed.concat())?;
+    for ((name, _, kind, pointer, expected), objects) in cases.iter().zip(&installed) {
+        let found = only(objects, kind)
             .with_context(|| name.clone())?
             .pointer(pointer);
         ensure!(
@@ -166,7 +177,7 @@ fn wrong_values_are_refused() -> Result<()> {
         ("remove", json!("yes"), "remove"),
         ("image.pullPolicy", json!("Sometimes"), "pullPolicy"),
     ] {
-        let error = helm(&nested(name, &value)).unwrap_err().to_string();
+        let error = helm(&[nested(name, &value)]).unwrap_err().to_string();
         ensure!(error.contains(told), "{name}: {error}");
     }
     Ok(())

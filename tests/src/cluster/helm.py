@@ -1,6 +1,7 @@
-"""Installs a chart by Helm's own library and prints what it sends to the API server, JSON.
+"""Installs a chart by Helm's own library, once for each of the values, and prints what it sends to the API server
+each time, JSON.
 
-HELM_DRIVER=memory helm.py CHART < values.json
+HELM_DRIVER=memory helm.py CHART < list-of-values.json
 
 The API server is a stand-in that knows the kinds below, keeps what it is sent, and gives it back. What is left
 there when Helm has uninstalled the chart is an error.
@@ -105,10 +106,13 @@ async def main(chart, values):
         lint = await helm.Lint(configuration).run(chart_path=chart)
         wrong = [message for message in lint["Messages"] if message["Severity"] > 1]
         assert not wrong, f"helm lint: {wrong}"
-        await helm.Install(configuration).run("truepeer", chart, values=values, wait=False)
-        print(json.dumps(list(STORE.values())))
-        await helm.Uninstall(configuration).run("truepeer", wait=False)
-        assert not STORE, f"helm uninstall left {list(STORE)}"
+        sent = []
+        for value in values:
+            await helm.Install(configuration).run("truepeer", chart, values=value, wait=False)
+            sent.append(list(STORE.values()))
+            await helm.Uninstall(configuration).run("truepeer", wait=False)
+            assert not STORE, f"helm uninstall left {list(STORE)}"
+        print(json.dumps(sent))
 
 
 try:

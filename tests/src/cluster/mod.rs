@@ -24,18 +24,18 @@ pub fn kustomize(name: &str) -> Result<Vec<Value>> {
     Ok(serde_saphyr::from_multiple(&text)?)
 }
 
-/// What Helm installs of the chart with these values; it has uninstalled all of it, too.
+/// What Helm installs of the chart, with each of these values; it has uninstalled all of it, too.
 ///
 /// # Errors
 ///
 /// Helm's own message, such as for a wrong value.
-pub fn helm(values: &Value) -> Result<Vec<Value>> {
+pub fn helm(values: &[Value]) -> Result<Vec<Vec<Value>>> {
     let mut command = python("helm.py")?;
     command
         .arg(deploy().join("helm/truepeer"))
         // Helm's library keeps its releases itself, and not as Secrets.
         .env("HELM_DRIVER", "memory");
-    let text = piped(&mut command, &values.to_string())?;
+    let text = piped(&mut command, &serde_json::to_string(values)?)?;
     Ok(serde_json::from_str(&text)?)
 }
 
