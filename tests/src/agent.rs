@@ -353,6 +353,11 @@ impl Agent {
         self.read(&format!("/v1/top?by={by}"))
     }
 
+    /// The attachments of pods that it serves.
+    pub fn pods(&self) -> Result<Vec<Value>> {
+        self.read("/v1/pods")
+    }
+
     /// Programs, maps and counters.
     pub fn status(&self) -> Result<Value> {
         self.read("/v1/status")

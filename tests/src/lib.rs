@@ -10,6 +10,7 @@ pub mod agent;
 pub mod cgroup;
 pub mod check;
 pub mod cluster;
+pub mod cni;
 pub mod container;
 pub mod envoy;
 pub mod haproxy;
