@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
-use tests::agent::Config;
 use tests::cluster::{deploy, kustomize, only};
+use tests::cni::{self, IFNAME};
 use tests::container::{Container, Node, unpack};
 use tests::eventually;
 use tests::host::{Traces, scenario};
@@ -29,15 +30,14 @@ const SOON: Duration = Duration::from_secs(10);
 const NETWORK: &str =
     "{\"cniVersion\": \"1.0.0\", \"name\": \"pods\", \"plugins\": [{\"type\": \"ptp\"}]}\n";
 
-/// A node's directories, empty but for the configuration.
+/// A node's directories.
 struct Directories {
     root: PathBuf,
-    /// A part of the host's own bpffs.
-    bpf: PathBuf,
 }
 
 impl Directories {
-    const NAMES: [&str; 8] = [
+    const NAMES: [&str; 9] = [
+        "bpf",
         "config",
         "keys",
         "run",
@@ -53,9 +53,16 @@ impl Directories {
         for name in Self::NAMES {
             fs::create_dir_all(root.join(name))?;
         }
-        let bpf = Config::new(directory, [])?.agent.bpffs;
-        fs::create_dir(&bpf)?;
-        Ok(Self { root, bpf })
+        // Another than the host's.
+        let flags = MsFlags::empty();
+        mount(
+            Some("bpf"),
+            &root.join("bpf"),
+            Some("bpf"),
+            flags,
+            None::<&str>,
+        )?;
+        Ok(Self { root })
     }
 
     fn volumes(&self) -> BTreeMap<&str, PathBuf> {
@@ -63,7 +70,6 @@ impl Directories {
         let shared = [("cgroup", "/sys/fs/cgroup"), ("netns", "/run/netns")];
         own.into_iter()
             .chain(shared.map(|(name, path)| (name, path.into())))
-            .chain([("bpf", self.bpf.clone())])
             .collect()
     }
 
@@ -79,7 +85,7 @@ impl Directories {
 
 impl Drop for Directories {
     fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.bpf);
+        let _ = umount2(&self.root.join("bpf"), MntFlags::MNT_DETACH);
     }
 }
 
@@ -121,6 +127,35 @@ fn patience(manifest: &Value) -> Result<Duration> {
     Ok(Duration::from_secs(seconds.context("no grace period")?))
 }
 
+/// A container runtime of the node has the plugin steer a pod, as its annotations say.
+fn add(directories: &Directories, node: &Node, pod: &Netns) -> Result<()> {
+    let entry = fs::read(deploy().join("kustomize/agent/plugin.json"))?;
+    let mut input: Value = serde_json::from_slice(&entry)?;
+    input["cniVersion"] = json!("1.0.0");
+    input["name"] = json!("pods");
+    input["prevResult"] = json!({"cniVersion": "1.0.0", "interfaces": [{"name": IFNAME}]});
+    input["runtimeConfig"] = json!({"io.kubernetes.cri.pod-annotations": {
+        "truepeer.io/steer-ports": APPLICATION.to_string(),
+        "truepeer.io/steer-to": PROXY.to_string(),
+    }});
+    // Not this host's own.
+    input["socket"] = json!(directories.root.join("run/truepeer.sock"));
+    input["pods"] = json!(directories.root.join("state/pods"));
+    let environment = [
+        ("CNI_CONTAINERID", "some".to_owned()),
+        ("CNI_NETNS", format!("/var/run/netns/{}", pod.name())),
+        ("CNI_IFNAME", IFNAME.to_owned()),
+    ];
+    cni::run(
+        node.netns,
+        "truepeer",
+        "ADD",
+        &environment,
+        &input.to_string(),
+    )
+    .map(drop)
+}
+
 #[test]
 fn agents_follow_each_other_and_leave_nothing_behind() {
     scenario(|directory| {
@@ -130,24 +165,9 @@ fn agents_follow_each_other_and_leave_nothing_behind() {
         let node = Netns::new("node")?;
         let directories = Directories::new(directory)?;
         let toml = fs::read_to_string(deploy().join("kustomize/agent/truepeer.toml"))?;
-        let more = format!(
-            r#"
-[[steer]]
-name      = "inbound"
-netns     = {:?}
-interface = "{}"
-ports     = ["{APPLICATION}"]
-to        = {PROXY}
-
-# A port that needs a capability.
-[[relay]]
-listen   = "[::1]:443"
-upstream = ["[::1]:80"]
-"#,
-            sidecar.pod.path(),
-            Sidecar::INTERFACE,
-        );
-        let toml = format!("{toml}{more}");
+        // A port that needs a capability.
+        let relay = "[[relay]]\nlisten = \"[::1]:443\"\nupstream = [\"[::1]:80\"]\n";
+        let toml = format!("{toml}\n{relay}");
         fs::write(directories.root.join("config/truepeer.toml"), toml)?;
         let node = Node {
             netns: &node,
@@ -165,6 +185,7 @@ upstream = ["[::1]:80"]
         };
 
         let first = agent(directory, &bundle, &manifest, &node)?;
+        add(&directories, &node, &sidecar.pod)?;
         let _proxy = Proxy::sidecar(&sidecar.pod, any(PROXY), MARK)?;
         through_proxy()?;
         let mut held = load.hold(&sidecar.client)?;
@@ -212,12 +233,17 @@ upstream = ["[::1]:80"]
         second.stop(patience(&manifest)?)?;
 
         let last = agent(directory, &bundle, &removing, &node)?;
+        let plugin = Container::start(directory, &bundle, &removing, "cni", &node)?;
         drop(held);
         last.stop(patience(&removing)?)?;
+        // As kubelets stop sidecars: behind the others.
+        plugin.stop(patience(&removing)?)?;
         before.assert_unchanged(&sidecar.pod.enter(Traces::here)?)?;
         load.run(&sidecar.client).all_exact()?;
-        for name in ["run", "state"] {
-            let left = directories.list(name)?;
+        for name in ["bpf", "run", "state"] {
+            let mut left = directories.list(name)?;
+            // The kernel's own, in every bpffs.
+            left.retain(|name| !name.ends_with(".debug"));
             ensure!(left.is_empty(), "{name}: {left:?}");
         }
         Ok(())
