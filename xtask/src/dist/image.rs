@@ -122,3 +122,57 @@ fn descriptor(kind: &str, bytes: &[u8]) -> Value {
         "size": bytes.len(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+
+    use flate2::read::GzDecoder;
+
+    use super::*;
+
+    #[test]
+    fn the_same_binary_makes_the_same_image() {
+        let make = || {
+            let mut layout = Layout::default();
+            layout.add("amd64", b"a binary").unwrap();
+            layout.tar().unwrap()
+        };
+        assert_eq!(make(), make());
+    }
+
+    #[test]
+    fn digests_name_what_is_in_the_layout() {
+        let mut layout = Layout::default();
+        let size = layout.add("arm64", b"a binary").unwrap();
+        let files = layout.files();
+        for (path, bytes) in &files {
+            if let Some(digest) = path.strip_prefix("blobs/sha256/") {
+                assert_eq!(digest, sha256(bytes));
+            }
+        }
+        // Index, list of images, manifest, configuration, layer, and the layout's version.
+        assert_eq!(files.len(), 6);
+
+        let layer = files.values().find(|bytes| bytes.len() == size).unwrap();
+        let mut tar = Vec::new();
+        GzDecoder::new(&layer[..]).read_to_end(&mut tar).unwrap();
+        let mut archive = tar::Archive::new(&tar[..]);
+        let entries: Vec<_> = archive
+            .entries()
+            .unwrap()
+            .map(|entry| {
+                let entry = entry.unwrap();
+                let header = entry.header();
+                assert_eq!((header.uid().unwrap(), header.mtime().unwrap()), (0, 0));
+                (
+                    entry.path().unwrap().display().to_string(),
+                    header.mode().unwrap(),
+                )
+            })
+            .collect();
+        let expected =
+            [("usr/", 0o755), ("usr/bin/", 0o755), (BINARY, 0o755)].map(|(p, m)| (p.to_owned(), m));
+        assert_eq!(entries, expected);
+    }
+}
