@@ -198,14 +198,14 @@ fn agents_follow_each_other_and_leave_nothing_behind() {
             "/etc/truepeer/truepeer.toml",
         ];
         let checks: Vec<Value> = serde_json::from_str(&first.exec(&doctor)?)?;
-        // Which kernel, proxy and host this is, is no matter of the manifest.
-        for name in ["capabilities", "cgroup v2", "bpffs", "processes"] {
-            let check = checks
-                .iter()
-                .find(|check| check["name"] == name)
-                .with_context(|| name.to_owned())?;
-            ensure!(check["outcome"] == "ok", "{check}");
-        }
+        let wrong: Vec<_> = checks
+            .iter()
+            .filter(|check| check["outcome"] != "ok")
+            .collect();
+        ensure!(
+            checks.len() > 5 && wrong.is_empty(),
+            "{wrong:?} of {checks:?}"
+        );
         first.stop(patience(&manifest)?)?;
         through_proxy().context("between two agents")?;
         held.iter_mut()
