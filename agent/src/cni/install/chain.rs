@@ -105,7 +105,9 @@ impl Network {
             self.plugins().iter().cloned().partition(is_truepeer);
         let is_same = |former: &Self| former.chained(&entries[0]) == self.list;
         if let Some(former) = self.former().filter(is_same) {
-            rename(&former.before(), &former.path)?;
+            if former.before().exists() {
+                rename(&former.before(), &former.path)?;
+            }
             if former.path != self.path {
                 remove(&self.path)?;
             }
@@ -115,13 +117,20 @@ impl Network {
         Self::read(&self.path)
     }
 
-    /// What the network was before truepeer was chained.
+    /// What the network was before truepeer was chained. A single plugin that has not got its other name yet,
+    /// or has got back its own, is that, too.
     fn former(&self) -> Option<Self> {
-        [LIST].iter().chain(&SINGLE).find_map(|extension| {
-            let path = self.path.with_extension(extension);
-            let bytes = fs::read(path.with_added_extension(BEFORE)).ok()?;
-            Self::parse(&path, bytes).ok()
-        })
+        let list = (self.list_path(), None);
+        let singles = SINGLE.map(|end| self.path.with_extension(end));
+        let singles = singles.map(|path| (path.clone(), Some(path)));
+        [list]
+            .into_iter()
+            .chain(singles)
+            .find_map(|(path, itself)| {
+                let before = path.with_added_extension(BEFORE);
+                let bytes = fs::read(before).or_else(|error| itself.map_or(Err(error), fs::read));
+                Self::parse(&path, bytes.ok()?).ok()
+            })
     }
 
     pub(super) fn mode(&self) -> Result<u32> {

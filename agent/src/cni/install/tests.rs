@@ -122,6 +122,27 @@ fn what_others_write_stays() {
 }
 
 #[test]
+fn what_was_interrupted_is_finished() {
+    let fixture = Fixture::new(&[("10-a.conf", SINGLE)]);
+    let before = fixture.files();
+    let entry = entry(None).unwrap();
+    let network = Network::read(&fixture.node.conf.join("10-a.conf")).unwrap();
+    let list = network.list_path();
+    // Chained, but the single plugin has not got its other name; and the other way round, when it is removed.
+    network.write(&list, &network.chained(&entry)).unwrap();
+    let half = fixture.files();
+    fixture.node.uninstall().unwrap();
+    assert_eq!(fixture.files(), before);
+
+    network.write(&list, &network.chained(&entry)).unwrap();
+    assert_eq!(fixture.files(), half);
+    fixture.node.install(&entry).unwrap();
+    assert_eq!(fixture.types("10-a.conflist"), ["ptp", "truepeer"]);
+    fixture.node.uninstall().unwrap();
+    assert_eq!(fixture.files(), before);
+}
+
+#[test]
 fn another_entry_takes_the_place_of_the_first() {
     let fixture = Fixture::new(&[("10-a.conf", SINGLE)]);
     let before = fixture.files();
