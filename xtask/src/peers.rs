@@ -23,7 +23,7 @@ const ENVOY: &str = "1.40";
 const BASICS: [(&str, &str); 2] = [("ip", "iproute2"), ("iptables", "iptables")];
 
 /// What the end-to-end tests need besides.
-const TOOLS: [(&str, &str); 18] = [
+const TOOLS: [(&str, &str); 19] = [
     ("haproxy", "haproxy"),
     ("nginx", "nginx"),
     (
@@ -38,6 +38,7 @@ const TOOLS: [(&str, &str); 18] = [
     ("python3", "python3"),
     ("sshd", "openssh-server"),
     ("openssl", "openssl"),
+    ("/usr/lib/cni/ptp", "containernetworking-plugins"),
     ("kubectl", "kubernetes-client"),
     ("npm", "npm"),
     ("promtool", "prometheus"),

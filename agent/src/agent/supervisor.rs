@@ -11,14 +11,15 @@ use agent_common::{
     unwrap::{UnwrapPort, Versions},
 };
 use anyhow::{Context as _, Result, bail};
-use tokio::{sync::mpsc::Sender, task::JoinHandle};
+use tokio::{runtime::Handle, sync::mpsc::Sender, task::JoinHandle};
 use tracing::{info, warn};
 
-use super::plan;
+use super::{plan, wanted::Wanted};
 use crate::{
-    config::{Config, Relay, Steer, Unwrap},
+    config::{Config, Steer, Unwrap},
     datapath::{Datapath, Job},
     netns::Netns,
+    pods::Pods,
     processes,
     route::{self, Journal},
     sockets::{self, ListenerInfo},
@@ -31,9 +32,9 @@ pub(super) type Place = Option<PathBuf>;
 pub(super) struct Supervisor {
     pub(super) datapath: Datapath,
     journal: Journal,
-    config: Config,
-    /// What pods ask for, by their network namespaces.
-    pods: BTreeMap<PathBuf, Config>,
+    /// What is to be done.
+    pub(super) wanted: Wanted,
+    pods: Pods,
     served: BTreeMap<Place, Served>,
     /// Told the namespace when an interface of a served one changes.
     changed: Sender<Place>,
@@ -66,14 +67,19 @@ pub(super) enum Missing {
 
 impl Supervisor {
     /// Puts in place what is the same for every configuration. To be called within the async runtime.
-    pub(super) fn new(config: &Config, journal: Journal, changed: Sender<Place>) -> Result<Self> {
+    pub(super) fn new(
+        config: &Config,
+        pods: Pods,
+        journal: Journal,
+        changed: Sender<Place>,
+    ) -> Result<Self> {
         let cgroup = processes::cgroup2_mount()?;
         let datapath = Datapath::load(&config.agent.bpffs, config.agent.origins, &cgroup)?;
         Ok(Self {
             datapath,
             journal,
-            config: Config::default(),
-            pods: BTreeMap::new(),
+            wanted: Wanted::default(),
+            pods,
             served: BTreeMap::new(),
             changed,
         })
@@ -86,12 +92,12 @@ impl Supervisor {
     /// When a namespace or an interface is missing, or something cannot be installed; what was in
     /// place is put back as far as it goes.
     pub(super) fn apply(&mut self, config: &Config) -> Result<()> {
-        let before = std::mem::replace(&mut self.config, config.clone());
+        let before = std::mem::replace(&mut self.wanted.config, config.clone());
         let applied = self
             .instruct()
             .and_then(|()| self.reconcile(Missing::Fails));
         if applied.is_err() && before != Config::default() {
-            self.config = before;
+            self.wanted.config = before;
             self.instruct()
                 .and_then(|()| self.reconcile(Missing::Waits))
                 .unwrap_or_else(|error| warn!("cannot go back to the former rules: {error:#}"));
@@ -107,31 +113,24 @@ impl Supervisor {
             carry_toa,
             policy,
             ..
-        } = &self.config;
+        } = &self.wanted.config;
         self.datapath.guard(policy)?;
         self.datapath.trust(trust, reveal, !policy.is_empty())?;
         self.datapath.carry(carry_toa)?;
         if !trust.sources.is_empty() {
-            for netns in Netns::all()? {
+            // Namespaces of pods may not be seen otherwise.
+            let mut all = Netns::all()?;
+            let pods = self.pods.namespaces();
+            all.extend(
+                pods.into_iter()
+                    .filter(|netns| !all.contains(netns))
+                    .collect::<Vec<_>>(),
+            );
+            for netns in all {
                 self.adopt(&netns, 0)?;
             }
         }
         Ok(())
-    }
-
-    /// From now on, pods ask for these rules in the namespace at `path`. What that means is for
-    /// [`Supervisor::follow`] or [`Supervisor::apply`] to do.
-    pub(super) fn set_pod(&mut self, path: &Path, rules: Config) {
-        if rules == Config::default() {
-            self.pods.remove(path);
-        } else {
-            self.pods.insert(path.to_owned(), rules);
-        }
-    }
-
-    /// Whether the configuration itself names the namespace at `path`.
-    pub(super) fn is_configured(&self, path: &Path) -> bool {
-        self.configured().contains(&Some(path))
     }
 
     /// Does what is to be done in the namespace at `place`, as the host is now.
@@ -140,26 +139,32 @@ impl Supervisor {
     ///
     /// When something cannot be installed, or `missing` says so; then nothing is left in place there.
     pub(super) fn follow(&mut self, place: &Place, missing: Missing) -> Result<()> {
-        let is_wanted = self.places().contains(&place.as_deref());
+        let is_wanted = self.wanted.places().contains(&place.as_deref());
         let served = if is_wanted {
-            self.serve(place, missing)
+            // One thread for all that is done inside.
+            let runtime = Handle::current();
+            Netns::open_or_current(place.as_deref()).and_then(|netns| {
+                netns.clone().run(|| {
+                    let _guard = runtime.enter();
+                    self.serve(place, netns, missing)
+                })
+            })
         } else {
             Ok(())
         };
         if !is_wanted || served.is_err() {
-            let released = self.release(place);
-            return served.and(released);
+            return served.and(self.release(place));
         }
         served
     }
 
     /// Fails with what is missing in the namespace at `place`.
     pub(super) fn check(&self, place: &Place) -> Result<()> {
-        if !self.places().contains(&place.as_deref()) {
+        if !self.wanted.places().contains(&place.as_deref()) {
             return Ok(());
         }
         let served = self.served.get(place).context("nothing is in place")?;
-        let (steers, unwraps) = self.wanted(place);
+        let (steers, unwraps) = self.wanted.of(place);
         for (name, job) in plan::jobs(&steers, &unwraps) {
             if !served
                 .interfaces
@@ -170,7 +175,8 @@ impl Supervisor {
             }
         }
         self.datapath.check(&served.pins)?;
-        route::check(&served.netns, &route::items(&steers))
+        let netns = &served.netns;
+        netns.run(|| route::check(netns, &route::items(&steers)))
     }
 
     /// Named namespaces that are no longer the ones that are served.
@@ -180,41 +186,13 @@ impl Supervisor {
             let served = self.served.get(&Some(path.to_path_buf()));
             now != served.map(|s| s.netns.inode())
         };
-        let paths = self.places().into_iter().flatten().filter(is_outdated);
+        let paths = self
+            .wanted
+            .places()
+            .into_iter()
+            .flatten()
+            .filter(is_outdated);
         paths.map(|path| Some(path.to_owned())).collect()
-    }
-
-    /// The namespaces in which something is to be done.
-    fn places(&self) -> BTreeSet<Option<&Path>> {
-        let pods = self.pods.keys().map(|path| Some(path.as_path()));
-        self.configured().into_iter().chain(pods).collect()
-    }
-
-    /// Those of the configuration.
-    fn configured(&self) -> BTreeSet<Option<&Path>> {
-        let steers = self.config.steer.iter().map(|s| s.netns.as_deref());
-        let unwraps = self.config.unwrap.iter().map(|u| u.netns.as_deref());
-        let relays = self.config.relay.iter().filter(|r| r.route().is_some());
-        let relays = relays.map(|r| r.netns.as_deref());
-        steers.chain(unwraps).chain(relays).collect()
-    }
-
-    /// The steers and unwraps of a namespace: of configuration and pods, and what the relays need of one.
-    fn wanted(&self, place: &Place) -> (Vec<Steer>, Vec<Unwrap>) {
-        let pod = place.as_ref().and_then(|path| self.pods.get(path));
-        let relays = self.config.relay.iter().filter_map(Relay::route);
-        let steers = self.config.steer.iter().cloned().chain(relays);
-        let steers = steers.filter(|s| s.netns == *place);
-        let unwraps = self.config.unwrap.iter().filter(|u| u.netns == *place);
-        (
-            steers
-                .chain(pod.iter().flat_map(|pod| pod.steer.clone()))
-                .collect(),
-            unwraps
-                .cloned()
-                .chain(pod.iter().flat_map(|pod| pod.unwrap.clone()))
-                .collect(),
-        )
     }
 
     /// From now on, new connections pass; those in progress are served.
@@ -227,7 +205,7 @@ impl Supervisor {
     }
 
     fn reconcile(&mut self, missing: Missing) -> Result<()> {
-        let wanted = self.places().into_iter();
+        let wanted = self.wanted.places().into_iter();
         let wanted: BTreeSet<Place> = wanted.map(|p| p.map(Path::to_owned)).collect();
         let former = self.served.keys().filter(|place| !wanted.contains(place));
         for place in former.cloned().collect::<Vec<_>>() {
@@ -235,7 +213,9 @@ impl Supervisor {
         }
         for place in &wanted {
             // A pod that has gone is no fault of the configuration.
-            let is_pods = place.as_ref().is_some_and(|path| !self.is_configured(path));
+            let is_pods = place
+                .as_ref()
+                .is_some_and(|path| !self.wanted.is_configured(path));
             match self.follow(place, if is_pods { Missing::Waits } else { missing }) {
                 Err(error) if missing == Missing::Fails && !is_pods => return Err(error),
                 Err(error) => warn!("{error:#}; waiting for it"),
@@ -253,9 +233,9 @@ impl Supervisor {
     }
 
     /// Puts in place what is wanted in a namespace.
-    fn serve(&mut self, place: &Place, missing: Missing) -> Result<()> {
-        let (steers, unwraps) = self.wanted(place);
-        let mut served = self.survey(place, &steers, &unwraps, missing)?;
+    fn serve(&mut self, place: &Place, netns: Netns, missing: Missing) -> Result<()> {
+        let (steers, unwraps) = self.wanted.of(place);
+        let mut served = self.survey(place, netns, &steers, &unwraps, missing)?;
         let before = self.served.remove(place);
         let installed = self.install(&mut served, before, &steers);
         // Whether or not all of it is there: what is can be taken away.
@@ -305,7 +285,8 @@ impl Supervisor {
             return Ok(());
         };
         let withdrawn = self.withdraw(&served);
-        self.journal.apply(&served.netns, &[]).and(withdrawn)
+        let netns = &served.netns;
+        netns.run(|| self.journal.apply(netns, &[])).and(withdrawn)
     }
 
     /// Takes the data path away from a namespace.
@@ -319,11 +300,11 @@ impl Supervisor {
     fn survey(
         &self,
         place: &Place,
+        netns: Netns,
         steers: &[Steer],
         unwraps: &[Unwrap],
         missing: Missing,
     ) -> Result<Served> {
-        let netns = Netns::open_or_current(place.as_deref())?;
         // Before looking, so that no change goes by unseen.
         let changed = self.changed.clone();
         let watched = place.clone();
