@@ -54,11 +54,22 @@ pub enum Counter {
     LearntRelay = 22,
     /// Origins of applications' connections learnt from a relay that reads `X-Forwarded-For`.
     LearntXff = 23,
+    /// SYNs that were given TOA before the node's own NAT.
+    NodeToa = 24,
+    /// SYNs that went on to the node's own NAT without TOA because their options left no room.
+    NodeNoRoom = 25,
+    /// SYNs whose own TOA was taken off before the node's own NAT because nothing trusts their sender.
+    NodeForged = 26,
+    /// Origins learnt from the node's own TOA.
+    LearntSnat = 27,
+    /// SYNs dropped before the node's own NAT because they came in fragments or behind extension headers, where
+    /// TOA could pass unread.
+    NodeHidden = 28,
 }
 
 impl Counter {
     /// Every counter, in the order of the slots.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 29] = [
         Self::Steered,
         Self::NoListener,
         Self::Drained,
@@ -83,6 +94,11 @@ impl Counter {
         Self::UnwrapFull,
         Self::LearntRelay,
         Self::LearntXff,
+        Self::NodeToa,
+        Self::NodeNoRoom,
+        Self::NodeForged,
+        Self::LearntSnat,
+        Self::NodeHidden,
     ];
 
     /// Its name in `truepeer status` and, between `truepeer_` and `_total`, in the metrics.
@@ -112,6 +128,11 @@ impl Counter {
             Self::UnwrapFull => "unwrap_refused_full",
             Self::LearntRelay => "learnt_relay",
             Self::LearntXff => "learnt_xff",
+            Self::NodeToa => "node_toa",
+            Self::NodeNoRoom => "node_no_room",
+            Self::NodeForged => "node_forged",
+            Self::LearntSnat => "learnt_snat",
+            Self::NodeHidden => "node_hidden",
         }
     }
 
@@ -156,6 +177,17 @@ impl Counter {
             Self::UnwrapFull => "Connections refused because too many are being translated",
             Self::LearntRelay => "Origins of connections that the relay accepted",
             Self::LearntXff => "Origins learnt from X-Forwarded-For",
+            Self::NodeToa => "SYNs given TOA before the node's own NAT",
+            Self::NodeNoRoom => {
+                "SYNs without TOA before the node's own NAT because their options left no room"
+            }
+            Self::NodeForged => {
+                "SYNs whose TOA was taken off before the node's own NAT because nothing trusts their sender"
+            }
+            Self::LearntSnat => "Origins learnt before the node's own NAT",
+            Self::NodeHidden => {
+                "SYNs dropped before the node's own NAT because they came in fragments or behind extension headers"
+            }
         }
     }
 }

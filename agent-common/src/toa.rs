@@ -85,6 +85,16 @@ pub fn find(header: &[u8; HEADER_ROOM], kinds: &Kinds) -> Toa {
     }
 }
 
+/// Closes up the options of a TCP header without TOA: [`options::close_up`].
+#[inline(always)]
+pub fn remove(
+    header: &[u8; HEADER_ROOM],
+    to: &mut [u8; HEADER_ROOM],
+    kinds: &Kinds,
+) -> (usize, usize) {
+    options::close_up(header, to, |kind, length| kinds.accepts(kind, length))
+}
+
 /// The endpoint in the option at `at`.
 #[inline(always)]
 fn client(header: &[u8; HEADER_ROOM], at: usize) -> Endpoint {

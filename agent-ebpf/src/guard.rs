@@ -23,11 +23,8 @@ use network_types::{
 
 use crate::{
     counters::count,
-    maps::{
-        CLAIMS, EVENTS, HANDOVERS, POLICIES, PREFIXES, REFUSED, TALLIES, TRUSTED_SOURCES,
-        longest_match,
-    },
-    packet::{ACK, SYN, TCP},
+    maps::{CLAIMS, EVENTS, HANDOVERS, POLICIES, PREFIXES, REFUSED, TALLIES},
+    packet::{ACK, SYN, TCP, behind_extensions},
     socket::TCP_LISTEN,
     toa,
 };
@@ -35,15 +32,6 @@ use crate::{
 /// Answers of a program at `cgroup_skb`.
 const PASS: i32 = 1;
 const DROP: i32 = 0;
-
-/// Headers between IPv6's and TCP's (RFC 8200, 4): hop-by-hop options, routing, destination options,
-/// authentication (whose length counts in other units).
-const HOP_BY_HOP: u8 = 0;
-const ROUTING: u8 = 43;
-const DESTINATION: u8 = 60;
-const AUTHENTICATION: u8 = 51;
-/// So many of them are followed.
-const EXTENSIONS: usize = 8;
 
 /// Whether there is a policy for this port.
 #[inline(always)]
@@ -190,17 +178,11 @@ fn claim(ctx: &SkBuffContext, syn: &Syn, offset: u32, tcp: &[u8; TcpHdr::LEN]) -
     if claim.is_some_and(|claim| claim.evidence == 0) {
         return None;
     }
-    let source = syn.source.address;
     if let Some(kinds) = toa::kinds()
-        && let Some(rule) = longest_match(&TRUSTED_SOURCES, source)
         && let Some(client) = toa(ctx, kinds, offset, tcp)
+        && let Some(claim) = toa::claim(client, syn)
     {
-        return Some(Claim {
-            client,
-            evidence: Evidence::Toa as u8,
-            rule,
-            ..Claim::default()
-        });
+        return Some(claim);
     }
     Some(claim.copied().unwrap_or(Claim {
         client: syn.source,
@@ -265,18 +247,8 @@ impl Network {
                 word(&ip, i + 12),
             ])
         };
-        let (mut protocol, mut length) = (ip[6], Ipv6Hdr::LEN as u32);
-        for _ in 0..EXTENSIONS {
-            let unit = match protocol {
-                HOP_BY_HOP | ROUTING | DESTINATION => 8,
-                AUTHENTICATION => 4,
-                _ => break,
-            };
-            let [next, units] = load(ctx, length)?;
-            // The first eight bytes do not count.
-            length += 8 + u32::from(units) * unit;
-            protocol = next;
-        }
+        let (protocol, length) =
+            behind_extensions(ip[6], Ipv6Hdr::LEN as u32, |at| load(ctx, at).ok()).ok_or(())?;
         Ok(Self {
             source: address(8),
             destination: address(24),

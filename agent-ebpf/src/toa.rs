@@ -4,7 +4,7 @@
 //! (SYN cookies), and waits in `HANDOVERS` for the handshake's end.
 
 use agent_common::{
-    Claim, Counter, Evidence, Syn,
+    Claim, Counter, Endpoint, Evidence, Syn,
     options::HEADER_ROOM,
     toa::{Kinds, Toa, find},
 };
@@ -19,6 +19,7 @@ use aya_ebpf::{
 use crate::{
     counters::count,
     maps::{HANDOVERS, TOA, TRUSTED_SOURCES, longest_match},
+    node,
     sockops::{self, local, remote},
 };
 
@@ -84,20 +85,34 @@ pub(crate) fn answers(ctx: &SockOpsContext) {
         Toa::Invalid => return count(Counter::ToaInvalid),
         Toa::Client(client) => client,
     };
-    let source = remote(ctx);
-    let Some(rule) = longest_match(&TRUSTED_SOURCES, source.address) else {
-        return count(Counter::ToaUntrusted);
-    };
     let syn = Syn {
-        source,
+        source: remote(ctx),
         destination: local(ctx),
         isn: u32::from_be_bytes([header[4], header[5], header[6], header[7]]),
     };
-    let claim = Claim {
-        client,
-        rule,
-        evidence: Evidence::Toa as u8,
-        ..Claim::default()
+    let Some(claim) = claim(client, &syn) else {
+        return count(Counter::ToaUntrusted);
     };
     let _ = HANDOVERS.insert(syn, claim, BPF_ANY.into());
+}
+
+/// What is believed of TOA that names this client: this node saw the SYN before its own NAT, or the sender is
+/// trusted.
+#[inline(always)]
+pub(crate) fn claim(client: Endpoint, syn: &Syn) -> Option<Claim> {
+    if let Some(voucher) = node::voucher(client, syn.isn) {
+        return Some(Claim {
+            client,
+            original_dst: voucher.original_dst,
+            rule: voucher.rule,
+            evidence: voucher.evidence,
+            ..Claim::default()
+        });
+    }
+    Some(Claim {
+        client,
+        rule: longest_match(&TRUSTED_SOURCES, syn.source.address)?,
+        evidence: Evidence::Toa as u8,
+        ..Claim::default()
+    })
 }

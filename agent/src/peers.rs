@@ -158,7 +158,13 @@ impl Names {
         let relays = relays.map(|name| (rule_id(&name), name));
         let policies = config.policy.iter();
         let policies = policies.map(|policy| (rule_id(&policy.rule()), policy.rule()));
-        let all = steers.chain(trust).chain(relays).chain(policies);
+        let nodes = config.carry_node.iter();
+        let nodes = nodes.map(|node| (rule_id(&node.rule()), node.rule()));
+        let all = steers
+            .chain(trust)
+            .chain(nodes)
+            .chain(relays)
+            .chain(policies);
         *self.0.write().expect("no writer panics") = all.collect();
     }
 

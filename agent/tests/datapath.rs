@@ -42,6 +42,22 @@ impl Drop for Pod {
     }
 }
 
+/// A directory of pins, which are removed when dropped, too: a test that fails leaves no program attached.
+struct Pinned(PathBuf);
+
+impl Pinned {
+    fn new() -> Self {
+        let process = std::process::id();
+        Self(format!("/sys/fs/bpf/truepeer-test-{process}").into())
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        let _ = datapath::remove(&Pins::new(&self.0));
+    }
+}
+
 fn ip(arguments: &[&str]) -> Result<()> {
     let status = Command::new("ip")
         .args(arguments)
@@ -57,7 +73,8 @@ fn ip(arguments: &[&str]) -> Result<()> {
 
 #[test]
 fn everything_attaches_is_taken_over_and_goes() -> Result<()> {
-    let root = PathBuf::from(format!("/sys/fs/bpf/truepeer-test-{}", std::process::id()));
+    let pins = Pinned::new();
+    let root = pins.0.clone();
     let pod = Pod::new("datapath")?;
     let netns = pod.netns()?;
     let mut settings = Namespace::default();
@@ -74,17 +91,18 @@ fn everything_attaches_is_taken_over_and_goes() -> Result<()> {
         let mut datapath = Datapath::load(&root, 1000, &cgroup()?)?;
         datapath.configure(&netns, &settings)?;
         datapath.adopt(&netns, &[(1, agent_common::ListenerKey::default())])?;
-        let names = datapath.attach(&netns, &[("eth0", Job::Unwrap), ("eth0", Job::Steer)])?;
+        let jobs = [Job::Unwrap, Job::Node, Job::Steer].map(|job| ("eth0", job));
+        let names = datapath.attach(&netns, &jobs)?;
         let names: Vec<_> = names.iter().map(String::as_str).collect();
         datapath.retain(&names, &[netns.cookie()], &[])?;
         let status = Pins::open(&root)?.status()?;
-        assert_eq!(status.links.len(), 6, "{status:?}");
+        assert_eq!(status.links.len(), 7, "{status:?}");
         for name in names.iter().filter(|name| name.contains("eth0")) {
             let link = FdLink::from(PinnedLink::from_pin(root.join("links").join(name))?);
             links.insert(link.info()?.id());
         }
         // The second time, the same links got other programs: never are there two on an interface.
-        assert_eq!(links.len(), 3);
+        assert_eq!(links.len(), 4);
         assert_eq!(status.maps[0].max_entries, 1000);
     }
     // Another size: the maps are made anew, and a dropped namespace is detached.

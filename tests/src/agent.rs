@@ -14,11 +14,14 @@ use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
+use crate::eventually;
 use crate::netns::{Netns, run};
 use crate::process::Process;
 
 /// Where BPF objects are pinned.
 pub(crate) const BPFFS: &str = "/sys/fs/bpf";
+/// What the agent logs when it has taken up its configuration again.
+const READ_AGAIN: &str = "configuration read again";
 /// Every directory of pins of this crate begins with this, followed by the process that made it.
 pub(crate) const PINS: &str = "truepeer-";
 
@@ -146,10 +149,32 @@ pub struct Reveal {
 }
 
 /// The sections below `[carry]`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 #[expect(missing_docs, reason = "the configuration's own names")]
 pub struct Carry {
     pub toa: CarryToa,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub node: Vec<CarryNode>,
+}
+
+/// A section `[[carry.node]]`.
+#[derive(Clone, Debug, Serialize)]
+#[expect(missing_docs, reason = "the configuration's own names")]
+pub struct CarryNode {
+    pub netns: PathBuf,
+    pub interface: String,
+    pub ports: Vec<String>,
+}
+
+impl CarryNode {
+    /// SYNs to ports that come into `netns` by this interface.
+    pub fn new(netns: &Netns, interface: &str, ports: &[&str]) -> Self {
+        Self {
+            netns: netns.path(),
+            interface: interface.into(),
+            ports: ports.iter().map(|ports| (*ports).into()).collect(),
+        }
+    }
 }
 
 /// The section `[carry.toa]`.
@@ -158,6 +183,15 @@ pub struct Carry {
 pub struct CarryToa {
     pub to: Vec<String>,
     pub kind: u8,
+}
+
+impl Default for CarryToa {
+    fn default() -> Self {
+        Self {
+            to: Vec::new(),
+            kind: 254,
+        }
+    }
 }
 
 /// The section `[agent]`: what must differ from the defaults so that agents do not meet.
@@ -431,6 +465,17 @@ impl Agent {
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         self.process.signal(signal)
+    }
+
+    /// Has it take up another configuration, of the same file.
+    pub fn reload(&self, config: &Config) -> Result<()> {
+        let times = || Ok::<_, anyhow::Error>(self.log()?.matches(READ_AGAIN).count());
+        let before = times()?;
+        config.write()?;
+        self.signal(Signal::SIGHUP)?;
+        eventually(READ_AGAIN, Duration::from_secs(5), || {
+            Ok((times()? > before).then_some(()))
+        })
     }
 
     /// Its exit status; `None` while it runs.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use serde_json::Value;
-use tests::agent::{Agent, Config};
+use tests::agent::{Agent, Config, Steer};
 use tests::cni::{
     IFNAME, Node, Pod, Runtime, Serving, all_direct, all_through_proxy, code, nothing_left,
     sidecars, targets,
@@ -69,7 +69,10 @@ fn what_is_stale_goes_and_is_never_anothers() {
         let agent = Agent::start(directory, config)?;
         let valid = added(&runtime, "valid")?;
         let stale = added(&runtime, "stale")?;
-        // Once more makes no difference.
+        // What somebody has removed is missed, and added once more.
+        stale.netns.ip("rule del pref 133")?;
+        let outcome = runtime.check(&stale);
+        ensure!(code(&outcome) == Some(100), "{outcome:?}");
         runtime.add(&stale)?;
         runtime.check(&stale)?;
         runtime.gc(&[&valid, &stale])?;
@@ -158,6 +161,30 @@ fn a_hundred_pods_in_parallel_with_the_agent_restarted_in_between() {
                 .enter(|| run(Command::new("ip").args(["rule", "list", "pref", "133"])))?;
             ensure!(rules.is_empty(), "{}: {rules}", pod.id);
         }
+        ensure!(agent.stop()?.success(), "the agent's exit status");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_namespace_is_the_configurations_or_a_pods() {
+    scenario(|directory| {
+        let node = Node::new()?;
+        let mut config = Config::new(directory, [])?;
+        let runtime = Runtime::new(node.netns(), "1.1.0", &config, &[], sidecars());
+        let pod = runtime.made("pod")?;
+        let steer = Steer::new("own", &pod.netns, &["8080"], 15007);
+        config.steer.push(steer);
+        let agent = Agent::start(directory, config)?;
+        let outcome = runtime.add(&pod);
+        ensure!(code(&outcome) == Some(7), "{outcome:?}");
+        let message = format!("{outcome:?}");
+        ensure!(
+            message.contains("the agent's own configuration names"),
+            "{message}"
+        );
+        ensure!(agent.pods()?.is_empty(), "{:?}", agent.pods()?);
+        runtime.del(&pod)?;
         ensure!(agent.stop()?.success(), "the agent's exit status");
         Ok(())
     });

@@ -1,9 +1,9 @@
 //! TOA: what a load balancer writes on the SYN, or a trusted proxy's host, is what the application sees.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 
-use agent_common::{Counter, Endpoint, toa};
+use agent_common::Counter;
 use anyhow::{Context, Result, ensure};
 use nix::sys::socket::{getsockopt, sockopt::TcpMaxSeg};
 use tests::agent::{Agent, Carry, CarryToa, Config, Reveal};
@@ -11,7 +11,7 @@ use tests::check::no_origins;
 use tests::host::scenario;
 use tests::load::Load;
 use tests::proxy::{any, connect_from, gateway_routes};
-use tests::raw::Raw;
+use tests::raw::{LINUX, Raw, toa as option};
 use tests::report::{Report, Seen};
 use tests::topology::{Family, Gateway, Sidecar};
 use tests::unprivileged::{UID, proxy};
@@ -19,35 +19,13 @@ use tests::unprivileged::{UID, proxy};
 const PLAYGROUND: &str = env!("CARGO_BIN_EXE_playground");
 const APPLICATION: u16 = 8080;
 const PROXY: u16 = 15001;
-/// The networks of [`balancer`].
+/// The networks of [`Family::balancer`].
 const BALANCERS: [&str; 2] = ["198.51.100.0/24", "2001:db8:1b::/64"];
-/// MSS, SACK permitted, timestamps, window scale: what Linux puts on a SYN.
-const USUAL: [u8; 20] = [
-    2, 4, 0x05, 0xb4, 4, 2, 8, 10, 1, 2, 3, 4, 0, 0, 0, 0, 1, 3, 3, 7,
-];
-
-/// A load balancer's n-th address.
-fn balancer(family: Family, n: u8) -> IpAddr {
-    match family {
-        Family::V4 => [198, 51, 100, n].into(),
-        Family::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0x1b, 0, 0, 0, 0, n.into()).into(),
-    }
-}
-
 /// Believes load balancers, or others.
 fn agent(directory: &Path, sources: &[&str]) -> Result<Agent> {
     let mut config = Config::new(directory, [])?;
     config.trust.sources = sources.iter().map(|s| (*s).into()).collect();
     Agent::start(directory, config)
-}
-
-fn option(kind: u8, client: SocketAddr) -> Vec<u8> {
-    let client = Endpoint::from(client);
-    if client.address.is_v4() {
-        toa::option_v4(kind, client).to_vec()
-    } else {
-        toa::option_v6(kind, client).to_vec()
-    }
 }
 
 /// Every way to write TOA that is believed by default, and whom it names.
@@ -62,17 +40,17 @@ fn ways() -> Vec<(String, SocketAddr, Vec<u8>)> {
         ways.push((
             format!("{name} last"),
             client,
-            [&USUAL[..], &option].concat(),
+            [&LINUX[..], &option].concat(),
         ));
         ways.push((
             format!("{name} first"),
             client,
-            [&option, &USUAL[..]].concat(),
+            [&option, &LINUX[..]].concat(),
         ));
         ways.push((
             format!("{name} amid"),
             client,
-            [&USUAL[..4], &option, &USUAL[4..]].concat(),
+            [&LINUX[..4], &option, &LINUX[4..]].concat(),
         ));
     }
     ways
@@ -97,7 +75,7 @@ fn what_a_load_balancer_writes() {
                 for family in Family::ALL {
                     let target = SocketAddr::new(Sidecar::address(family), port);
                     for (n, (name, client, options)) in ways().iter().enumerate() {
-                        let source = SocketAddr::new(balancer(family, n as u8 + 1), 40_000 + port);
+                        let source = SocketAddr::new(family.balancer(n as u8 + 1), 40_000 + port);
                         let what =
                             || format!("{name}, {family:?}, port {port}, syncookies {cookies}");
                         // A tuple is used again at once, by another client.
@@ -140,7 +118,7 @@ fn what_is_not_believed() {
         let mut port = 40_000;
         let mut seen_by = |family: Family, options: &[u8]| -> Result<(SocketAddr, SocketAddr)> {
             port += 1;
-            let source = SocketAddr::new(balancer(family, 1), port);
+            let source = SocketAddr::new(family.balancer(1), port);
             let target = SocketAddr::new(Sidecar::address(family), APPLICATION);
             let mut connection = raw.connect(source, target, port.into(), options)?;
             let seen: Seen = serde_json::from_str(&connection.receive()?)?;
@@ -190,7 +168,7 @@ fn handshakes_that_are_never_completed() {
         let target = SocketAddr::new(Sidecar::address(Family::V4), APPLICATION);
         let source = |n: u32| {
             let port = 1024 + (n / 254 % 60_000) as u16;
-            SocketAddr::new(balancer(Family::V4, (n % 254 + 1) as u8), port)
+            SocketAddr::new(Family::V4.balancer((n % 254 + 1) as u8), port)
         };
         let forged = |n: u32| SocketAddr::new([203, 0, 113, (n % 251 + 1) as u8].into(), 666);
         for n in 0..FORGED {
@@ -296,8 +274,9 @@ fn carry() -> Carry {
     Carry {
         toa: CarryToa {
             to: vec!["10.78.0.0/24".into(), "fd78::/64".into()],
-            kind: 254,
+            ..CarryToa::default()
         },
+        ..Carry::default()
     }
 }
 

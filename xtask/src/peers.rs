@@ -23,7 +23,7 @@ const ENVOY: &str = "1.40";
 const BASICS: [(&str, &str); 2] = [("ip", "iproute2"), ("iptables", "iptables")];
 
 /// What the end-to-end tests need besides.
-const TOOLS: [(&str, &str); 19] = [
+const TOOLS: [(&str, &str); 20] = [
     ("haproxy", "haproxy"),
     ("nginx", "nginx"),
     (
@@ -39,6 +39,7 @@ const TOOLS: [(&str, &str); 19] = [
     ("sshd", "openssh-server"),
     ("openssl", "openssl"),
     ("/usr/lib/cni/ptp", "containernetworking-plugins"),
+    ("nft", "nftables"),
     ("kubectl", "kubernetes-client"),
     ("npm", "npm"),
     ("promtool", "prometheus"),

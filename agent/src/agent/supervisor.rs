@@ -8,15 +8,19 @@ use std::{
 
 use agent_common::{
     ListenerKey, Namespace,
+    node::{Interface, Node},
     unwrap::{UnwrapPort, Versions},
 };
 use anyhow::{Context as _, Result, bail};
 use tokio::{runtime::Handle, sync::mpsc::Sender, task::JoinHandle};
 use tracing::{info, warn};
 
-use super::{plan, wanted::Wanted};
+use super::{
+    plan::{self, Rules},
+    wanted::Wanted,
+};
 use crate::{
-    config::{Config, Steer, Unwrap},
+    config::{Config, Steer},
     datapath::{Datapath, Job},
     netns::Netns,
     pods::Pods,
@@ -45,6 +49,7 @@ struct Served {
     netns: Netns,
     settings: Namespace,
     unwraps: Vec<(UnwrapPort, Versions)>,
+    nodes: Vec<(Interface, Node)>,
     /// Name of each interface that is attached to, for what, and its index.
     interfaces: Vec<(String, Job, u32)>,
     /// Names of the pins of what is attached.
@@ -117,7 +122,9 @@ impl Supervisor {
         self.datapath.guard(policy)?;
         self.datapath.trust(trust, reveal, !policy.is_empty())?;
         self.datapath.carry(carry_toa)?;
-        if !trust.sources.is_empty() {
+        let kinds = self.wanted.config.kinds();
+        self.datapath.read_toa(kinds)?;
+        if !kinds.is_empty() {
             // Namespaces of pods may not be seen otherwise.
             let mut all = Netns::all()?;
             let pods = self.pods.namespaces();
@@ -164,8 +171,8 @@ impl Supervisor {
             return Ok(());
         }
         let served = self.served.get(place).context("nothing is in place")?;
-        let (steers, unwraps) = self.wanted.of(place);
-        for (name, job) in plan::jobs(&steers, &unwraps) {
+        let rules = self.wanted.of(place);
+        for (name, job) in rules.jobs() {
             if !served
                 .interfaces
                 .iter()
@@ -176,7 +183,7 @@ impl Supervisor {
         }
         self.datapath.check(&served.pins)?;
         let netns = &served.netns;
-        netns.run(|| route::check(netns, &route::items(&steers)))
+        netns.run(|| route::check(netns, &route::items(&rules.steers)))
     }
 
     /// Named namespaces that are no longer the ones that are served.
@@ -234,10 +241,10 @@ impl Supervisor {
 
     /// Puts in place what is wanted in a namespace.
     fn serve(&mut self, place: &Place, netns: Netns, missing: Missing) -> Result<()> {
-        let (steers, unwraps) = self.wanted.of(place);
-        let mut served = self.survey(place, netns, &steers, &unwraps, missing)?;
+        let rules = self.wanted.of(place);
+        let mut served = self.survey(place, netns, &rules, missing)?;
         let before = self.served.remove(place);
-        let installed = self.install(&mut served, before, &steers);
+        let installed = self.install(&mut served, before, &rules.steers);
         // Whether or not all of it is there: what is can be taken away.
         self.served.insert(place.clone(), served);
         installed
@@ -270,6 +277,8 @@ impl Supervisor {
         // Routes before packets: an assigned packet that is routed elsewhere would be lost.
         self.journal.apply(&served.netns, &route::items(steers))?;
         self.datapath.unwrap(&former, &served.unwraps)?;
+        let netns = served.netns.cookie();
+        self.datapath.node(netns, &served.nodes)?;
         if !is_attached {
             let former = std::mem::take(&mut served.pins);
             self.attach(served)?;
@@ -301,8 +310,7 @@ impl Supervisor {
         &self,
         place: &Place,
         netns: Netns,
-        steers: &[Steer],
-        unwraps: &[Unwrap],
+        rules: &Rules,
         missing: Missing,
     ) -> Result<Served> {
         // Before looking, so that no change goes by unseen.
@@ -315,16 +323,21 @@ impl Supervisor {
         let here = netns.interfaces()?;
         let index = |name: &str| here.iter().find(|i| i.name == name).map(|i| i.index);
         let mut interfaces = Vec::new();
-        for (name, job) in plan::jobs(steers, unwraps) {
+        for (name, job) in rules.jobs() {
             match index(name) {
-                Some(index) => interfaces.push((name.to_owned(), job, index)),
+                Some(index) => {
+                    netns.check_ethernet(name)?;
+                    interfaces.push((name.to_owned(), job, index));
+                }
                 None if missing == Missing::Fails => drop(netns.interface_index(name)?),
                 None => warn!("interface {name} of {netns} is missing; waiting for it"),
             }
         }
+        let kind = self.wanted.config.carry_toa.kind;
         Ok(Served {
-            settings: plan::settings(steers, index)?,
-            unwraps: plan::unwraps(unwraps, netns.cookie(), index),
+            settings: plan::settings(&rules.steers, index)?,
+            unwraps: plan::unwraps(&rules.unwraps, netns.cookie(), index),
+            nodes: plan::nodes(&rules.nodes, kind, netns.cookie(), index),
             netns,
             interfaces,
             pins: Vec::new(),

@@ -5,8 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::supervisor::Place;
-use crate::config::{Config, Relay, Steer, Unwrap};
+use super::{plan::Rules, supervisor::Place};
+use crate::config::{Config, Relay};
 
 /// What the supervisor is to put in place.
 #[derive(Default)]
@@ -42,26 +42,29 @@ impl Wanted {
     fn configured(&self) -> BTreeSet<Option<&Path>> {
         let steers = self.config.steer.iter().map(|s| s.netns.as_deref());
         let unwraps = self.config.unwrap.iter().map(|u| u.netns.as_deref());
+        let nodes = self.config.carry_node.iter().map(|n| n.netns.as_deref());
         let relays = self.config.relay.iter().filter(|r| r.route().is_some());
         let relays = relays.map(|r| r.netns.as_deref());
-        steers.chain(unwraps).chain(relays).collect()
+        steers.chain(unwraps).chain(nodes).chain(relays).collect()
     }
 
-    /// The steers and unwraps of a namespace: of configuration and pods, and what the relays need of one.
-    pub(super) fn of(&self, place: &Place) -> (Vec<Steer>, Vec<Unwrap>) {
+    /// What is to be done in a namespace: by configuration and pods, and for relays, which need a steer.
+    pub(super) fn of(&self, place: &Place) -> Rules {
         let pod = place.as_ref().and_then(|path| self.pods.get(path));
         let relays = self.config.relay.iter().filter_map(Relay::route);
         let steers = self.config.steer.iter().cloned().chain(relays);
         let steers = steers.filter(|s| s.netns == *place);
         let unwraps = self.config.unwrap.iter().filter(|u| u.netns == *place);
-        (
-            steers
+        let nodes = self.config.carry_node.iter().filter(|n| n.netns == *place);
+        Rules {
+            steers: steers
                 .chain(pod.iter().flat_map(|pod| pod.steer.clone()))
                 .collect(),
-            unwraps
+            unwraps: unwraps
                 .cloned()
                 .chain(pod.iter().flat_map(|pod| pod.unwrap.clone()))
                 .collect(),
-        )
+            nodes: nodes.cloned().collect(),
+        }
     }
 }

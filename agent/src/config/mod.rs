@@ -17,7 +17,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use carry::CarryToa;
+use agent_common::toa::{Kinds, LEN_V4, LEN_V6};
+pub use carry::{CarryNode, CarryToa};
 pub use policy::Policy;
 pub use problem::ConfigError;
 use problem::Problems;
@@ -78,6 +79,8 @@ pub struct Config {
     pub unwrap: Vec<Unwrap>,
     /// Where TOA is sent.
     pub carry_toa: CarryToa,
+    /// Where SYNs are given TOA before the node's own NAT, in the order of the file.
+    pub carry_node: Vec<CarryNode>,
     /// The agent's own relays, in the order of the file.
     pub relay: Vec<Relay>,
     /// Which clients may connect, in the order of the file.
@@ -135,6 +138,19 @@ impl Default for AgentSettings {
 }
 
 impl Config {
+    /// The options that are taken for TOA: none while nobody could be believed, and what this node writes
+    /// itself.
+    pub fn kinds(&self) -> Kinds {
+        match (&self.trust.sources[..], &self.carry_node[..]) {
+            ([], []) => Kinds::NONE,
+            (_, []) => self.trust.toa,
+            _ => {
+                let kind = self.carry_toa.kind;
+                self.trust.toa.with(kind, LEN_V4).with(kind, LEN_V6)
+            }
+        }
+    }
+
     /// Reads and checks a file; without a path, the default configuration.
     pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
         let Some(path) = path else {
@@ -213,6 +229,12 @@ impl Config {
                         }
                         Some((span, other)) => not_a_section(span, "carry.toa", other, problems),
                     }
+                    if let Some(nodes) = section.get("node") {
+                        let (name, header) = ("carry.node", "[[carry.node]]");
+                        let sections = sections(name, header, &carry::NODE_KEYS, nodes, problems);
+                        let read = |section| CarryNode::read(&section, problems);
+                        config.carry_node = sections.into_iter().filter_map(read).collect();
+                    }
                 }
                 (name @ ("agent" | "trust" | "reveal" | "carry"), other) => {
                     not_a_section(value.span(), name, other, problems);
@@ -250,7 +272,7 @@ impl Config {
                         ),
                         (None, None) => (
                             format!("unknown section `{name}`"),
-                            "the sections are `[agent]`, `[trust]`, `[reveal]`, `[carry.toa]`, `[[steer]]`, `[[unwrap]]`, `[[relay]]` and `[[policy]]`"
+                            "the sections are `[agent]`, `[trust]`, `[reveal]`, `[carry.toa]`, `[[carry.node]]`, `[[steer]]`, `[[unwrap]]`, `[[relay]]` and `[[policy]]`"
                                 .into(),
                         ),
                     };

@@ -18,6 +18,7 @@ use std::{
 use agent_common::{
     ListenerKey, Namespace,
     names::{self, map, program},
+    node::{Interface, Node},
     origin::rule_id,
     toa::Kinds,
     unwrap::{UnwrapPort, Versions},
@@ -112,13 +113,6 @@ impl Datapath {
         let sources = trust.sources.iter();
         let sources = sources.map(|prefix| (*prefix, rule_id(&Trust::source_rule(prefix))));
         pins::replace_prefixes(&mut self.pins.trusted_sources()?, sources)?;
-        let kinds = if trust.sources.is_empty() {
-            Kinds::NONE
-        } else {
-            trust.toa
-        };
-        self.pins.toa()?.set(0, pins::Plain(kinds), 0)?;
-
         let mut local = self.pins.local_sources()?;
         let wanted = trust.local_source.iter().map(|address| {
             let family = if address.is_ipv4() { AF_INET } else { AF_INET6 };
@@ -152,6 +146,11 @@ impl Datapath {
     pub fn carry(&self, toa: &CarryToa) -> Result<()> {
         let wanted = toa.to.iter().map(|prefix| (*prefix, toa.kind.into()));
         pins::replace_prefixes(&mut self.pins.carry()?, wanted)
+    }
+
+    /// Says what is taken for TOA.
+    pub fn read_toa(&self, kinds: Kinds) -> Result<()> {
+        Ok(self.pins.toa()?.set(0, pins::Plain(kinds), 0)?)
     }
 
     /// Where the maps and links are pinned.
@@ -246,6 +245,21 @@ impl Datapath {
         Ok(())
     }
 
+    /// Says which SYNs are given TOA before the node's own NAT, in the namespace with this cookie.
+    pub fn node(&self, netns: u64, interfaces: &[(Interface, Node)]) -> Result<()> {
+        let mut nodes = self.pins.nodes()?;
+        for (interface, node) in interfaces {
+            nodes.insert(pins::Plain(*interface), pins::Plain(*node), 0)?;
+        }
+        let known = nodes.keys().map(|key| Ok(key?.0));
+        let mut gone = known.collect::<Result<Vec<Interface>>>()?;
+        gone.retain(|i| i.netns == netns && !interfaces.iter().any(|(wanted, _)| wanted == i));
+        for interface in gone {
+            nodes.remove(&pins::Plain(interface))?;
+        }
+        Ok(())
+    }
+
     /// Attaches the packet programs to interfaces of `netns`, and `sk_lookup` to the namespace; what was
     /// attached there is replaced. Returns the names of the pins.
     pub fn attach(&mut self, netns: &Netns, jobs: &[(&str, Job)]) -> Result<Vec<String>> {
@@ -290,6 +304,7 @@ impl Datapath {
 
     /// Forgets the settings of the namespace with this cookie.
     pub fn forget(&self, netns: u64) -> Result<()> {
+        self.node(netns, &[])?;
         match self.pins.namespaces()?.remove(&netns) {
             Err(MapError::KeyNotFound) => Ok(()),
             removed => Ok(removed?),

@@ -13,6 +13,7 @@ use agent_common::{
     Address, Claim, Connection, Counter, ListenerKey, Namespace, Origin,
     guard::{Policy, Prefix, Tally},
     names::{LAYOUT, map},
+    node::{Interface, Node},
     toa::Kinds,
     unwrap::UnwrapPort,
 };
@@ -55,6 +56,10 @@ unsafe impl Pod for Plain<ListenerKey> {}
 unsafe impl Pod for Plain<Kinds> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<UnwrapPort> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<Interface> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<Node> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<Connection> {}
 // SAFETY: as above.
@@ -310,6 +315,12 @@ impl Pins {
     pub(super) fn unwraps(&self) -> Result<Unwraps> {
         Ok(HashMap::try_from(Map::from_map_data(
             self.map(map::UNWRAPS)?,
+        )?)?)
+    }
+
+    pub(super) fn nodes(&self) -> Result<HashMap<MapData, Plain<Interface>, Plain<Node>>> {
+        Ok(HashMap::try_from(Map::from_map_data(
+            self.map(map::NODES)?,
         )?)?)
     }
 

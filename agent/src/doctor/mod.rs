@@ -6,6 +6,7 @@ mod kernel;
 mod marks;
 mod mounts;
 mod namespace;
+mod node;
 mod probe;
 mod proxy;
 mod sysctls;
@@ -110,6 +111,7 @@ pub fn run(pre: bool, config: &Config) -> Vec<Check> {
             Err(error) => checks.push(namespace::missing(path, &error)),
         }
     }
+    checks.extend(node::check(config));
     checks.push(probe::check(host_is_fit, &config.agent.bpffs));
     checks
 }

@@ -274,6 +274,28 @@ impl Netns {
         )
     }
 
+    /// Fails if packets of the interface with this name do not begin with an Ethernet header, as those of tunnels
+    /// may: the data path would read them wrongly.
+    pub fn check_ethernet(&self, name: &str) -> Result<()> {
+        let types = self.run(|| {
+            let addresses = getifaddrs().context("cannot list interfaces")?;
+            Ok(addresses
+                .filter(|a| a.interface_name == name)
+                .filter_map(|a| Some(a.address?.as_link_addr()?.hatype()))
+                .collect::<Vec<_>>())
+        })?;
+        if types
+            .iter()
+            .any(|t| [libc::ARPHRD_ETHER, libc::ARPHRD_LOOPBACK].contains(t))
+        {
+            return Ok(());
+        }
+        bail!(
+            "interface {name} of {self} has no Ethernet header: name one that has, such as the one that the \
+             tunnel's packets come in by"
+        )
+    }
+
     /// Whether the interface with this name is up.
     pub fn is_up(&self, name: &str) -> Result<bool> {
         self.run(|| {
@@ -345,6 +367,13 @@ mod tests {
             error.contains("\"ethO\"") && error.contains("lo"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn loopback_has_an_ethernet_header() {
+        let netns = Netns::current().unwrap();
+        assert!(netns.check_ethernet("lo").is_ok());
+        assert!(netns.check_ethernet("ethO").is_err());
     }
 
     #[test]
