@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::cluster::piped;
+use crate::manifests::piped;
 use crate::netns::Netns;
 use crate::process::{Process, unique};
 

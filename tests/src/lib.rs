@@ -22,6 +22,7 @@ pub mod istio;
 pub mod kube_proxy;
 pub mod listener;
 pub mod load;
+pub mod manifests;
 pub mod netns;
 pub mod nginx;
 pub mod policy;

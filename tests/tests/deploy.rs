@@ -6,7 +6,7 @@ use std::fs;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use tests::agent::truepeer;
-use tests::cluster::{deploy, helm, kustomize, only, validate};
+use tests::manifests::{deploy, helm, kustomize, only, validate};
 
 const AGENT: &str = "/spec/template/spec/containers/0";
 const CNI: &str = "/spec/template/spec/initContainers/0";

@@ -6,8 +6,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use tests::cluster::{deploy, piped};
 use tests::container::{image, unpack};
+use tests::manifests::{deploy, piped};
 
 #[test]
 fn others_read_the_image_and_it_holds_the_binary_alone() -> Result<()> {
