@@ -19,7 +19,7 @@ pub enum Counter {
     OriginsFull = 5,
     /// Origins removed because their socket closed.
     Closed = 6,
-    /// Closed connections that the access log missed because `EVENTS` was full.
+    /// Closed connections, and refused ones, that the access log missed because `EVENTS` was full, or half full.
     EventsLost = 7,
     /// Origins learnt from a trusted proxy's bind.
     LearntBind = 8,
@@ -65,11 +65,13 @@ pub enum Counter {
     /// SYNs dropped before the node's own NAT because they came in fragments or behind extension headers, where
     /// TOA could pass unread.
     NodeHidden = 28,
+    /// PROXY headers of unwrapped connections whose details are unknown because `HEADERS` was full.
+    HeadersLost = 29,
 }
 
 impl Counter {
     /// Every counter, in the order of the slots.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::Steered,
         Self::NoListener,
         Self::Drained,
@@ -99,6 +101,7 @@ impl Counter {
         Self::NodeForged,
         Self::LearntSnat,
         Self::NodeHidden,
+        Self::HeadersLost,
     ];
 
     /// Its name in `truepeer status` and, between `truepeer_` and `_total`, in the metrics.
@@ -133,6 +136,7 @@ impl Counter {
             Self::NodeForged => "node_forged",
             Self::LearntSnat => "learnt_snat",
             Self::NodeHidden => "node_hidden",
+            Self::HeadersLost => "headers_lost",
         }
     }
 
@@ -151,7 +155,7 @@ impl Counter {
             }
             Self::Closed => "Connections with an origin that have ended",
             Self::EventsLost => {
-                "Closed connections that the access log missed because the ring buffer was full"
+                "Closed or refused connections that the access log missed because the ring buffer was full"
             }
             Self::LearntBind => "Origins learnt from a trusted proxy's bind",
             Self::RevealInexpressible => {
@@ -187,6 +191,9 @@ impl Counter {
             Self::LearntSnat => "Origins learnt before the node's own NAT",
             Self::NodeHidden => {
                 "SYNs dropped before the node's own NAT because they came in fragments or behind extension headers"
+            }
+            Self::HeadersLost => {
+                "Unwrapped connections whose PROXY header's details are unknown because the ring buffer was full"
             }
         }
     }

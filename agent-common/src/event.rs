@@ -1,6 +1,6 @@
 //! What the data path tells the agent.
 
-use crate::Origin;
+use crate::{Origin, proxy::block};
 
 /// A connection with an origin has ended, or a connection was refused: one record of the `EVENTS` ring
 /// buffer.
@@ -27,4 +27,18 @@ pub struct Closed {
     pub policy: u32,
 }
 
+/// A PROXY header that was taken off and says more than addresses: one record of the `HEADERS` ring buffer, as
+/// far as the header has bytes.
+///
+/// Layout (2,056 bytes): number 0..8, bytes 8..2056.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Header {
+    /// Which one it is. No other has the same; later ones have higher numbers.
+    pub number: u64,
+    /// The header as it came; what follows it says nothing.
+    pub bytes: [u8; block::ROOM],
+}
+
+const _: () = assert!(core::mem::offset_of!(Header, bytes) == 8);
 const _: () = assert!(size_of::<Closed>() == 184 && core::mem::offset_of!(Closed, cookie) == 144);

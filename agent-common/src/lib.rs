@@ -8,6 +8,7 @@
 #![no_std]
 
 pub mod address;
+pub mod affinity;
 pub mod counter;
 pub mod event;
 pub mod guard;

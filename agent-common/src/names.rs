@@ -10,6 +10,8 @@ pub mod map {
     pub const COUNTERS: &str = "COUNTERS";
     /// Ring buffer of [`crate::Closed`].
     pub const EVENTS: &str = "EVENTS";
+    /// Ring buffer of [`crate::event::Header`].
+    pub const HEADERS: &str = "HEADERS";
     /// Socket storage of [`crate::Listener`].
     pub const LISTENERS: &str = "LISTENERS";
     /// Sockhash: [`crate::ListenerKey`] to a listening socket.
@@ -50,7 +52,9 @@ pub mod map {
     /// Hash: [`crate::Connection`] to the difference between the server's and the sender's sequence
     /// numbers (`i32`), while the server's socket lives.
     pub const TRANSLATED: &str = "TRANSLATED";
-    /// LRU hash: the same when the socket has gone.
+    /// Array of one number (`u64`): at least how many connections are translated.
+    pub const TRANSLATING: &str = "TRANSLATING";
+    /// LRU hash: what `TRANSLATED` said when the socket has gone.
     pub const LINGERING: &str = "LINGERING";
     /// Hash: port (`u32`) to [`crate::guard::Policy`].
     pub const POLICIES: &str = "POLICIES";
@@ -61,11 +65,12 @@ pub mod map {
     /// LRU hash: [`crate::Syn`] that a policy refused to nothing.
     pub const REFUSED: &str = "REFUSED";
     /// Every map that is pinned.
-    pub const ALL: [&str; 28] = [
+    pub const ALL: [&str; 30] = [
         ORIGINS,
         NAMESPACES,
         COUNTERS,
         EVENTS,
+        HEADERS,
         LISTENERS,
         PROXIES,
         ADOPT,
@@ -85,6 +90,7 @@ pub mod map {
         UNWRAPPING,
         LENGTHS,
         TRANSLATED,
+        TRANSLATING,
         LINGERING,
         POLICIES,
         PREFIXES,
@@ -133,6 +139,9 @@ pub mod program {
 
 /// Global of the object: cookie of the namespace that this instance of the programs serves.
 pub const NETNS: &str = "NETNS";
+
+/// Global of the object: not zero if processes are to be noted.
+pub const PROCESSES: &str = "PROCESSES";
 
 /// Version of every type in this crate that lives in a pinned map. Pins of another version are
 /// replaced, never read.

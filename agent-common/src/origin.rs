@@ -68,7 +68,8 @@ pub struct Process {
 /// The origin of one socket: value of the `ORIGINS` map, whose key is the socket cookie (`u64`).
 ///
 /// Layout (144 bytes): since 0..8, netns 8..16, process 16..48, client 48..68, original_dst 68..88,
-/// local 88..108, remote 108..128, rule 128..132, evidence 132, fins 133, padding 134..144.
+/// local 88..108, remote 108..128, rule 128..132, evidence 132, fins 133, padding 134..136,
+/// header 136..144.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Origin {
@@ -93,7 +94,10 @@ pub struct Origin {
     /// Which FINs the byte counts include: [`Origin::FIN_RECEIVED`], [`Origin::FIN_ACKED`].
     pub fins: u8,
     /// Always zero.
-    pub padding: [u8; 10],
+    pub padding: [u8; 2],
+    /// Number of the PROXY header that says more of the connection ([`crate::event::Header`]); 0: none, or
+    /// the agent's relay read it.
+    pub header: u64,
 }
 
 impl Origin {
@@ -125,6 +129,7 @@ const _: () = {
     assert!(offset_of!(Origin, remote) == 108);
     assert!(offset_of!(Origin, rule) == 128);
     assert!(offset_of!(Origin, evidence) == 132);
+    assert!(offset_of!(Origin, header) == 136);
 };
 
 #[cfg(test)]

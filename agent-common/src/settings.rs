@@ -28,7 +28,8 @@ impl Mark {
 
 /// Packets of these ports are steered to a local proxy.
 ///
-/// Layout (16 bytes): ifindex 0..4, rule 4..8, first 8..10, last 10..12, to 12..14, flags 14..16.
+/// Layout (16 bytes): ifindex 0..4, rule 4..8, first 8..10, last 10..12, to 12..14, flags 14,
+/// further 15.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Range {
@@ -44,21 +45,24 @@ pub struct Range {
     /// Port of the proxy's listener, host byte order.
     pub to: u16,
     /// [`Range::GATEWAY`], [`Range::ANSWERS`] or 0.
-    pub flags: u16,
+    pub flags: u8,
+    /// So many of the ports after `to` are those of further listeners. Fewer than
+    /// [`crate::affinity::MAX_LISTENERS`].
+    pub further: u8,
 }
 
 impl Range {
     /// The steer serves addresses that are not this host's: its packets are marked, so that the
     /// routing rules of the steered interface deliver them here.
-    pub const GATEWAY: u16 = 1;
+    pub const GATEWAY: u8 = 1;
     /// Not ports of a proxy but the other side of a gateway: packets for the proxy's spoofed sockets
     /// come in here.
-    pub const ANSWERS: u16 = 2;
+    pub const ANSWERS: u8 = 2;
 
     /// Whether there is anything in it: a proxy's port, or a flag.
     #[inline(always)]
     pub const fn is_used(&self) -> bool {
-        self.to | self.flags != 0
+        self.to | self.flags as u16 != 0
     }
 
     /// Whether it belongs to a steer for this host's own addresses, with the proxy beside the
@@ -89,20 +93,32 @@ impl Range {
     /// Whether a connection to `port` that the proxy on port `to` accepted came by this range.
     #[inline(always)]
     pub const fn brought(&self, to: u32, port: u16) -> bool {
-        self.mismatch(self.ifindex, port) | (self.to as u32 ^ to) as i64 == 0
+        self.mismatch(self.ifindex, port) | self.beside_listeners(to as i64) >> 63 == 0
+    }
+
+    /// Whether `port` (host byte order) is that of one of the proxy's listeners.
+    #[inline(always)]
+    pub const fn is_proxys(&self, port: u32) -> bool {
+        self.beside_listeners(port as i64) >= 0
+    }
+
+    /// Negative, unless `port` is that of one of the proxy's listeners.
+    #[inline(always)]
+    const fn beside_listeners(&self, port: i64) -> i64 {
+        let first = self.to as i64;
+        (port - first) | (first + self.further as i64 - port)
     }
 
     /// Zero if a packet is to be steered. Without a branch: the kernel's verifier follows each branch
     /// of a loop, and what it forgets on the way makes it follow some many times.
     #[inline(always)]
     const fn mismatch(&self, ifindex: u32, port: u16) -> i64 {
-        let (first, last, to) = (self.first as i64, self.last as i64, self.to as i64);
+        let (first, last) = (self.first as i64, self.last as i64);
         let port = port as i64;
-        let outside = ((port - first) | (last - port)) >> 63;
-        let proxy = ((port ^ to) - 1) >> 63;
+        let outside = (port - first) | (last - port) | !self.beside_listeners(port);
         let elsewhere = (self.ifindex ^ ifindex) as i64;
         let answers = (self.flags & Self::ANSWERS) as i64;
-        outside | proxy | elsewhere | answers
+        outside >> 63 | elsewhere | answers
     }
 }
 
@@ -200,7 +216,8 @@ pub struct Connection {
 /// What a trusted hop says about its client: value of the `CLAIMS` socket storage, for a local proxy's
 /// socket, and of the `HANDOVERS` map.
 ///
-/// Layout (48 bytes): client 0..20, original_dst 20..40, rule 40..44, evidence 44, padding 45..48.
+/// Layout (56 bytes): client 0..20, original_dst 20..40, rule 40..44, evidence 44, padding 45..48,
+/// header 48..56.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Claim {
@@ -215,6 +232,8 @@ pub struct Claim {
     pub evidence: u8,
     /// Always zero.
     pub padding: [u8; 3],
+    /// Number of the PROXY header that says more of the connection; 0: none.
+    pub header: u64,
 }
 
 /// Key of the `HANDOVERS` map: a SYN that carries a claim, from a trusted proxy on this host or with
@@ -234,7 +253,7 @@ pub struct Syn {
 
 const _: () = {
     use core::mem::offset_of;
-    assert!(size_of::<Claim>() == 48 && size_of::<Syn>() == 44);
+    assert!(size_of::<Claim>() == 56 && size_of::<Syn>() == 44);
     assert!(size_of::<Connection>() == 48);
     assert!(size_of::<Mark>() == 8);
     assert!(size_of::<Range>() == 16);
@@ -274,6 +293,24 @@ mod tests {
         assert!(!range.steers(3, 8000));
         assert!(range.brought(15006, 8000) && !range.brought(15007, 8000));
         assert!(!range.brought(15006, 15006));
+    }
+
+    #[test]
+    fn a_range_with_several_listeners_leaves_out_all_of_them() {
+        let range = Range {
+            first: 8000,
+            last: 8010,
+            to: 8004,
+            further: 3,
+            ..Range::default()
+        };
+        for port in 8004..=8007 {
+            assert!(!range.steers(0, port) && range.is_proxys(port.into()));
+            assert!(range.brought(port.into(), 8003) && range.brought(port.into(), 8008));
+        }
+        assert!(range.steers(0, 8003) && range.steers(0, 8008));
+        assert!(!range.is_proxys(8003) && !range.is_proxys(8008));
+        assert!(!range.brought(8008, 8003));
     }
 
     #[test]

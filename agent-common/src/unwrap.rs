@@ -38,16 +38,18 @@ impl Versions {
 
 /// A connection whose server has not established it yet: value of the `UNWRAPPING` map.
 ///
-/// Layout (8 bytes): isn 0..4, shift 4..6, is_read 6..8.
+/// Layout (12 bytes): isn 0..4, rule 4..8, shift 8..10, padding 10..12.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Handshake {
     /// The sender's initial sequence number, host byte order.
     pub isn: u32,
+    /// [`crate::origin::rule_id`] of the rule that trusts the sender.
+    pub rule: u32,
     /// By how much the server takes it to be more: the expected length of the header.
     pub shift: u16,
-    /// Not zero once the header has been read.
-    pub is_read: u16,
+    /// Always zero.
+    pub padding: u16,
 }
 
 impl Handshake {
@@ -84,7 +86,7 @@ pub enum Refusal {
     NoHeader = 2,
     /// It begins with what is no valid header.
     Invalid = 3,
-    /// The header did not come in one segment.
+    /// The header did not come in one segment, or is longer than one on Ethernet.
     Split = 4,
     /// There was no room to remember the connection.
     Full = 5,
@@ -133,5 +135,5 @@ impl From<proxy::Reason> for Refusal {
 
 const _: () = {
     assert!(size_of::<UnwrapPort>() == 16 && size_of::<Versions>() == 4);
-    assert!(size_of::<Handshake>() == 8 && size_of::<Habit>() == 28);
+    assert!(size_of::<Handshake>() == 12 && size_of::<Habit>() == 28);
 };

@@ -2,7 +2,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use agent_common::proxy::{Endpoints, Parsed, Peer, Reason, Tlv, kind, line, parse, write};
+use agent_common::proxy::{
+    Endpoints, Parsed, Peer, Reason, Tlv, block, kind, line, parse, v2, write,
+};
 use proptest::{collection::vec, prelude::*};
 use proxy_header::{ParseConfig, Protocol, ProxyHeader};
 
@@ -101,6 +103,39 @@ fn is_the_same_line(bytes: &[u8]) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// Asserts that what a whole header of version 2 has behind the addresses is for the kernel what it is for the
+/// parser.
+fn is_the_same_block(bytes: &[u8]) -> Result<(), TestCaseError> {
+    let Some(Ok(prefix)) = bytes.first_chunk().map(v2::Prefix::read) else {
+        return Ok(());
+    };
+    let start = v2::PREFIX + prefix.family.len();
+    let Some(header) = bytes.get(..prefix.len()) else {
+        return Ok(());
+    };
+    if header.len() > block::MAX {
+        return Ok(());
+    }
+    let mut room = [0xaa; block::ROOM];
+    room[..header.len()].copy_from_slice(header);
+    let is_free = prefix.is_local || prefix.family.is_empty();
+    let checked = block::check(&mut room, start, header.len(), is_free, 0);
+    prop_assert_eq!(&room[..header.len()], header);
+    match parse(header) {
+        Parsed::Header(header) => {
+            let is_told = |tlv: Tlv<'_>| tlv.kind != kind::CRC32C && tlv.kind != kind::NOOP;
+            prop_assert_eq!(checked, Ok({ header.tlvs }.any(is_told)));
+        }
+        Parsed::Error(reason @ (Reason::Tlv | Reason::Checksum)) => {
+            prop_assert_eq!(checked, Err(reason));
+        }
+        // Found before the TLVs are looked at.
+        Parsed::Error(_) => {}
+        Parsed::Incomplete(_) => prop_assert!(false, "it was whole"),
+    }
+    Ok(())
+}
+
 fn address() -> impl Strategy<Value = IpAddr> {
     let v4 = any::<[u8; 4]>().prop_map(IpAddr::from);
     let v6 = any::<[u8; 16]>().prop_map(IpAddr::from);
@@ -144,6 +179,31 @@ fn written(peer: &Peer, tlvs: &[(u8, Vec<u8>)], with_checksum: bool) -> Vec<u8> 
     let mut out = Vec::new();
     write::v2(peer, tlvs, with_checksum, &mut out).unwrap();
     out
+}
+
+/// Something that looks like what a header has behind the addresses, with the types whose values are checked,
+/// TLVs within TLVs, and now and then a byte too many.
+fn block() -> impl Strategy<Value = Vec<u8>> {
+    let kind = || {
+        prop::sample::select(vec![
+            kind::CRC32C,
+            kind::NOOP,
+            kind::UNIQUE_ID,
+            kind::SSL,
+            0xea,
+        ])
+    };
+    let value = || prop_oneof![vec(any::<u8>(), 0..9), vec(any::<u8>(), 120..136)];
+    let tlv = |(kind, value): (u8, Vec<u8>)| {
+        let length = (value.len() as u16).to_be_bytes();
+        [&[kind, length[0], length[1]], &value[..]].concat()
+    };
+    let inner = vec((kind(), value()).prop_map(tlv), 0..4).prop_map(|tlvs| tlvs.concat());
+    let ssl =
+        inner.prop_map(move |inner| tlv((kind::SSL, [&[1, 0, 0, 0, 0], &inner[..]].concat())));
+    let any_tlv = prop_oneof![(kind(), value()).prop_map(tlv), ssl];
+    (vec(any_tlv, 0..6), prop_oneof![4 => Just(0), 1 => Just(1)])
+        .prop_map(|(tlvs, more)| [tlvs.concat(), vec![0; more]].concat())
 }
 
 /// Something that looks like a line of version 1.
@@ -194,7 +254,19 @@ proptest! {
         let read: Vec<_> = header.tlvs.map(|tlv| (tlv.kind, tlv.value.to_vec())).collect();
         prop_assert_eq!(&read[..tlvs.len()], &tlvs[..]);
         prop_assert_eq!(read.len(), tlvs.len() + usize::from(with_checksum));
+        is_the_same_block(&bytes)?;
         agrees(&bytes)?;
+    }
+
+    #[test]
+    fn a_block_is_judged_by_the_kernel_as_by_the_parser(
+        peer in peer(), block in block(), with_checksum: bool
+    ) {
+        let mut bytes = written(&peer, &[], with_checksum);
+        let length = bytes.len() - 16 + block.len();
+        bytes[14..16].copy_from_slice(&(length as u16).to_be_bytes());
+        bytes.extend(block);
+        is_the_same_block(&bytes)?;
     }
 
     /// Who reads as many bytes as are wanted never takes one of the payload.
@@ -224,6 +296,7 @@ proptest! {
             let at = at.index(end);
             bytes[at] = byte;
         }
+        is_the_same_block(&bytes)?;
         agrees(&bytes)?;
     }
 
@@ -236,6 +309,7 @@ proptest! {
     #[test]
     fn any_bytes_are_judged_as_the_oracle_does(bytes in vec(any::<u8>(), 0..600), start in 0..3) {
         let start = [&b"PROXY "[..], b"\r\n\r\n\0\r\nQUIT\n", b""][start as usize];
+        is_the_same_block(&[start, &bytes].concat())?;
         agrees(&[start, &bytes].concat())?;
     }
 }

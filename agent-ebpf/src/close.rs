@@ -23,6 +23,8 @@ use crate::{
 
 /// Bytes of events at which the agent is woken: a quarter of the ring.
 const MUCH: u64 = 1 << 20;
+/// Half of the ring.
+const HALF: u64 = 2 << 20;
 /// TCP states (`enum` of include/net/tcp_states.h, UAPI by `BPF_TCP_*`).
 const TCP_FIN_WAIT1: u32 = 4;
 const TCP_FIN_WAIT2: u32 = 5;
@@ -94,6 +96,20 @@ fn closed(ctx: &SockOpsContext) {
     }
     if ORIGINS.remove(cookie).is_ok() {
         count(Counter::Closed);
+    }
+}
+
+/// Tells that a connection was refused. Only while half of the ring is free: a flood of them must leave room
+/// for connections that end.
+#[inline(always)]
+pub(crate) fn tell_refused(refused: Closed) {
+    let is_room = EVENTS.query(BPF_RB_AVAIL_DATA.into()) < HALF;
+    match is_room.then(|| EVENTS.reserve::<Closed>(0)).flatten() {
+        Some(mut event) => {
+            event.write(refused);
+            event.submit(wakeup());
+        }
+        None => count(Counter::EventsLost),
     }
 }
 

@@ -4,7 +4,7 @@
 //! only later, by the PROXY header. What was admitted is left alone.
 
 use agent_common::{
-    Address, Claim, Closed, Counter, Endpoint, Evidence, Origin, Syn,
+    Address, Claim, Closed, Endpoint, Evidence, Origin, Syn,
     guard::{Policy, Prefix, Verdict},
     options::HEADER_ROOM,
     toa::{Kinds, Toa, find},
@@ -22,8 +22,8 @@ use network_types::{
 };
 
 use crate::{
-    counters::count,
-    maps::{CLAIMS, EVENTS, HANDOVERS, POLICIES, PREFIXES, REFUSED, TALLIES},
+    close,
+    maps::{CLAIMS, HANDOVERS, POLICIES, PREFIXES, REFUSED, TALLIES},
     packet::{ACK, SYN, TCP, behind_extensions},
     socket::TCP_LISTEN,
     toa,
@@ -83,12 +83,9 @@ fn tally(rule: u32, verdict: Verdict) {
 
 #[inline(always)]
 fn log(claim: &Claim, source: &Endpoint, destination: &Endpoint, policy: u32) {
-    let Some(mut event) = EVENTS.reserve::<Closed>(0) else {
-        return count(Counter::EventsLost);
-    };
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_boot_ns() };
-    event.write(Closed {
+    close::tell_refused(Closed {
         origin: Origin {
             since: now,
             client: claim.client,
@@ -104,7 +101,6 @@ fn log(claim: &Claim, source: &Endpoint, destination: &Endpoint, policy: u32) {
         policy,
         ..Closed::default()
     });
-    event.submit(0);
 }
 
 /// One packet on its way to a socket; the answer for it.

@@ -16,7 +16,7 @@ use crate::{
     counters::count,
     maps::{ADOPT, CLAIMS, HANDOVERS, LISTENERS, ORIGINS, OWN, PROXIES},
     sockops::{self, local, namespace, remote},
-    toa, unwrap,
+    toa,
 };
 
 const WIRE: u8 = Evidence::Wire as u8;
@@ -41,10 +41,7 @@ pub(crate) fn listen(ctx: &SockOpsContext) {
         return;
     };
     let port = ctx.local_port();
-    if namespace
-        .find(|range| u32::from(range.to) == port)
-        .is_none()
-    {
+    if namespace.find(|range| range.is_proxys(port)).is_none() {
         return;
     }
     if let Some(sk) = sockops::socket(ctx) {
@@ -103,14 +100,22 @@ pub(crate) fn accepted(ctx: &SockOpsContext) {
     let (local, remote) = (local(ctx), remote(ctx));
     if let Some(claim) = handed_over(ctx, local, remote) {
         let client = carry::named_by(&claim, remote.port);
-        let is_written = write(ctx, claim.evidence, client, local, remote, claim.rule);
-        if claim.original_dst.port != 0 {
-            name_destination(sockops::cookie(ctx), claim.original_dst);
-        }
-        if claim.evidence == PROXY {
-            unwrap::accepted(ctx);
-        }
-        if is_written {
+        // All zero where nobody said.
+        let original_dst = match claim.original_dst.port {
+            0 => local,
+            _ => claim.original_dst,
+        };
+        let origin = Origin {
+            client,
+            original_dst,
+            local,
+            remote,
+            rule: claim.rule,
+            evidence: claim.evidence,
+            header: claim.header,
+            ..Origin::default()
+        };
+        if write(ctx, origin) {
             count(match claim.evidence {
                 PROXY => Counter::LearntProxy,
                 XFF => Counter::LearntXff,
@@ -137,11 +142,15 @@ pub(crate) fn accepted(ctx: &SockOpsContext) {
     if !is_known
         || !write(
             ctx,
-            Evidence::Wire as u8,
-            remote,
-            local,
-            remote,
-            namespace.spoofed_rule,
+            Origin {
+                client: remote,
+                original_dst: local,
+                local,
+                remote,
+                rule: namespace.spoofed_rule,
+                evidence: WIRE,
+                ..Origin::default()
+            },
         )
     {
         return;
@@ -165,27 +174,17 @@ fn handed_over(ctx: &SockOpsContext, local: Endpoint, remote: Endpoint) -> Optio
     (claim.evidence != 0).then_some(claim)
 }
 
-/// Writes an origin for the socket, and has its end told. `false`: there was no room.
+/// Writes an origin for the socket, with time and namespace, and has its end told. `false`: there was no
+/// room.
 #[inline(always)]
-fn write(
-    ctx: &SockOpsContext,
-    evidence: u8,
-    client: Endpoint,
-    local: Endpoint,
-    remote: Endpoint,
-    rule: u32,
-) -> bool {
+fn write(ctx: &SockOpsContext, origin: Origin) -> bool {
+    // Of interest even without an origin: what else is known of the socket goes with it.
+    sockops::call_for(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
     let origin = Origin {
         // SAFETY: a helper without arguments.
         since: unsafe { bpf_ktime_get_boot_ns() },
         netns: sockops::netns(ctx),
-        client,
-        original_dst: local,
-        local,
-        remote,
-        rule,
-        evidence,
-        ..Origin::default()
+        ..origin
     };
     if ORIGINS
         .insert(sockops::cookie(ctx), origin, BPF_NOEXIST.into())
@@ -194,21 +193,11 @@ fn write(
         count(Counter::OriginsFull);
         debug!(
             ctx,
-            "the map of origins is full: a connection to port {} is unknown", local.port
+            "the map of origins is full: a connection to port {} is unknown", origin.local.port
         );
         return false;
     }
-    sockops::call_for(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
     true
-}
-
-/// Notes where the client wanted to go, other than the socket's own end.
-#[inline(always)]
-fn name_destination(cookie: u64, original_dst: Endpoint) {
-    if let Some(origin) = ORIGINS.get_ptr_mut(cookie) {
-        // SAFETY: the entry is this socket's, which no other program sees before `accept()`.
-        unsafe { (*origin).original_dst = original_dst };
-    }
 }
 
 /// Notes which steer brought a connection to the proxy, or to the application by way of the proxy. Last,

@@ -4,8 +4,10 @@
 //! helpers are used: no kernel structure's fields, so the object needs no relocation.
 
 #![no_std]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 #![no_main]
 
+mod affinity;
 mod bind;
 mod carry;
 mod close;

@@ -28,6 +28,10 @@ use aya_ebpf::{
 #[unsafe(no_mangle)]
 pub(crate) static NETNS: Global<u64> = Global::new(0);
 
+/// Not zero if somebody wants to know which processes have connections: the access log.
+#[unsafe(no_mangle)]
+pub(crate) static PROCESSES: Global<u8> = Global::new(1);
+
 /// Socket cookie to origin. Allocated on demand and never evicted. The agent sets the size.
 #[map]
 pub(crate) static ORIGINS: HashMap<u64, Origin> =
@@ -46,6 +50,10 @@ pub(crate) static COUNTERS: PerCpuArray<u64> =
 /// Closed connections, for the access log.
 #[map]
 pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
+
+/// PROXY headers that say more than addresses, for people and logs.
+#[map]
+pub(crate) static HEADERS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 
 /// Listening sockets of the proxies, for `sk_lookup`.
 #[map]
@@ -127,7 +135,12 @@ pub(crate) static LENGTHS: LruHashMap<Habit, u32> = LruHashMap::with_max_entries
 pub(crate) static TRANSLATED: HashMap<Connection, i32> =
     HashMap::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
 
-/// The same for connections whose socket has gone (TIME_WAIT).
+/// At least how many entries `TRANSLATED` has (the agent removes some and counts none): while there are none,
+/// none is looked for.
+#[map]
+pub(crate) static TRANSLATING: Array<u64> = Array::with_max_entries(1, 0);
+
+/// What `TRANSLATED` said of connections whose socket has gone (TIME_WAIT).
 #[map]
 pub(crate) static LINGERING: LruHashMap<Connection, i32> = LruHashMap::with_max_entries(1 << 13, 0);
 

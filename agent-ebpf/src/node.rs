@@ -47,7 +47,7 @@ const MORE_FRAGMENTS: u16 = 0x2000;
 const FRAGMENT_OFFSET: u16 = 0x1fff;
 
 #[map]
-static HEADERS: PerCpuArray<Headers> = PerCpuArray::with_max_entries(1, 0);
+static TCP_HEADERS: PerCpuArray<Headers> = PerCpuArray::with_max_entries(1, 0);
 
 /// A TCP header as it came in and as it goes on, zeros behind. They would take too much of the stack.
 #[repr(C, align(8))]
@@ -86,7 +86,7 @@ pub(crate) fn packet(ctx: &TcContext) -> i32 {
         count(Counter::NodeHidden);
         return TCX_DROP;
     };
-    if !segment.opens {
+    if !segment.opens() {
         return TCX_NEXT;
     }
     let Some(node) = node(ctx, segment.port) else {
@@ -189,7 +189,7 @@ impl Syn {
 
     #[inline(always)]
     fn passes(&self, ctx: &TcContext, node: &Node, kinds: &Kinds) -> i32 {
-        let Some(headers) = HEADERS.get_ptr_mut(0) else {
+        let Some(headers) = TCP_HEADERS.get_ptr_mut(0) else {
             return TCX_NEXT;
         };
         // SAFETY: a slot of this CPU, on which one packet at a time arrives.

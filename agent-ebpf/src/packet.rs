@@ -43,10 +43,8 @@ pub(crate) struct Segment {
     pub(crate) v6: bool,
     /// Destination port in host byte order.
     pub(crate) port: u16,
-    /// SYN without ACK: the first segment of a connection.
-    pub(crate) opens: bool,
-    /// ACK without SYN and RST: may be a SYN cookie's.
-    pub(crate) acknowledges: bool,
+    /// [`FIN`], [`SYN`], [`RST`], [`ACK`] and others.
+    flags: u8,
     /// Where the TCP header begins, in bytes from the packet's start.
     pub(crate) offset: usize,
     /// Length of the TCP segment by the IP header; 0: too long for it (BIG TCP).
@@ -94,6 +92,18 @@ impl Segment {
             length: usize::from(bytes[12] >> 4) * 4,
             flags: bytes[13],
         }
+    }
+
+    /// SYN without ACK: the first segment of a connection.
+    #[inline(always)]
+    pub(crate) fn opens(&self) -> bool {
+        self.flags & (SYN | ACK) == SYN
+    }
+
+    /// ACK without SYN and RST: may be a SYN cookie's.
+    #[inline(always)]
+    pub(crate) fn acknowledges(&self) -> bool {
+        self.flags & (ACK | SYN | RST) == ACK
     }
 
     /// Where it comes from.
@@ -239,15 +249,15 @@ fn segment(
 ) -> Segment {
     // SAFETY: the callers checked the bounds of the TCP header.
     let header = unsafe { &*tcp };
-    let (syn, ack, rst) = (header.syn() != 0, header.ack() != 0, header.rst() != 0);
+    // SAFETY: as above.
+    let bytes = unsafe { &*tcp.cast::<[u8; TcpHdr::LEN]>() };
     Segment {
         tuple: bpf_sock_tuple {
             __bindgen_anon_1: tuple,
         },
         v6,
         port: u16::from_be_bytes(header.dest),
-        opens: syn && !ack,
-        acknowledges: ack && !syn && !rst,
+        flags: bytes[13],
         offset: 0,
         length: 0,
         ip,

@@ -12,7 +12,7 @@ use aya_ebpf::{
 use crate::{
     close,
     counters::count,
-    maps::{LISTENERS, ORIGINS},
+    maps::{LISTENERS, ORIGINS, PROCESSES},
     sockaddr::{SockAddr4, SockAddr6},
 };
 
@@ -60,7 +60,7 @@ fn origin(ctx: &SockAddrContext) -> Option<&'static Origin> {
     let origin = ORIGINS.get_ptr_mut(cookie)?;
     // SAFETY: the entry is this socket's; what is read here is not changed while the socket lives.
     let known = unsafe { &*origin };
-    if known.process.pid == 0 {
+    if PROCESSES.load() != 0 && known.process.pid == 0 {
         close::note_process(origin);
     }
     (known.client != known.remote).then_some(known)

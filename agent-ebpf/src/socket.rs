@@ -25,6 +25,8 @@ pub(crate) const TCP_TIME_WAIT: u32 = 6;
 pub(crate) const TCP_LISTEN: u32 = 10;
 /// A handshake that the other end has not completed.
 pub(crate) const TCP_NEW_SYN_RECV: u32 = 12;
+/// Those from ESTABLISHED on, a bit each: FIN_WAIT1 and 2, CLOSE_WAIT, LAST_ACK, CLOSING.
+pub(crate) const LIVE: u32 = 1 << 1 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
 /// The namespace of the packet's device (`BPF_F_CURRENT_NETNS`, -1).
 const CURRENT_NETNS: u64 = u64::MAX;
 

@@ -18,6 +18,7 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 
 use crate::{
+    affinity,
     counters::count,
     maps::{NAMESPACES, NETNS, OWN, PROXIES},
     packet::{self, Segment},
@@ -45,15 +46,10 @@ pub(crate) fn packet(ctx: &TcContext) {
         return;
     };
     let found = Socket::lookup(ctx, &segment.tuple, segment.tuple_size());
+    let mut reopens = false;
     if let Some(sk) = found {
-        let reopens = segment.opens && sk.state() == TCP_TIME_WAIT;
-        if reopens {
-            if range.flags & Range::ANSWERS == 0 {
-                connect(ctx, &segment, namespace, &range, true);
-            }
-            return;
-        }
-        if !sk.listens() {
+        reopens = segment.opens() && sk.state() == TCP_TIME_WAIT;
+        if !reopens && !sk.listens() {
             if sk.assign(ctx) {
                 mark(ctx, namespace, &range);
             }
@@ -61,7 +57,7 @@ pub(crate) fn packet(ctx: &TcContext) {
         }
     }
     if range.flags & Range::ANSWERS == 0 {
-        connect(ctx, &segment, namespace, &range, false);
+        connect(ctx, &segment, namespace, &range, reopens);
     }
 }
 
@@ -74,35 +70,39 @@ fn connect(
     range: &Range,
     reopens: bool,
 ) {
-    if !segment.opens && !segment.acknowledges {
+    if !segment.opens() && !segment.acknowledges() {
         return;
     }
-    if namespace.draining != 0 && segment.opens {
+    let family = if segment.v6 { AF_INET6 } else { AF_INET };
+    let client = segment.source().address;
+    let to = affinity::port(range, NETNS.load(), family, &client);
+    if namespace.draining != 0 && segment.opens() {
         count(Counter::Drained);
         return;
     }
     // An assigned socket makes the kernel drop what it would forward.
-    if range.is_sidecar() && !is_local(ctx, segment, range.ifindex) {
+    let (from, to) = (segment.source().address, segment.destination().address);
+    if range.is_sidecar() && !is_local(ctx, from, to) {
         return;
     }
-    let Some(listener) = find_listener(ctx, segment, range.to) else {
-        if segment.opens {
+    let Some(listener) = find_listener(ctx, segment, to) else {
+        if segment.opens() {
             count(Counter::NoListener);
             debug!(
                 ctx,
-                "no listener on port {}: a connection to port {} passes", range.to, segment.port
+                "no listener on port {}: a connection to port {} passes", to, segment.port
             );
         }
         return;
     };
-    if !segment.opens && !listener.sent_cookie(segment) {
+    if !segment.opens() && !listener.sent_cookie(segment) {
         return;
     }
     // Where the client uses a port again that an old connection still has (TIME_WAIT), the kernel alone
     // can put an end to that: it does, and then asks `lookup` for the listener.
     if reopens || listener.assign(ctx) {
         mark(ctx, namespace, range);
-        if segment.opens {
+        if segment.opens() {
             count(Counter::Steered);
         }
     }
@@ -171,24 +171,20 @@ fn set_loopback(tuple: &mut bpf_sock_tuple, v6: bool) {
 
 /// Whether the kernel would deliver the packet to this host: it says that it will not forward it.
 #[inline(always)]
-pub(crate) fn is_local(ctx: &TcContext, segment: &Segment, ifindex: u32) -> bool {
+pub(crate) fn is_local(ctx: &TcContext, from: Address, to: Address) -> bool {
     // SAFETY: all-zero is a valid value of this plain C structure.
     let mut params: FibParams = unsafe { core::mem::zeroed() };
     params.l4_protocol = IPPROTO_TCP as u8;
-    params.ifindex = ifindex;
-    // SAFETY: the variant that the packet's family says.
-    unsafe {
-        if segment.v6 {
-            let tuple = segment.tuple.__bindgen_anon_1.ipv6;
-            params.family = AF_INET6 as u8;
-            params.__bindgen_anon_3.ipv6_src = tuple.saddr;
-            params.__bindgen_anon_4.ipv6_dst = tuple.daddr;
-        } else {
-            let tuple = segment.tuple.__bindgen_anon_1.ipv4;
-            params.family = AF_INET as u8;
-            params.__bindgen_anon_3.ipv4_src = tuple.saddr;
-            params.__bindgen_anon_4.ipv4_dst = tuple.daddr;
-        }
+    // SAFETY: the context is valid while the program runs.
+    params.ifindex = unsafe { (*ctx.skb.skb).ifindex };
+    if to.is_v4() {
+        params.family = AF_INET as u8;
+        params.__bindgen_anon_3.ipv4_src = from.0[3];
+        params.__bindgen_anon_4.ipv4_dst = to.0[3];
+    } else {
+        params.family = AF_INET6 as u8;
+        params.__bindgen_anon_3.ipv6_src = from.0;
+        params.__bindgen_anon_4.ipv6_dst = to.0;
     }
     // SAFETY: the parameters live on the stack and have the size that is passed.
     let answer = unsafe {
@@ -232,8 +228,9 @@ pub(crate) fn lookup(ctx: &SkLookupContext) {
     // What this host itself connects to is left alone: the proxy's own connections to the application,
     // which must not come back to the proxy. The interface would not tell: a packet to an own address
     // counts as received on the interface that has the address.
+    let connection = connection(ctx, netns, family, port);
     // SAFETY: nobody writes to a value.
-    if unsafe { OWN.get(connection(ctx, netns, family, port)) }.is_some() {
+    if unsafe { OWN.get(connection) }.is_some() {
         return;
     }
     // What comes in by a steered interface was counted there.
@@ -245,9 +242,10 @@ pub(crate) fn lookup(ctx: &SkLookupContext) {
     if namespace.draining != 0 {
         return tally(Counter::Drained);
     }
+    let to = affinity::port(&range, netns, family, &connection.source.address);
     let key = |family| ListenerKey {
         netns,
-        port: range.to.into(),
+        port: to.into(),
         family,
     };
     let chosen = PROXIES.redirect_sk_lookup(ctx, key(family), 0).is_ok()

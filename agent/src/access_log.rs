@@ -2,9 +2,11 @@
 //! request of a relay.
 //!
 //! A thread of its own writes it, so that a full disk or a reader that stands still never holds up
-//! the agent. What cannot be written is counted, and the first failure is told.
+//! the agent. What cannot be written is counted, and the first failure is told. Of refused connections, which
+//! anybody can make many of, no more are written than a [`Rate`] allows; the rest is counted.
 
 mod line;
+mod rate;
 
 use std::{
     fs::{File, OpenOptions},
@@ -13,14 +15,14 @@ use std::{
     path::{Path, PathBuf},
     sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
 use prometheus_client::metrics::counter::Counter;
 use tracing::warn;
 
-use self::line::Lines;
+use self::{line::Lines, rate::Rate};
 use crate::{config::AccessLogTarget, ended::Ended, peers::Names};
 
 /// How many connections can wait to be written.
@@ -32,6 +34,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub struct AccessLog {
     writer: Option<Writer>,
     failures: Counter,
+    /// Of refused connections.
+    rate: Rate,
+    omissions: Counter,
 }
 
 struct Writer {
@@ -46,17 +51,26 @@ enum Message {
 }
 
 impl AccessLog {
-    /// Opens the log. `failures` counts connections that it could not write down.
+    /// Opens the log. `failures` counts connections that it could not write down, `omissions` refused ones
+    /// that it did not.
     ///
     /// # Errors
     ///
     /// When the file cannot be opened.
-    pub fn open(target: &AccessLogTarget, names: Names, failures: Counter) -> Result<Self> {
+    pub fn open(
+        target: &AccessLogTarget,
+        names: Names,
+        failures: Counter,
+        omissions: Counter,
+    ) -> Result<Self> {
+        let rate = Rate::new(Instant::now());
         let (file, path) = match target {
             AccessLogTarget::Off => {
                 return Ok(Self {
                     writer: None,
                     failures,
+                    rate,
+                    omissions,
                 });
             }
             // Past the standard library's buffer, which would flush at each line.
@@ -82,14 +96,17 @@ impl AccessLog {
         Ok(Self {
             writer: Some(Writer { queue, done }),
             failures,
+            rate,
+            omissions,
         })
     }
 
     /// Writes a line for this connection, soon. Never waits.
-    pub fn write(&self, ended: Ended) {
-        if let Some(writer) = &self.writer
-            && writer.queue.try_send(Message::Ended(ended.into())).is_err()
-        {
+    pub fn write(&mut self, ended: Ended) {
+        let Some(writer) = &self.writer else { return };
+        if ended.refused.is_some() && !self.rate.allows(Instant::now()) {
+            self.omissions.inc();
+        } else if writer.queue.try_send(Message::Ended(ended.into())).is_err() {
             self.failures.inc();
         }
     }
@@ -195,8 +212,6 @@ impl Log {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use std::sync::Arc;
 
     use agent_common::{Closed, Process, unwrap::Refusal};
@@ -235,7 +250,7 @@ mod tests {
     fn log(path: &Path) -> (AccessLog, Counter) {
         let failures = Counter::default();
         let target = AccessLogTarget::File(path.into());
-        let log = AccessLog::open(&target, names(), failures.clone()).unwrap();
+        let log = AccessLog::open(&target, names(), failures.clone(), Counter::default()).unwrap();
         (log, failures)
     }
 
@@ -258,7 +273,7 @@ mod tests {
     fn a_line_tells_all_of_a_connection() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
-        let (log, _) = log(&path);
+        let (mut log, _) = log(&path);
         log.write(ended());
         // While the log is open: nothing stays in the buffer when the queue is empty.
         wait_for_lines(&path, 1);
@@ -281,7 +296,7 @@ mod tests {
     fn a_socket_that_no_process_held_has_nulls() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
-        let (log, _) = log(&path);
+        let (mut log, _) = log(&path);
         let mut closed = closed();
         closed.origin.process = Process::default();
         log.write(Ended::new(closed, None));
@@ -296,7 +311,7 @@ mod tests {
     fn what_a_header_says_besides_addresses_is_told() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
-        let (log, _) = log(&path);
+        let (mut log, _) = log(&path);
         let details = Details {
             authority: Some("shop.example".into()),
             ..Details::default()
@@ -313,7 +328,7 @@ mod tests {
     fn a_refused_connection_says_why_and_names_a_client_only_if_it_is_known() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
-        let (log, _) = log(&path);
+        let (mut log, _) = log(&path);
         let mut unknown = closed();
         unknown.origin.evidence = 0;
         unknown.refused = Refusal::NoHeader as u32;
@@ -341,10 +356,31 @@ mod tests {
     }
 
     #[test]
+    fn a_flood_of_refused_ones_hides_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let (mut log, failures) = log(&path);
+        for n in 0..6000 {
+            log.write(Ended {
+                refused: (n % 3 != 0).then_some("denied"),
+                ..ended()
+            });
+        }
+        let omissions = log.omissions.clone();
+        drop(log);
+        let lines = lines(&path);
+        let refused = lines.iter().filter(|l| l.get("refused").is_some()).count();
+        assert_eq!(lines.len() - refused, 2000);
+        assert_eq!(refused as u64 + omissions.get(), 4000);
+        assert!((1000..2000).contains(&refused), "{refused}");
+        assert_eq!(failures.get(), 0);
+    }
+
+    #[test]
     fn a_renamed_file_is_left_for_a_new_one() {
         let dir = tempfile::tempdir().unwrap();
         let (path, old) = (dir.path().join("log"), dir.path().join("log.1"));
-        let (log, failures) = log(&path);
+        let (mut log, failures) = log(&path);
         log.write(ended());
         wait_for_lines(&path, 1);
         std::fs::rename(&path, &old).unwrap();
@@ -358,7 +394,7 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_counted() {
-        let (log, failures) = log(Path::new("/dev/full"));
+        let (mut log, failures) = log(Path::new("/dev/full"));
         for _ in 0..1000 {
             log.write(ended());
         }
@@ -368,7 +404,13 @@ mod tests {
 
     #[test]
     fn off_writes_nothing() {
-        let log = AccessLog::open(&AccessLogTarget::Off, names(), Counter::default()).unwrap();
+        let mut log = AccessLog::open(
+            &AccessLogTarget::Off,
+            names(),
+            Counter::default(),
+            Counter::default(),
+        )
+        .unwrap();
         log.write(ended());
         log.reopen();
     }
@@ -376,7 +418,7 @@ mod tests {
     #[test]
     fn a_file_that_cannot_be_opened_is_an_error() {
         let target = AccessLogTarget::File("/nonexistent/log".into());
-        let error = AccessLog::open(&target, names(), Counter::default()).err();
+        let error = AccessLog::open(&target, names(), Counter::default(), Counter::default()).err();
         let text = format!("{:#}", error.unwrap());
         assert!(text.contains("correct `access_log`"), "{text}");
     }

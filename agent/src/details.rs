@@ -2,11 +2,16 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, OnceLock},
 };
 
-use agent_common::proxy::{Meaning, Ssl, Tlv, Tlvs, kind};
+use agent_common::{
+    Closed,
+    proxy::{Meaning, Parsed, Ssl, Tlv, Tlvs, kind, parse},
+};
 use serde::{Deserialize, Serialize};
+
+use crate::datapath::Headers;
 
 /// Longer values are left out: no host name is longer.
 const LONGEST: usize = 255;
@@ -119,29 +124,79 @@ fn text(value: &[u8]) -> Option<String> {
     })
 }
 
-/// Details of live connections, by the cookies of their sockets.
+/// Details of live connections.
 #[derive(Default)]
-pub struct Kept(Mutex<BTreeMap<u64, Arc<Details>>>);
+pub struct Kept {
+    /// Of those that a relay accepted, by the cookies of their sockets.
+    relayed: Table,
+    /// Of those whose header the data path took off, by the number of the header.
+    unwrapped: Table,
+    headers: OnceLock<Headers>,
+}
 
 impl Kept {
-    /// Keeps them until they are taken.
+    /// Reads the headers that the data path takes off, from now on.
+    pub fn follow(&self, headers: Headers) {
+        // Once in an agent's life.
+        let _ = self.headers.set(headers);
+    }
+
+    /// Keeps those of a relay's connection until they are taken.
     pub fn keep(&self, cookie: u64, details: Details) {
-        let mut kept = self.lock();
-        kept.insert(cookie, Arc::new(details));
-        if kept.len() > CONNECTIONS {
-            // Cookies grow.
-            kept.pop_first();
+        self.relayed.keep(cookie, details);
+    }
+
+    /// Those of the connection whose origin has this number of a header, or whose socket has this cookie.
+    pub fn get(&self, cookie: u64, header: u64) -> Option<Arc<Details>> {
+        if header == 0 {
+            return self.relayed.lock().get(&cookie).cloned();
+        }
+        self.fetch();
+        self.unwrapped.lock().get(&header).cloned()
+    }
+
+    /// Those of a relay's connection that has ended, which are kept no longer.
+    pub fn take(&self, cookie: u64) -> Option<Arc<Details>> {
+        self.relayed.lock().remove(&cookie)
+    }
+
+    /// Likewise of any connection.
+    pub fn take_ended(&self, closed: &Closed) -> Option<Arc<Details>> {
+        match closed.origin.header {
+            0 => self.take(closed.cookie),
+            header => {
+                self.fetch();
+                self.unwrapped.lock().remove(&header)
+            }
         }
     }
 
-    /// Those of one connection.
-    pub fn get(&self, cookie: u64) -> Option<Arc<Details>> {
-        self.lock().get(&cookie).cloned()
+    /// Reads what the data path has told meanwhile.
+    pub fn fetch(&self) {
+        let Some(headers) = self.headers.get() else {
+            return;
+        };
+        headers.read(|number, header| {
+            if let Parsed::Header(header) = parse(header)
+                && let Some(details) = Details::read(header.tlvs)
+            {
+                self.unwrapped.keep(number, details);
+            }
+        });
     }
+}
 
-    /// Those of a connection that has ended, which are kept no longer.
-    pub fn take(&self, cookie: u64) -> Option<Arc<Details>> {
-        self.lock().remove(&cookie)
+#[derive(Default)]
+struct Table(Mutex<BTreeMap<u64, Arc<Details>>>);
+
+impl Table {
+    fn keep(&self, key: u64, details: Details) {
+        let mut kept = self.lock();
+        kept.insert(key, Arc::new(details));
+        if kept.len() > CONNECTIONS {
+            // Cookies and numbers grow.
+            kept.pop_first();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Details>>> {
@@ -219,9 +274,9 @@ mod tests {
         for cookie in 0..=CONNECTIONS as u64 {
             kept.keep(cookie, Details::default());
         }
-        assert_eq!(kept.get(0), None);
+        assert_eq!(kept.get(0, 0), None);
         assert!(kept.take(1).is_some());
         assert_eq!(kept.take(1), None);
-        assert_eq!(kept.lock().len(), CONNECTIONS - 1);
+        assert_eq!(kept.relayed.lock().len(), CONNECTIONS - 1);
     }
 }

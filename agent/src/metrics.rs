@@ -40,6 +40,8 @@ pub struct Metrics {
     pub ready: Arc<AtomicBool>,
     /// Connections that the access log could not write down.
     pub access_log_failures: Counter,
+    /// Refused connections that the access log left out because there were too many.
+    pub access_log_omissions: Counter,
     /// What the relays count.
     pub relay: relay::metrics::Metrics,
     /// What is known of connections that have ended.
@@ -51,6 +53,7 @@ impl Metrics {
     pub fn new(origins: Arc<dyn Origins>, names: Names, statistics: Statistics) -> Self {
         let ready = Arc::new(AtomicBool::new(false));
         let access_log_failures = Counter::default();
+        let access_log_omissions = Counter::default();
         let mut registry = Registry::with_prefix("truepeer");
         registry.register(
             "build",
@@ -61,6 +64,11 @@ impl Metrics {
             "access_log_failures",
             "Connections that the access log could not write down",
             access_log_failures.clone(),
+        );
+        registry.register(
+            "access_log_omissions",
+            "Refused connections that the access log left out because there were too many",
+            access_log_omissions.clone(),
         );
         let relay = relay::metrics::Metrics::default();
         relay.register(&mut registry);
@@ -80,6 +88,7 @@ impl Metrics {
             registry,
             ready,
             access_log_failures,
+            access_log_omissions,
             relay,
             statistics,
         }

@@ -49,6 +49,9 @@ pub struct Peer {
     pub comm: Option<String>,
     /// When the origin was learnt (RFC 3339).
     pub since: String,
+    /// Number of its PROXY header, if that says more than addresses.
+    #[serde(skip)]
+    pub header: u64,
     /// What its PROXY header said besides addresses; known to the agent only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy: Option<Details>,
@@ -131,6 +134,7 @@ impl Peer {
             pid: owner.map(|owner| owner.pid),
             comm: owner.map(|owner| owner.comm.clone()),
             since: humantime::format_rfc3339_seconds(clock.wall(origin.since)).to_string(),
+            header: origin.header,
             proxy: None,
         })
     }

@@ -75,6 +75,20 @@ pub fn cookie(netns: &Netns, local: SocketAddr, remote: SocketAddr) -> Result<Op
     Ok(found)
 }
 
+/// Whether there is a socket between each two ends, its own first, or one that is being made.
+pub fn exist(netns: &Netns, connections: &[(SocketAddr, SocketAddr)]) -> Result<Vec<bool>> {
+    let exists = |(local, remote): &(SocketAddr, SocketAddr)| {
+        let wanted = (canonical(*local), canonical(*remote));
+        let mut found = false;
+        ask(between(*local, *remote), None, 0, |response| {
+            // As above.
+            found |= ends(response) == wanted;
+        })?;
+        Ok(found)
+    };
+    netns.run(|| connections.iter().map(exists).collect())
+}
+
 /// Ends the connection between `local` and `remote` with a reset to either end; none is no error.
 ///
 /// # Errors

@@ -88,11 +88,11 @@ fn everything_attaches_is_taken_over_and_goes() -> Result<()> {
 
     let mut links = HashSet::new();
     for _ in 0..2 {
-        let mut datapath = Datapath::load(&root, 1000, &cgroup()?)?;
+        let mut datapath = Datapath::load(&root, 1000, true, &cgroup()?)?;
         datapath.configure(&netns, &settings)?;
         datapath.adopt(&netns, &[(1, agent_common::ListenerKey::default())])?;
         let jobs = [Job::Unwrap, Job::Node, Job::Steer].map(|job| ("eth0", job));
-        let names = datapath.attach(&netns, &jobs)?;
+        let names = datapath.attach(&netns, &jobs, true)?;
         let names: Vec<_> = names.iter().map(String::as_str).collect();
         datapath.retain(&names, &[netns.cookie()], &[])?;
         let status = Pins::open(&root)?.status()?;
@@ -105,8 +105,14 @@ fn everything_attaches_is_taken_over_and_goes() -> Result<()> {
         assert_eq!(links.len(), 4);
         assert_eq!(status.maps[0].max_entries, 1000);
     }
+    // Without steers, sockets are looked up as ever.
+    let mut datapath = Datapath::load(&root, 1000, false, &cgroup()?)?;
+    let names = datapath.attach(&netns, &[("eth0", Job::Unwrap)], false)?;
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    datapath.retain(&names, &[netns.cookie()], &[])?;
+    assert_eq!(Pins::open(&root)?.status()?.links.len(), 3);
     // Another size: the maps are made anew, and a dropped namespace is detached.
-    let datapath = Datapath::load(&root, 2000, &cgroup()?)?;
+    let datapath = Datapath::load(&root, 2000, true, &cgroup()?)?;
     datapath.retain(&[], &[], &[])?;
     let status = datapath.pins().status()?;
     assert_eq!((status.links.len(), status.maps[0].max_entries), (2, 2000));

@@ -139,6 +139,8 @@ pub struct Trust {
     pub cgroups: Vec<String>,
     pub sources: Vec<String>,
     pub local_source: Vec<IpAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub toa: Option<Vec<String>>,
 }
 
 /// The section `[reveal]`.
@@ -220,19 +222,19 @@ pub struct Steer {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
     pub ports: Vec<String>,
-    pub to: u16,
+    pub to: Value,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub answers: Option<Vec<String>>,
 }
 
 impl Steer {
-    /// Ports of `netns` go to the proxy on port `to`.
-    pub fn new(name: &str, netns: &Netns, ports: &[&str], to: u16) -> Self {
+    /// Ports of `netns` go to the proxy on port `to`, or to one on several ports: `"8081-8084"`.
+    pub fn new(name: &str, netns: &Netns, ports: &[&str], to: impl Into<Value>) -> Self {
         Self {
             name: name.into(),
             netns: Some(netns.path()),
             ports: ports.iter().map(|ports| (*ports).into()).collect(),
-            to,
+            to: to.into(),
             ..Self::default()
         }
     }
@@ -437,12 +439,17 @@ impl Agent {
 
     /// How many origins are in the map.
     pub fn origins(&self) -> Result<u64> {
+        self.entries("ORIGINS")
+    }
+
+    /// How many entries a map has, of those that the status tells.
+    pub fn entries(&self, map: &str) -> Result<u64> {
         let status = self.status()?;
         status["maps"]
             .as_array()
-            .and_then(|maps| maps.iter().find(|map| map["name"] == "ORIGINS"))
+            .and_then(|maps| maps.iter().find(|entry| entry["name"] == map))
             .and_then(|map| map["entries"].as_u64())
-            .with_context(|| format!("no map ORIGINS in {status}"))
+            .with_context(|| format!("no map {map} in {status}"))
     }
 
     /// The access log so far.

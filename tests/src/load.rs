@@ -125,7 +125,7 @@ impl Connection {
                 stream.read_line(&mut line)?;
                 serde_json::from_str(&line).with_context(|| format!("the answer {line:?}"))?
             }
-            Application::Web => ask_web(&mut stream, target)?,
+            Application::Web => ask_web(stream.get_ref(), target)?,
         };
         let mut connection = Self {
             stream,
@@ -160,15 +160,20 @@ pub fn connect(source: SocketAddr, target: SocketAddr) -> io::Result<TcpStream> 
     Ok(socket.into())
 }
 
-fn ask_web(stream: &mut BufReader<TcpStream>, target: SocketAddr) -> Result<Seen> {
-    stream.get_mut().write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+/// What a web server answers, by the only request of a connection.
+pub fn get(mut stream: &TcpStream) -> Result<String> {
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let Some((head, body)) = answer.split_once("\r\n\r\n") else {
         bail!("not an HTTP answer: {answer:?}");
     };
     ensure!(head.split(' ').nth(1) == Some("200"), "{head}");
-    let client = web::parse_client(body)?;
+    Ok(body.to_owned())
+}
+
+fn ask_web(stream: &TcpStream, target: SocketAddr) -> Result<Seen> {
+    let client = web::parse_client(&get(stream)?)?;
     Ok(Seen {
         accepted: client,
         peername: client,

@@ -324,8 +324,14 @@ impl Connection<'_> {
 
     /// Ends it at once.
     pub fn reset(self) -> Result<()> {
+        self.reset_ahead(0)
+    }
+
+    /// Sends a reset whose sequence number is `skip` ahead of what comes next.
+    pub fn reset_ahead(&self, skip: u32) -> Result<()> {
         let mut tcp = self.header();
         tcp.rst = true;
+        tcp.sequence_number = self.sequence.wrapping_add(skip);
         self.raw.send(self.source, self.target, tcp, &[], &[])
     }
 

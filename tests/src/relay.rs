@@ -1,7 +1,8 @@
 //! The relay on a server, behind a load balancer on a gateway, with an application beside it.
 
+use std::collections::HashMap;
 use std::io::{ErrorKind, Read};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use crate::agent::{Agent, Config, Relay};
 use crate::netns::Netns;
 use crate::process::Route;
 use crate::proxy::any_of_family;
-use crate::report::Seen;
+use crate::report::{Report, Seen};
 use crate::topology::{Family, Gateway};
 
 /// Where the load balancer listens for each family, on the gateway.
@@ -34,6 +35,16 @@ pub fn relays(netns: &Netns, send: &'static str) -> Vec<Relay> {
         .map(|(family, port)| {
             let upstream = (family.localhost(), APPLICATION).into();
             Relay::proxy(netns, any_of_family(family, port), upstream, send)
+        })
+        .collect()
+}
+
+/// One application behind each of three addresses.
+pub fn three(netns: &Netns) -> Result<HashMap<IpAddr, Report>> {
+    (1..=3)
+        .map(|n| {
+            let ip = Ipv4Addr::new(127, 0, 1, n).into();
+            Ok((ip, Report::start(netns, (ip, APPLICATION).into())?))
         })
         .collect()
 }

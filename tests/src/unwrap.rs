@@ -6,8 +6,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use agent_common::Counter;
-use agent_common::proxy::{Endpoints, Peer, Tlv, kind, write};
+use agent_common::proxy::{Endpoints, Peer, Ssl, Tlv, kind, write};
 use anyhow::{Result, ensure};
+use serde_json::{Value, json};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::agent::{Agent, Config, Unwrap};
@@ -68,6 +69,37 @@ pub fn with_tlv(client: SocketAddr, destination: SocketAddr, length: Option<usiz
     let peer = Peer::Proxied(ends(client, destination));
     write::v2(&peer, tlv.into_iter(), false, &mut header).expect("a short header");
     header
+}
+
+/// A header of version 2 with a checksum that says much besides this client.
+pub fn telling(client: SocketAddr, destination: SocketAddr) -> Vec<u8> {
+    let ssl = [&[Ssl::CLIENT_SSL, 0, 0, 0, 1][..], b"\x21\x00\x07TLSv1.3"].concat();
+    let tlvs = [
+        (kind::ALPN, &b"h2"[..]),
+        (kind::AUTHORITY, b"shop.example"),
+        (kind::SSL, &ssl),
+        (kind::AWS, b"\x01vpce-08d2bf15fac5001c9"),
+        (kind::AZURE, b"\x01\x78\x56\x34\x12"),
+        (kind::GCP, &[0, 0, 0, 0, 0, 0, 0, 7]),
+        (0xf0, b"of nobody"),
+    ]
+    .map(|(kind, value)| Tlv { kind, value });
+    let mut header = Vec::new();
+    let peer = Peer::Proxied(ends(client, destination));
+    write::v2(&peer, tlvs.into_iter(), true, &mut header).expect("a short header");
+    header
+}
+
+/// What is shown of the header of [`telling`].
+pub fn told() -> Value {
+    json!({
+        "alpn": "h2",
+        "authority": "shop.example",
+        "tls": {"version": "TLSv1.3", "client_verified": false},
+        "aws_vpc_endpoint": "vpce-08d2bf15fac5001c9",
+        "azure_private_endpoint": 0x1234_5678,
+        "gcp_psc_connection": 7,
+    })
 }
 
 /// A header of version 2 that names no client: of a health check, or of unknown endpoints.

@@ -14,11 +14,10 @@ use tests::check::no_origins;
 use tests::eventually;
 use tests::host::scenario;
 use tests::load::Load;
-use tests::netns::Netns;
 use tests::proxy::any;
 use tests::relay::{
     APPLICATION, RELAY, SOURCES, TIMEOUT, agent, assert_refused, connect, header, refused,
-    relay_of, relays, seen,
+    relay_of, relays, seen, three,
 };
 use tests::report::{Report, Seen};
 use tests::topology::{Family, Gateway};
@@ -47,16 +46,6 @@ fn nobody_listens(topology: &Gateway) -> Result<()> {
         let connected = connect(&topology.gateway, relay_of(Family::V4));
         Ok(connected.is_err().then_some(()))
     })
-}
-
-/// One application behind each of three addresses.
-fn three(netns: &Netns) -> Result<HashMap<IpAddr, Report>> {
-    (1..=3)
-        .map(|n| {
-            let ip = Ipv4Addr::new(127, 0, 1, n).into();
-            Ok((ip, Report::start(netns, (ip, APPLICATION).into())?))
-        })
-        .collect()
 }
 
 /// A relay for IPv4 that tells these upstreams' applications by `accept()`.

@@ -6,7 +6,6 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use agent_common::proxy::{Endpoints, Peer, Ssl, Tlv, kind, write};
 use anyhow::{Context, Result, ensure};
 use ipnet::IpNet;
 use serde_json::{Value, json};
@@ -23,6 +22,7 @@ use tests::relay::{
 };
 use tests::report::Report;
 use tests::topology::{Family, Gateway};
+use tests::unwrap::{self, told};
 
 const SOON: Duration = Duration::from_secs(5);
 
@@ -114,53 +114,24 @@ fn what_a_header_says_is_shown() {
         let topology = Gateway::new()?;
         let _report = Report::start(&topology.server, any(APPLICATION))?;
         let agent = agent(directory, relays(&topology.server, "reveal"))?;
-        let ssl = [&[Ssl::CLIENT_SSL, 0, 0, 0, 1][..], b"\x21\x00\x07TLSv1.3"].concat();
-        let tlvs = [
-            (kind::ALPN, &b"h2"[..]),
-            (kind::AUTHORITY, b"shop.example"),
-            (kind::SSL, &ssl),
-            (kind::AWS, b"\x01vpce-08d2bf15fac5001c9"),
-            (kind::AZURE, b"\x01\x78\x56\x34\x12"),
-            (kind::GCP, &[0, 0, 0, 0, 0, 0, 0, 7]),
-        ]
-        .map(|(kind, value)| Tlv { kind, value });
-        let expected = json!({
-            "alpn": "h2",
-            "authority": "shop.example",
-            "tls": {"version": "TLSv1.3", "client_verified": false},
-            "aws_vpc_endpoint": "vpce-08d2bf15fac5001c9",
-            "azure_private_endpoint": 0x1234_5678,
-            "gcp_psc_connection": 7,
-        });
+        let expected = told();
         for family in Family::ALL {
             let (client, target) = (client_of(family), relay_of(family));
-            let endpoints = Endpoints {
-                source: client.into(),
-                destination: target.into(),
-            };
-            let mut bytes = Vec::new();
-            write::v2(
-                &Peer::Proxied(endpoints),
-                tlvs.into_iter(),
-                true,
-                &mut bytes,
-            )
-            .expect("short");
-            let mut told = connect(&topology.gateway, target)?;
-            told.write_all(&bytes)?;
-            seen(&mut told)?;
+            let mut telling = connect(&topology.gateway, target)?;
+            telling.write_all(&unwrap::telling(client, target))?;
+            seen(&mut telling)?;
             let mut silent = connect(&topology.gateway, target)?;
             silent.write_all(&header(client, target))?;
             seen(&mut silent)?;
 
             let peers = agent.peers()?;
-            for (stream, expected) in [(&told, &expected), (&silent, &Value::Null)] {
+            for (stream, expected) in [(&telling, &expected), (&silent, &Value::Null)] {
                 let own = stream.local_addr()?;
                 let peer = peers.find(target, own).context("no origin")?;
                 ensure!(peer.proxy == *expected, "{peer:?}");
             }
-            let own = told.local_addr()?.to_string();
-            drop((told, silent));
+            let own = telling.local_addr()?.to_string();
+            drop((telling, silent));
             let line = lines(&agent, 1, |line| line["remote"] == own)?.remove(0);
             ensure!(line["proxy"] == expected, "{line}");
         }

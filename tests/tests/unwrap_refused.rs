@@ -14,7 +14,7 @@ use tests::eventually;
 use tests::host::scenario;
 use tests::proxy::any;
 use tests::topology::{Family, Sidecar};
-use tests::unwrap::{anonymous, connect, in_pod, v1, v2};
+use tests::unwrap::{anonymous, connect, in_pod, telling, v1, v2, with_tlv};
 
 const PORT: u16 = 8080;
 const AT_ONCE: Duration = Duration::from_millis(150);
@@ -115,6 +115,10 @@ fn no_header_and_wrong_headers() {
                     header[at] = byte;
                     [&header, &b"ping\n"[..]].concat()
                 };
+                let mut damaged = telling(client, target);
+                if let Some(byte) = damaged.last_mut() {
+                    *byte ^= 1;
+                }
                 let none = (Counter::UnwrapNoHeader, "no_header");
                 let invalid = (Counter::UnwrapInvalid, "invalid_header");
                 let split = (Counter::UnwrapSplit, "split_header");
@@ -123,6 +127,18 @@ fn no_header_and_wrong_headers() {
                     (none, "a byte", b"x".to_vec()),
                     (none, "the TLS of a client", [22, 3, 1, 2, 0, 1].repeat(60)),
                     (none, "a v2 header with a wrong signature", changed(5, b'x')),
+                    (invalid, "a wrong checksum", damaged),
+                    (invalid, "a TLV that ends beyond the header", {
+                        let mut header = with_tlv(client, target, Some(9));
+                        let length = header.len();
+                        header[length - 10] += 1;
+                        header
+                    }),
+                    (
+                        split,
+                        "more than a segment on Ethernet carries",
+                        with_tlv(client, target, Some(1460)),
+                    ),
                     (invalid, "version 3", changed(12, 0x31)),
                     (invalid, "an unknown command", changed(12, 0x22)),
                     (invalid, "no room for the addresses", changed(15, 8)),

@@ -1,13 +1,16 @@
 //! PROXY headers segment by segment: lost, repeated, out of order, and connections that end before them.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
+use std::time::Duration;
 
 use agent_common::Counter;
 use anyhow::{Context, Result, ensure};
+use socket2::{Domain, Socket, Type};
 use tests::agent::Agent;
 use tests::check::no_origins;
+use tests::eventually;
 use tests::host::scenario;
 use tests::listener::{Listener, canonical};
 use tests::proxy::any;
@@ -19,6 +22,7 @@ use tests::unwrap::{in_pod, none_refused, v1, v2, with_tlv};
 const PORT: u16 = 8080;
 /// The port of a server that is the first to close.
 const GREETER: u16 = 8081;
+const AWHILE: Duration = Duration::from_secs(20);
 /// MSS, SACK permitted, timestamps, window scale: what Linux puts on a SYN.
 const USUAL: [u8; 20] = [
     2, 4, 0x05, 0xb4, 4, 2, 8, 10, 1, 2, 3, 4, 0, 0, 0, 0, 1, 3, 3, 7,
@@ -254,6 +258,98 @@ fn half_open() {
             case.answered(&mut connection, "")?;
             connection.reset()
         })
+    });
+}
+
+/// A server whose queue is full when a header comes that has another length than is expected.
+struct Full<'a> {
+    listener: TcpListener,
+    /// The connection in its queue.
+    first: Connection<'a>,
+    client: SocketAddr,
+    header: Vec<u8>,
+    late: Connection<'a>,
+}
+
+impl<'a> Full<'a> {
+    fn new(stage: &'a Stage, family: Family) -> Result<Self> {
+        let target = SocketAddr::new(Sidecar::address(family), GREETER);
+        let listener = stage.sidecar.pod.enter(|| {
+            let socket = Socket::new(Domain::for_address(target), Type::STREAM, None)?;
+            socket.set_reuse_address(true)?;
+            socket.bind(&target.into())?;
+            // Room for one.
+            socket.listen(0)?;
+            Ok::<_, std::io::Error>(socket)
+        })?;
+        let client = SocketAddr::new(family.client(6), 4711);
+        let source = |port| SocketAddr::new(balancer(family), port);
+        let mut late = stage.raw.connect(source(2000), target, 1, &USUAL)?;
+        let mut first = stage.raw.connect(source(2001), target, 1, &USUAL)?;
+        first.send(&v2(client, target))?;
+        let header = with_tlv(client, target, Some(40));
+        late.send(&header)?;
+        let full = Self {
+            listener: listener.into(),
+            first,
+            client,
+            header,
+            late,
+        };
+        full.has_entries(stage, 1)?;
+        Ok(full)
+    }
+
+    /// Waits until so many connections are translated.
+    fn has_entries(&self, stage: &Stage, wanted: u64) -> Result<()> {
+        let what = format!("{wanted} connections are translated");
+        eventually(&what, AWHILE, || {
+            Ok((stage.agent.entries("TRANSLATED")? == wanted).then_some(()))
+        })
+    }
+}
+
+/// The server gives the connection up, and nobody resets it: what was known of it is forgotten.
+#[test]
+fn never_established() {
+    scenario(|directory| {
+        let stage = Stage::new(directory)?;
+        let pod = &stage.sidecar.pod;
+        pod.set_sysctl("net/ipv4/tcp_synack_retries", "0")?;
+        for family in Family::ALL {
+            Full::new(&stage, family)?.has_entries(&stage, 0)?;
+        }
+        none_refused(&stage.agent)
+    });
+}
+
+/// A reset that the server does not take for the sender's: the header is read once more, and the connection
+/// translated.
+#[test]
+fn ignored_reset() {
+    scenario(|directory| {
+        let stage = Stage::new(directory)?;
+        for family in Family::ALL {
+            let mut full = Full::new(&stage, family)?;
+            full.late.reset_ahead(1 << 30)?;
+            full.has_entries(&stage, 0)?;
+            full.first.reset_ahead(0)?;
+            drop(full.listener.accept()?);
+            let again = [&full.header, &b"ping\n"[..]].concat();
+            let back = (full.header.len() as u32).wrapping_neg();
+            full.late.send_ahead(back as usize, &again)?;
+            let (mut accepted, client) = full.listener.accept()?;
+            ensure!(canonical(client) == full.client, "{client}");
+            let mut ping = [0; 5];
+            accepted.read_exact(&mut ping)?;
+            ensure!(&ping == b"ping\n", "{ping:?}");
+            accepted.write_all(b"pong\n")?;
+            ensure!(full.late.receive()? == "pong\n", "no answer");
+            full.late.reset_ahead(ping.len() as u32)?;
+            full.has_entries(&stage, 0)?;
+        }
+        none_refused(&stage.agent)?;
+        no_origins(&stage.agent)
     });
 }
 

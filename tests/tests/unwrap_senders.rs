@@ -22,8 +22,13 @@ const SERVER: u16 = 8080;
 /// The sender's port for IPv4; the next is for IPv6.
 const SENDER: u16 = 15001;
 
-/// 1000 clients of each family: the report server, which speaks first, sees each of them.
-fn sender(start: fn(&Path, &Netns, &[Route]) -> Result<Process>, is_translated: bool) {
+/// 1000 clients of each family: the report server, which speaks first, sees each of them. `has_id`: the sender
+/// tells its identification of the connection.
+fn sender(
+    start: fn(&Path, &Netns, &[Route]) -> Result<Process>,
+    is_translated: bool,
+    has_id: bool,
+) {
     scenario(|directory| {
         let gateway = Gateway::new()?;
         let _report = Report::start(&gateway.server, any(SERVER))?;
@@ -39,6 +44,9 @@ fn sender(start: fn(&Path, &Netns, &[Route]) -> Result<Process>, is_translated: 
                 let client = connection.client;
                 let peer = peers.0.iter().find(|peer| peer.client == client);
                 let peer = peer.with_context(|| format!("no origin for {client}"))?;
+                let id = format!("id-of-{}-{}", client.ip(), client.port());
+                let is_told = peer.proxy["unique_id"] == id;
+                ensure!(is_told == has_id, "{client} is known as {peer:?}");
                 ensure!(
                     peer.original_dst == connection.target
                         && peer.evidence == "proxy"
@@ -66,7 +74,7 @@ fn haproxy_v2() {
     let options = |directory: &Path, netns: &Netns, routes: &[Route]| {
         haproxy::telling(directory, netns, "send-proxy-v2", routes)
     };
-    sender(options, false);
+    sender(options, false, false);
 }
 
 #[test]
@@ -75,7 +83,7 @@ fn haproxy_v2_with_tlvs() {
         let options = "send-proxy-v2 proxy-v2-options crc32c,unique-id";
         haproxy::telling(directory, netns, options, routes)
     };
-    sender(options, true);
+    sender(options, true, true);
 }
 
 #[test]
@@ -83,12 +91,12 @@ fn haproxy_v1() {
     let options = |directory: &Path, netns: &Netns, routes: &[Route]| {
         haproxy::telling(directory, netns, "send-proxy", routes)
     };
-    sender(options, true);
+    sender(options, true, false);
 }
 
 #[test]
 fn nginx_v1() {
-    sender(nginx::telling, true);
+    sender(nginx::telling, true, false);
 }
 
 #[test]
@@ -96,6 +104,7 @@ fn envoy_v1() {
     sender(
         |directory, netns, routes| envoy::telling(directory, netns, "V1", routes),
         true,
+        false,
     );
 }
 
@@ -103,6 +112,7 @@ fn envoy_v1() {
 fn envoy_v2() {
     sender(
         |directory, netns, routes| envoy::telling(directory, netns, "V2", routes),
+        false,
         false,
     );
 }

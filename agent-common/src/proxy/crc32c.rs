@@ -11,15 +11,22 @@ impl Default for Crc32c {
 
 impl Crc32c {
     /// What has come so far.
+    #[inline(always)]
     pub(super) const fn value(&self) -> u32 {
         !self.0
+    }
+
+    /// Takes one more byte.
+    #[inline(always)]
+    pub(super) fn push(&mut self, byte: u8) {
+        self.0 = TABLE[usize::from(self.0 as u8 ^ byte)] ^ (self.0 >> 8);
     }
 }
 
 impl Extend<u8> for Crc32c {
     fn extend<T: IntoIterator<Item = u8>>(&mut self, bytes: T) {
         for byte in bytes {
-            self.0 = TABLE[usize::from(self.0 as u8 ^ byte)] ^ (self.0 >> 8);
+            self.push(byte);
         }
     }
 }
@@ -37,7 +44,7 @@ pub(super) fn of_header(header: &[u8], end: usize) -> u32 {
 }
 
 /// The remainder of each byte by the Castagnoli polynomial, bits reversed.
-const TABLE: [u32; 256] = {
+static TABLE: [u32; 256] = {
     let mut table = [0; 256];
     let mut byte = 0;
     while byte < table.len() {

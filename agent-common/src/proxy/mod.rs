@@ -5,6 +5,7 @@
 //! There is no guessing: what does not begin with a header is an error, as section 2 demands of a
 //! receiver. Whether the sender may be believed is for the caller to decide.
 
+pub mod block;
 mod crc32c;
 pub mod line;
 mod tlv;

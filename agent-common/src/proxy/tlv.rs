@@ -41,7 +41,7 @@ pub mod kind {
 /// The subtype of the VPC endpoint's id, of AWS, and of the private endpoint's link id, of Azure.
 const ENDPOINT: u8 = 1;
 /// "An opaque byte sequence of up to 128 bytes."
-const UNIQUE_ID_MAX: usize = 128;
+pub(super) const UNIQUE_ID_MAX: usize = 128;
 
 /// One type with its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

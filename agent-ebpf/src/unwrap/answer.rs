@@ -7,8 +7,9 @@ use aya_ebpf::{
 
 use super::{connection, translate, versions};
 use crate::{
-    maps::{LINGERING, TRANSLATED, UNWRAPPING},
+    maps::{LINGERING, UNWRAPPING},
     packet::{self, ACK, RST, SYN, Segment, Tcp},
+    socket::LIVE,
 };
 
 /// TCP options: padding, and selective acknowledgments (RFC 2018).
@@ -26,6 +27,10 @@ const TIMESTAMPS: usize = 12;
 /// One packet at tc egress; the action for it.
 #[inline(always)]
 pub(crate) fn packet(ctx: &TcContext) -> i32 {
+    let is_live = is_live(ctx);
+    if is_live && !translate::any() {
+        return TCX_NEXT;
+    }
     let Some(segment) = packet::read(ctx) else {
         return TCX_NEXT;
     };
@@ -41,26 +46,35 @@ pub(crate) fn packet(ctx: &TcContext) -> i32 {
     if tcp.has(SYN) || tcp.has(RST) {
         // SAFETY: values are never changed in place.
         if let Some(handshake) = unsafe { UNWRAPPING.get(connection) }
-            && handshake.is_read == 0
             && tcp.acknowledgment == handshake.first()
         {
             acknowledges(ctx, &segment, &tcp, handshake.shift.into());
             return TCX_NEXT;
         }
     }
-    // SAFETY: as above.
-    let delta = unsafe {
-        TRANSLATED
-            .get(connection)
-            .or_else(|| LINGERING.get(connection))
+    let delta = match translate::delta(&connection) {
+        // SAFETY: as above.
+        None if !is_live => unsafe { LINGERING.get(connection) }.copied(),
+        delta => delta,
     };
     if let Some(delta) = delta {
-        acknowledges(ctx, &segment, &tcp, *delta);
+        acknowledges(ctx, &segment, &tcp, delta);
         if tcp.length > OPTIONS {
-            selectively(ctx, &segment, &tcp, *delta);
+            selectively(ctx, &segment, &tcp, delta);
         }
     }
     TCX_NEXT
+}
+
+/// Whether a socket sends the packet whose connection is established, and has not gone. What answers SYNs, and
+/// what answers instead of a socket in TIME_WAIT, has other states.
+#[inline(always)]
+fn is_live(ctx: &TcContext) -> bool {
+    // SAFETY: the context is valid while the program runs; the verifier knows the pointer as a socket.
+    unsafe {
+        let sk = (*ctx.skb.skb).__bindgen_anon_2.sk;
+        !sk.is_null() && 1 << ((*sk).state & 31) & LIVE != 0
+    }
 }
 
 #[inline(always)]

@@ -13,7 +13,7 @@ use aya_ebpf::{
     helpers::generated::bpf_skb_load_bytes, macros::map, maps::PerCpuArray, programs::TcContext,
 };
 
-use super::Incoming;
+use super::{Incoming, tlvs};
 
 /// The line that this CPU reads. It would take too much of the stack.
 #[map]
@@ -28,35 +28,38 @@ pub(super) fn read(
     claim: &mut Claim,
 ) -> Result<u32, Refusal> {
     // Which version it is, the first byte tells.
-    let outcome = match load::<1>(ctx, incoming.payload_at())? {
+    let refused = match load::<1>(ctx, incoming.payload_at())? {
         [b'\r'] if incoming.versions.has(Versions::V2) => binary(ctx, incoming, claim),
         [b'P'] if incoming.versions.has(Versions::V1) => text(ctx, incoming, claim),
         [b'\r' | b'P'] => return Err(Refusal::Invalid),
         _ => return Err(Refusal::NoHeader),
     };
-    match Refusal::from_u32((outcome >> 32) as u32) {
-        None => Ok(outcome as u32),
+    match Refusal::from_u32(refused) {
         Some(refusal) => Err(refusal),
+        None => {
+            claim.header = tlvs::read(ctx)?;
+            Ok(tlvs::length())
+        }
     }
 }
 
-/// What a function with a stack of its own can return: the length and, in the upper half, the refusal.
+/// What a function with a stack of its own can return. The header's length is where the TLVs are looked for.
 #[inline(always)]
-fn number(outcome: Result<u32, Refusal>) -> u64 {
+pub(super) fn number(outcome: Result<(), Refusal>) -> u32 {
     match outcome {
-        Ok(length) => length.into(),
-        Err(refusal) => (refusal as u64) << 32,
+        Ok(()) => 0,
+        Err(refusal) => refusal as u32,
     }
 }
 
 /// Version 2.
 #[inline(never)]
-fn binary(ctx: &TcContext, incoming: &Incoming, claim: &mut Claim) -> u64 {
+fn binary(ctx: &TcContext, incoming: &Incoming, claim: &mut Claim) -> u32 {
     number(read_binary(ctx, incoming, claim))
 }
 
 #[inline(always)]
-fn read_binary(ctx: &TcContext, incoming: &Incoming, claim: &mut Claim) -> Result<u32, Refusal> {
+fn read_binary(ctx: &TcContext, incoming: &Incoming, claim: &mut Claim) -> Result<(), Refusal> {
     if incoming.payload < PREFIX {
         return Err(Refusal::Split);
     }
@@ -66,26 +69,32 @@ fn read_binary(ctx: &TcContext, incoming: &Incoming, claim: &mut Claim) -> Resul
     if incoming.payload < length {
         return Err(Refusal::Split);
     }
+    tlvs::follow(
+        start,
+        length,
+        PREFIX + prefix.family.len(),
+        prefix.is_local || prefix.family.is_empty(),
+    );
     let addresses = start + PREFIX;
     let ends = match prefix.family {
-        _ if prefix.is_local => return Ok(length as u32),
+        _ if prefix.is_local => return Ok(()),
         Family::Tcp4 => tcp4(&load::<TCP4>(ctx, addresses)?)?,
         Family::Tcp6 => tcp6(&load::<TCP6>(ctx, addresses)?)?,
-        Family::Unspecified | Family::Other(_) => return Ok(length as u32),
+        Family::Unspecified | Family::Other(_) => return Ok(()),
     };
     claim.client = ends.source;
     claim.original_dst = ends.destination;
-    Ok(length as u32)
+    Ok(())
 }
 
 /// Version 1.
 #[inline(never)]
-fn text(ctx: &TcContext, incoming: &Incoming, claim: &mut Claim) -> u64 {
+fn text(ctx: &TcContext, incoming: &Incoming, claim: &mut Claim) -> u32 {
     number(read_text(ctx, incoming, claim))
 }
 
 #[inline(always)]
-fn read_text(ctx: &TcContext, incoming: &Incoming, claim: &mut Claim) -> Result<u32, Refusal> {
+fn read_text(ctx: &TcContext, incoming: &Incoming, claim: &mut Claim) -> Result<(), Refusal> {
     let room = LINE.get_ptr_mut(0).ok_or(Refusal::Invalid)?;
     // SAFETY: a slot of this CPU, on which one packet at a time arrives.
     let bytes = unsafe { &mut *room };
@@ -109,7 +118,8 @@ fn read_text(ctx: &TcContext, incoming: &Incoming, claim: &mut Claim) -> Result<
         claim.client = ends.source;
         claim.original_dst = ends.destination;
     }
-    Ok(line.len as u32)
+    tlvs::follow(0, line.len, line.len, true);
+    Ok(())
 }
 
 /// `N` bytes of the packet.

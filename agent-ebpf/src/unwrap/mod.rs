@@ -9,6 +9,7 @@ mod answer;
 mod craft;
 mod header;
 mod refuse;
+mod tlvs;
 mod translate;
 
 use agent_common::{
@@ -25,17 +26,13 @@ use aya_ebpf::{
     programs::TcContext,
 };
 
-pub(crate) use self::{
-    answer::packet as answer,
-    translate::{accepted, closed},
-};
+pub(crate) use self::{answer::packet as answer, translate::closed};
 use self::{craft::Crafted, refuse::Refused};
 use crate::{
     counters::count,
     guard,
     maps::{
-        HANDOVERS, LENGTHS, LINGERING, NETNS, TRANSLATED, TRUSTED_SOURCES, UNWRAPPING, UNWRAPS,
-        longest_match,
+        HANDOVERS, LENGTHS, LINGERING, NETNS, TRUSTED_SOURCES, UNWRAPPING, UNWRAPS, longest_match,
     },
     packet::{self, ACK, FIN, RST, SYN, Tcp},
     socket::{Socket, TCP_LISTEN, TCP_NEW_SYN_RECV, TCP_TIME_WAIT},
@@ -97,15 +94,6 @@ fn connection(source: Endpoint, destination: Endpoint) -> Connection {
     }
 }
 
-/// Whether the packet stays on this host. One that passes is not for a server here, even if that listens on
-/// all addresses.
-#[inline(never)]
-fn is_local(ctx: &TcContext) -> bool {
-    // SAFETY: the context is valid while the program runs.
-    let ifindex = unsafe { (*ctx.skb.skb).ifindex };
-    packet::read(ctx).is_some_and(|segment| steer::is_local(ctx, &segment, ifindex))
-}
-
 impl Incoming {
     #[inline(never)]
     fn read(ctx: &TcContext) -> Option<&'static Self> {
@@ -146,34 +134,30 @@ impl Incoming {
         };
         match found.state() {
             TCP_LISTEN | TCP_NEW_SYN_RECV => self.handshakes(ctx, &found),
-            TCP_TIME_WAIT => Ok(self.goes_on(ctx, LINGERING.get_ptr(self.connection))),
-            _ => Ok(self.goes_on(ctx, TRANSLATED.get_ptr(self.connection))),
+            TCP_TIME_WAIT => {
+                // SAFETY: values are never changed in place.
+                let delta = unsafe { LINGERING.get(self.connection) };
+                Ok(self.goes_on(ctx, delta.copied()))
+            }
+            _ => Ok(self.goes_on(ctx, translate::delta(&self.connection))),
         }
     }
 
     /// A SYN: the server is told that the stream begins behind the header.
     #[inline(never)]
     fn opens(&self, ctx: &TcContext) -> Result<i32, Refused> {
-        if self.tcp.has(ACK) || !is_local(ctx) {
+        if self.tcp.has(ACK) || !self.is_local(ctx) {
             return Ok(TCX_NEXT);
         }
-        let _ = LINGERING.remove(self.connection);
-        if self.rule().is_none() {
-            return Err(Refused::new(Refusal::Untrusted, None));
+        // To look first needs no lock, and there rarely is one.
+        if LINGERING.get_ptr(self.connection).is_some() {
+            let _ = LINGERING.remove(self.connection);
         }
+        let handshake = self.note()?;
         // A header on the SYN (TCP Fast Open) could not be taken off. The sender repeats it without.
         if self.payload != 0 {
             return Ok(TCX_DROP);
         }
-        let handshake = match self.handshake() {
-            Some(again) if again.isn == self.tcp.sequence => again,
-            _ => Handshake {
-                isn: self.tcp.sequence,
-                shift: self.usual_length() as u16,
-                is_read: 0,
-            },
-        };
-        self.note(handshake);
         if guard::is_guarded(self.connection.destination.port) {
             // The client is not known yet.
             let _ = HANDOVERS.insert(self.syn(handshake), Claim::default(), BPF_NOEXIST.into());
@@ -189,33 +173,25 @@ impl Incoming {
             // Evicted, or never begun. Without a header nothing may be established.
             let completes = !found.listens()
                 || packet::read(ctx).is_some_and(|segment| found.sent_cookie(&segment));
-            return if completes && !self.tcp.has(RST) && is_local(ctx) {
+            return if completes && !self.tcp.has(RST) && self.is_local(ctx) {
                 Err(Refused::new(Refusal::NoHeader, None))
             } else {
                 Ok(TCX_NEXT)
             };
         };
-        // A SYN cookie is as good as never answered while the server's queue is full.
-        if handshake.is_read != 0 && !found.listens() {
-            let action = self.goes_on(ctx, TRANSLATED.get_ptr(self.connection));
-            if self.tcp.has(RST) {
-                // No socket will, as none was made. Should the server not take the reset for the sender's, the
-                // repeated header is read again.
-                let _ = TRANSLATED.remove(self.connection);
-                self.note(Handshake {
-                    is_read: 0,
-                    ..handshake
-                });
-            }
-            return Ok(action);
-        }
         let is_first = self.tcp.sequence == handshake.isn.wrapping_add(1);
         if self.tcp.has(RST) {
             if is_first {
                 self.add_to_sequence(ctx, handshake.shift.into());
+            } else {
+                self.goes_on(ctx, translate::delta(&self.connection));
             }
+            // No socket will, as none was made. Should the server not take the reset for the sender's, the
+            // repeated header is read again.
+            translate::end(&self.connection);
             return Ok(TCX_NEXT);
         }
+        // The server may have the header and wait for room in its queue: then it comes again, too.
         if !is_first {
             return Ok(TCX_DROP);
         }
@@ -223,7 +199,7 @@ impl Incoming {
             return self.begins(ctx, found, handshake);
         }
         if self.tcp.has(FIN) {
-            return Err(Refused::new(Refusal::NoHeader, Some(handshake)));
+            return Err(Refused::new(Refusal::NoHeader, Some(&handshake)));
         }
         // The handshake's ACK, which is not to complete it.
         Ok(TCX_DROP)
@@ -237,28 +213,30 @@ impl Incoming {
         found: &Socket,
         handshake: Handshake,
     ) -> Result<i32, Refused> {
-        let refused = |reason| Refused::new(reason, Some(handshake));
-        let rule = self.rule().ok_or(refused(Refusal::Untrusted))?;
+        let refused = |reason| Refused::new(reason, Some(&handshake));
         let mut claim = Claim {
             client: self.connection.source,
             original_dst: self.connection.destination,
-            rule,
+            rule: handshake.rule,
             evidence: Evidence::Proxy as u8,
             ..Claim::default()
         };
         let length = header::read(ctx, self, &mut claim).map_err(refused)?;
-        if !self.is_allowed(&claim) {
+        if !self.is_allowed(&claim, handshake) {
             return Err(refused(Refusal::Denied));
         }
         let delta = i32::from(handshake.shift) - length as i32;
         if delta == 0 {
-            let _ = TRANSLATED.remove(self.connection);
+            translate::end(&self.connection);
         } else {
-            let flags = BPF_ANY.into();
-            if TRANSLATED.insert(self.connection, delta, flags).is_err() {
+            if !translate::begin(&self.connection, delta) {
                 return Err(refused(Refusal::Full));
             }
             count(Counter::UnwrapTranslated);
+        }
+        if claim.header != 0 && !tlvs::tell() {
+            count(Counter::HeadersLost);
+            claim.header = 0;
         }
         self.learn(&claim, length, handshake);
         let is_alone = self.payload == length as usize;
@@ -285,10 +263,6 @@ impl Incoming {
     #[inline(never)]
     fn learn(&self, claim: &Claim, length: u32, handshake: Handshake) {
         let flags = BPF_ANY.into();
-        self.note(Handshake {
-            is_read: 1,
-            ..handshake
-        });
         if length != u32::from(handshake.shift) {
             let _ = LENGTHS.insert(self.habit(), length, flags);
         }
@@ -297,14 +271,22 @@ impl Incoming {
 
     /// What the policies say about the client.
     #[inline(never)]
-    fn is_allowed(&self, claim: &Claim) -> bool {
+    fn is_allowed(&self, claim: &Claim, handshake: Handshake) -> bool {
         let Connection {
             source,
             destination,
             ..
         } = self.connection;
+        if !guard::is_guarded(destination.port) {
+            return true;
+        }
         if guard::allows(&claim.client.address, destination.port) {
-            guard::admitted(destination.port);
+            // SAFETY: values are never changed in place.
+            let noted = unsafe { HANDOVERS.get(self.syn(handshake)) };
+            // Else it is the same header again.
+            if noted.is_none_or(|noted| noted.evidence == 0) {
+                guard::admitted(destination.port);
+            }
             return true;
         }
         guard::refused(claim, &source, &destination);
@@ -324,10 +306,9 @@ impl Incoming {
     /// A segment of a connection that the server has: changed only if the header's length was not as
     /// expected.
     #[inline(always)]
-    fn goes_on(&self, ctx: &TcContext, delta: Option<*const i32>) -> i32 {
+    fn goes_on(&self, ctx: &TcContext, delta: Option<i32>) -> i32 {
         if let Some(delta) = delta {
-            // SAFETY: values are never changed in place.
-            self.add_to_sequence(ctx, unsafe { *delta });
+            self.add_to_sequence(ctx, delta);
         }
         TCX_NEXT
     }
@@ -337,11 +318,41 @@ impl Incoming {
         translate::sequence(ctx, self.offset, self.tcp.sequence, delta);
     }
 
-    /// Replaces what is known of the handshake. Not in place: an entry of an LRU map may have become another
-    /// connection's meanwhile.
+    /// Notes the handshake that begins, unless it is the same SYN again. Not in place: an entry of an LRU map may
+    /// have become another connection's meanwhile.
     #[inline(always)]
-    fn note(&self, handshake: Handshake) {
+    fn note(&self) -> Result<Handshake, Refused> {
+        let untrusted = Refused::new(Refusal::Untrusted, None);
+        let rule = longest_match(&TRUSTED_SOURCES, self.connection.source.address);
+        let handshake = Handshake {
+            isn: self.tcp.sequence,
+            rule: rule.ok_or(untrusted)?,
+            shift: self.usual_length() as u16,
+            padding: 0,
+        };
+        // As a rule, there is none.
+        let is_new = UNWRAPPING.insert(self.connection, handshake, BPF_NOEXIST.into());
+        if is_new.is_ok() {
+            return Ok(handshake);
+        }
+        let known = self.handshake();
+        if let Some(again) = known.filter(|known| known.isn == self.tcp.sequence) {
+            return Ok(again);
+        }
         let _ = UNWRAPPING.insert(self.connection, handshake, BPF_ANY.into());
+        Ok(handshake)
+    }
+
+    /// Whether the packet stays on this host. One that passes is not for a server here, even if that listens on
+    /// all addresses.
+    #[inline(never)]
+    fn is_local(&self, ctx: &TcContext) -> bool {
+        let Connection {
+            source,
+            destination,
+            ..
+        } = self.connection;
+        steer::is_local(ctx, source.address, destination.address)
     }
 
     #[inline(always)]
@@ -359,12 +370,6 @@ impl Incoming {
     #[inline(always)]
     fn is_v6(&self) -> bool {
         !self.connection.source.address.is_v4()
-    }
-
-    /// The rule that trusts the sender.
-    #[inline(always)]
-    fn rule(&self) -> Option<u32> {
-        longest_match(&TRUSTED_SOURCES, self.connection.source.address)
     }
 
     /// The expected length of the header.

@@ -12,21 +12,25 @@ use aya_ebpf::{
 
 use super::{Incoming, craft::Crafted};
 use crate::{
+    close,
     counters::count,
-    maps::{EVENTS, UNWRAPPING},
+    maps::UNWRAPPING,
     packet::{ACK, RST, SYN},
 };
 
-/// Why, and what the server knows of the connection.
+/// Why, and the sequence number that the server expects if it knows of the connection.
 pub(super) struct Refused {
     reason: Refusal,
-    handshake: Option<Handshake>,
+    first: Option<u32>,
 }
 
 impl Refused {
     #[inline(always)]
-    pub(super) fn new(reason: Refusal, handshake: Option<Handshake>) -> Self {
-        Self { reason, handshake }
+    pub(super) fn new(reason: Refusal, handshake: Option<&Handshake>) -> Self {
+        Self {
+            reason,
+            first: handshake.map(Handshake::first),
+        }
     }
 
     /// Tells everybody; the action for the packet.
@@ -60,11 +64,11 @@ impl Refused {
             options: false,
         };
         reset.send(ctx, incoming);
-        let Some(handshake) = self.handshake else {
+        let Some(first) = self.first else {
             return TCX_DROP;
         };
         let reset = Crafted {
-            sequence: handshake.first(),
+            sequence: first,
             acknowledgment: 0,
             flags: RST,
             to_sender: false,
@@ -76,13 +80,10 @@ impl Refused {
 
     #[inline(never)]
     fn log(&self, incoming: &Incoming) {
-        let Some(mut event) = EVENTS.reserve::<Closed>(0) else {
-            return count(Counter::EventsLost);
-        };
         let connection = incoming.connection;
         // SAFETY: a helper without arguments.
         let now = unsafe { bpf_ktime_get_boot_ns() };
-        event.write(Closed {
+        close::tell_refused(Closed {
             origin: Origin {
                 since: now,
                 netns: connection.netns,
@@ -96,6 +97,5 @@ impl Refused {
             refused: self.reason as u32,
             ..Closed::default()
         });
-        event.submit(0);
     }
 }

@@ -1,16 +1,73 @@
 //! Changes sequence numbers, of both directions, where the server's differ from the sender's.
 
+use core::{arch::asm, ptr::read_volatile};
+
 use agent_common::Connection;
 use aya_ebpf::{
-    bindings::{BPF_ANY, BPF_SOCK_OPS_STATE_CB_FLAG},
+    bindings::{BPF_ANY, BPF_EXIST, BPF_NOEXIST},
     helpers::generated::{bpf_l4_csum_replace, bpf_skb_store_bytes},
     programs::{SockOpsContext, TcContext},
 };
 
 use crate::{
-    maps::{LINGERING, TRANSLATED, UNWRAPPING},
+    maps::{LINGERING, TRANSLATED, TRANSLATING, UNWRAPPING},
     sockops,
 };
+
+/// Whether any connection is translated.
+#[inline(always)]
+pub(super) fn any() -> bool {
+    // SAFETY: the pointer is to the map's only value, which lives as long as the map.
+    TRANSLATING
+        .get_ptr(0)
+        .is_some_and(|number| unsafe { read_volatile(number) } != 0)
+}
+
+/// What is to be added to the sender's sequence numbers; `None`: nothing.
+#[inline(always)]
+pub(super) fn delta(connection: &Connection) -> Option<i32> {
+    if !any() {
+        return None;
+    }
+    // SAFETY: values are never changed in place.
+    unsafe { TRANSLATED.get(connection) }.copied()
+}
+
+/// Has the connection translated from now on. `false`: there is no room.
+#[inline(never)]
+pub(super) fn begin(connection: &Connection, delta: i32) -> bool {
+    // Counted before it is there: the number is never too low.
+    count(1);
+    if TRANSLATED
+        .insert(connection, delta, BPF_NOEXIST.into())
+        .is_ok()
+    {
+        return true;
+    }
+    // It is there already, and was counted, or there is no room.
+    let is_replaced = TRANSLATED
+        .insert(connection, delta, BPF_EXIST.into())
+        .is_ok();
+    count(-1);
+    is_replaced
+}
+
+/// No longer has it translated, if it was.
+#[inline(always)]
+pub(super) fn end(connection: &Connection) {
+    if any() && TRANSLATED.remove(connection).is_ok() {
+        count(-1);
+    }
+}
+
+#[inline(always)]
+fn count(by: i64) {
+    if let Some(number) = TRANSLATING.get_ptr_mut(0) {
+        // An atomic addition, which the standard library lacks for this target.
+        // SAFETY: the pointer is to the map's only value, to which all add so.
+        unsafe { asm!("lock *(u64 *)({} + 0) += {}", in(reg) number, in(reg) by) };
+    }
+}
 
 /// Offsets in the TCP header.
 const SEQUENCE: usize = 4;
@@ -59,12 +116,6 @@ pub(super) fn replace(ctx: &TcContext, offset: usize, field: usize, old: u32, ne
     }
 }
 
-/// A server's socket is accepted: its end is of interest even without an origin.
-#[inline(always)]
-pub(crate) fn accepted(ctx: &SockOpsContext) {
-    sockops::call_for(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
-}
-
 #[inline(always)]
 fn connection(ctx: &SockOpsContext) -> Connection {
     Connection {
@@ -80,9 +131,9 @@ fn connection(ctx: &SockOpsContext) -> Connection {
 pub(crate) fn closed(ctx: &SockOpsContext) {
     let connection = connection(ctx);
     let _ = UNWRAPPING.remove(connection);
-    // SAFETY: values are never changed in place.
-    if let Some(delta) = unsafe { TRANSLATED.get(connection) } {
-        let _ = LINGERING.insert(connection, *delta, BPF_ANY.into());
-        let _ = TRANSLATED.remove(connection);
+    // Before it ends, lest a packet finds neither.
+    if let Some(delta) = delta(&connection) {
+        let _ = LINGERING.insert(connection, delta, BPF_ANY.into());
+        end(&connection);
     }
 }

@@ -31,7 +31,7 @@ use crate::{
     access_log::AccessLog,
     api::{Server, State},
     config::{AgentSettings, Config, ConfigError},
-    datapath::{self, Events, Pins},
+    datapath::{self, Events, Orphans, Pins},
     doctor,
     ended::{Ended, Refusals},
     origins::Origins as _,
@@ -43,6 +43,8 @@ use crate::{
 
 /// How often named namespaces are looked at: nothing tells when one is replaced.
 const LOOK: Duration = Duration::from_secs(1);
+/// How often is looked for what connections that never came about have left.
+const SWEEP: Duration = Duration::from_secs(5);
 /// How often closed connections are fetched; the data path wakes the agent only when many wait.
 const FETCH: Duration = Duration::from_millis(50);
 
@@ -127,7 +129,9 @@ impl Agent {
         let pins = Pins::new(&config.agent.bpffs);
         let (state, requests) = State::new(Arc::new(pins), names.clone(), config.agent.top);
         let failures = state.metrics.access_log_failures.clone();
-        let log = AccessLog::open(&config.agent.access_log, names.clone(), failures.clone())?;
+        let omissions = state.metrics.access_log_omissions.clone();
+        let target = &config.agent.access_log;
+        let log = AccessLog::open(target, names.clone(), failures.clone(), omissions)?;
         let (notify, changed) = mpsc::channel(64);
         let journal = Journal::open(&journal_path(&config.agent))?;
         let pods = state.pods.clone();
@@ -143,6 +147,7 @@ impl Agent {
         block_in_place(|| relays.apply(&config))?;
 
         let events = supervisor.datapath.events()?;
+        state.details.follow(supervisor.datapath.headers()?);
         let mut tasks = JoinSet::new();
         tasks.spawn(server.serve(state.clone()));
         tasks.spawn(supervisor.datapath.diagnostics()?.forward());
@@ -168,6 +173,9 @@ impl Agent {
     async fn serve(mut self, mut signals: Signals) -> Result<()> {
         let mut look = time::interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut sweep = time::interval(SWEEP);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut orphans = Orphans::new();
         let mut fetch = time::interval(FETCH);
         fetch.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -179,6 +187,7 @@ impl Agent {
                 Some(request) = self.requests.recv() => self.act(request),
                 Some(place) = self.changed.recv() => self.note_changed(place),
                 _ = look.tick() => self.look(),
+                _ = sweep.tick() => self.sweep(&mut orphans),
                 _ = fetch.tick() => self.note_ended(),
                 ready = self.events.ready() => {
                     ready?;
@@ -203,14 +212,23 @@ impl Agent {
         let State {
             metrics, details, ..
         } = &*self.state;
-        let note = |ended: Ended| {
+        let mut note = |ended: Ended| {
             metrics.statistics.note(&ended);
             self.log.write(ended);
         };
         self.events
-            .read(|closed| note(Ended::new(*closed, details.take(closed.cookie))));
+            .read(|closed| note(Ended::new(*closed, details.take_ended(closed))));
+        // Lest they find no room, even if nobody asks.
+        details.fetch();
         while let Ok(ended) = self.refused.try_recv() {
             note(ended);
+        }
+    }
+
+    fn sweep(&self, orphans: &mut Orphans) {
+        match block_in_place(|| self.supervisor.datapath.sweep(orphans)) {
+            Ok(now) => *orphans = now,
+            Err(error) => warn!("cannot look for what connections have left: {error:#}"),
         }
     }
 

@@ -39,7 +39,8 @@ pub(super) fn settings(steers: &[Steer], index: impl Fn(&str) -> Option<u32>) ->
                 rule: rule_id(&steer.name),
                 first: *ports.start(),
                 last: *ports.end(),
-                to: steer.to,
+                to: *steer.to.start(),
+                further: (steer.to.end() - steer.to.start()) as u8,
                 flags: if is_gateway { Range::GATEWAY } else { 0 },
             }));
         }

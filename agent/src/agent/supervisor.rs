@@ -20,7 +20,7 @@ use super::{
     wanted::Wanted,
 };
 use crate::{
-    config::{Config, Steer},
+    config::{AccessLogTarget, Config, Steer},
     datapath::{Datapath, Job},
     netns::Netns,
     pods::Pods,
@@ -52,6 +52,8 @@ struct Served {
     nodes: Vec<(Interface, Node)>,
     /// Name of each interface that is attached to, for what, and its index.
     interfaces: Vec<(String, Job, u32)>,
+    /// Whether the namespace has steers, which also look up sockets.
+    steers: bool,
     /// Names of the pins of what is attached.
     pins: Vec<String>,
     watch: JoinHandle<()>,
@@ -79,7 +81,10 @@ impl Supervisor {
         changed: Sender<Place>,
     ) -> Result<Self> {
         let cgroup = processes::cgroup2_mount()?;
-        let datapath = Datapath::load(&config.agent.bpffs, config.agent.origins, &cgroup)?;
+        let agent = &config.agent;
+        // Nobody else tells which process had a connection.
+        let logs = agent.access_log != AccessLogTarget::Off;
+        let datapath = Datapath::load(&agent.bpffs, agent.origins, logs, &cgroup)?;
         Ok(Self {
             datapath,
             journal,
@@ -266,12 +271,14 @@ impl Supervisor {
         let mut is_attached = false;
         let mut former = Vec::new();
         if let Some(before) = before {
-            is_attached = before.interfaces == served.interfaces;
+            is_attached =
+                (&before.interfaces, before.steers) == (&served.interfaces, served.steers);
             served.pins.clone_from(&before.pins);
             former.clone_from(&before.unwraps);
         }
         self.datapath.configure(&served.netns, &served.settings)?;
-        for port in steers.iter().map(|s| s.to).collect::<HashSet<_>>() {
+        let ports: HashSet<u16> = steers.iter().flat_map(|s| s.to.clone()).collect();
+        for port in ports {
             self.adopt(&served.netns, port)?;
         }
         // Routes before packets: an assigned packet that is routed elsewhere would be lost.
@@ -340,6 +347,7 @@ impl Supervisor {
             nodes: plan::nodes(&rules.nodes, kind, netns.cookie(), index),
             netns,
             interfaces,
+            steers: !rules.steers.is_empty(),
             pins: Vec::new(),
             watch,
         })
@@ -359,6 +367,9 @@ impl Supervisor {
 
     /// Attaches the packet programs.
     fn attach(&mut self, served: &mut Served) -> Result<()> {
+        if served.interfaces.is_empty() && !served.steers {
+            return Ok(());
+        }
         let jobs: Vec<_> = served
             .interfaces
             .iter()
@@ -366,13 +377,15 @@ impl Supervisor {
             .collect();
         served.pins = self
             .datapath
-            .attach(&served.netns, &jobs)
+            .attach(&served.netns, &jobs, served.steers)
             .with_context(|| format!("cannot attach to {}", served.netns))?;
         let mut targets: Vec<_> = jobs
             .iter()
             .map(|(name, job)| format!("{job} {name}"))
             .collect();
-        targets.push("sk_lookup".into());
+        if served.steers {
+            targets.push("sk_lookup".into());
+        }
         info!("attached in {}: {}", served.netns, targets.join(", "));
         Ok(())
     }

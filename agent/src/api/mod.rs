@@ -266,7 +266,8 @@ async fn list(
     let peers = snapshot(&state, move |state| {
         let mut peers = peers::all(&*state.origins, &state.names, caller.view()?)?;
         for peer in &mut peers {
-            peer.proxy = state.details.get(peer.cookie).map(Arc::unwrap_or_clone);
+            let details = state.details.get(peer.cookie, peer.header);
+            peer.proxy = details.map(Arc::unwrap_or_clone);
         }
         Ok(peers)
     });
@@ -289,7 +290,8 @@ async fn find(
         };
         let mut peer = peers::one(&*state.origins, &state.names, caller.view()?, cookie)?;
         if let Some(peer) = &mut peer {
-            peer.proxy = state.details.get(cookie).map(Arc::unwrap_or_clone);
+            let details = state.details.get(cookie, peer.header);
+            peer.proxy = details.map(Arc::unwrap_or_clone);
         }
         Ok(peer)
     });

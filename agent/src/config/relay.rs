@@ -119,7 +119,7 @@ impl Relay {
             netns: self.netns.clone(),
             interface: None,
             ports: Vec::new(),
-            to: self.listen.port(),
+            to: self.listen.port()..=self.listen.port(),
             answers: None,
             mark: MARK,
             table: TABLE,

@@ -3,7 +3,7 @@
 use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;
 
-use agent_common::Mark;
+use agent_common::{Mark, affinity::MAX_LISTENERS};
 
 use super::problem::Problems;
 use super::reader::Section;
@@ -41,8 +41,8 @@ pub struct Steer {
     pub interface: Option<String>,
     /// Destination ports.
     pub ports: Vec<RangeInclusive<u16>>,
-    /// Port of the proxy's listener.
-    pub to: u16,
+    /// Port of the proxy's listener, or of its listeners: a client's connections go to the same.
+    pub to: RangeInclusive<u16>,
     /// `Some`: a gateway, whose proxy's spoofed connections are answered through these interfaces.
     pub answers: Option<Vec<String>>,
     /// The mark of the proxy's spoofed sockets and of a gateway's packets.
@@ -74,22 +74,20 @@ impl Located {
         let netns = netns(section, problems);
         let interface = interface(section, problems);
         let ports = ports(section, problems);
-        section.require("to", "15006", problems);
-        let to = section.integer("to", 1..=65_535, problems);
+        let to = to(section, problems);
         let answers = answers(section, problems);
         let mark = mark(section, problems);
         let table = table(section, problems);
 
         let (name, name_span) = name?;
         let (to, to_span) = to?;
-        let to = u16::try_from(to).expect("checked above");
         let (ports, port_spans): (Vec<_>, Vec<_>) = ports.into_iter().unzip();
-        if !ports.is_empty() && ports.iter().all(|range| *range == (to..=to)) {
+        let is_proxys =
+            |ports: &RangeInclusive<u16>| to.contains(ports.start()) && to.contains(ports.end());
+        if !ports.is_empty() && ports.iter().all(is_proxys) {
             problems.add(
                 to_span,
-                format!(
-                    "the proxy's own port {to} is the only one in `ports`: nothing would be steered"
-                ),
+                "`ports` has the proxy's own only: nothing would be steered",
                 Some("`to` is where the proxy listens, `ports` is what clients connect to".into()),
             );
         }
@@ -169,6 +167,35 @@ pub(super) fn check_interface(key: &str, name: &str, span: Range<usize>, problem
             )),
         );
     }
+}
+
+/// `15006` or `"15006-15009"`.
+fn to(
+    section: &Section<'_, '_>,
+    problems: &mut Problems,
+) -> Option<(RangeInclusive<u16>, Range<usize>)> {
+    section.require("to", "15006", problems);
+    let text = section.get("to")?.get_ref().as_str();
+    let Some(text) = text.filter(|text| text.contains('-')) else {
+        let (port, span) = section.integer("to", 1..=65_535, problems)?;
+        let port = port as u16;
+        return Some((port..=port, span));
+    };
+    let span = section.get("to")?.span();
+    let (reason, help) = match port_range(text) {
+        Ok(to) if to.len() <= MAX_LISTENERS as usize => return Some((to, span)),
+        Ok(to) => {
+            let (first, n) = (to.start(), to.len());
+            let last = u32::from(*first) + MAX_LISTENERS - 1;
+            (
+                format!("`to` has {n} ports, {MAX_LISTENERS} are possible"),
+                format!("write \"{first}-{last}\""),
+            )
+        }
+        Err(problem) => problem,
+    };
+    problems.add(span, reason, Some(help));
+    None
 }
 
 fn answers(section: &Section<'_, '_>, problems: &mut Problems) -> Option<Vec<String>> {

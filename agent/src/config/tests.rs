@@ -83,7 +83,7 @@ table = 7
 [[steer]]
 name = "all"
 ports = ["1-65535"]
-to = 15001
+to = "15001-15016"
 "#,
         "t.toml",
     )
@@ -104,10 +104,11 @@ to = 15001
     assert_eq!(first.ports, [8080..=8080, 9000..=9010]);
     assert_eq!(first.answers, Some(vec!["eth1".into()]));
     assert_eq!((first.mark.value, first.mark.mask), (1337, u32::MAX));
-    assert_eq!((first.to, first.table), (15006, 7));
+    assert_eq!((&first.to, first.table), (&(15006..=15006), 7));
     let second = &config.steer[1];
     assert_eq!((second.mark.value, second.mark.mask), (0x539, 0xfff));
     assert_eq!((&second.answers, second.table), (&None, 133));
+    assert_eq!(second.to, 15001..=15016);
 }
 
 #[test]

@@ -26,7 +26,12 @@ use super::{pins::Pins, sys};
 /// Attaches what learns origins to the cgroup, for every process below it. Returns the names of the
 /// pins.
 pub(super) fn learn(object: &mut Ebpf, pins: &Pins, cgroup: &Path) -> Result<Vec<String>> {
-    by_name(object, pins, cgroup, &[program::LEARN, program::RELEASE])
+    by_name(object, pins, cgroup, &[program::LEARN])
+}
+
+/// Attaches what notes who gives a socket up, likewise.
+pub(super) fn release(object: &mut Ebpf, pins: &Pins, cgroup: &Path) -> Result<Vec<String>> {
+    by_name(object, pins, cgroup, &[program::RELEASE])
 }
 
 /// Attaches what takes binds as evidence, likewise.
@@ -134,15 +139,18 @@ fn cgroup_program(
     }
 }
 
-/// Attaches `sk_lookup` to the calling thread's network namespace, whose inode is `netns`.
-pub(super) fn lookup(object: &mut Ebpf, pins: &Pins, netns: u64) -> Result<()> {
+/// Attaches `sk_lookup` to the calling thread's network namespace, whose inode is `netns`. Returns the name of
+/// the pin.
+pub(super) fn lookup(object: &mut Ebpf, pins: &Pins, netns: u64) -> Result<String> {
     let here = File::open("/proc/thread-self/ns/net")?;
     let lookup: &mut SkLookup = program(object, program::LOOKUP)?;
     lookup.load()?;
     let id = lookup.attach(&here)?;
     let link = lookup.take_link(id)?;
     let link = FdLink::from(link);
-    pins.pin_link(&lookup_name(netns), |path| Ok(link.pin(path).map(drop)?))
+    let pin = lookup_name(netns);
+    pins.pin_link(&pin, |path| Ok(link.pin(path).map(drop)?))?;
+    Ok(pin)
 }
 
 /// What is done on an interface.
@@ -265,7 +273,7 @@ fn packets_name(program: &str, netns: u64, interface: &str) -> String {
 }
 
 /// Name of the pin of a namespace's `sk_lookup` link.
-pub(super) fn lookup_name(netns: u64) -> String {
+fn lookup_name(netns: u64) -> String {
     format!("{}:{netns}", program::LOOKUP)
 }
 

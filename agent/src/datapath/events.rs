@@ -1,5 +1,7 @@
 //! What the data path sends to the agent.
 
+use std::sync::Mutex;
+
 use agent_common::Closed;
 use anyhow::{Context as _, Result};
 use aya::{
@@ -39,6 +41,25 @@ impl Events {
             if record.len() >= size_of::<Closed>() {
                 // SAFETY: the data path writes `Closed`, for which any bits are valid.
                 each(&unsafe { record.as_ptr().cast::<Closed>().read_unaligned() });
+            }
+        }
+    }
+}
+
+/// PROXY headers that were taken off and say more than addresses.
+pub struct Headers(Mutex<RingBuf<MapData>>);
+
+impl Headers {
+    pub(super) fn new(ring: RingBuf<MapData>) -> Self {
+        Self(Mutex::new(ring))
+    }
+
+    /// Gives each that is there to `each`, with its number.
+    pub fn read(&self, mut each: impl FnMut(u64, &[u8])) {
+        let mut ring = self.0.lock().expect("no holder panics");
+        while let Some(record) = ring.next() {
+            if let Some((number, header)) = record.split_first_chunk() {
+                each(u64::from_ne_bytes(*number), header);
             }
         }
     }

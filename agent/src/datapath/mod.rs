@@ -33,8 +33,9 @@ use nix::libc::{AF_INET, AF_INET6};
 use tracing::{debug, warn};
 
 pub use attach::Job;
-pub use events::{Diagnostics, Events};
+pub use events::{Diagnostics, Events, Headers};
 pub use pins::Pins;
+pub use translated::Orphans;
 
 use crate::{
     config::{CarryToa, Policy, Reveal, Trust},
@@ -61,18 +62,22 @@ pub struct Datapath {
 
 impl Datapath {
     /// Puts in place what learns origins, for all processes below `cgroup` (the root of the cgroup v2
-    /// hierarchy). `origins` is the size of the map of origins. A data path that an agent left is
+    /// hierarchy). `origins` is the size of the map of origins; `processes`: whether to note who has a
+    /// connection. A data path that an agent left is
     /// taken over with its origins, without a moment in which neither works.
-    pub fn load(root: &Path, origins: u32, cgroup: &Path) -> Result<Self> {
+    pub fn load(root: &Path, origins: u32, processes: bool, cgroup: &Path) -> Result<Self> {
         let pins = Pins::new(root);
         pins.create()?;
         if !can_take_over(&pins, origins) {
             pins.remove_maps(false)?;
             pins.create()?;
         }
-        let mut loader = loader(&pins, origins);
+        let mut loader = loader(&pins, origins, processes);
         let mut object = load_object(&mut loader, 0)?;
-        let always = attach::learn(&mut object, &pins, cgroup)?;
+        let mut always = attach::learn(&mut object, &pins, cgroup)?;
+        if processes {
+            always.extend(attach::release(&mut object, &pins, cgroup)?);
+        }
         pins.remove_maps(true)?;
         Ok(Self {
             pins,
@@ -168,6 +173,11 @@ impl Datapath {
         Events::new(self.pins.events()?)
     }
 
+    /// The stream of PROXY headers that say more than addresses.
+    pub fn headers(&self) -> Result<Headers> {
+        Ok(Headers::new(self.pins.headers()?))
+    }
+
     /// The stream of the programs' own messages. To be called within the async runtime.
     pub fn diagnostics(&mut self) -> Result<Diagnostics> {
         Diagnostics::new(&mut self.object)
@@ -260,9 +270,19 @@ impl Datapath {
         Ok(())
     }
 
-    /// Attaches the packet programs to interfaces of `netns`, and `sk_lookup` to the namespace; what was
-    /// attached there is replaced. Returns the names of the pins.
-    pub fn attach(&mut self, netns: &Netns, jobs: &[(&str, Job)]) -> Result<Vec<String>> {
+    /// Forgets translated connections that never got a socket. `before`: what the last call returned.
+    pub fn sweep(&self, before: &Orphans) -> Result<Orphans> {
+        translated::sweep(&self.pins, before)
+    }
+
+    /// Attaches the packet programs to interfaces of `netns`, and `sk_lookup` to the namespace if it has
+    /// steers; what was attached there is replaced. Returns the names of the pins.
+    pub fn attach(
+        &mut self,
+        netns: &Netns,
+        jobs: &[(&str, Job)],
+        steers: bool,
+    ) -> Result<Vec<String>> {
         let mut object = load_object(&mut self.loader, netns.cookie())?;
         let pins = &self.pins;
         netns.run(move || {
@@ -280,8 +300,10 @@ impl Datapath {
                     names.push(name.with_context(|| format!("cannot attach to {interface}"))?);
                 }
             }
-            attach::lookup(&mut object, pins, netns.inode()).context("cannot attach sk_lookup")?;
-            names.push(attach::lookup_name(netns.inode()));
+            if steers {
+                let attached = attach::lookup(&mut object, pins, netns.inode());
+                names.push(attached.context("cannot attach sk_lookup")?);
+            }
             Ok(names)
         })
     }
@@ -378,11 +400,12 @@ fn can_take_over(pins: &Pins, origins: u32) -> bool {
 
 /// What is the same for each load of the object. Making it takes longer than all loads: aya reads the
 /// kernel's BTF for it.
-fn loader(pins: &Pins, origins: u32) -> EbpfLoader<'static> {
+fn loader(pins: &Pins, origins: u32, processes: bool) -> EbpfLoader<'static> {
     let mut loader = EbpfLoader::new();
     // The object has no relocation that needs it, and it takes tens of megabytes.
     loader.btf(None);
     loader.map_max_entries(map::ORIGINS, origins);
+    loader.override_global(names::PROCESSES, if processes { &1_u8 } else { &0 }, true);
     for name in map::ALL {
         loader.map_pin_path(name, pins.map_path(name));
     }

@@ -15,7 +15,7 @@ use agent_common::{
     names::{LAYOUT, map},
     node::{Interface, Node},
     toa::Kinds,
-    unwrap::UnwrapPort,
+    unwrap::{Handshake, UnwrapPort},
 };
 use anyhow::{Context as _, Result, bail};
 use aya::{
@@ -63,6 +63,8 @@ unsafe impl Pod for Plain<Node> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<Connection> {}
 // SAFETY: as above.
+unsafe impl Pod for Plain<Handshake> {}
+// SAFETY: as above.
 unsafe impl Pod for Plain<Address> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<Claim> {}
@@ -77,6 +79,8 @@ pub(super) type Prefixes = LpmTrie<MapData, Plain<Address>, u32>;
 pub(super) type Unwraps = HashMap<MapData, Plain<UnwrapPort>, u32>;
 /// Ports with their policies.
 pub(super) type Policies = HashMap<MapData, u32, Plain<Policy>>;
+/// Handshakes of connections that begin with a PROXY header.
+pub(super) type Handshakes = HashMap<MapData, Plain<Connection>, Plain<Handshake>>;
 /// Prefixes of policies with their verdicts.
 pub(super) type PolicyPrefixes = LpmTrie<MapData, Plain<Prefix>, u32>;
 
@@ -288,6 +292,12 @@ impl Pins {
         )?)?)
     }
 
+    pub(super) fn headers(&self) -> Result<RingBuf<MapData>> {
+        Ok(RingBuf::try_from(Map::from_map_data(
+            self.map(map::HEADERS)?,
+        )?)?)
+    }
+
     pub(super) fn trusted_uids(&self) -> Result<HashMap<MapData, u32, u32>> {
         Ok(HashMap::try_from(Map::from_map_data(
             self.map(map::TRUSTED_UIDS)?,
@@ -327,6 +337,12 @@ impl Pins {
     pub(super) fn translated(&self) -> Result<HashMap<MapData, Plain<Connection>, i32>> {
         Ok(HashMap::try_from(Map::from_map_data(
             self.map(map::TRANSLATED)?,
+        )?)?)
+    }
+
+    pub(super) fn unwrapping(&self) -> Result<Handshakes> {
+        Ok(HashMap::try_from(Map::from_map_data(
+            self.map(map::UNWRAPPING)?,
         )?)?)
     }
 
@@ -431,6 +447,11 @@ impl Origins for Pins {
             entries: self.namespaces()?.keys().count() as u64,
             max_entries: self.map(map::NAMESPACES)?.info()?.max_entries().into(),
         };
+        let translated = MapFill {
+            name: map::TRANSLATED.into(),
+            entries: self.translated()?.keys().count() as u64,
+            max_entries: self.map(map::TRANSLATED)?.info()?.max_entries().into(),
+        };
         let links = self.link_names()?.into_iter().map(|name| {
             let pin = self.links().join(&name);
             let info = FdLink::from(PinnedLink::from_pin(&pin)?).info()?;
@@ -444,7 +465,7 @@ impl Origins for Pins {
         });
         Ok(Status {
             links: links.collect::<Result<_>>()?,
-            maps: vec![origins, namespaces],
+            maps: vec![origins, namespaces, translated],
             counters,
             tallies: super::guard::tallies(self)?,
         })

@@ -1,14 +1,63 @@
 //! Connections whose sequence numbers are translated: without the data path, the server would take other
 //! bytes than the sender's for the next ones. They are reset before that.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, net::SocketAddr};
 
-use agent_common::Connection;
+use agent_common::{Connection, unwrap::Handshake};
 use anyhow::Result;
+use aya::maps::MapError;
 use tracing::warn;
 
-use super::Pins;
+use super::pins::{Pins, Plain};
 use crate::{netns::Netns, sockets};
+
+/// Entries without a socket, with what was known of the handshake.
+pub type Orphans = HashMap<Connection, Option<Handshake>>;
+
+/// Forgets connections that never got a socket, and never will: no end of a socket does. They were orphans the
+/// last time, too, and no other connection has begun between the same ends. Returns those to look at the next
+/// time.
+pub(super) fn sweep(pins: &Pins, before: &Orphans) -> Result<Orphans> {
+    let mut translated = pins.translated()?;
+    let keys = translated.keys().collect::<Result<Vec<_>, _>>()?;
+    let mut orphans = Orphans::new();
+    if keys.is_empty() {
+        return Ok(orphans);
+    }
+    let handshakes = pins.unwrapping()?;
+    let handshake = |key: &Plain<Connection>| match handshakes.get(key, 0) {
+        Ok(Plain(handshake)) => Ok(Some(handshake)),
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(error) => Err(error),
+    };
+    let namespaces = namespaces()?;
+    let mut by_netns: HashMap<u64, Vec<_>> = HashMap::new();
+    for key in keys {
+        by_netns.entry(key.0.netns).or_default().push(key);
+    }
+    for (cookie, keys) in by_netns {
+        let ends: Vec<_> = keys.iter().map(|key| ends(&key.0)).collect();
+        // Before the sockets are looked for: what begins later is not taken for what was there.
+        let noted = keys.iter().map(handshake).collect::<Result<Vec<_>, _>>()?;
+        let exist = match namespaces.get(&cookie) {
+            Some(netns) => sockets::exist(netns, &ends)?,
+            None => vec![false; keys.len()],
+        };
+        let all = keys.iter().zip(noted).zip(exist);
+        for ((key, noted), _) in all.filter(|(_, exists)| !exists) {
+            if before.get(&key.0) != Some(&noted) {
+                orphans.insert(key.0, noted);
+                continue;
+            }
+            translated.remove(key)?;
+            if handshake(key)? != noted {
+                // One that has begun at this very moment may have lost its entry.
+                abort(&namespaces, &key.0);
+            }
+        }
+    }
+    Ok(orphans)
+}
 
 /// Resets those that are `gone`: at both ends, at once.
 pub(super) fn reset(pins: &Pins, gone: impl Fn(&Connection) -> bool) -> Result<()> {
@@ -18,21 +67,35 @@ pub(super) fn reset(pins: &Pins, gone: impl Fn(&Connection) -> bool) -> Result<(
     if connections.is_empty() {
         return Ok(());
     }
-    let namespaces: HashMap<_, _> = Netns::all()?.into_iter().map(|n| (n.cookie(), n)).collect();
+    let namespaces = namespaces()?;
     for key in connections {
-        let Connection {
-            netns,
-            source,
-            destination,
-        } = key.0;
-        let (local, remote) = (destination.socket_addr(), source.socket_addr());
-        if let Some(netns) = namespaces.get(&netns)
-            && let Err(error) = sockets::abort(netns, local, remote)
-        {
-            warn!("the connection from {remote} to {local} will break: {error:#}");
-        }
+        abort(&namespaces, &key.0);
         // The end of the socket removed it, if there was one.
         let _ = translated.remove(key);
     }
     Ok(())
+}
+
+fn abort(namespaces: &HashMap<u64, Netns>, connection: &Connection) {
+    let (local, remote) = ends(connection);
+    if let Some(netns) = namespaces.get(&connection.netns)
+        && let Err(error) = sockets::abort(netns, local, remote)
+    {
+        warn!("the connection from {remote} to {local} will break: {error:#}");
+    }
+}
+
+/// The server's end, and the sender's.
+fn ends(connection: &Connection) -> (SocketAddr, SocketAddr) {
+    let Connection {
+        source,
+        destination,
+        ..
+    } = connection;
+    (destination.socket_addr(), source.socket_addr())
+}
+
+/// Those of the host, by their cookies.
+fn namespaces() -> Result<HashMap<u64, Netns>> {
+    Ok(Netns::all()?.into_iter().map(|n| (n.cookie(), n)).collect())
 }

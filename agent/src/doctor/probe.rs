@@ -109,7 +109,7 @@ fn steer(pins: &Pins) -> Result<&'static str> {
     connect(&node, &client, ipv6)
         .context("cannot connect two network namespaces by a veth pair")?;
 
-    let mut datapath = Datapath::load(pins.root(), 64, &cgroup2_mount()?)?;
+    let mut datapath = Datapath::load(pins.root(), 64, false, &cgroup2_mount()?)?;
     let mut settings = Namespace::default();
     settings.ranges[0] = Range {
         ifindex: node.interface_index(STEERED)?,
@@ -117,10 +117,10 @@ fn steer(pins: &Pins) -> Result<&'static str> {
         first: PORT,
         last: PORT,
         to: TO,
-        flags: 0,
+        ..Range::default()
     };
     datapath.configure(&node, &settings)?;
-    datapath.attach(&node, &[(STEERED, Job::Steer)])?;
+    datapath.attach(&node, &[(STEERED, Job::Steer)], true)?;
 
     connection(&node, &client, IPV4[0], pins).context("over IPv4")?;
     if ipv6 {

@@ -20,7 +20,8 @@ fn look(netns: &Netns, steers: &[Steer]) -> Result<Vec<Check>> {
     let ipv6 = sysctl::ipv6_enabled(netns)?;
     let mut checks = Vec::new();
     for steer in steers {
-        let listeners = sockets::listeners(netns, steer.to)?;
+        let listeners = steer.to.clone().map(|port| sockets::listeners(netns, port));
+        let listeners = listeners.collect::<Result<Vec<_>>>()?.concat();
         checks.extend(judge(steer, &listeners, ipv6));
     }
     Ok(checks)
@@ -28,7 +29,12 @@ fn look(netns: &Netns, steers: &[Steer]) -> Result<Vec<Check>> {
 
 fn judge(steer: &Steer, listeners: &[ListenerInfo], ipv6: bool) -> Vec<Check> {
     let name = format!("proxy of steer {}", steer.name);
-    let port = steer.to;
+    let (first, last) = (steer.to.start(), steer.to.end());
+    let port = if first == last {
+        first.to_string()
+    } else {
+        format!("{first}-{last}")
+    };
     let wrong = |outcome, reason: String, consequence: &str, remedy: String| {
         Check::wrong(outcome, &name, reason, consequence, remedy)
     };
@@ -103,7 +109,7 @@ mod tests {
             netns: None,
             interface: Some("eth0".into()),
             ports: vec![80..=80],
-            to: 15006,
+            to: 15006..=15006,
             answers,
             mark: Mark::default(),
             table: 133,

@@ -3,6 +3,10 @@
 //! By `splice()` through a pipe, so that no byte enters user space: measured on loopback with Linux 6.18, it
 //! moves 2.5 times as many bytes per CPU second as tokio's `copy_bidirectional` with buffers of 64 KiB, and
 //! 4.5 times as many as with its own of 8 KiB. Messages of 100 bytes cost 6 % more.
+//!
+//! A sockmap (`sk_skb` verdict and redirect) moves 0.8 times as many bytes per CPU second for one connection and 0.65
+//! times as many for a hundred. Nor does it hold back a sender that is faster than its receiver (kernel memory grows
+//! until there is none), nor pass on what came before the sockets were joined, until more comes.
 
 use std::{
     io,
@@ -16,6 +20,7 @@ use std::{
 };
 
 use nix::{
+    errno::Errno,
     fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice},
     unistd::pipe2,
 };
@@ -26,13 +31,15 @@ use tokio::{
     time::{self, Instant},
 };
 
-use super::{Service, metrics::Direction};
+use super::{Service, files, metrics::Direction};
 
 /// How much a pipe holds, and one `splice()` moves at most. A quarter, which is the default, needs 1.5
 /// times the CPU time; four times as much gain nothing.
 const CHUNK: usize = 256 << 10;
 /// Pipes that are kept for reuse.
 const SPARE: usize = 64;
+/// How long to wait when no further file can be open: for a pipe of another connection.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Copies between `client` and `upstream` until both have ended their stream. Each end's half of the
 /// stream is closed as soon as the other's is. An error: one of them broke off, or nothing has moved for
@@ -103,7 +110,7 @@ async fn one_way(
 ) -> io::Result<()> {
     loop {
         from.readable().await?;
-        let pipe = pipes.take()?;
+        let pipe = pipes.take().await?;
         loop {
             match from.try_io(Interest::READABLE, || shift(from, &pipe.1)) {
                 Ok(0) => {
@@ -149,15 +156,20 @@ pub(super) struct Pipes(Mutex<Vec<Pipe>>);
 type Pipe = (OwnedFd, OwnedFd);
 
 impl Pipes {
-    fn take(&self) -> io::Result<Pipe> {
-        let spare = self.0.lock().expect("no holder panics").pop();
-        match spare {
-            Some(pipe) => Ok(pipe),
-            None => {
-                let pipe = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-                // An error: it moves less at a time.
-                let _ = fcntl(&pipe.0, FcntlArg::F_SETPIPE_SZ(CHUNK as i32));
-                Ok(pipe)
+    async fn take(&self) -> io::Result<Pipe> {
+        loop {
+            let spare = self.0.lock().expect("no holder panics").pop();
+            if let Some(pipe) = spare {
+                return Ok(pipe);
+            }
+            match pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK) {
+                Ok(pipe) if files::has_room_for_pipe(&pipe.1) => {
+                    // An error: it moves less at a time.
+                    let _ = fcntl(&pipe.0, FcntlArg::F_SETPIPE_SZ(CHUNK as i32));
+                    return Ok(pipe);
+                }
+                Ok(_) | Err(Errno::EMFILE | Errno::ENFILE) => time::sleep(PAUSE).await,
+                Err(error) => return Err(error.into()),
             }
         }
     }

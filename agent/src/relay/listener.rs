@@ -15,9 +15,9 @@ use std::{
 use anyhow::{Context as _, Result};
 use socket2::{Domain, Socket, Type};
 use tokio::{net::TcpListener, runtime::Handle, sync::watch, task::JoinHandle, time};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
-use super::{Service, connection, header::Refusal, health};
+use super::{Service, connection, files, header::Refusal, health};
 use crate::origins::Claims;
 
 /// Handshakes that may wait to be accepted; the kernel's `net.core.somaxconn` is the bound.
@@ -110,23 +110,29 @@ pub(super) fn listen(address: SocketAddr, claims: &dyn Claims) -> Result<std::ne
 
 async fn accept(listener: TcpListener, mut settings: watch::Receiver<Arc<Service>>) {
     let open = Arc::new(AtomicU32::new(0));
+    let mut is_full = false;
     loop {
         let accepted = listener.accept().await;
         let service = settings.borrow_and_update().clone();
+        if accepted.is_ok() && std::mem::take(&mut is_full) {
+            info!("{} accepts connections again", service.name);
+        }
         match accepted {
             Ok((stream, peer)) => match Open::one_of(service.relay.max_connections, &open) {
-                Some(one) => {
+                Some(one) if files::has_room_for_connection(&stream) => {
                     let settings = settings.clone();
                     tokio::spawn(async move {
                         connection::serve(&service, stream, peer, settings).await;
                         drop(one);
                     });
                 }
-                None => connection::refuse(&service, &stream, peer, Refusal::Limit.into()),
+                _ => connection::refuse(&service, &stream, peer, Refusal::Limit.into()),
             },
             Err(error) if is_of_one_connection(&error) => debug!("{}: {error}", service.name),
             Err(error) => {
-                warn!("{} cannot accept connections: {error}", service.name);
+                if !std::mem::replace(&mut is_full, true) {
+                    warn!("{} cannot accept connections: {error}", service.name);
+                }
                 time::sleep(PAUSE).await;
             }
         }

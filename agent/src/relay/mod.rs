@@ -4,6 +4,7 @@
 mod balance;
 mod connection;
 mod copy;
+mod files;
 mod header;
 mod health;
 mod http;
@@ -15,9 +16,8 @@ use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 use anyhow::{Context as _, Result};
 use ipnet::IpNet;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::runtime::{Builder, Handle, Runtime};
-use tracing::{info, warn};
+use tracing::info;
 
 use self::{balance::Balancer, copy::Pipes, listener::Listener, metrics::Metrics};
 use crate::{
@@ -27,13 +27,6 @@ use crate::{
     netns::Netns,
     origins::Claims,
 };
-
-/// Descriptors that the agent needs besides those of relayed connections.
-const OTHER_FILES: u64 = 1024;
-/// Descriptors of a connection's two ends.
-const SOCKETS: u64 = 2;
-/// The same with a pipe for each direction, while bytes move.
-const FILES: u64 = 6;
 
 /// All relays of the configuration.
 pub struct Relays {
@@ -108,7 +101,7 @@ impl Relays {
             };
             new.push((relay, bound));
         }
-        raise_limit(config.relay.iter().map(|relay| relay.max_connections));
+        files::raise_limit(config.relay.iter().map(|relay| relay.max_connections));
         let mut before = std::mem::take(&mut self.listeners);
         for (relay, bound) in new {
             let service = Arc::new(self.service(relay, &config.trust));
@@ -200,28 +193,6 @@ impl Drop for Relays {
         for (_, runtime) in self.runtimes.drain() {
             runtime.shutdown_background();
         }
-    }
-}
-
-/// Allows as many open files as the relays may need, or as many as the system allows.
-fn raise_limit(connections: impl Iterator<Item = u32>) {
-    let connections: u64 = connections.map(u64::from).sum();
-    let needed = OTHER_FILES + connections * FILES;
-    let raise = || {
-        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-        if soft < needed {
-            setrlimit(Resource::RLIMIT_NOFILE, needed, hard.max(needed))
-                .or_else(|_| setrlimit(Resource::RLIMIT_NOFILE, hard, hard))?;
-        }
-        getrlimit(Resource::RLIMIT_NOFILE)
-    };
-    match raise() {
-        Ok((soft, _)) if soft < OTHER_FILES + connections * SOCKETS => warn!(
-            "the relays may have {connections} connections, but no more than {soft} files can be open: \
-             raise the limit (`LimitNOFILE` of systemd), or set `max_connections`"
-        ),
-        Ok(_) => {}
-        Err(error) => warn!("cannot allow {needed} open files: {error}"),
     }
 }
 

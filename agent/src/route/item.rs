@@ -240,7 +240,7 @@ mod tests {
             netns: Some("/run/netns/pod".into()),
             interface: interface.map(Into::into),
             ports: vec![8080..=8080],
-            to: 15006,
+            to: 15006..=15006,
             answers: answers.map(|names| names.iter().map(|name| (*name).into()).collect()),
             mark: Mark {
                 value: 0x539,

@@ -32,7 +32,17 @@ impl Web {
         Self::start_nginx(directory, netns, addresses, "", "", CLIENT)
     }
 
-    /// The same with TLS, and a certificate of its own making.
+    /// The same with an answer of its own, by which it is known.
+    pub fn nginx_saying(
+        directory: &Path,
+        netns: &Netns,
+        addresses: &[SocketAddr],
+        answer: &str,
+    ) -> Result<Self> {
+        Self::start_nginx(directory, netns, addresses, "", "", answer)
+    }
+
+    /// The same as [`Self::nginx`] with TLS, and a certificate of its own making.
     pub fn nginx_tls(directory: &Path, netns: &Netns, addresses: &[SocketAddr]) -> Result<Self> {
         let name = unique("certificate");
         let certificate = directory.join(format!("{name}.pem"));

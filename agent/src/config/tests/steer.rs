@@ -29,7 +29,13 @@ fn the_steers_ports_are_checked() {
         ("ports = [\"1\"]\nto = 0", "the nearest is `to = 1`"),
         ("ports = [\"1\"]\nto = 65536", "the nearest is `to = 65535`"),
         ("ports = [\"1\"]\nto = \"15006\"", "write `to = 15006`"),
+        ("ports = [\"1\"]\nto = \"9-8\"", "write \"8-9\""),
+        ("ports = [\"1\"]\nto = \"100-116\"", "write \"100-115\""),
         ("ports = [\"9\"]\nto = 9", "nothing would be steered"),
+        (
+            "ports = [\"8-9\"]\nto = \"7-9\"",
+            "nothing would be steered",
+        ),
         ("ports = [\"9\", \"8-10\"]\nto = 1", "names port 9 twice"),
     ];
     for (lines, part) in cases {

@@ -23,6 +23,8 @@ pub(crate) const UPLOAD: u8 = b'<';
 pub(crate) const DOWNLOAD: u8 = b'>';
 /// The application is to call `getpeername()` until the client is done.
 pub(crate) const NAME: u8 = b'@';
+/// The client will do nothing until it is done.
+pub(crate) const IDLE: u8 = b'.';
 /// So many calls are told by one byte.
 pub(crate) const CALLS: u16 = 10_000;
 /// How much either side sends or reads at a time.
@@ -45,7 +47,7 @@ impl Application {
         netns.enter(|| {
             let socket = Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP))?;
             socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).into())?;
-            socket.listen(1024)?;
+            socket.listen(4096)?;
             let threads = (0..concurrency + SPARE)
                 .map(|_| {
                     let listener = TcpListener::from(socket.try_clone()?);
@@ -80,6 +82,10 @@ fn serve(mut stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
     match request[0] {
         WHO => {
             stream.write_all(&encode(canonical(peer)))?;
+            stream.read(&mut request).map(drop)
+        }
+        IDLE => {
+            stream.set_read_timeout(None)?;
             stream.read(&mut request).map(drop)
         }
         UPLOAD => {

@@ -87,6 +87,7 @@ pub(crate) static COMPARISONS: [Comparison; 6] = [
         title: "Connections with a PROXY header, and a server without any",
         variants: &[Direct, Unwrap, Relay, HaproxyTold, NginxTold, EnvoyTold],
         works: &[
+            Work::Idle,
             Work::Connections,
             Work::Upload,
             Work::Download,

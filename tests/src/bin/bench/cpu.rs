@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) const QUIET: f64 = 0.05;
 
 /// Processor time since some moment in the past.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Used {
     /// Of the whole machine, whatever it was used for.
     pub(crate) machine: Duration,

@@ -41,6 +41,15 @@ impl Figure {
     }
 }
 
+const IDLE: Figure = Figure {
+    key: "idle_process_bytes_per_connection",
+    name: "bytes of the processes per idle connection",
+    work: Work::Idle,
+    of: |sample| sample.idle.processes,
+    digits: 0,
+    compared: Compared::Difference,
+};
+
 const CONNECTIONS: Figure = Figure {
     key: "connections_per_second",
     name: "connections per second",
@@ -83,7 +92,14 @@ pub(crate) const DOWNLOAD: Figure = Figure {
 };
 
 /// All, in the order of the report.
-static FIGURES: [Figure; 14] = [
+static FIGURES: [Figure; 16] = [
+    IDLE,
+    Figure {
+        key: "idle_kernel_bytes_per_connection",
+        name: "kernel bytes per idle connection",
+        of: |sample| sample.idle.kernel,
+        ..IDLE
+    },
     CONNECTIONS,
     CONNECTIONS_PER_CPU_SECOND,
     Figure {

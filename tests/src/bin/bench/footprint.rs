@@ -16,6 +16,7 @@ use tests::netns::Netns;
 use tests::proxy::any_v4;
 use tests::topology::{Family, Sidecar};
 
+use crate::idle;
 use crate::load::bind;
 use crate::pod::{PORT, directory, steering};
 use crate::stats::Spread;
@@ -70,7 +71,6 @@ struct Life {
 
 /// Starts agents one after the other.
 pub(crate) fn measure(stop: &Stop) -> Result<Footprint> {
-    allow_open_files()?;
     let lives = (0..STARTS)
         .map(|_| Life::live(stop))
         .collect::<Result<Vec<_>>>()?;
@@ -188,18 +188,7 @@ fn hold(sidecar: &Sidecar, port: u16) -> Result<Vec<Socket>> {
 /// Bytes in the kernel's general-purpose slabs, which sockets and files do not come from.
 fn slabs(stop: &Stop) -> Result<i64> {
     stop.sleep(SETTLE)?;
-    let slabs = std::fs::read_to_string("/proc/slabinfo").context("/proc/slabinfo")?;
-    let mut sum = 0;
-    for line in slabs.lines().filter(|line| line.starts_with("kmalloc-")) {
-        // slabinfo(5): name, objects in use, objects, size of an object.
-        let fields: Vec<_> = line.split_whitespace().collect();
-        let field = |n: usize| -> Option<i64> { fields.get(n)?.parse().ok() };
-        sum += field(1)
-            .zip(field(3))
-            .map(|(used, size)| used * size)
-            .context("/proc/slabinfo")?;
-    }
-    Ok(sum)
+    Ok(idle::slabs("kmalloc-")? as i64)
 }
 
 /// The agent's resident memory.
@@ -224,7 +213,7 @@ fn map(agent: &Agent) -> Result<u64> {
 }
 
 /// The number after `key` in a list of keys and values.
-fn value(text: &str, key: &str) -> Option<u64> {
+pub(crate) fn value(text: &str, key: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(key))?;
     line.split_whitespace().next()?.parse().ok()
 }
@@ -236,7 +225,8 @@ fn attached_ms(agent: &Agent) -> Result<f64> {
         .with_context(|| format!("no `attached after` in the agent's log:\n{log}"))
 }
 
-fn allow_open_files() -> Result<()> {
+/// Allows as many open files as the measurements need.
+pub(crate) fn allow_open_files() -> Result<()> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, soft.max(OPEN_FILES), hard)
         .with_context(|| format!("cannot open {OPEN_FILES} files: `ulimit -H -n` says {hard}"))

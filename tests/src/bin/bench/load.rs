@@ -17,6 +17,7 @@ use crate::application::{
     ANSWER, CALLS, CHUNK, DOWNLOAD, NAME, PATIENCE, REQUEST, UPLOAD, WHO, decode,
 };
 use crate::cpu::Used;
+use crate::idle::{self, Idle};
 use crate::pod::Pod;
 use crate::stats;
 use crate::stop::Stop;
@@ -37,6 +38,8 @@ const TOLERATED: u64 = 1000;
 /// What the clients do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Work {
+    /// Many connections on which nothing moves.
+    Idle,
     /// Short connections: connect, ask, be answered, close.
     Connections,
     /// One connection that sends all the time.
@@ -54,7 +57,9 @@ pub(crate) enum Work {
 }
 
 impl Work {
-    pub(crate) const ALL: [Self; 7] = [
+    /// Idle connections first: later, memory that others have left is used again.
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Idle,
         Self::Connections,
         Self::Paced,
         Self::Upload,
@@ -67,6 +72,7 @@ impl Work {
     /// Its name for people.
     pub(crate) fn name(self) -> &'static str {
         match self {
+            Self::Idle => "idle connections",
             Self::Connections => "connections",
             Self::Upload => "upload",
             Self::Download => "download",
@@ -79,7 +85,7 @@ impl Work {
 }
 
 /// What one measurement found.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Sample {
     /// Connections, bytes or calls.
     pub(crate) amount: u64,
@@ -98,6 +104,8 @@ pub(crate) struct Sample {
     pub(crate) p99: Duration,
     /// What the program before a node's own NAT took for a SYN; zero without one, and for other work.
     pub(crate) syn: Duration,
+    /// Of idle connections; zero for other work.
+    pub(crate) idle: Idle,
 }
 
 impl Sample {
@@ -150,6 +158,14 @@ pub(crate) fn measure(
     stop: &Stop,
 ) -> Result<Sample> {
     let clients = match work {
+        Work::Idle => {
+            let (amount, idle) = idle::measure(pod, stop)?;
+            return Ok(Sample {
+                amount,
+                idle,
+                ..Sample::default()
+            });
+        }
         Work::Connections => concurrency,
         Work::Crowd => CROWD,
         Work::Paced => PACERS,
@@ -163,6 +179,7 @@ pub(crate) fn measure(
             scope.spawn(move || {
                 pod.client().join().expect("enter the client's namespace");
                 let outcome = match work {
+                    Work::Idle => unreachable!("measured above"),
                     Work::Connections => connect(pod, client, clients, progress),
                     Work::Upload => upload(pod, 0, progress),
                     Work::Crowd => upload(pod, client.into(), progress),
@@ -193,6 +210,7 @@ pub(crate) fn measure(
         failed: progress.failed.into_inner(),
         wrong: progress.wrong.into_inner(),
         unknown: progress.unknown.into_inner(),
+        idle: Idle::default(),
     };
     ensure!(sample.amount > 0, "nothing came through");
     ensure!(
@@ -323,7 +341,7 @@ fn syns(pod: &Pod, progress: &Progress) -> Result<()> {
 }
 
 /// Connects from the client's n-th address and sends a request.
-fn open(pod: &Pod, n: usize, kind: u8) -> Result<TcpStream> {
+pub(crate) fn open(pod: &Pod, n: usize, kind: u8) -> Result<TcpStream> {
     let client = pod.family.client(n);
     let socket = if pod.variant.is_told() {
         // A load balancer, with an address of its own.

@@ -11,6 +11,7 @@ mod comparison;
 mod cpu;
 mod figure;
 mod footprint;
+mod idle;
 mod load;
 mod pod;
 mod report;
@@ -100,6 +101,7 @@ fn main() -> Result<()> {
         .as_ref()
         .map(|path| File::create(path).with_context(|| format!("cannot write {}", path.display())))
         .transpose()?;
+    footprint::allow_open_files()?;
     let _turn = turn()?;
     let stop = Stop::on_signals()?;
     remove_orphans()?;

@@ -121,7 +121,7 @@ impl Variant {
     }
 
     /// Whether the client connects to the proxy's own port.
-    fn is_addressed(self) -> bool {
+    pub(crate) fn is_addressed(self) -> bool {
         matches!(self, Self::EnvoyPlain | Self::EnvoyBinding)
             || self.is_told() && self != Self::Unwrap
     }
@@ -235,6 +235,11 @@ impl Pod {
     /// The client's namespace.
     pub(crate) fn client(&self) -> &Netns {
         self.topology.client()
+    }
+
+    /// The namespace of the application, and of what is before it.
+    pub(crate) fn server(&self) -> &Netns {
+        self.topology.pod()
     }
 
     /// The n-th of 254 addresses at which a client finds the application: where truepeer makes a bind an
@@ -361,6 +366,8 @@ fn config(
             let port = PORT.to_string();
             let unwrap = Unwrap::new(pod, Sidecar::INTERFACE, &[port.as_str()]);
             config.unwrap.push(unwrap);
+            // As the README says of load balancers that speak PROXY protocol.
+            config.trust.toa = Some(Vec::new());
         }
         Variant::Relay => {
             let (listen, upstream) = route(family);

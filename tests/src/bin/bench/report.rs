@@ -22,7 +22,7 @@
 //! ```
 //!
 //! `background` is the share of the machine that was busy before each measurement. Figures of a pair are
-//! ratios, and of `getpeername()` and SYNs differences, within a round. `agent` is null with `--only`, `cni`
+//! ratios, and of `getpeername()`, SYNs and memory differences, within a round. `agent` is null with `--only`, `cni`
 //! with `--only` others.
 
 use std::collections::BTreeMap;
@@ -112,6 +112,7 @@ struct OfGoal {
 /// What one measurement found, for people.
 pub(crate) fn progress(work: Work, sample: &Sample) -> String {
     match work {
+        Work::Idle => format!("{:.0} bytes a connection", sample.idle.processes),
         Work::Connections => format!("{:.0} connections/s", sample.rate()),
         Work::Upload => format!("{:.2} GB/s up", sample.rate() / 1e9),
         Work::Download => format!("{:.2} GB/s down", sample.rate() / 1e9),
@@ -277,7 +278,7 @@ impl Report {
             self.concurrency,
         );
         println!(
-            "Median (first to third quartile); pairs as ratios, getpeername() and SYNs as differences"
+            "Median (first to third quartile); pairs as ratios, getpeername(), SYNs and memory as differences"
         );
         for comparison in &self.comparisons {
             comparison.print();

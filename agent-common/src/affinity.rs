@@ -1,0 +1,91 @@
+//! Which of a steer's listeners a client's connections go to: always the same, as long as it listens.
+
+use crate::Address;
+
+/// How many listeners a steer can have.
+pub const MAX_LISTENERS: u32 = 16;
+
+/// The place, among the listeners of a steer, of the one for this client; `None` if none listens. Bit n of
+/// `listening` says whether the nth does.
+///
+/// Rendezvous hashing (Thaler and Ravishankar, 1998): client and listener have a weight together, and the
+/// heaviest listener is the client's. So none but its own clients move when one is lost, and they come back.
+#[inline(always)]
+pub fn choose(client: &Address, listening: u32) -> Option<u32> {
+    let client = client.0.into_iter().fold(0, mix);
+    let mut heaviest = 0;
+    for n in 0..MAX_LISTENERS {
+        // Weights differ in their lowest bits, which tell the listener; none is zero.
+        let weight = mix(client, n) >> 7 << 6 | u64::from(n << 1 | 1);
+        let weight = weight * u64::from(listening >> n & 1);
+        heaviest = max(heaviest, weight);
+    }
+    (heaviest != 0).then_some(heaviest as u32 >> 1 & (MAX_LISTENERS - 1))
+}
+
+/// The greater of two numbers below 2^63. Without a branch: the kernel's verifier would follow each way
+/// through the loop.
+#[inline(always)]
+fn max(a: u64, b: u64) -> u64 {
+    // SAFETY: a reference is valid for reads. LLVM, which does not know what is read, makes no branch of it.
+    let difference = unsafe { core::ptr::read_volatile(&(a as i64 - b as i64)) };
+    b.wrapping_add((difference & !(difference >> 63)) as u64)
+}
+
+/// A hash of what was hashed before and of another word: the finalizer of MurmurHash3.
+#[inline(always)]
+fn mix(hash: u64, word: u32) -> u64 {
+    let mut hash = hash.rotate_left(32) ^ u64::from(word);
+    hash = (hash ^ hash >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    hash = (hash ^ hash >> 33).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    hash ^ hash >> 33
+}
+
+#[cfg(test)]
+mod tests {
+    use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+    use super::*;
+
+    const ALL: u32 = (1 << MAX_LISTENERS) - 1;
+
+    /// Neighbours, as clients often are, of both families.
+    fn clients() -> impl Iterator<Item = Address> {
+        let v4 = (0..10_000).map(|n| IpAddr::from(Ipv4Addr::from(0xcb00_7100 + n)));
+        let v6 =
+            (0..10_000).map(|n| IpAddr::from(Ipv6Addr::from(0x2001_0db8_u128 << 96 | n << 64)));
+        v4.chain(v6).map(Address::from)
+    }
+
+    fn choices(listening: u32) -> impl Iterator<Item = u32> {
+        clients().map(move |client| choose(&client, listening).unwrap())
+    }
+
+    #[test]
+    fn each_that_listens_has_its_share() {
+        for listening in [0b1111_u32, 0b1000_0100_1010, 1 << 15 | 1] {
+            let mut shares = [0; MAX_LISTENERS as usize];
+            for choice in choices(listening) {
+                shares[choice as usize] += 1;
+            }
+            let fair = 20_000 / listening.count_ones() as i32;
+            for (n, share) in shares.into_iter().enumerate() {
+                let expected = fair * (listening >> n & 1) as i32;
+                assert!((expected - share).abs() <= fair / 20, "{n}: {share}");
+            }
+        }
+        assert_eq!(choose(&Address::default(), 0), None);
+        assert_eq!(choose(&Address::default(), 1), Some(0));
+    }
+
+    #[test]
+    fn only_the_clients_of_a_lost_one_move_and_to_all_others() {
+        let (before, after) = (choices(ALL), choices(ALL ^ 1 << 5));
+        let mut taken_up = 0;
+        for (before, after) in before.zip(after) {
+            assert!(after == before || before == 5);
+            taken_up |= u32::from(before == 5) << after;
+        }
+        assert_eq!(taken_up, ALL ^ 1 << 5);
+    }
+}
