@@ -81,8 +81,7 @@ fn connect(
         return;
     }
     // An assigned socket makes the kernel drop what it would forward.
-    let (from, to) = (segment.source().address, segment.destination().address);
-    if range.is_sidecar() && !is_local(ctx, from, to) {
+    if range.is_sidecar() && !is_local(ctx, client, segment.destination().address) {
         return;
     }
     let Some(listener) = find_listener(ctx, segment, to) else {
