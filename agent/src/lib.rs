@@ -14,6 +14,7 @@ pub mod datapath;
 pub mod details;
 pub mod doctor;
 pub mod ended;
+pub mod file;
 pub mod metrics;
 pub mod netns;
 pub mod origins;

@@ -30,7 +30,7 @@ use self::{
 use crate::{
     access_log::AccessLog,
     api::{Server, State},
-    config::{AgentSettings, Config},
+    config::{AgentSettings, Config, ConfigError},
     datapath::{self, Events, Orphans, Pins},
     doctor,
     ended::{Ended, Refusals},
@@ -48,13 +48,16 @@ const SWEEP: Duration = Duration::from_secs(5);
 /// How often closed connections are fetched; the data path wakes the agent only when many wait.
 const FETCH: Duration = Duration::from_millis(50);
 
-/// Runs the agent until SIGTERM or SIGINT; SIGHUP reads the configuration at `path` again.
+/// Reads the configuration again.
+pub type Load = Box<dyn Fn() -> Result<Config, ConfigError>>;
+
+/// Runs the agent until SIGTERM or SIGINT; SIGHUP reads the configuration again, by `load`.
 ///
 /// # Errors
 ///
 /// When something cannot be put in place. What a start without predecessor had installed is removed
 /// again.
-pub async fn run(config: Config, path: Option<PathBuf>) -> Result<()> {
+pub async fn run(config: Config, load: Load) -> Result<()> {
     let started = Instant::now();
     let signals = Signals::new()?;
     let is_first = Pins::open(&config.agent.bpffs).is_err();
@@ -62,7 +65,7 @@ pub async fn run(config: Config, path: Option<PathBuf>) -> Result<()> {
     let lock = Lock::take(&config.agent.bpffs)?;
     // Lock and socket are this agent's from here on, and so is what their journal and pins hold.
     let server = Server::bind(&config.agent.socket, config.agent.metrics).await?;
-    let outcome = match Agent::start(config.clone(), path, server).await {
+    let outcome = match Agent::start(config.clone(), load, server).await {
         Ok(agent) => {
             info!("attached after {} ms", started.elapsed().as_millis());
             agent.serve(signals).await
@@ -103,7 +106,7 @@ fn remove(config: &Config) -> Result<()> {
 /// A running agent.
 struct Agent {
     config: Config,
-    path: Option<PathBuf>,
+    load: Load,
     supervisor: Supervisor,
     keeper: Keeper,
     /// What the CNI plugin asks for.
@@ -121,7 +124,7 @@ struct Agent {
 }
 
 impl Agent {
-    async fn start(config: Config, path: Option<PathBuf>, server: Server) -> Result<Self> {
+    async fn start(config: Config, load: Load, server: Server) -> Result<Self> {
         let names = Names::new(&config);
         let pins = Pins::new(&config.agent.bpffs);
         let (state, requests) = State::new(Arc::new(pins), names.clone(), config.agent.top);
@@ -152,7 +155,7 @@ impl Agent {
         give_back_memory();
         Ok(Self {
             config,
-            path,
+            load,
             supervisor,
             keeper,
             requests,
@@ -270,10 +273,10 @@ impl Agent {
         }
     }
 
-    /// Takes up the file, all but `[agent]`, which needs a new start; a bad file changes nothing.
+    /// Takes up the configuration, all but `[agent]`, which needs a new start; a bad one changes nothing.
     fn reload(&mut self) {
         self.log.reopen();
-        let new = match Config::load(self.path.as_deref()) {
+        let new = match (self.load)() {
             Ok(new) => new,
             Err(error) => return error!("the configuration is not read again: {error}"),
         };
