@@ -54,11 +54,21 @@ pub enum Counter {
     LearntRelay = 22,
     /// Origins of applications' connections learnt from a relay that reads `X-Forwarded-For`.
     LearntXff = 23,
+    /// SYNs whose TOA was ignored because their sender is to sign, and did not.
+    ToaUnsigned = 24,
+    /// SYNs whose TOA was ignored because its tag is wrong or has expired.
+    ToaForged = 25,
+    /// SYNs whose TOA was ignored because its tag had been used before.
+    ToaReplayed = 26,
+    /// SYNs whose TOA was ignored because too many tags were to be remembered.
+    ToaFull = 27,
+    /// SYNs that were sent with TOA but without a tag because their options left no room.
+    CarryUnsigned = 28,
 }
 
 impl Counter {
     /// Every counter, in the order of the slots.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 29] = [
         Self::Steered,
         Self::NoListener,
         Self::Drained,
@@ -83,6 +93,11 @@ impl Counter {
         Self::UnwrapFull,
         Self::LearntRelay,
         Self::LearntXff,
+        Self::ToaUnsigned,
+        Self::ToaForged,
+        Self::ToaReplayed,
+        Self::ToaFull,
+        Self::CarryUnsigned,
     ];
 
     /// Its name in `truepeer status` and, between `truepeer_` and `_total`, in the metrics.
@@ -112,6 +127,11 @@ impl Counter {
             Self::UnwrapFull => "unwrap_refused_full",
             Self::LearntRelay => "learnt_relay",
             Self::LearntXff => "learnt_xff",
+            Self::ToaUnsigned => "toa_unsigned",
+            Self::ToaForged => "toa_forged",
+            Self::ToaReplayed => "toa_replayed",
+            Self::ToaFull => "toa_full",
+            Self::CarryUnsigned => "carry_unsigned",
         }
     }
 
@@ -156,6 +176,17 @@ impl Counter {
             Self::UnwrapFull => "Connections refused because too many are being translated",
             Self::LearntRelay => "Origins of connections that the relay accepted",
             Self::LearntXff => "Origins learnt from X-Forwarded-For",
+            Self::ToaUnsigned => {
+                "SYNs whose TOA was ignored because their sender is to sign, and did not"
+            }
+            Self::ToaForged => "SYNs whose TOA was ignored because its tag is wrong or has expired",
+            Self::ToaReplayed => "SYNs whose TOA was ignored because its tag had been used before",
+            Self::ToaFull => {
+                "SYNs whose TOA was ignored because too many tags were to be remembered"
+            }
+            Self::CarryUnsigned => {
+                "SYNs sent with TOA but without a tag because their options left no room"
+            }
         }
     }
 }

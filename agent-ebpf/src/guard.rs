@@ -7,7 +7,7 @@ use agent_common::{
     Address, Claim, Closed, Counter, Endpoint, Evidence, Origin, Syn,
     guard::{Policy, Prefix, Verdict},
     options::HEADER_ROOM,
-    toa::{Kinds, Toa, find},
+    toa::{Toa, find},
     unwrap::Refusal,
 };
 use aya_ebpf::{
@@ -23,10 +23,7 @@ use network_types::{
 
 use crate::{
     counters::count,
-    maps::{
-        CLAIMS, EVENTS, HANDOVERS, POLICIES, PREFIXES, REFUSED, TALLIES, TRUSTED_SOURCES,
-        longest_match,
-    },
+    maps::{CLAIMS, EVENTS, HANDOVERS, POLICIES, PREFIXES, REFUSED, TALLIES},
     packet::{ACK, SYN, TCP},
     socket::TCP_LISTEN,
     toa,
@@ -190,17 +187,15 @@ fn claim(ctx: &SkBuffContext, syn: &Syn, offset: u32, tcp: &[u8; TcpHdr::LEN]) -
     if claim.is_some_and(|claim| claim.evidence == 0) {
         return None;
     }
-    let source = syn.source.address;
     if let Some(kinds) = toa::kinds()
-        && let Some(rule) = longest_match(&TRUSTED_SOURCES, source)
-        && let Some(client) = toa(ctx, kinds, offset, tcp)
+        && let Some(voucher) = toa::voucher(syn.source.address)
+        && let Some(header) = header(ctx, offset, tcp)
+        && let Toa::Client(client) = find(&header, kinds)
     {
-        return Some(Claim {
-            client,
-            evidence: Evidence::Toa as u8,
-            rule,
-            ..Claim::default()
-        });
+        let claim = voucher.claim(client);
+        if voucher.check(&header, syn, &claim).is_ok() {
+            return Some(claim);
+        }
     }
     Some(claim.copied().unwrap_or(Claim {
         client: syn.source,
@@ -209,14 +204,9 @@ fn claim(ctx: &SkBuffContext, syn: &Syn, offset: u32, tcp: &[u8; TcpHdr::LEN]) -
     }))
 }
 
-/// The client that TOA on the SYN names.
+/// The TCP header with all of its options.
 #[inline(always)]
-fn toa(
-    ctx: &SkBuffContext,
-    kinds: &Kinds,
-    offset: u32,
-    tcp: &[u8; TcpHdr::LEN],
-) -> Option<Endpoint> {
+fn header(ctx: &SkBuffContext, offset: u32, tcp: &[u8; TcpHdr::LEN]) -> Option<[u8; HEADER_ROOM]> {
     let mut header = [0; HEADER_ROOM];
     header[..TcpHdr::LEN].copy_from_slice(tcp);
     let end = usize::from(tcp[12] >> 4) * 4;
@@ -227,10 +217,7 @@ fn toa(
         let word = load::<4>(ctx, offset + at as u32).ok()?;
         header[at..at + 4].copy_from_slice(&word);
     }
-    match find(&header, kinds) {
-        Toa::Client(client) => Some(client),
-        Toa::Absent | Toa::Invalid => None,
-    }
+    Some(header)
 }
 
 /// What the IP header says, which is where the packet begins.

@@ -20,6 +20,7 @@ mod socket;
 mod sockops;
 mod source;
 mod steer;
+mod tag;
 mod toa;
 mod unwrap;
 

@@ -4,7 +4,7 @@
 //! (SYN cookies), and waits in `HANDOVERS` for the handshake's end.
 
 use agent_common::{
-    Claim, Counter, Evidence, Syn,
+    Address, Claim, Counter, Endpoint, Evidence, Syn,
     options::HEADER_ROOM,
     toa::{Kinds, Toa, find},
 };
@@ -18,8 +18,9 @@ use aya_ebpf::{
 
 use crate::{
     counters::count,
-    maps::{HANDOVERS, TOA, TRUSTED_SOURCES, longest_match},
+    maps::{HANDOVERS, SIGNERS, TOA, TRUSTED_SOURCES, longest_match},
     sockops::{self, local, remote},
+    tag,
 };
 
 const SOL_TCP: i32 = 6;
@@ -84,20 +85,64 @@ pub(crate) fn answers(ctx: &SockOpsContext) {
         Toa::Invalid => return count(Counter::ToaInvalid),
         Toa::Client(client) => client,
     };
-    let source = remote(ctx);
-    let Some(rule) = longest_match(&TRUSTED_SOURCES, source.address) else {
-        return count(Counter::ToaUntrusted);
-    };
     let syn = Syn {
-        source,
+        source: remote(ctx),
         destination: local(ctx),
         isn: u32::from_be_bytes([header[4], header[5], header[6], header[7]]),
     };
-    let claim = Claim {
-        client,
-        rule,
-        evidence: Evidence::Toa as u8,
-        ..Claim::default()
+    let Some(voucher) = voucher(syn.source.address) else {
+        return count(Counter::ToaUntrusted);
     };
-    let _ = HANDOVERS.insert(syn, claim, BPF_ANY.into());
+    let claim = voucher.claim(client);
+    match voucher.check(&header, &syn, &claim) {
+        Ok(()) => drop(HANDOVERS.insert(syn, claim, BPF_ANY.into())),
+        Err(reason) => count(reason),
+    }
+}
+
+/// Why TOA of a sender is believed.
+pub(crate) struct Voucher {
+    rule: u32,
+    /// Whether it is to be signed.
+    signs: bool,
+}
+
+/// What vouches for a sender, if anything does.
+#[inline(always)]
+pub(crate) fn voucher(sender: Address) -> Option<Voucher> {
+    match longest_match(&SIGNERS, sender) {
+        None | Some(0) => {
+            let rule = longest_match(&TRUSTED_SOURCES, sender)?;
+            Some(Voucher { rule, signs: false })
+        }
+        Some(rule) => Some(Voucher { rule, signs: true }),
+    }
+}
+
+impl Voucher {
+    /// What the sender says.
+    #[inline(always)]
+    pub(crate) fn claim(&self, client: Endpoint) -> Claim {
+        Claim {
+            client,
+            rule: self.rule,
+            evidence: Evidence::Toa as u8,
+            ..Claim::default()
+        }
+    }
+
+    /// Whether to believe it, or why not.
+    #[inline(always)]
+    pub(crate) fn check(
+        &self,
+        header: &[u8; HEADER_ROOM],
+        syn: &Syn,
+        claim: &Claim,
+    ) -> Result<(), Counter> {
+        if self.signs {
+            tag::prove(header, syn, claim)
+        } else {
+            Ok(())
+        }
+    }
 }

@@ -1,0 +1,104 @@
+//! The tag of signed TOA: made where TOA is sent, and proven, once, where it is read.
+
+use agent_common::{
+    Claim, Counter, Endpoint, Syn,
+    options::HEADER_ROOM,
+    tag::{self, Keys, Signed, Spending, has_expired},
+};
+use aya_ebpf::{
+    bindings::{BPF_ANY, BPF_NOEXIST},
+    helpers::generated::bpf_ktime_get_boot_ns,
+};
+
+use crate::maps::{HANDOVERS, KEYS, SPENDING, SPENT};
+
+/// So many entries of `SPENT` are looked at for each that is made: more go than come.
+const FORGOTTEN: usize = 2;
+
+#[inline(always)]
+fn keys() -> Option<&'static Keys> {
+    // SAFETY: the entry is replaced, never changed in place.
+    unsafe { KEYS.get(0) }
+}
+
+#[inline(always)]
+fn boottime() -> u64 {
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_ktime_get_boot_ns() }
+}
+
+/// Whether what is sent is to be signed.
+#[inline(always)]
+pub(crate) fn is_wanted() -> bool {
+    keys().is_some()
+}
+
+/// The option that goes with TOA for `client` on a SYN with this sequence number; `None`: there is no key.
+#[inline(always)]
+pub(crate) fn option(client: Endpoint, isn: u32) -> Option<[u8; tag::LEN as usize]> {
+    let keys = keys()?;
+    let signed = Signed { client, isn };
+    Some(tag::option(keys.sign(&signed, keys.epoch(boottime()))))
+}
+
+/// Has the tag on a SYN prove its TOA. What it proves is handed over at once, by which the same SYN is known
+/// when it comes again; on another connection, or when its own has been made, the tag proves nothing.
+#[inline(never)]
+pub(crate) fn prove(header: &[u8; HEADER_ROOM], syn: &Syn, claim: &Claim) -> Result<(), Counter> {
+    let tag = tag::find(header).ok_or(Counter::ToaUnsigned)?;
+    let keys = keys().ok_or(Counter::ToaForged)?;
+    let signed = Signed {
+        client: claim.client,
+        isn: syn.isn,
+    };
+    let now = keys.epoch(boottime());
+    let epoch = keys.verify(tag, &signed, now).ok_or(Counter::ToaForged)?;
+    // SAFETY: entries are replaced, never changed in place.
+    let Some(last) = (unsafe { SPENT.get(signed) }) else {
+        forget(now);
+        // First, as an entry that is not in the queue would stay.
+        let queued = SPENDING.push(Spending { epoch, signed }, 0);
+        queued.map_err(|_| Counter::ToaFull)?;
+        let spent = SPENT.insert(signed, epoch, BPF_NOEXIST.into());
+        spent.map_err(|_| Counter::ToaReplayed)?;
+        let _ = HANDOVERS.insert(syn, claim, BPF_ANY.into());
+        return Ok(());
+    };
+    // SAFETY: as above.
+    let handed_over = unsafe { HANDOVERS.get(syn) };
+    if handed_over.is_none_or(|known| known.client != claim.client) {
+        return Err(Counter::ToaReplayed);
+    }
+    // The SYN was sent again with a new tag, which is not to outlive the memory of it.
+    if epoch > *last {
+        let _ = SPENT.insert(signed, epoch, BPF_ANY.into());
+        let _ = SPENDING.push(Spending { epoch, signed }, 0);
+    }
+    Ok(())
+}
+
+/// Forgets the oldest tags, if they are not valid any more.
+#[inline(never)]
+fn forget(now: u64) {
+    for _ in 0..FORGOTTEN {
+        let Ok(Some(oldest)) = SPENDING.peek() else {
+            return;
+        };
+        if !has_expired(oldest.epoch, now) {
+            return;
+        }
+        let Ok(Some(oldest)) = SPENDING.pop() else {
+            return;
+        };
+        if !has_expired(oldest.epoch, now) {
+            // Another CPU took the one before.
+            let _ = SPENDING.push(oldest, 0);
+            return;
+        }
+        // SAFETY: entries are replaced, never changed in place.
+        let last = unsafe { SPENT.get(oldest.signed) };
+        if last.is_some_and(|epoch| has_expired(*epoch, now)) {
+            let _ = SPENT.remove(oldest.signed);
+        }
+    }
+}
