@@ -4,8 +4,7 @@
 pub type Key = [u64; 2];
 
 /// The hash of 32 bytes, given as little-endian words.
-// A call of its own in the kernel, where a caller's stack is short.
-#[inline(never)]
+#[inline(always)]
 pub fn siphash(key: &Key, words: &[u64; 4]) -> u64 {
     let mut v = [
         key[0] ^ 0x736f_6d65_7073_6575,

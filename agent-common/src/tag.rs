@@ -110,7 +110,7 @@ pub fn has_expired(epoch: u64, now: u64) -> bool {
 
 /// Hashed are, little-endian but for the address: address (16 bytes), port (4 bytes), sequence number (4
 /// bytes), epoch (8 bytes).
-#[inline(always)]
+#[inline(never)]
 fn tag(key: &Key, signed: &Signed, epoch: u64) -> u64 {
     let Endpoint { address, port, .. } = signed.client;
     let pair = |low: u32, high: u32| u64::from(high) << 32 | u64::from(low);

@@ -25,7 +25,7 @@ pub(crate) fn connects(ctx: &SockOpsContext) {
 }
 
 /// Notes the SYN before it is sent, and makes room for its option.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn sends(ctx: &SockOpsContext) {
     let Some(claim) = claim(ctx) else { return };
     let syn = Syn {
@@ -57,7 +57,7 @@ fn reserve(ctx: &SockOpsContext, length: u8) -> bool {
 }
 
 /// Writes the option that there is room for.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn writes(ctx: &SockOpsContext) {
     let Some(claim) = claim(ctx) else { return };
     let Some(kind) = longest_match(&CARRY, remote(ctx).address) else {

@@ -62,7 +62,7 @@ pub(crate) fn listen(ctx: &SockOpsContext) {
 
 /// Remembers a connection that a socket of this host makes to a steered port, before its first packet
 /// is sent.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn connects(ctx: &SockOpsContext) {
     let Some((netns, namespace)) = namespace(ctx) else {
         return;
@@ -85,7 +85,7 @@ pub(crate) fn connects(ctx: &SockOpsContext) {
 }
 
 /// Forgets a connection of this host: it failed, or its packets find its socket from now on.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn forget_connection(ctx: &SockOpsContext) {
     if let Some((netns, _)) = namespace(ctx) {
         let _ = OWN.remove(Connection {
@@ -97,7 +97,7 @@ pub(crate) fn forget_connection(ctx: &SockOpsContext) {
 }
 
 /// Learns the origin of a socket that `accept()` is about to return.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn accepted(ctx: &SockOpsContext) {
     let (local, remote) = (local(ctx), remote(ctx));
     if let Some(claim) = handed_over(ctx, local, remote) {

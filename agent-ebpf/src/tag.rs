@@ -47,19 +47,23 @@ pub(crate) fn option(client: Endpoint, isn: u32) -> Option<[u8; tag::LEN as usiz
 pub(crate) fn prove(header: &[u8; HEADER_ROOM], syn: &Syn, claim: &Claim) -> Result<(), Counter> {
     let tag = tag::find(header).ok_or(Counter::ToaUnsigned)?;
     let keys = keys().ok_or(Counter::ToaForged)?;
-    let signed = Signed {
-        client: claim.client,
-        isn: syn.isn,
-    };
     let now = keys.epoch(boottime());
-    let epoch = keys.verify(tag, &signed, now).ok_or(Counter::ToaForged)?;
+    let mut spending = Spending {
+        epoch: 0,
+        signed: Signed {
+            client: claim.client,
+            isn: syn.isn,
+        },
+    };
+    let epoch = keys.verify(tag, &spending.signed, now);
+    spending.epoch = epoch.ok_or(Counter::ToaForged)?;
     // SAFETY: entries are replaced, never changed in place.
-    let Some(last) = (unsafe { SPENT.get(signed) }) else {
+    let Some(last) = (unsafe { SPENT.get(&spending.signed) }) else {
         forget(now);
         // First, as an entry that is not in the queue would stay.
-        let queued = SPENDING.push(Spending { epoch, signed }, 0);
+        let queued = SPENDING.push(&spending, 0);
         queued.map_err(|_| Counter::ToaFull)?;
-        let spent = SPENT.insert(signed, epoch, BPF_NOEXIST.into());
+        let spent = SPENT.insert(&spending.signed, &spending.epoch, BPF_NOEXIST.into());
         spent.map_err(|_| Counter::ToaReplayed)?;
         let _ = HANDOVERS.insert(syn, claim, BPF_ANY.into());
         return Ok(());
@@ -70,9 +74,9 @@ pub(crate) fn prove(header: &[u8; HEADER_ROOM], syn: &Syn, claim: &Claim) -> Res
         return Err(Counter::ToaReplayed);
     }
     // The SYN was sent again with a new tag, which is not to outlive the memory of it.
-    if epoch > *last {
-        let _ = SPENT.insert(signed, epoch, BPF_ANY.into());
-        let _ = SPENDING.push(Spending { epoch, signed }, 0);
+    if spending.epoch > *last {
+        let _ = SPENT.insert(&spending.signed, &spending.epoch, BPF_ANY.into());
+        let _ = SPENDING.push(&spending, 0);
     }
     Ok(())
 }

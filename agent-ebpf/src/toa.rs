@@ -62,7 +62,7 @@ pub(crate) fn kinds() -> Option<&'static Kinds> {
 }
 
 /// Reads the SYN that is being answered.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn answers(ctx: &SockOpsContext) {
     let Some(kinds) = kinds() else { return };
     let mut header = [0; HEADER_ROOM];
@@ -95,7 +95,7 @@ pub(crate) fn answers(ctx: &SockOpsContext) {
     };
     let claim = voucher.claim(client);
     match voucher.check(&header, &syn, &claim) {
-        Ok(()) => drop(HANDOVERS.insert(syn, claim, BPF_ANY.into())),
+        Ok(()) => drop(HANDOVERS.insert(&syn, &claim, BPF_ANY.into())),
         Err(reason) => count(reason),
     }
 }

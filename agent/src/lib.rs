@@ -13,6 +13,7 @@ pub mod datapath;
 pub mod details;
 pub mod doctor;
 pub mod ended;
+pub mod keys;
 pub mod metrics;
 pub mod netns;
 pub mod origins;

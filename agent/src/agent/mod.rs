@@ -33,7 +33,7 @@ use crate::{
     route::Journal,
 };
 
-/// How often named namespaces are looked at: nothing tells when one is replaced.
+/// How often named namespaces, keys and clock are looked at: nothing tells when one is replaced.
 const LOOK: Duration = Duration::from_secs(1);
 /// How often closed connections are fetched; the data path wakes the agent only when many wait.
 const FETCH: Duration = Duration::from_millis(50);
@@ -158,7 +158,7 @@ impl Agent {
                     Request::Reload => self.reload(),
                 },
                 () = self.changed.notified() => self.follow(),
-                _ = look.tick() => if self.is_outdated() { self.follow() },
+                _ = look.tick() => self.look(),
                 _ = fetch.tick() => self.note_ended(),
                 ready = self.events.ready() => {
                     ready?;
@@ -188,6 +188,16 @@ impl Agent {
             .read(|closed| note(Ended::new(*closed, details.take(closed.cookie))));
         while let Ok(ended) = self.refused.try_recv() {
             note(ended);
+        }
+    }
+
+    /// Follows what nothing tells about.
+    fn look(&mut self) {
+        if let Err(error) = block_in_place(|| self.supervisor.follow_keys()) {
+            error!("{error:#}");
+        }
+        if self.is_outdated() {
+            self.follow();
         }
     }
 

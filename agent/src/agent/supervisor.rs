@@ -18,6 +18,7 @@ use super::plan;
 use crate::{
     config::{Config, Relay, Steer, Unwrap},
     datapath::{Datapath, Job},
+    keys::KeyFile,
     netns::Netns,
     processes,
     route::{self, Journal},
@@ -29,6 +30,8 @@ pub(super) struct Supervisor {
     pub(super) datapath: Datapath,
     journal: Journal,
     config: Config,
+    /// The keys of signed TOA.
+    keys: Option<KeyFile>,
     served: Vec<Served>,
     /// Told when an interface of a served namespace changes.
     changed: Arc<Notify>,
@@ -69,6 +72,7 @@ impl Supervisor {
             datapath,
             journal,
             config: Config::default(),
+            keys: None,
             served: Vec::new(),
             changed,
         })
@@ -81,12 +85,14 @@ impl Supervisor {
     /// When a namespace or an interface is missing, or something cannot be installed; what was in
     /// place is put back as far as it goes.
     pub(super) fn apply(&mut self, config: &Config) -> Result<()> {
+        let keys = config.trust.keys.as_deref().map(KeyFile::open);
+        let keys_before = std::mem::replace(&mut self.keys, keys.transpose()?);
         let before = std::mem::replace(&mut self.config, config.clone());
         let applied = self
             .instruct()
             .and_then(|()| self.reconcile(Missing::Fails));
         if applied.is_err() && before != Config::default() {
-            self.config = before;
+            (self.config, self.keys) = (before, keys_before);
             self.instruct()
                 .and_then(|()| self.reconcile(Missing::Waits))
                 .unwrap_or_else(|error| warn!("cannot go back to the former rules: {error:#}"));
@@ -103,15 +109,25 @@ impl Supervisor {
             policy,
             ..
         } = &self.config;
+        self.datapath.sign(self.keys.as_ref().map(KeyFile::keys))?;
         self.datapath.guard(policy)?;
         self.datapath.trust(trust, reveal, !policy.is_empty())?;
         self.datapath.carry(carry_toa)?;
-        if !trust.sources.is_empty() {
+        if trust.reads_toa() {
             for netns in Netns::all()? {
                 self.adopt(&netns, 0)?;
             }
         }
         Ok(())
+    }
+
+    /// Follows the file with the keys, and the clock by which tags are made.
+    pub(super) fn follow_keys(&mut self) -> Result<()> {
+        let Some(keys) = &mut self.keys else {
+            return Ok(());
+        };
+        keys.follow();
+        self.datapath.sign(Some(keys.keys()))
     }
 
     /// Follows the host: interfaces and named namespaces that vanished or came back.

@@ -13,6 +13,7 @@ use agent_common::{
     Address, Claim, Connection, Counter, ListenerKey, Namespace, Origin,
     guard::{Policy, Prefix, Tally},
     names::{LAYOUT, map},
+    tag::Keys,
     toa::Kinds,
     unwrap::UnwrapPort,
 };
@@ -53,6 +54,8 @@ unsafe impl Pod for Plain<Namespace> {}
 unsafe impl Pod for Plain<ListenerKey> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<Kinds> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<Keys> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<UnwrapPort> {}
 // SAFETY: as above.
@@ -291,6 +294,18 @@ impl Pins {
     pub(super) fn trusted_sources(&self) -> Result<Prefixes> {
         Ok(LpmTrie::try_from(Map::from_map_data(
             self.map(map::TRUSTED_SOURCES)?,
+        )?)?)
+    }
+
+    pub(super) fn signers(&self) -> Result<Prefixes> {
+        Ok(LpmTrie::try_from(Map::from_map_data(
+            self.map(map::SIGNERS)?,
+        )?)?)
+    }
+
+    pub(super) fn keys(&self) -> Result<HashMap<MapData, u32, Plain<Keys>>> {
+        Ok(HashMap::try_from(Map::from_map_data(
+            self.map(map::KEYS)?,
         )?)?)
     }
 
