@@ -3,7 +3,7 @@
 //! A scenario in `tests/*.rs` runs inside [`host::scenario`], which fails when anything is left on
 //! the host afterwards. It lays out namespaces ([`topology`]), starts servers ([`report`], [`uring`], [`web`], [`sshd`],
 //! [`postgresql`]), proxies ([`envoy`], [`haproxy`], [`nginx`], [`proxy`], [`unprivileged`]), what Istio installs
-//! ([`istio`]), PROXY headers ([`unwrap`]) and the agent ([`agent`]), and sends connections from many client addresses
+//! ([`istio`]), PROXY headers ([`unwrap`]), TOA ([`toa`]) and the agent ([`agent`]), and sends connections from many client addresses
 //! ([`load`]), or segment by segment ([`raw`]) or request by request ([`http`]).
 
 pub mod agent;
@@ -27,6 +27,7 @@ pub mod relay;
 pub mod report;
 pub mod sshd;
 pub mod table;
+pub mod toa;
 pub mod topology;
 pub mod unprivileged;
 pub mod unwrap;

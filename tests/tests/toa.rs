@@ -1,53 +1,35 @@
 //! TOA: what a load balancer writes on the SYN, or a trusted proxy's host, is what the application sees.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 
-use agent_common::{Counter, Endpoint, toa};
+use agent_common::Counter;
 use anyhow::{Context, Result, ensure};
 use nix::sys::socket::{getsockopt, sockopt::TcpMaxSeg};
-use tests::agent::{Agent, Carry, CarryToa, Config, Reveal};
+use tests::agent::{Agent, Config, Reveal};
 use tests::check::no_origins;
 use tests::host::scenario;
 use tests::load::Load;
 use tests::proxy::{any, connect_from, gateway_routes};
 use tests::raw::Raw;
 use tests::report::{Report, Seen};
+use tests::toa::{BALANCERS, balancer, carry, option};
 use tests::topology::{Family, Gateway, Sidecar};
 use tests::unprivileged::{UID, proxy};
 
 const PLAYGROUND: &str = env!("CARGO_BIN_EXE_playground");
 const APPLICATION: u16 = 8080;
 const PROXY: u16 = 15001;
-/// The networks of [`balancer`].
-const BALANCERS: [&str; 2] = ["198.51.100.0/24", "2001:db8:1b::/64"];
 /// MSS, SACK permitted, timestamps, window scale: what Linux puts on a SYN.
 const USUAL: [u8; 20] = [
     2, 4, 0x05, 0xb4, 4, 2, 8, 10, 1, 2, 3, 4, 0, 0, 0, 0, 1, 3, 3, 7,
 ];
-
-/// A load balancer's n-th address.
-fn balancer(family: Family, n: u8) -> IpAddr {
-    match family {
-        Family::V4 => [198, 51, 100, n].into(),
-        Family::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0x1b, 0, 0, 0, 0, n.into()).into(),
-    }
-}
 
 /// Believes load balancers, or others.
 fn agent(directory: &Path, sources: &[&str]) -> Result<Agent> {
     let mut config = Config::new(directory, [])?;
     config.trust.sources = sources.iter().map(|s| (*s).into()).collect();
     Agent::start(directory, config)
-}
-
-fn option(kind: u8, client: SocketAddr) -> Vec<u8> {
-    let client = Endpoint::from(client);
-    if client.address.is_v4() {
-        toa::option_v4(kind, client).to_vec()
-    } else {
-        toa::option_v6(kind, client).to_vec()
-    }
 }
 
 /// Every way to write TOA that is believed by default, and whom it names.
@@ -290,15 +272,6 @@ fn segments_stay_as_large_as_they_were() {
         ensure!(before == after, "{before:?} bytes became {after:?}");
         Ok(())
     });
-}
-
-fn carry() -> Carry {
-    Carry {
-        toa: CarryToa {
-            to: vec!["10.78.0.0/24".into(), "fd78::/64".into()],
-            kind: 254,
-        },
-    }
 }
 
 fn family(address: SocketAddr) -> Family {

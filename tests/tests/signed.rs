@@ -1,0 +1,441 @@
+//! Signed TOA: what is proven by the cluster's key is believed, once, and nothing else.
+
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use agent_common::Counter;
+use agent_common::names::{LAYOUT, map};
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+use tests::agent::{Agent, Config, Policy, Reveal};
+use tests::check::no_origins;
+use tests::eventually;
+use tests::host::scenario;
+use tests::load::Load;
+use tests::proxy::{any, gateway_routes};
+use tests::raw::{Connection, Raw};
+use tests::report::{Report, Seen};
+use tests::toa::{BALANCERS, Key, KeyFile, balancer, carry, epoch, option};
+use tests::topology::{Family, Gateway, Sidecar};
+use tests::unprivileged::{UID, proxy};
+
+const APPLICATION: u16 = 8080;
+const PROXY: u16 = 15001;
+const ONE: Key = Key(0x0011_2233_4455_6677_8899_aabb_ccdd_eeff);
+const TWO: Key = Key(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10);
+const STRANGERS: Key = Key(1);
+/// MSS, SACK permitted, timestamps, window scale: what Linux puts on a SYN. With TOA for IPv4 and a tag, all
+/// 40 bytes are taken.
+const USUAL: [u8; 20] = [
+    2, 4, 0x05, 0xb4, 4, 2, 8, 10, 1, 2, 3, 4, 0, 0, 0, 0, 1, 3, 3, 7,
+];
+/// How long a file may take to be read again.
+const SOON: Duration = Duration::from_secs(5);
+
+/// Load balancers sign.
+fn config(directory: &Path, keys: &KeyFile) -> Result<Config> {
+    let mut config = Config::new(directory, [])?;
+    config.trust.signers = BALANCERS.map(String::from).into();
+    config.trust.keys = Some(keys.path().to_owned());
+    Ok(config)
+}
+
+fn client(family: Family) -> SocketAddr {
+    (family.client(76), 4711).into()
+}
+
+/// TOA with a tag by this key, made so many epochs from now.
+fn signed(key: Key, client: SocketAddr, isn: u32, epochs: i64) -> Vec<u8> {
+    let tag = key.tag(client, isn, epoch().wrapping_add_signed(epochs));
+    [option(254, client), tag].concat()
+}
+
+/// Whom the application sees.
+fn accepted(connection: &mut Connection<'_>) -> Result<SocketAddr> {
+    let seen: Seen = serde_json::from_str(&connection.receive()?)?;
+    ensure!(seen.accepted == seen.peername, "{seen:?}");
+    Ok(seen.accepted)
+}
+
+/// A pod, and load balancers whose segments are written one by one.
+struct Stage {
+    topology: Sidecar,
+    raw: Raw,
+    _report: Report,
+}
+
+impl Stage {
+    fn new() -> Result<Self> {
+        let topology = Sidecar::new()?;
+        Ok(Self {
+            raw: Raw::new(&topology.client)?,
+            _report: Report::start(&topology.pod, any(APPLICATION))?,
+            topology,
+        })
+    }
+
+    fn connect(&self, source: SocketAddr, isn: u32, options: &[u8]) -> Result<Connection<'_>> {
+        let target = (Sidecar::address(Family::of(source)), APPLICATION);
+        self.raw.connect(source, target.into(), isn, options)
+    }
+
+    /// A connection whose SYN has these options; whom the application sees.
+    fn seen(&self, source: SocketAddr, isn: u32, options: &[u8]) -> Result<SocketAddr> {
+        let mut connection = self.connect(source, isn, options)?;
+        let seen = accepted(&mut connection)?;
+        connection.reset()?;
+        Ok(seen)
+    }
+
+    /// The same of TOA that is not believed, and counted by its reason.
+    fn refused(
+        &self,
+        agent: &Agent,
+        reason: Counter,
+        source: SocketAddr,
+        isn: u32,
+        options: &[u8],
+    ) -> Result<()> {
+        let before = agent.counter(reason)?;
+        let seen = self.seen(source, isn, options)?;
+        ensure!(seen == source, "{source} was seen as {seen}");
+        let counted = agent.counter(reason)? - before;
+        ensure!(counted == 1, "{}: {counted}", reason.name());
+        Ok(())
+    }
+
+    fn cookies(&self, value: &str) -> Result<()> {
+        let key = "net/ipv4/tcp_syncookies";
+        self.topology.pod.set_sysctl(key, value)
+    }
+}
+
+fn source(family: Family, port: u16) -> SocketAddr {
+    (balancer(family, 1), port).into()
+}
+
+#[test]
+fn what_a_signer_writes() {
+    scenario(|directory| {
+        let stage = Stage::new()?;
+        let keys = KeyFile::new(directory, "keys", &[ONE, TWO])?;
+        let agent = Agent::start(directory, config(directory, &keys)?)?;
+        let (mut n, mut believed) = (0, 0);
+        for cookies in ["0", "2"] {
+            stage.cookies(cookies)?;
+            for (family, network) in Family::ALL.into_iter().zip(BALANCERS) {
+                for (key, epochs) in [(ONE, 0), (ONE, -1), (ONE, 1), (TWO, 0), (TWO, -1), (TWO, 1)]
+                {
+                    n += 1;
+                    let (client, source) = (client(family), source(family, 40_000 + n));
+                    let isn = u32::from(n) << 16;
+                    let mut options = signed(key, client, isn, epochs);
+                    if family == Family::V4 {
+                        options = [&USUAL[..], &options].concat();
+                    }
+                    let mut connection = stage.connect(source, isn, &options)?;
+                    let seen = accepted(&mut connection)?;
+                    ensure!(seen == client, "{epochs}, {cookies}: {client} is {seen}");
+                    let peers = agent.peers()?;
+                    let target = (Sidecar::address(family), APPLICATION).into();
+                    let peer = peers.find(target, source).context("no origin")?;
+                    let rule = format!("signer {network}");
+                    ensure!(
+                        peer.evidence == "toa" && peer.trusted_by == rule,
+                        "{peer:?}"
+                    );
+                    connection.reset()?;
+                    believed += 1;
+                }
+            }
+        }
+        ensure!(agent.counter(Counter::LearntToa)? == believed, "counted");
+        no_origins(&agent)
+    });
+}
+
+#[test]
+fn what_is_not_believed() {
+    scenario(|directory| {
+        let stage = Stage::new()?;
+        let keys = KeyFile::new(directory, "keys", &[ONE])?;
+        let mut config = config(directory, &keys)?;
+        // One among them that cannot sign.
+        let exempt = SocketAddr::from((balancer(Family::V4, 200), 40_000));
+        config.trust.sources.push(format!("{}/32", exempt.ip()));
+        let agent = Agent::start(directory, config)?;
+        let mut port = 40_000;
+        for (cookies, family) in [("0", Family::V4), ("2", Family::V4), ("0", Family::V6)] {
+            stage.cookies(cookies)?;
+            let client = client(family);
+            let other = SocketAddr::new(family.client(77), client.port());
+            let toa = option(254, client);
+            let with = |tag: Vec<u8>| [&toa[..], &tag].concat();
+            const ISN: u32 = 7;
+            let tag = ONE.tag(client, ISN, epoch());
+            let mut strange = tag.clone();
+            strange[3] ^= 1;
+            for (reason, options) in [
+                (Counter::ToaUnsigned, toa.clone()),
+                (Counter::ToaUnsigned, with(strange)),
+                (
+                    Counter::ToaForged,
+                    with(STRANGERS.tag(client, ISN, epoch())),
+                ),
+                (Counter::ToaForged, with(TWO.tag(client, ISN, epoch()))),
+                (Counter::ToaForged, with(ONE.tag(client, ISN + 1, epoch()))),
+                (Counter::ToaForged, with(ONE.tag(other, ISN, epoch()))),
+                (Counter::ToaForged, signed(ONE, client, ISN, -2)),
+                (Counter::ToaForged, signed(ONE, client, ISN, -4)),
+                (Counter::ToaForged, signed(ONE, client, ISN, 2)),
+            ] {
+                port += 1;
+                stage
+                    .refused(&agent, reason, source(family, port), ISN, &options)
+                    .with_context(|| format!("{options:?}, syncookies {cookies}"))?;
+            }
+        }
+        ensure!(agent.counter(Counter::LearntToa)? == 0, "believed");
+        let client = client(Family::V4);
+        let seen = stage.seen(exempt, 7, &option(254, client))?;
+        ensure!(
+            seen == client,
+            "{client}, told by a source, was seen as {seen}"
+        );
+        no_origins(&agent)
+    });
+}
+
+#[test]
+fn a_tag_is_used_once() {
+    scenario(|directory| {
+        let stage = Stage::new()?;
+        let keys = KeyFile::new(directory, "keys", &[ONE])?;
+        let mut agent = Agent::start(directory, config(directory, &keys)?)?;
+        let family = Family::V4;
+        let client = client(family);
+        let replayed = Counter::ToaReplayed;
+        for (n, cookies) in ["0", "2"].into_iter().enumerate() {
+            stage.cookies(cookies)?;
+            let (isn, port) = (1000 * (n as u32 + 1), 41_000 + 100 * n as u16);
+            let (first, thief) = (source(family, port), source(family, port + 1));
+            let target = (Sidecar::address(family), APPLICATION).into();
+
+            // A SYN that comes again, as it was and signed anew.
+            let options = signed(ONE, client, isn, 0);
+            let later = signed(ONE, client, isn, 1);
+            stage.raw.syn(first, target, isn, &options)?;
+            stage.refused(&agent, replayed, thief, isn, &options)?;
+            stage.raw.syn(first, target, isn, &options)?;
+            let mut connection = stage.connect(first, isn, &later)?;
+            let seen = accepted(&mut connection)?;
+            ensure!(seen == client, "{client} was seen as {seen}");
+
+            // Its tags are used up, while the connection lives and afterwards.
+            let mut port = port + 2;
+            let mut steal = |agent: &Agent, options| {
+                port += 1;
+                stage.refused(agent, replayed, source(family, port), isn, options)
+            };
+            steal(&agent, &options)?;
+            steal(&agent, &later)?;
+            connection.reset()?;
+            stage.refused(&agent, replayed, first, isn, &options)?;
+            stage.refused(&agent, replayed, first, isn, &later)?;
+
+            // Also when the agent has been away.
+            agent = Agent::start(directory, agent.kill()?)?;
+            steal(&agent, &options)?;
+            steal(&agent, &later)?;
+        }
+        ensure!(agent.counter(Counter::LearntToa)? == 2, "believed");
+
+        // Without an agent, the next connection is believed all the same.
+        let config = agent.kill()?;
+        let seen = stage.seen(source(family, 45_000), 1, &signed(ONE, client, 1, 0))?;
+        ensure!(seen == client, "{client} was seen as {seen}");
+        no_origins(&Agent::start(directory, config)?)
+    });
+}
+
+#[test]
+fn policies_believe_no_forgery() {
+    scenario(|directory| {
+        const POLICY: &str = "clients";
+        let stage = Stage::new()?;
+        let keys = KeyFile::new(directory, "keys", &[ONE])?;
+        let mut config = config(directory, &keys)?;
+        config.policy.push(Policy {
+            name: POLICY.into(),
+            ports: vec![APPLICATION.to_string()],
+            allow: vec!["203.0.113.0/24".into()],
+            deny: Vec::new(),
+        });
+        let agent = Agent::start(directory, config)?;
+        let (client, target) = (
+            client(Family::V4),
+            (Sidecar::address(Family::V4), APPLICATION).into(),
+        );
+        let options = signed(ONE, client, 1, 0);
+        let seen = stage.seen(source(Family::V4, 40_001), 1, &options)?;
+        ensure!(seen == client, "{client} was seen as {seen}");
+        ensure!(agent.tally(POLICY)? == (1, 0), "{:?}", agent.tally(POLICY)?);
+        for (port, isn, options) in [
+            (40_001, 1, options.clone()),
+            (40_002, 1, options),
+            (40_003, 2, option(254, client)),
+            (40_004, 3, signed(TWO, client, 3, 0)),
+        ] {
+            stage
+                .raw
+                .syn(source(Family::V4, port), target, isn, &options)?;
+        }
+        eventually("what is not proven is refused", SOON, || {
+            Ok((agent.tally(POLICY)? == (1, 4)).then_some(()))
+        })
+        .with_context(|| format!("{:?}", agent.tally(POLICY)))
+    });
+}
+
+/// Two hosts, each with a file: the gateway signs what its proxy says, the server is told.
+struct Hosts {
+    gateway: Gateway,
+    load: Load,
+    proxys: Agent,
+    servers: Agent,
+    signing: KeyFile,
+    verifying: KeyFile,
+}
+
+impl Hosts {
+    /// The server wants signatures from these, and none from those.
+    fn new(directory: &Path, signers: &[&str], sources: &[&str]) -> Result<Self> {
+        let own = |prefixes: &[&str]| prefixes.iter().map(|p| (*p).into()).collect();
+        let signing = KeyFile::new(directory, "signing", &[ONE])?;
+        let verifying = KeyFile::new(directory, "verifying", &[ONE])?;
+        let mut config = Config::new(directory, [])?;
+        config.trust.uids.push(UID);
+        config.trust.keys = Some(signing.path().to_owned());
+        config.reveal = Reveal { enabled: false };
+        config.carry = Some(carry());
+        let proxys = Agent::start(directory, config)?;
+        let mut config = Config::new(directory, [])?;
+        config.trust.signers = own(signers);
+        config.trust.sources = own(sources);
+        config.trust.keys = Some(verifying.path().to_owned());
+        Ok(Self {
+            gateway: Gateway::new()?,
+            load: Load::new(Gateway::targets(PROXY)),
+            proxys,
+            servers: Agent::start(directory, config)?,
+            signing,
+            verifying,
+        })
+    }
+
+    /// Waits until both agents have read their files again.
+    fn settle(&self) {
+        // Each looks once a second.
+        std::thread::sleep(Duration::from_secs(2));
+    }
+
+    fn all_exact(&self) -> Result<()> {
+        self.load.run(&self.gateway.client).all_exact()
+    }
+}
+
+const PLAYGROUND: &str = env!("CARGO_BIN_EXE_playground");
+
+#[test]
+fn keys_are_replaced_without_a_gap() {
+    scenario(|directory| {
+        // IPv6 has no room for a tag, so that the server has to trust the gateway without.
+        let mut hosts = Hosts::new(directory, &["10.78.0.1/32"], &["fd78::1/128"])?;
+        let Gateway {
+            gateway, server, ..
+        } = &hosts.gateway;
+        let _report = Report::start(server, any(APPLICATION))?;
+        let routes = gateway_routes(PROXY, APPLICATION);
+        let _proxy = proxy(directory, gateway, PLAYGROUND.as_ref(), &routes)?;
+        hosts.all_exact()?;
+        for (signing, verifying) in [
+            (&[ONE][..], &[ONE, TWO][..]),
+            (&[TWO, ONE], &[ONE, TWO]),
+            (&[TWO, ONE], &[TWO]),
+        ] {
+            hosts.verifying.put(verifying)?;
+            hosts.settle();
+            hosts.signing.put(signing)?;
+            hosts.settle();
+            hosts.all_exact()?;
+        }
+        let refused = |agent: &Agent| agent.counter(Counter::ToaForged);
+        ensure!(refused(&hosts.servers)? == 0, "a tag was refused");
+
+        // A file that is broken or gone changes nothing, and is told without the keys.
+        for text in [format!("{}\nno key\n", STRANGERS.line()), String::new()] {
+            hosts.verifying.write(&text)?;
+            hosts.settle();
+            hosts.servers.signal(Signal::SIGHUP)?;
+            hosts.settle();
+        }
+        hosts.all_exact()?;
+        let log = hosts.servers.log()?;
+        for said in [
+            "the former keys stay: ",
+            "line 2 does not have 32 hexadecimal digits",
+            "there is none",
+            "the new configuration is not taken up",
+        ] {
+            ensure!(log.contains(said), "no {said:?} in:\n{log}");
+        }
+        let status = hosts.servers.status()?.to_string() + &log + &hosts.proxys.log()?;
+        for key in [ONE, TWO, STRANGERS] {
+            ensure!(!status.contains(&key.line()), "a key was told: {status}");
+        }
+        let pin = hosts.servers.config().agent.bpffs.clone();
+        let pin = pin.join(format!("maps-{LAYOUT}")).join(map::KEYS);
+        let mode = std::fs::metadata(&pin)?.permissions().mode() & 0o777;
+        ensure!(mode == 0o600, "{} has mode {mode:o}", pin.display());
+
+        // The gateway has a key that the server does not.
+        hosts.verifying.put(&[ONE])?;
+        hosts.signing.put(&[TWO])?;
+        hosts.settle();
+        let v4 = Load::new([hosts.load.targets[0]]);
+        v4.run(&hosts.gateway.client).all_lost()?;
+        let counted = refused(&hosts.servers)?;
+        ensure!(counted == v4.connections as u64, "{counted} were refused");
+        no_origins(&hosts.servers)
+    });
+}
+
+#[test]
+fn ipv6_has_no_room_for_a_tag() {
+    scenario(|directory| {
+        let hosts = Hosts::new(directory, &["10.78.0.1/32", "fd78::1/128"], &[])?;
+        let Gateway {
+            gateway, server, ..
+        } = &hosts.gateway;
+        let _report = Report::start(server, any(APPLICATION))?;
+        let routes = gateway_routes(PROXY, APPLICATION);
+        let _proxy = proxy(directory, gateway, PLAYGROUND.as_ref(), &routes)?;
+        let [v4, v6] = [0, 1].map(|i| Load::new([hosts.load.targets[i]]));
+        v4.run(&hosts.gateway.client).all_exact()?;
+        ensure!(hosts.proxys.counter(Counter::CarryUnsigned)? == 0, "IPv4");
+        v6.run(&hosts.gateway.client).all_lost()?;
+        let connections = v6.connections as u64;
+        for (agent, counter, expected) in [
+            (&hosts.proxys, Counter::CarryUnsigned, connections),
+            (&hosts.proxys, Counter::CarriedToa, 2 * connections),
+            (&hosts.servers, Counter::ToaUnsigned, connections),
+            (&hosts.servers, Counter::ToaForged, 0),
+        ] {
+            let counted = agent.counter(counter)?;
+            ensure!(counted == expected, "{}: {counted}", counter.name());
+        }
+        no_origins(&hosts.servers)
+    });
+}
