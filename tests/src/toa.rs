@@ -10,8 +10,17 @@ use agent_common::tag::{self, EPOCH, Keys, Signed};
 use agent_common::{Endpoint, toa};
 use anyhow::Result;
 
-use crate::agent::{Carry, CarryToa};
-use crate::topology::Family;
+use crate::agent::{Agent, Carry, CarryToa, Config, Reveal};
+use crate::load::Load;
+use crate::process::Process;
+use crate::proxy::{any, gateway_routes};
+use crate::report::Report;
+use crate::topology::{Family, Gateway};
+use crate::unprivileged::{UID, proxy};
+
+/// Where [`Hosts`] have their application.
+pub const APPLICATION: u16 = 8080;
+const PROXY: u16 = 15001;
 
 /// The networks of [`balancer`].
 pub const BALANCERS: [&str; 2] = ["198.51.100.0/24", "2001:db8:1b::/64"];
@@ -47,6 +56,13 @@ pub fn carry() -> Carry {
 /// A key of signed TOA.
 #[derive(Clone, Copy)]
 pub struct Key(pub u128);
+
+/// The key of [`Hosts`].
+pub const ONE: Key = Key(0x0011_2233_4455_6677_8899_aabb_ccdd_eeff);
+/// The next one.
+pub const TWO: Key = Key(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10);
+/// One that nobody believes.
+pub const STRANGERS: Key = Key(1);
 
 impl Key {
     /// Its line in a file.
@@ -116,5 +132,69 @@ impl KeyFile {
         symlink(&target, &link)?;
         fs::rename(&link, &self.path)?;
         Ok(())
+    }
+}
+
+/// Two hosts with an agent each: the gateway's proxy is trusted, its SYNs tell the client, and the server is
+/// told.
+pub struct Hosts {
+    /// The hosts.
+    pub gateway: Gateway,
+    /// The agent that sends TOA.
+    pub sends: Agent,
+    /// The agent that reads it.
+    pub reads: Agent,
+    /// Their files, each with [`ONE`].
+    pub signing: KeyFile,
+    /// As above.
+    pub verifying: KeyFile,
+    _report: Report,
+    _proxy: Process,
+}
+
+impl Hosts {
+    /// The server wants signatures from `signers`, and none from `sources`. Without signers, no keys are in
+    /// use. `program` is this crate's.
+    pub fn new(
+        directory: &Path,
+        program: &str,
+        signers: &[&str],
+        sources: &[&str],
+    ) -> Result<Self> {
+        let gateway = Gateway::new()?;
+        let signing = KeyFile::new(directory, "signing", &[ONE])?;
+        let verifying = KeyFile::new(directory, "verifying", &[ONE])?;
+        let keys = |file: &KeyFile| (!signers.is_empty()).then(|| file.path.clone());
+
+        let mut config = Config::new(directory, [])?;
+        config.trust.uids.push(UID);
+        config.trust.keys = keys(&signing);
+        config.reveal = Reveal { enabled: false };
+        config.carry = Some(carry());
+        let sends = Agent::start(directory, config)?;
+
+        let mut config = Config::new(directory, [])?;
+        let own = |prefixes: &[&str]| prefixes.iter().map(|p| (*p).into()).collect();
+        config.trust.signers = own(signers);
+        config.trust.sources = own(sources);
+        config.trust.keys = keys(&verifying);
+        let reads = Agent::start(directory, config)?;
+
+        let routes = gateway_routes(PROXY, APPLICATION);
+        Ok(Self {
+            _report: Report::start(&gateway.server, any(APPLICATION))?,
+            _proxy: proxy(directory, &gateway.gateway, program.as_ref(), &routes)?,
+            gateway,
+            sends,
+            reads,
+            signing,
+            verifying,
+        })
+    }
+
+    /// Connections of this family to the proxy.
+    pub fn load(&self, family: Family) -> Load {
+        let targets = Gateway::targets(PROXY).into_iter();
+        Load::new(targets.filter(|target| Family::of(*target) == family))
     }
 }

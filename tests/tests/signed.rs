@@ -9,23 +9,19 @@ use agent_common::Counter;
 use agent_common::names::{LAYOUT, map};
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
-use tests::agent::{Agent, Config, Policy, Reveal};
+use tests::agent::{Agent, Config, Policy};
 use tests::check::no_origins;
 use tests::eventually;
 use tests::host::scenario;
-use tests::load::Load;
-use tests::proxy::{any, gateway_routes};
+use tests::proxy::any;
 use tests::raw::{Connection, Raw};
 use tests::report::{Report, Seen};
-use tests::toa::{BALANCERS, Key, KeyFile, balancer, carry, epoch, option};
-use tests::topology::{Family, Gateway, Sidecar};
-use tests::unprivileged::{UID, proxy};
+use tests::toa::{
+    APPLICATION, BALANCERS, Hosts, Key, KeyFile, ONE, STRANGERS, TWO, balancer, epoch, option,
+};
+use tests::topology::{Family, Sidecar};
 
-const APPLICATION: u16 = 8080;
-const PROXY: u16 = 15001;
-const ONE: Key = Key(0x0011_2233_4455_6677_8899_aabb_ccdd_eeff);
-const TWO: Key = Key(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10);
-const STRANGERS: Key = Key(1);
+const PLAYGROUND: &str = env!("CARGO_BIN_EXE_playground");
 /// MSS, SACK permitted, timestamps, window scale: what Linux puts on a SYN. With TOA for IPv4 and a tag, all
 /// 40 bytes are taken.
 const USUAL: [u8; 20] = [
@@ -299,90 +295,48 @@ fn policies_believe_no_forgery() {
     });
 }
 
-/// Two hosts, each with a file: the gateway signs what its proxy says, the server is told.
-struct Hosts {
-    gateway: Gateway,
-    load: Load,
-    proxys: Agent,
-    servers: Agent,
-    signing: KeyFile,
-    verifying: KeyFile,
+/// Waits until agents have read their files again, which each does once a second.
+fn settle() {
+    std::thread::sleep(Duration::from_secs(2));
 }
 
-impl Hosts {
-    /// The server wants signatures from these, and none from those.
-    fn new(directory: &Path, signers: &[&str], sources: &[&str]) -> Result<Self> {
-        let own = |prefixes: &[&str]| prefixes.iter().map(|p| (*p).into()).collect();
-        let signing = KeyFile::new(directory, "signing", &[ONE])?;
-        let verifying = KeyFile::new(directory, "verifying", &[ONE])?;
-        let mut config = Config::new(directory, [])?;
-        config.trust.uids.push(UID);
-        config.trust.keys = Some(signing.path().to_owned());
-        config.reveal = Reveal { enabled: false };
-        config.carry = Some(carry());
-        let proxys = Agent::start(directory, config)?;
-        let mut config = Config::new(directory, [])?;
-        config.trust.signers = own(signers);
-        config.trust.sources = own(sources);
-        config.trust.keys = Some(verifying.path().to_owned());
-        Ok(Self {
-            gateway: Gateway::new()?,
-            load: Load::new(Gateway::targets(PROXY)),
-            proxys,
-            servers: Agent::start(directory, config)?,
-            signing,
-            verifying,
-        })
+fn all_exact(hosts: &Hosts) -> Result<()> {
+    for family in Family::ALL {
+        hosts.load(family).run(&hosts.gateway.client).all_exact()?;
     }
-
-    /// Waits until both agents have read their files again.
-    fn settle(&self) {
-        // Each looks once a second.
-        std::thread::sleep(Duration::from_secs(2));
-    }
-
-    fn all_exact(&self) -> Result<()> {
-        self.load.run(&self.gateway.client).all_exact()
-    }
+    Ok(())
 }
-
-const PLAYGROUND: &str = env!("CARGO_BIN_EXE_playground");
 
 #[test]
 fn keys_are_replaced_without_a_gap() {
     scenario(|directory| {
         // IPv6 has no room for a tag, so that the server has to trust the gateway without.
-        let mut hosts = Hosts::new(directory, &["10.78.0.1/32"], &["fd78::1/128"])?;
-        let Gateway {
-            gateway, server, ..
-        } = &hosts.gateway;
-        let _report = Report::start(server, any(APPLICATION))?;
-        let routes = gateway_routes(PROXY, APPLICATION);
-        let _proxy = proxy(directory, gateway, PLAYGROUND.as_ref(), &routes)?;
-        hosts.all_exact()?;
+        let sources = &["fd78::1/128"];
+        let mut hosts = Hosts::new(directory, PLAYGROUND, &["10.78.0.1/32"], sources)?;
+        all_exact(&hosts)?;
         for (signing, verifying) in [
             (&[ONE][..], &[ONE, TWO][..]),
             (&[TWO, ONE], &[ONE, TWO]),
             (&[TWO, ONE], &[TWO]),
         ] {
             hosts.verifying.put(verifying)?;
-            hosts.settle();
+            settle();
             hosts.signing.put(signing)?;
-            hosts.settle();
-            hosts.all_exact()?;
+            settle();
+            all_exact(&hosts)?;
         }
         let refused = |agent: &Agent| agent.counter(Counter::ToaForged);
-        ensure!(refused(&hosts.servers)? == 0, "a tag was refused");
+        ensure!(refused(&hosts.reads)? == 0, "a tag was refused");
 
         // A file that is broken or gone changes nothing, and is told without the keys.
         for text in [format!("{}\nno key\n", STRANGERS.line()), String::new()] {
             hosts.verifying.write(&text)?;
-            hosts.settle();
-            hosts.servers.signal(Signal::SIGHUP)?;
-            hosts.settle();
+            settle();
+            hosts.reads.signal(Signal::SIGHUP)?;
+            settle();
         }
-        hosts.all_exact()?;
-        let log = hosts.servers.log()?;
+        all_exact(&hosts)?;
+        let log = hosts.reads.log()?;
         for said in [
             "the former keys stay: ",
             "line 2 does not have 32 hexadecimal digits",
@@ -391,11 +345,11 @@ fn keys_are_replaced_without_a_gap() {
         ] {
             ensure!(log.contains(said), "no {said:?} in:\n{log}");
         }
-        let status = hosts.servers.status()?.to_string() + &log + &hosts.proxys.log()?;
+        let status = hosts.reads.status()?.to_string() + &log + &hosts.sends.log()?;
         for key in [ONE, TWO, STRANGERS] {
             ensure!(!status.contains(&key.line()), "a key was told: {status}");
         }
-        let pin = hosts.servers.config().agent.bpffs.clone();
+        let pin = hosts.reads.config().agent.bpffs.clone();
         let pin = pin.join(format!("maps-{LAYOUT}")).join(map::KEYS);
         let mode = std::fs::metadata(&pin)?.permissions().mode() & 0o777;
         ensure!(mode == 0o600, "{} has mode {mode:o}", pin.display());
@@ -403,39 +357,34 @@ fn keys_are_replaced_without_a_gap() {
         // The gateway has a key that the server does not.
         hosts.verifying.put(&[ONE])?;
         hosts.signing.put(&[TWO])?;
-        hosts.settle();
-        let v4 = Load::new([hosts.load.targets[0]]);
+        settle();
+        let v4 = hosts.load(Family::V4);
         v4.run(&hosts.gateway.client).all_lost()?;
-        let counted = refused(&hosts.servers)?;
+        let counted = refused(&hosts.reads)?;
         ensure!(counted == v4.connections as u64, "{counted} were refused");
-        no_origins(&hosts.servers)
+        no_origins(&hosts.reads)
     });
 }
 
 #[test]
 fn ipv6_has_no_room_for_a_tag() {
     scenario(|directory| {
-        let hosts = Hosts::new(directory, &["10.78.0.1/32", "fd78::1/128"], &[])?;
-        let Gateway {
-            gateway, server, ..
-        } = &hosts.gateway;
-        let _report = Report::start(server, any(APPLICATION))?;
-        let routes = gateway_routes(PROXY, APPLICATION);
-        let _proxy = proxy(directory, gateway, PLAYGROUND.as_ref(), &routes)?;
-        let [v4, v6] = [0, 1].map(|i| Load::new([hosts.load.targets[i]]));
+        let signers = &["10.78.0.1/32", "fd78::1/128"];
+        let hosts = Hosts::new(directory, PLAYGROUND, signers, &[])?;
+        let [v4, v6] = Family::ALL.map(|family| hosts.load(family));
         v4.run(&hosts.gateway.client).all_exact()?;
-        ensure!(hosts.proxys.counter(Counter::CarryUnsigned)? == 0, "IPv4");
+        ensure!(hosts.sends.counter(Counter::CarryUnsigned)? == 0, "IPv4");
         v6.run(&hosts.gateway.client).all_lost()?;
         let connections = v6.connections as u64;
         for (agent, counter, expected) in [
-            (&hosts.proxys, Counter::CarryUnsigned, connections),
-            (&hosts.proxys, Counter::CarriedToa, 2 * connections),
-            (&hosts.servers, Counter::ToaUnsigned, connections),
-            (&hosts.servers, Counter::ToaForged, 0),
+            (&hosts.sends, Counter::CarryUnsigned, connections),
+            (&hosts.sends, Counter::CarriedToa, 2 * connections),
+            (&hosts.reads, Counter::ToaUnsigned, connections),
+            (&hosts.reads, Counter::ToaForged, 0),
         ] {
             let counted = agent.counter(counter)?;
             ensure!(counted == expected, "{}: {counted}", counter.name());
         }
-        no_origins(&hosts.servers)
+        no_origins(&hosts.reads)
     });
 }
