@@ -54,21 +54,32 @@ pub enum Counter {
     LearntRelay = 22,
     /// Origins of applications' connections learnt from a relay that reads `X-Forwarded-For`.
     LearntXff = 23,
+    /// SYNs that were given TOA before the node's own NAT.
+    NodeToa = 24,
+    /// SYNs that went on to the node's own NAT without TOA because their options left no room.
+    NodeNoRoom = 25,
+    /// SYNs whose own TOA was taken off before the node's own NAT because nothing trusts their sender.
+    NodeForged = 26,
+    /// Origins learnt from the node's own TOA.
+    LearntSnat = 27,
+    /// SYNs dropped before the node's own NAT because they came in fragments or behind extension headers, where
+    /// TOA could pass unread.
+    NodeHidden = 28,
     /// SYNs whose TOA was ignored because their sender is to sign, and did not.
-    ToaUnsigned = 24,
+    ToaUnsigned = 29,
     /// SYNs whose TOA was ignored because its tag is wrong or has expired.
-    ToaForged = 25,
+    ToaForged = 30,
     /// SYNs whose TOA was ignored because its tag had been used before.
-    ToaReplayed = 26,
+    ToaReplayed = 31,
     /// SYNs whose TOA was ignored because too many tags were to be remembered.
-    ToaFull = 27,
+    ToaFull = 32,
     /// SYNs that were sent with TOA but without a tag because their options left no room.
-    CarryUnsigned = 28,
+    CarryUnsigned = 33,
 }
 
 impl Counter {
     /// Every counter, in the order of the slots.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 34] = [
         Self::Steered,
         Self::NoListener,
         Self::Drained,
@@ -93,6 +104,11 @@ impl Counter {
         Self::UnwrapFull,
         Self::LearntRelay,
         Self::LearntXff,
+        Self::NodeToa,
+        Self::NodeNoRoom,
+        Self::NodeForged,
+        Self::LearntSnat,
+        Self::NodeHidden,
         Self::ToaUnsigned,
         Self::ToaForged,
         Self::ToaReplayed,
@@ -127,6 +143,11 @@ impl Counter {
             Self::UnwrapFull => "unwrap_refused_full",
             Self::LearntRelay => "learnt_relay",
             Self::LearntXff => "learnt_xff",
+            Self::NodeToa => "node_toa",
+            Self::NodeNoRoom => "node_no_room",
+            Self::NodeForged => "node_forged",
+            Self::LearntSnat => "learnt_snat",
+            Self::NodeHidden => "node_hidden",
             Self::ToaUnsigned => "toa_unsigned",
             Self::ToaForged => "toa_forged",
             Self::ToaReplayed => "toa_replayed",
@@ -176,6 +197,17 @@ impl Counter {
             Self::UnwrapFull => "Connections refused because too many are being translated",
             Self::LearntRelay => "Origins of connections that the relay accepted",
             Self::LearntXff => "Origins learnt from X-Forwarded-For",
+            Self::NodeToa => "SYNs given TOA before the node's own NAT",
+            Self::NodeNoRoom => {
+                "SYNs without TOA before the node's own NAT because their options left no room"
+            }
+            Self::NodeForged => {
+                "SYNs whose TOA was taken off before the node's own NAT because nothing trusts their sender"
+            }
+            Self::LearntSnat => "Origins learnt before the node's own NAT",
+            Self::NodeHidden => {
+                "SYNs dropped before the node's own NAT because they came in fragments or behind extension headers"
+            }
             Self::ToaUnsigned => {
                 "SYNs whose TOA was ignored because their sender is to sign, and did not"
             }

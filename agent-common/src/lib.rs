@@ -12,6 +12,7 @@ pub mod counter;
 pub mod event;
 pub mod guard;
 pub mod names;
+pub mod node;
 pub mod options;
 pub mod origin;
 pub mod proxy;

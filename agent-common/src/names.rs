@@ -48,6 +48,10 @@ pub mod map {
     pub const LOCAL_SOURCES: &str = "LOCAL_SOURCES";
     /// Hash: [`crate::unwrap::UnwrapPort`] to [`crate::unwrap::Versions`].
     pub const UNWRAPS: &str = "UNWRAPS";
+    /// Hash: [`crate::node::Interface`] to [`crate::node::Node`].
+    pub const NODES: &str = "NODES";
+    /// LRU hash: [`crate::node::Passage`] to [`crate::node::Voucher`].
+    pub const PASSAGES: &str = "PASSAGES";
     /// LRU hash: [`crate::Connection`] to [`crate::unwrap::Handshake`].
     pub const UNWRAPPING: &str = "UNWRAPPING";
     /// LRU hash: [`crate::unwrap::Habit`] to the length of a header (`u32`).
@@ -66,7 +70,7 @@ pub mod map {
     /// LRU hash: [`crate::Syn`] that a policy refused to nothing.
     pub const REFUSED: &str = "REFUSED";
     /// Every map that is pinned.
-    pub const ALL: [&str; 30] = [
+    pub const ALL: [&str; 32] = [
         ORIGINS,
         NAMESPACES,
         COUNTERS,
@@ -89,6 +93,8 @@ pub mod map {
         CARRY,
         LOCAL_SOURCES,
         UNWRAPS,
+        NODES,
+        PASSAGES,
         UNWRAPPING,
         LENGTHS,
         TRANSLATED,
@@ -108,6 +114,8 @@ pub mod program {
     pub const UNWRAP: &str = "truepeer_unwrap";
     /// tc egress of an unwrapping interface.
     pub const ANSWER: &str = "truepeer_answer";
+    /// tc ingress of a node's uplink, before its own NAT.
+    pub const NODE: &str = "truepeer_node";
     /// `sk_lookup` of a steered namespace.
     pub const LOOKUP: &str = "truepeer_lookup";
     /// sockops of the root cgroup.

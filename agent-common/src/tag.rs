@@ -123,11 +123,17 @@ fn tag(key: &Key, signed: &Signed, epoch: u64) -> u64 {
 /// after its end are zero. `None`: there is none, or there are several.
 #[inline(always)]
 pub fn find(header: &[u8; HEADER_ROOM]) -> Option<u64> {
-    let is_tag = |kind, length| usize::from(kind == KIND) & usize::from(length == LEN);
-    let (number, at) = options::find(header, is_tag);
-    let identifier = u16::from_be_bytes([byte(header, at + 2), byte(header, at + 3)]);
+    let (number, at) = options::find(header, |kind, length, at| is_tag(header, kind, length, at));
     let half = |at| u64::from(u32::from_be(word(header, at)));
-    (number == 1 && identifier == IDENTIFIER).then(|| half(at + 4) << 32 | half(at + 8))
+    (number == 1).then(|| half(at + 4) << 32 | half(at + 8))
+}
+
+/// 1 if the option of this kind and length at `at` is a tag, else 0. Not a branch, as in [`options::find`].
+#[inline(always)]
+pub(crate) fn is_tag(header: &[u8; HEADER_ROOM], kind: u8, length: u8, at: usize) -> usize {
+    let begin = [kind, length, byte(header, at + 2), byte(header, at + 3)];
+    let [a, b] = IDENTIFIER.to_be_bytes();
+    usize::from(u32::from_ne_bytes(begin) == u32::from_ne_bytes([KIND, LEN, a, b]))
 }
 
 /// The option with this tag.
@@ -227,15 +233,16 @@ mod tests {
         let option = option(tag);
         let toa = [254, 8, 0xca, 0x64, 203, 0, 113, 7];
         assert_eq!(option[..4], [253, 12, 0x54, 0x50]);
+        let mut stranger = option;
+        stranger[3] ^= 1;
         for options in [
             &[&toa[..], &option][..],
             &[&option, &toa],
             &[&[1, 1], &option],
+            &[&stranger, &option],
         ] {
             assert_eq!(find(&header(options)), Some(tag));
         }
-        let mut stranger = option;
-        stranger[3] ^= 1;
         for options in [&[&toa[..]][..], &[&option, &option], &[&stranger], &[]] {
             assert_eq!(find(&header(options)), None, "{options:?}");
         }

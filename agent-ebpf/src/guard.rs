@@ -26,7 +26,7 @@ use network_types::{
 use crate::{
     counters::count,
     maps::{CLAIMS, EVENTS, HANDOVERS, POLICIES, PREFIXES, REFUSED, TALLIES},
-    packet::{ACK, SYN, TCP},
+    packet::{ACK, SYN, TCP, behind_extensions},
     socket::TCP_LISTEN,
     toa,
 };
@@ -34,15 +34,6 @@ use crate::{
 /// Answers of a program at `cgroup_skb`.
 const PASS: i32 = 1;
 const DROP: i32 = 0;
-
-/// Headers between IPv6's and TCP's (RFC 8200, 4): hop-by-hop options, routing, destination options,
-/// authentication (whose length counts in other units).
-const HOP_BY_HOP: u8 = 0;
-const ROUTING: u8 = 43;
-const DESTINATION: u8 = 60;
-const AUTHENTICATION: u8 = 51;
-/// So many of them are followed.
-const EXTENSIONS: usize = 8;
 
 /// Whether there is a policy for this port.
 #[inline(always)]
@@ -190,14 +181,11 @@ fn to_listener(ctx: &SkBuffContext) -> i32 {
 fn hear(ctx: &SkBuffContext, offset: u32, syn: &Syn, claim: &mut Claim) {
     let mut header = [0; HEADER_ROOM];
     if let Some(kinds) = toa::kinds()
-        && let Some(voucher) = toa::voucher(syn.source.address)
         && fill(ctx, offset, &mut header).is_ok()
         && let Toa::Client(client) = find(&header, kinds)
+        && let Ok(heard) = toa::claim(&header, client, syn)
     {
-        let heard = voucher.claim(client);
-        if voucher.check(&header, syn, &heard).is_ok() {
-            *claim = heard;
-        }
+        *claim = heard;
     }
 }
 
@@ -283,18 +271,8 @@ impl Network {
                 word(&ip, i + 12),
             ])
         };
-        let (mut protocol, mut length) = (ip[6], Ipv6Hdr::LEN as u32);
-        for _ in 0..EXTENSIONS {
-            let unit = match protocol {
-                HOP_BY_HOP | ROUTING | DESTINATION => 8,
-                AUTHENTICATION => 4,
-                _ => break,
-            };
-            let [next, units] = load(ctx, length)?;
-            // The first eight bytes do not count.
-            length += 8 + u32::from(units) * unit;
-            protocol = next;
-        }
+        let (protocol, length) =
+            behind_extensions(ip[6], Ipv6Hdr::LEN as u32, |at| load(ctx, at).ok()).ok_or(())?;
         Ok(Self {
             source: address(8),
             destination: address(24),

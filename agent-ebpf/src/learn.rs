@@ -21,6 +21,7 @@ use crate::{
 
 const WIRE: u8 = Evidence::Wire as u8;
 const TOA: u8 = Evidence::Toa as u8;
+const SNAT: u8 = Evidence::Snat as u8;
 const PROXY: u8 = Evidence::Proxy as u8;
 const XFF: u8 = Evidence::Xff as u8;
 
@@ -103,14 +104,18 @@ pub(crate) fn accepted(ctx: &SockOpsContext) {
     if let Some(claim) = handed_over(ctx, local, remote) {
         let client = carry::named_by(&claim, remote.port);
         let is_written = write(ctx, claim.evidence, client, local, remote, claim.rule);
+        if claim.original_dst.port != 0 {
+            name_destination(sockops::cookie(ctx), claim.original_dst);
+        }
         if claim.evidence == PROXY {
-            unwrap::accepted(ctx, claim.original_dst);
+            unwrap::accepted(ctx);
         }
         if is_written {
             count(match claim.evidence {
                 PROXY => Counter::LearntProxy,
                 XFF => Counter::LearntXff,
                 TOA => Counter::LearntToa,
+                SNAT => Counter::LearntSnat,
                 WIRE => Counter::LearntWire,
                 _ => Counter::LearntBind,
             });
@@ -195,6 +200,15 @@ fn write(
     }
     sockops::call_for(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
     true
+}
+
+/// Notes where the client wanted to go, other than the socket's own end.
+#[inline(always)]
+fn name_destination(cookie: u64, original_dst: Endpoint) {
+    if let Some(origin) = ORIGINS.get_ptr_mut(cookie) {
+        // SAFETY: the entry is this socket's, which no other program sees before `accept()`.
+        unsafe { (*origin).original_dst = original_dst };
+    }
 }
 
 /// Notes which steer brought a connection to the proxy, or to the application by way of the proxy. Last,

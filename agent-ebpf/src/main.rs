@@ -13,6 +13,7 @@ mod counters;
 mod guard;
 mod learn;
 mod maps;
+mod node;
 mod packet;
 mod reveal;
 mod sockaddr;
@@ -53,6 +54,12 @@ fn truepeer_unwrap(ctx: TcContext) -> i32 {
 #[classifier]
 fn truepeer_answer(ctx: TcContext) -> i32 {
     unwrap::answer(&ctx)
+}
+
+/// tc ingress of a node's uplink, before its own NAT.
+#[classifier]
+fn truepeer_node(ctx: TcContext) -> i32 {
+    node::packet(&ctx)
 }
 
 /// `sk_lookup` of a network namespace with steers.

@@ -4,6 +4,7 @@
 use agent_common::{
     Address, Claim, Connection, Counter, Listener, ListenerKey, Namespace, Origin, Syn,
     guard::{MAX_POLICIES, MAX_PREFIXES, Policy, Prefix, Tally},
+    node::{Interface, Node, Passage, Voucher},
     tag::{Keys, Signed, Spending},
     toa::Kinds,
     unwrap::{Habit, Handshake, UnwrapPort, Versions},
@@ -126,6 +127,16 @@ pub(crate) static UNWRAPS: HashMap<UnwrapPort, Versions> =
 #[map]
 pub(crate) static UNWRAPPING: LruHashMap<Connection, Handshake> =
     LruHashMap::with_max_entries(1 << 16, 0);
+
+/// Interfaces whose SYNs are given TOA before the node's own NAT.
+#[map]
+pub(crate) static NODES: HashMap<Interface, Node> =
+    HashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
+
+/// SYNs that came in by such an interface with TOA that this node vouches for. Those that go on to another node are
+/// evicted.
+#[map]
+pub(crate) static PASSAGES: LruHashMap<Passage, Voucher> = LruHashMap::with_max_entries(1 << 16, 0);
 
 /// How long a sender's last header was: the best guess for its next.
 #[map]

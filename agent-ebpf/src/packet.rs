@@ -3,9 +3,10 @@
 use agent_common::{Address, Endpoint};
 use aya_ebpf::{
     bindings::{
-        bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1,
-        bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2,
+        BPF_F_RECOMPUTE_CSUM, bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1,
+        bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2,
     },
+    helpers::generated::{bpf_l3_csum_replace, bpf_skb_load_bytes, bpf_skb_store_bytes},
     programs::TcContext,
 };
 use network_types::{
@@ -18,6 +19,21 @@ use network_types::{
 pub(crate) const TCP: u8 = 6;
 /// Offset and more-fragments bits of the IPv4 header, in host byte order.
 const FRAGMENT: u16 = 0x3fff;
+
+/// Headers between IPv6's and TCP's (RFC 8200, 4): hop-by-hop options, routing, destination options,
+/// authentication (whose length counts in other units), and a fragment's, which has one length.
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const DESTINATION: u8 = 60;
+const AUTHENTICATION: u8 = 51;
+const FRAGMENT_HEADER: u8 = 44;
+/// So many of them are followed.
+const EXTENSIONS: usize = 8;
+/// Offsets in the IPv4 header.
+const TOTAL_LENGTH: usize = 2;
+const IP_CHECKSUM: usize = 10;
+/// Offset in the IPv6 header.
+const PAYLOAD_LENGTH: usize = 4;
 
 /// A TCP segment: what a socket lookup needs, and where its headers are.
 pub(crate) struct Segment {
@@ -237,6 +253,93 @@ fn segment(
         ip,
         tcp,
     }
+}
+
+/// The protocol behind IPv6's extension headers, of which the first is at `at` and of this kind, and where it
+/// begins. `load` reads the packet. `None`: that is in another fragment, or too far behind.
+#[inline(always)]
+pub(crate) fn behind_extensions(
+    kind: u8,
+    at: u32,
+    load: impl Fn(u32) -> Option<[u8; 4]>,
+) -> Option<(u8, u32)> {
+    let (mut kind, mut at) = (kind, at);
+    for _ in 0..EXTENSIONS {
+        let unit = match kind {
+            HOP_BY_HOP | ROUTING | DESTINATION => 8,
+            AUTHENTICATION => 4,
+            FRAGMENT_HEADER => 0,
+            _ => return Some((kind, at)),
+        };
+        let [next, units, high, low] = load(at)?;
+        if kind == FRAGMENT_HEADER && u16::from_be_bytes([high, low]) >> 3 != 0 {
+            return None;
+        }
+        // The first eight bytes do not count.
+        at += 8 + u32::from(units) * unit;
+        kind = next;
+    }
+    None
+}
+
+/// The first `length` bytes, at most `N`, of what is at `at` from the packet's start.
+#[inline(always)]
+pub(crate) fn load<const N: usize>(
+    ctx: &TcContext,
+    at: usize,
+    to: &mut [u8; N],
+    length: usize,
+) -> bool {
+    // SAFETY: the callers pass no more than the array's length; the context is valid.
+    unsafe {
+        let to = to.as_mut_ptr().cast();
+        bpf_skb_load_bytes(ctx.skb.skb.cast(), at as u32, to, length as u32) == 0
+    }
+}
+
+/// Writes the first `length` bytes, at most `N`.
+#[inline(always)]
+pub(crate) fn write<const N: usize>(
+    ctx: &TcContext,
+    at: usize,
+    from: &[u8; N],
+    length: usize,
+    flags: u64,
+) -> bool {
+    let from = from.as_ptr().cast();
+    // SAFETY: as in `load`.
+    unsafe { bpf_skb_store_bytes(ctx.skb.skb, at as u32, from, length as u32, flags) == 0 }
+}
+
+/// Writes, and has a checksum of the whole packet follow that the device has made.
+#[inline(always)]
+pub(crate) fn store<const N: usize>(ctx: &TcContext, at: usize, from: &[u8; N], length: usize) {
+    write(ctx, at, from, length, BPF_F_RECOMPUTE_CSUM.into());
+}
+
+/// Tells the IP header that the TCP segment at `offset` has another length.
+#[inline(always)]
+pub(crate) fn set_length(ctx: &TcContext, v6: bool, offset: usize, length: usize) {
+    let at = EthHdr::LEN;
+    if v6 {
+        let new = (length as u16).to_be_bytes();
+        return store(ctx, at + PAYLOAD_LENGTH, &new, new.len());
+    }
+    let mut old = [0; 2];
+    load(ctx, at + TOTAL_LENGTH, &mut old, 2);
+    let new = ((offset - at + length) as u16).to_be_bytes();
+    let word = |bytes| u64::from(u16::from_ne_bytes(bytes));
+    // SAFETY: the context is valid while the program runs.
+    unsafe {
+        bpf_l3_csum_replace(
+            ctx.skb.skb,
+            (at + IP_CHECKSUM) as u32,
+            word(old),
+            word(new),
+            new.len() as u64,
+        );
+    }
+    write(ctx, at + TOTAL_LENGTH, &new, new.len(), 0);
 }
 
 /// An IPv6 address as the kernel's four words, still in network order.

@@ -4,7 +4,7 @@
 //! (SYN cookies), and waits in `HANDOVERS` for the handshake's end.
 
 use agent_common::{
-    Address, Claim, Counter, Endpoint, Evidence, Syn,
+    Claim, Counter, Endpoint, Evidence, Syn,
     options::HEADER_ROOM,
     toa::{Kinds, Toa, find},
 };
@@ -19,6 +19,7 @@ use aya_ebpf::{
 use crate::{
     counters::count,
     maps::{HANDOVERS, SIGNERS, TOA, TRUSTED_SOURCES, longest_match},
+    node,
     sockops::{self, local, remote},
     tag,
 };
@@ -90,59 +91,50 @@ pub(crate) fn answers(ctx: &SockOpsContext) {
         destination: local(ctx),
         isn: u32::from_be_bytes([header[4], header[5], header[6], header[7]]),
     };
-    let Some(voucher) = voucher(syn.source.address) else {
-        return count(Counter::ToaUntrusted);
-    };
-    let claim = voucher.claim(client);
-    match voucher.check(&header, &syn, &claim) {
-        Ok(()) => drop(HANDOVERS.insert(&syn, &claim, BPF_ANY.into())),
+    match claim(&header, client, &syn) {
+        Ok(claim) => drop(HANDOVERS.insert(&syn, &claim, BPF_ANY.into())),
         Err(reason) => count(reason),
     }
 }
 
-/// Why TOA of a sender is believed.
-pub(crate) struct Voucher {
-    rule: u32,
-    /// Whether it is to be signed.
-    signs: bool,
-}
-
-/// What vouches for a sender, if anything does.
+/// What is believed of TOA that names this client, or why nothing is: this node saw the SYN before its own NAT, or
+/// the sender is trusted.
 #[inline(always)]
-pub(crate) fn voucher(sender: Address) -> Option<Voucher> {
-    match longest_match(&SIGNERS, sender) {
-        None | Some(0) => {
-            let rule = longest_match(&TRUSTED_SOURCES, sender)?;
-            Some(Voucher { rule, signs: false })
-        }
-        Some(rule) => Some(Voucher { rule, signs: true }),
+pub(crate) fn claim(
+    header: &[u8; HEADER_ROOM],
+    client: Endpoint,
+    syn: &Syn,
+) -> Result<Claim, Counter> {
+    match node::voucher(client, syn.isn) {
+        Some(voucher) => Ok(Claim {
+            client,
+            original_dst: voucher.original_dst,
+            rule: voucher.rule,
+            evidence: voucher.evidence,
+            ..Claim::default()
+        }),
+        None => of_hop(header, client, syn),
     }
 }
 
-impl Voucher {
-    /// What the sender says.
-    #[inline(always)]
-    pub(crate) fn claim(&self, client: Endpoint) -> Claim {
-        Claim {
-            client,
-            rule: self.rule,
-            evidence: Evidence::Toa as u8,
-            ..Claim::default()
-        }
+/// The same of TOA that another hop wrote.
+#[inline(always)]
+pub(crate) fn of_hop(
+    header: &[u8; HEADER_ROOM],
+    client: Endpoint,
+    syn: &Syn,
+) -> Result<Claim, Counter> {
+    let sender = syn.source.address;
+    let signer = longest_match(&SIGNERS, sender).filter(|rule| *rule != 0);
+    let source = || longest_match(&TRUSTED_SOURCES, sender);
+    let claim = Claim {
+        client,
+        rule: signer.or_else(source).ok_or(Counter::ToaUntrusted)?,
+        evidence: Evidence::Toa as u8,
+        ..Claim::default()
+    };
+    if signer.is_some() {
+        tag::prove(header, syn, &claim)?;
     }
-
-    /// Whether to believe it, or why not.
-    #[inline(always)]
-    pub(crate) fn check(
-        &self,
-        header: &[u8; HEADER_ROOM],
-        syn: &Syn,
-        claim: &Claim,
-    ) -> Result<(), Counter> {
-        if self.signs {
-            tag::prove(header, syn, claim)
-        } else {
-            Ok(())
-        }
-    }
+    Ok(claim)
 }

@@ -9,12 +9,12 @@ use std::{
 };
 
 use agent_common::{Evidence, Origin, origin::rule_id};
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::{Config, Policy, Relay},
+    config::{Config, Policy, Relay, Steer},
     details::Details,
     origins::Origins,
     processes::{Owner, Owners},
@@ -158,8 +158,31 @@ impl Names {
         let relays = relays.map(|name| (rule_id(&name), name));
         let policies = config.policy.iter();
         let policies = policies.map(|policy| (rule_id(&policy.rule()), policy.rule()));
-        let all = steers.chain(trust).chain(relays).chain(policies);
+        let nodes = config.carry_node.iter();
+        let nodes = nodes.map(|node| (rule_id(&node.rule()), node.rule()));
+        let all = steers
+            .chain(trust)
+            .chain(nodes)
+            .chain(relays)
+            .chain(policies);
         *self.0.write().expect("no writer panics") = all.collect();
+    }
+
+    /// Adds those of steers that pods ask for.
+    ///
+    /// # Errors
+    ///
+    /// When a name has the same number in the records as another one: origins could not be told apart.
+    pub fn add(&self, steers: &[Steer]) -> Result<()> {
+        let mut names = self.0.write().expect("no writer panics");
+        for steer in steers {
+            let name = format!("steer {}", steer.name);
+            let known = names.entry(rule_id(&steer.name)).or_insert(name.clone());
+            if *known != name {
+                bail!("{known} and {name} have the same number in the records: rename the steer");
+            }
+        }
+        Ok(())
     }
 
     /// The policy with this rule, as the configuration calls it.

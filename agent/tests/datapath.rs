@@ -74,21 +74,23 @@ fn everything_attaches_is_taken_over_and_goes() -> Result<()> {
         let mut datapath = Datapath::load(&root, 1000, &cgroup()?)?;
         datapath.configure(&netns, &settings)?;
         datapath.adopt(&netns, &[(1, agent_common::ListenerKey::default())])?;
-        let names = datapath.attach(&netns, &[("eth0", Job::Unwrap), ("eth0", Job::Steer)])?;
-        datapath.retain(&names, &[netns.cookie()])?;
+        let jobs = [Job::Unwrap, Job::Node, Job::Steer].map(|job| ("eth0", job));
+        let names = datapath.attach(&netns, &jobs)?;
+        let names: Vec<_> = names.iter().map(String::as_str).collect();
+        datapath.retain(&names, &[netns.cookie()], &[])?;
         let status = Pins::open(&root)?.status()?;
-        assert_eq!(status.links.len(), 6, "{status:?}");
+        assert_eq!(status.links.len(), 7, "{status:?}");
         for name in names.iter().filter(|name| name.contains("eth0")) {
             let link = FdLink::from(PinnedLink::from_pin(root.join("links").join(name))?);
             links.insert(link.info()?.id());
         }
         // The second time, the same links got other programs: never are there two on an interface.
-        assert_eq!(links.len(), 3);
+        assert_eq!(links.len(), 4);
         assert_eq!(status.maps[0].max_entries, 1000);
     }
     // Another size: the maps are made anew, and a dropped namespace is detached.
     let datapath = Datapath::load(&root, 2000, &cgroup()?)?;
-    datapath.retain(&[], &[])?;
+    datapath.retain(&[], &[], &[])?;
     let status = datapath.pins().status()?;
     assert_eq!((status.links.len(), status.maps[0].max_entries), (2, 2000));
     assert_eq!(status.maps[1].entries, 0);

@@ -57,6 +57,32 @@ fn before_anything_is_installed_only_the_host_is_looked_at() {
 }
 
 #[test]
+fn a_node_needs_an_ethernet_interface_and_other_nodes_need_trust() {
+    let netns = Netns::create().unwrap();
+    sh(
+        &netns,
+        "ip tuntap add tun0 mode tun; ip link add eth0 type veth peer name eth2",
+    );
+    let path = format!("/proc/self/fd/{}", netns.as_raw_fd());
+    let node = |interface: &str| {
+        format!(
+            "[[carry.node]]\nnetns = \"{path}\"\ninterface = \"{interface}\"\nports = [\"80\"]\n"
+        )
+    };
+    let found = examine(&[node("eth0"), node("tun0"), node("eth1")].concat());
+    assert_has(&found, "Ok node eth0", "eth0 is number");
+    assert_has(&found, "Fail node tun0", "no Ethernet header");
+    assert_has(&found, "Fail node eth1", "no interface \"eth1\"");
+    assert_has(&found, "Warn other nodes", "`sources` of [trust] is empty");
+    let trusts = format!("[trust]\nsources = [\"10.0.0.0/8\"]\n{}", node("eth0"));
+    let found = examine(&trusts);
+    assert!(
+        !found.iter().any(|line| line.contains("other nodes")),
+        "{found:#?}"
+    );
+}
+
+#[test]
 fn what_is_wrong_is_told_with_consequence_and_remedy() {
     let config = Config::parse(
         "[[steer]]\nname = \"a\"\nnetns = \"/run/netns/no\"\nports = [\"80\"]\nto = 1\n",

@@ -66,6 +66,11 @@ impl Host {
         Journal::open(&self.file()).unwrap()
     }
 
+    /// The namespace, opened by the path that the items have.
+    fn opened(&self) -> Netns {
+        Netns::open_or_current(self.wanted[0].netns()).unwrap()
+    }
+
     fn sysctl(&self, key: &str) -> String {
         sysctl::read(&self.netns, key).unwrap().unwrap()
     }
@@ -93,8 +98,8 @@ impl Host {
 fn what_is_installed_is_there_once_and_undone_without_a_trace() {
     let host = Host::new();
     let mut journal = host.journal();
-    journal.apply(&host.wanted).unwrap();
-    journal.apply(&host.wanted).unwrap();
+    journal.apply(&host.opened(), &host.wanted).unwrap();
+    journal.apply(&host.opened(), &host.wanted).unwrap();
     assert_eq!(host.installed(), [2, 2]);
     assert_eq!(
         (host.sysctl(ACCEPT), host.sysctl(REFLECT)),
@@ -122,17 +127,17 @@ fn what_is_installed_is_there_once_and_undone_without_a_trace() {
 fn items_no_longer_wanted_are_removed() {
     let host = Host::new();
     let mut journal = host.journal();
-    journal.apply(&host.wanted).unwrap();
-    journal.apply(&host.wanted[..4]).unwrap();
+    journal.apply(&host.opened(), &host.wanted).unwrap();
+    journal.apply(&host.opened(), &host.wanted[..4]).unwrap();
     assert_eq!(host.installed(), [2, 0]);
 }
 
 #[test]
 fn after_a_crash_the_first_previous_value_is_restored() {
     let host = Host::new();
-    host.journal().apply(&host.wanted).unwrap();
+    host.journal().apply(&host.opened(), &host.wanted).unwrap();
     let mut second = host.journal();
-    second.apply(&host.wanted).unwrap();
+    second.apply(&host.opened(), &host.wanted).unwrap();
     drop(second);
     let mut third = host.journal();
     third.undo_all().unwrap();
@@ -144,10 +149,10 @@ fn after_a_crash_the_first_previous_value_is_restored() {
 fn a_lost_rule_is_installed_again() {
     let host = Host::new();
     let mut journal = host.journal();
-    journal.apply(&host.wanted).unwrap();
+    journal.apply(&host.opened(), &host.wanted).unwrap();
     host.ip("rule del pref 133");
     assert_eq!(host.installed(), [1, 2]);
-    journal.apply(&host.wanted).unwrap();
+    journal.apply(&host.opened(), &host.wanted).unwrap();
     assert_eq!(host.installed(), [2, 2]);
 }
 
@@ -161,7 +166,7 @@ fn a_sysctl_that_somebody_changed_is_left_alone() {
         value: "1".into(),
     }];
     let mut journal = host.journal();
-    journal.apply(&wanted).unwrap();
+    journal.apply(&host.opened(), &wanted).unwrap();
     sysctl::write(&host.netns, "net.ipv4.conf.lo.rp_filter", "2").unwrap();
     journal.undo_all().unwrap();
     assert_eq!(host.sysctl("net.ipv4.conf.lo.rp_filter"), "2");
@@ -172,7 +177,10 @@ fn the_same_rule_of_somebody_else_is_an_error_and_stays() {
     let host = Host::new();
     host.ip("rule add pref 133 iif lo fwmark 0x539/0xfff lookup 1333");
     let mut journal = host.journal();
-    let error = format!("{:#}", journal.apply(&host.wanted).unwrap_err());
+    let error = format!(
+        "{:#}",
+        journal.apply(&host.opened(), &host.wanted).unwrap_err()
+    );
     assert!(
         error.contains("ip rule del pref 133 iif lo fwmark 0x539/0xfff lookup 1333"),
         "{error}"
@@ -191,7 +199,12 @@ fn the_same_rule_of_somebody_else_is_an_error_and_stays() {
 fn a_table_that_somebody_else_uses_is_an_error() {
     let host = Host::new();
     host.ip("route add 192.0.2.0/24 dev lo table 1333");
-    let error = format!("{:#}", host.journal().apply(&host.wanted).unwrap_err());
+    let error = format!(
+        "{:#}",
+        host.journal()
+            .apply(&host.opened(), &host.wanted)
+            .unwrap_err()
+    );
     assert!(error.contains("table 1333 is in use"), "{error}");
 }
 
@@ -200,7 +213,7 @@ fn without_ipv6_the_rest_is_installed() {
     let host = Host::new();
     sysctl::write(&host.netns, "net.ipv6.conf.lo.disable_ipv6", "1").unwrap();
     let mut journal = host.journal();
-    journal.apply(&host.wanted).unwrap();
+    journal.apply(&host.opened(), &host.wanted).unwrap();
     assert_eq!(host.installed(), [2, 0]);
     journal.undo_all().unwrap();
     assert_eq!(host.installed(), [0, 0]);
@@ -210,14 +223,19 @@ fn without_ipv6_the_rest_is_installed() {
 fn with_the_loopback_down_the_error_says_what_to_do() {
     let host = Host::new();
     host.ip("link set lo down");
-    let error = format!("{:#}", host.journal().apply(&host.wanted).unwrap_err());
+    let error = format!(
+        "{:#}",
+        host.journal()
+            .apply(&host.opened(), &host.wanted)
+            .unwrap_err()
+    );
     assert!(error.contains("ip link set lo up"), "{error}");
 }
 
 #[test]
 fn what_was_in_a_namespace_that_is_gone_counts_as_undone() {
     let mut host = Host::new();
-    host.journal().apply(&host.wanted).unwrap();
+    host.journal().apply(&host.opened(), &host.wanted).unwrap();
     host.netns = Netns::current().unwrap();
     host.journal().undo_all().unwrap();
     assert!(!host.file().exists());
@@ -227,7 +245,7 @@ fn what_was_in_a_namespace_that_is_gone_counts_as_undone() {
 fn sweep_finds_what_no_journal_knows_and_nothing_else() {
     let host = Host::new();
     host.ip("rule add pref 200 fwmark 1 lookup 1333");
-    host.journal().apply(&host.wanted).unwrap();
+    host.journal().apply(&host.opened(), &host.wanted).unwrap();
     assert_eq!(route::sweep(&host.netns).unwrap(), 4);
     assert_eq!(host.installed(), [0, 0]);
     assert_eq!(route::sweep(&host.netns).unwrap(), 0);
@@ -278,7 +296,7 @@ fn an_unreadable_journal_is_kept_and_what_it_recorded_is_removed_by_tag() {
         "{\"version\": 1, ",
         "{\"version\": 9, \"boot\": \"\", \"entries\": []}",
     ] {
-        host.journal().apply(&wanted).unwrap();
+        host.journal().apply(&host.netns, &wanted).unwrap();
         assert_eq!(host.installed(), [1, 0]);
         fs::write(host.file(), content).unwrap();
         assert!(host.journal().is_empty());

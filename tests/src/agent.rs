@@ -149,10 +149,32 @@ pub struct Reveal {
 }
 
 /// The sections below `[carry]`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 #[expect(missing_docs, reason = "the configuration's own names")]
 pub struct Carry {
     pub toa: CarryToa,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub node: Vec<CarryNode>,
+}
+
+/// A section `[[carry.node]]`.
+#[derive(Clone, Debug, Serialize)]
+#[expect(missing_docs, reason = "the configuration's own names")]
+pub struct CarryNode {
+    pub netns: PathBuf,
+    pub interface: String,
+    pub ports: Vec<String>,
+}
+
+impl CarryNode {
+    /// SYNs to ports that come into `netns` by this interface.
+    pub fn new(netns: &Netns, interface: &str, ports: &[&str]) -> Self {
+        Self {
+            netns: netns.path(),
+            interface: interface.into(),
+            ports: ports.iter().map(|ports| (*ports).into()).collect(),
+        }
+    }
 }
 
 /// The section `[carry.toa]`.
@@ -163,6 +185,15 @@ pub struct CarryToa {
     pub kind: u8,
 }
 
+impl Default for CarryToa {
+    fn default() -> Self {
+        Self {
+            to: Vec::new(),
+            kind: 254,
+        }
+    }
+}
+
 /// The section `[agent]`: what must differ from the defaults so that agents do not meet.
 #[derive(Clone, Debug, Serialize)]
 #[expect(missing_docs, reason = "the configuration's own names")]
@@ -170,6 +201,7 @@ pub struct Settings {
     pub socket: PathBuf,
     pub metrics: String,
     pub bpffs: PathBuf,
+    pub pods: PathBuf,
     pub access_log: PathBuf,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub origins: Option<u32>,
@@ -231,6 +263,7 @@ impl Config {
                 socket: directory.join(format!("agent-{n}/truepeer.sock")),
                 metrics: metrics.to_string(),
                 bpffs: format!("{BPFFS}/{PINS}{pid}-{n}").into(),
+                pods: directory.join(format!("agent-{n}/pods")),
                 access_log: directory.join(format!("access-{n}.log")),
                 origins: None,
                 drain: None,

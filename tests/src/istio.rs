@@ -8,10 +8,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
+use ipnet::IpNet;
 use serde_json::Value;
 
-use crate::netns::{Netns, run};
-use crate::process::find;
+use crate::iptables;
+use crate::netns::Netns;
 use crate::topology::Family;
 
 /// Where Envoy takes connections that applications make.
@@ -108,25 +109,10 @@ COMMIT
 
 /// Installs the rules that `rules` makes of a family's loopback prefix and that of [`passthrough`].
 fn restore(netns: &Netns, directory: &Path, rules: fn(&str, &str) -> String) -> Result<()> {
-    let file = directory.join("iptables-rules");
-    for (family, program, length) in [
-        (
-            Family::V4,
-            find("IPTABLES_RESTORE_BIN", "iptables-restore")?,
-            32,
-        ),
-        (
-            Family::V6,
-            find("IP6TABLES_RESTORE_BIN", "ip6tables-restore")?,
-            128,
-        ),
-    ] {
-        let prefix = |address| format!("{address}/{length}");
-        let rules = rules(&prefix(family.localhost()), &prefix(passthrough(family)));
-        fs::write(&file, rules)?;
-        run(netns.command(&program)?.arg(&file))?;
-    }
-    Ok(())
+    iptables::restore(netns, directory, |family| {
+        let prefix = |address| IpNet::from(address).to_string();
+        rules(&prefix(family.localhost()), &prefix(passthrough(family)))
+    })
 }
 
 /// Patches the listener filters of [`VIRTUAL_INBOUND`] as Istio does with `deploy/istio/envoyfilter.yaml`.

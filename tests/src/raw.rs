@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use agent_common::{Endpoint, toa};
 use anyhow::{Context, Result, bail, ensure};
 use etherparse::{
     IpNumber, Ipv4Header, Ipv6Header, NetSlice, SlicedPacket, TcpHeader, TransportSlice,
@@ -19,6 +20,21 @@ const SYNS: u32 = 5;
 const RETRY: Duration = Duration::from_secs(1);
 const WINDOW: u16 = 0xffff;
 const TTL: u8 = 64;
+
+/// MSS, SACK permitted, timestamps, window scale: what Linux puts on a SYN.
+pub const LINUX: [u8; 20] = [
+    2, 4, 0x05, 0xb4, 4, 2, 8, 10, 1, 2, 3, 4, 0, 0, 0, 0, 1, 3, 3, 7,
+];
+
+/// TOA of this kind.
+pub fn toa(kind: u8, client: SocketAddr) -> Vec<u8> {
+    let client = Endpoint::from(client);
+    if client.address.is_v4() {
+        toa::option_v4(kind, client).to_vec()
+    } else {
+        toa::option_v6(kind, client).to_vec()
+    }
+}
 
 /// Sends segments from a namespace and sees those that come in. Source addresses are to be routed there
 /// but must not be the namespace's own: the kernel would answer for them.
@@ -73,9 +89,59 @@ impl Raw {
         sequence: u32,
         options: &[u8],
     ) -> Result<()> {
+        self.syn_with(source, target, sequence, options, &[])
+    }
+
+    /// The same with a payload, as TCP Fast Open sends it.
+    pub fn syn_with(
+        &self,
+        source: SocketAddr,
+        target: SocketAddr,
+        sequence: u32,
+        options: &[u8],
+        payload: &[u8],
+    ) -> Result<()> {
         let mut syn = TcpHeader::new(source.port(), target.port(), sequence, WINDOW);
         syn.syn = true;
-        self.send(source, target, syn, options, &[])
+        self.send(source, target, syn, options, payload)
+    }
+
+    /// The options and the payload of the SYN with this sequence number that comes in for `target`, whose lengths
+    /// and checksums are right.
+    pub fn correct_syn(&self, target: SocketAddr, sequence: u32) -> Result<(Vec<u8>, Vec<u8>)> {
+        let start = Instant::now();
+        let mut buffer = vec![0; 1 << 16];
+        while start.elapsed() < TIMEOUT {
+            let Ok(length) = std::io::Read::read(&mut &self.packets, &mut buffer) else {
+                continue;
+            };
+            let packet = &buffer[..length];
+            let Some((_, to, Segment { tcp, payload })) = parse(packet) else {
+                continue;
+            };
+            if to != target || !tcp.syn || tcp.sequence_number != sequence {
+                continue;
+            }
+            let (said, checksum) = match SlicedPacket::from_ip(packet)?.net {
+                Some(NetSlice::Ipv4(ip)) => {
+                    let ip = ip.header().to_header();
+                    let header = ip.calc_header_checksum();
+                    ensure!(ip.header_checksum == header, "IP checksum: {ip:?}");
+                    let said = ip.total_len.into();
+                    (said, tcp.calc_checksum_ipv4(&ip, &payload)?)
+                }
+                Some(NetSlice::Ipv6(ip)) => {
+                    let ip = ip.header().to_header();
+                    let said = Ipv6Header::LEN + usize::from(ip.payload_length);
+                    (said, tcp.calc_checksum_ipv6(&ip, &payload)?)
+                }
+                _ => bail!("no IP header"),
+            };
+            ensure!(said == length, "{length} bytes, and {said} by the header");
+            ensure!(tcp.checksum == checksum, "TCP checksum: {tcp:?}");
+            return Ok((tcp.options.as_slice().to_vec(), payload));
+        }
+        bail!("no SYN for {target} within {TIMEOUT:?}")
     }
 
     /// Opens a connection with a SYN with these options.
@@ -119,13 +185,12 @@ impl Raw {
         tcp.set_options_raw(options)?;
         let length = tcp.header_len() + payload.len();
         let mut packet = Vec::new();
-        let socket = match (source, target) {
+        match (source, target) {
             (SocketAddr::V4(source), SocketAddr::V4(target)) => {
                 let (from, to) = (source.ip().octets(), target.ip().octets());
                 let ip = Ipv4Header::new(length as u16, TTL, IpNumber::TCP, from, to)?;
                 tcp.checksum = tcp.calc_checksum_ipv4(&ip, payload)?;
                 ip.write(&mut packet)?;
-                &self.v4
             }
             (SocketAddr::V6(source), SocketAddr::V6(target)) => {
                 let ip = Ipv6Header {
@@ -138,14 +203,19 @@ impl Raw {
                 };
                 tcp.checksum = tcp.calc_checksum_ipv6(&ip, payload)?;
                 ip.write(&mut packet)?;
-                &self.v6
             }
             _ => bail!("{source} and {target} are not of one family"),
-        };
+        }
         tcp.write(&mut packet)?;
         packet.extend_from_slice(payload);
+        self.packet(target, &packet)
+    }
+
+    /// Sends a packet, IP header and all, to where packets for `target` go.
+    pub fn packet(&self, target: SocketAddr, packet: &[u8]) -> Result<()> {
+        let socket = if target.is_ipv4() { &self.v4 } else { &self.v6 };
         // The kernel routes by this address; ports it takes none.
-        socket.send_to(&packet, &SocketAddr::new(target.ip(), 0).into())?;
+        socket.send_to(packet, &SocketAddr::new(target.ip(), 0).into())?;
         Ok(())
     }
 

@@ -1,13 +1,12 @@
 //! TOA as load balancers write it, signed or not.
 
 use std::fs::{self, Permissions};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agent_common::tag::{self, EPOCH, Keys, Signed};
-use agent_common::{Endpoint, toa};
 use anyhow::Result;
 
 use crate::agent::{Agent, Carry, CarryToa, Config, Reveal};
@@ -22,34 +21,17 @@ use crate::unprivileged::{UID, proxy};
 pub const APPLICATION: u16 = 8080;
 const PROXY: u16 = 15001;
 
-/// The networks of [`balancer`].
+/// The networks of [`Family::balancer`].
 pub const BALANCERS: [&str; 2] = ["198.51.100.0/24", "2001:db8:1b::/64"];
-
-/// A load balancer's n-th address.
-pub fn balancer(family: Family, n: u8) -> IpAddr {
-    match family {
-        Family::V4 => [198, 51, 100, n].into(),
-        Family::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0x1b, 0, 0, 0, 0, n.into()).into(),
-    }
-}
-
-/// The option for a client.
-pub fn option(kind: u8, client: SocketAddr) -> Vec<u8> {
-    let client = Endpoint::from(client);
-    if client.address.is_v4() {
-        toa::option_v4(kind, client).to_vec()
-    } else {
-        toa::option_v6(kind, client).to_vec()
-    }
-}
 
 /// A gateway tells its server.
 pub fn carry() -> Carry {
     Carry {
         toa: CarryToa {
             to: vec!["10.78.0.0/24".into(), "fd78::/64".into()],
-            kind: 254,
+            ..CarryToa::default()
         },
+        ..Carry::default()
     }
 }
 

@@ -54,7 +54,17 @@ impl Family {
         }
     }
 
-    fn pick<T>(self, v4: T, v6: T) -> T {
+    /// The n-th address of a load balancer, which is the client's namespace's by no interface: routed there, it can
+    /// be written to packets.
+    pub fn balancer(self, n: u8) -> IpAddr {
+        match self {
+            Self::V4 => Ipv4Addr::new(198, 51, 100, n).into(),
+            Self::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0x1b, 0, 0, 0, 0, n.into()).into(),
+        }
+    }
+
+    /// What belongs to it.
+    pub(crate) fn pick<T>(self, v4: T, v6: T) -> T {
         match self {
             Self::V4 => v4,
             Self::V6 => v6,
@@ -218,7 +228,7 @@ fn connect_from(client: &Netns, address: IpAddr, to: fn(Family) -> IpAddr) -> Re
 }
 
 /// A namespace in which any of [`Family::client`] can be bound.
-fn client() -> Result<Netns> {
+pub(crate) fn client() -> Result<Netns> {
     let client = Netns::new("client")?;
     client.ip("route add local 203.0.113.0/24 dev lo
          -6 route add local 2001:db8:c::/112 dev lo")?;

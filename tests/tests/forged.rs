@@ -9,9 +9,9 @@ use agent_common::Counter;
 use anyhow::{Context, Result, ensure};
 use tests::check::no_origins;
 use tests::host::scenario;
-use tests::raw::Raw;
+use tests::raw::{Raw, toa as option};
 use tests::report::Seen;
-use tests::toa::{APPLICATION, BALANCERS, Hosts, ONE, STRANGERS, balancer, epoch, option};
+use tests::toa::{APPLICATION, BALANCERS, Hosts, ONE, STRANGERS, epoch};
 use tests::topology::{Family, Gateway};
 
 const PLAYGROUND: &str = env!("CARGO_BIN_EXE_playground");
@@ -27,7 +27,7 @@ const GATEWAY: &str = "10.78.0.1/32";
 
 /// The n-th of the forgers, who are all of a load balancer's network.
 fn source(n: u32) -> SocketAddr {
-    let address = balancer(Family::V4, (n % 254 + 1) as u8);
+    let address = Family::V4.balancer((n % 254 + 1) as u8);
     (address, 1024 + (n / 254 % PORTS) as u16).into()
 }
 

@@ -250,8 +250,9 @@ fn by_toa(directory: &Path, topology: &Gateway) -> Result<Agent> {
     config.carry = Some(Carry {
         toa: CarryToa {
             to: SOURCES.iter().map(|s| (*s).into()).collect(),
-            kind: 254,
+            ..CarryToa::default()
         },
+        ..Carry::default()
     });
     config.trust.sources = SOURCES.iter().map(|s| (*s).into()).collect();
     config.relay = Family::ALL

@@ -14,19 +14,12 @@ use tests::check::no_origins;
 use tests::eventually;
 use tests::host::scenario;
 use tests::proxy::any;
-use tests::raw::{Connection, Raw};
+use tests::raw::{Connection, LINUX, Raw, toa as option};
 use tests::report::{Report, Seen};
-use tests::toa::{
-    APPLICATION, BALANCERS, Hosts, Key, KeyFile, ONE, STRANGERS, TWO, balancer, epoch, option,
-};
+use tests::toa::{APPLICATION, BALANCERS, Hosts, Key, KeyFile, ONE, STRANGERS, TWO, epoch};
 use tests::topology::{Family, Sidecar};
 
 const PLAYGROUND: &str = env!("CARGO_BIN_EXE_playground");
-/// MSS, SACK permitted, timestamps, window scale: what Linux puts on a SYN. With TOA for IPv4 and a tag, all
-/// 40 bytes are taken.
-const USUAL: [u8; 20] = [
-    2, 4, 0x05, 0xb4, 4, 2, 8, 10, 1, 2, 3, 4, 0, 0, 0, 0, 1, 3, 3, 7,
-];
 /// How long a file may take to be read again.
 const SOON: Duration = Duration::from_secs(5);
 
@@ -109,7 +102,7 @@ impl Stage {
 }
 
 fn source(family: Family, port: u16) -> SocketAddr {
-    (balancer(family, 1), port).into()
+    (family.balancer(1), port).into()
 }
 
 #[test]
@@ -129,7 +122,7 @@ fn what_a_signer_writes() {
                     let isn = u32::from(n) << 16;
                     let mut options = signed(key, client, isn, epochs);
                     if family == Family::V4 {
-                        options = [&USUAL[..], &options].concat();
+                        options = [&LINUX[..], &options].concat();
                     }
                     let mut connection = stage.connect(source, isn, &options)?;
                     let seen = accepted(&mut connection)?;
@@ -159,7 +152,7 @@ fn what_is_not_believed() {
         let keys = KeyFile::new(directory, "keys", &[ONE])?;
         let mut config = config(directory, &keys)?;
         // One among them that cannot sign.
-        let exempt = SocketAddr::from((balancer(Family::V4, 200), 40_000));
+        let exempt = SocketAddr::from((Family::V4.balancer(200), 40_000));
         config.trust.sources.push(format!("{}/32", exempt.ip()));
         let agent = Agent::start(directory, config)?;
         let mut port = 40_000;

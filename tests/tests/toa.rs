@@ -11,20 +11,15 @@ use tests::check::no_origins;
 use tests::host::scenario;
 use tests::load::Load;
 use tests::proxy::{any, connect_from, gateway_routes};
-use tests::raw::Raw;
+use tests::raw::{LINUX, Raw, toa as option};
 use tests::report::{Report, Seen};
-use tests::toa::{BALANCERS, balancer, carry, option};
+use tests::toa::{BALANCERS, carry};
 use tests::topology::{Family, Gateway, Sidecar};
 use tests::unprivileged::{UID, proxy};
 
 const PLAYGROUND: &str = env!("CARGO_BIN_EXE_playground");
 const APPLICATION: u16 = 8080;
 const PROXY: u16 = 15001;
-/// MSS, SACK permitted, timestamps, window scale: what Linux puts on a SYN.
-const USUAL: [u8; 20] = [
-    2, 4, 0x05, 0xb4, 4, 2, 8, 10, 1, 2, 3, 4, 0, 0, 0, 0, 1, 3, 3, 7,
-];
-
 /// Believes load balancers, or others.
 fn agent(directory: &Path, sources: &[&str]) -> Result<Agent> {
     let mut config = Config::new(directory, [])?;
@@ -44,17 +39,17 @@ fn ways() -> Vec<(String, SocketAddr, Vec<u8>)> {
         ways.push((
             format!("{name} last"),
             client,
-            [&USUAL[..], &option].concat(),
+            [&LINUX[..], &option].concat(),
         ));
         ways.push((
             format!("{name} first"),
             client,
-            [&option, &USUAL[..]].concat(),
+            [&option, &LINUX[..]].concat(),
         ));
         ways.push((
             format!("{name} amid"),
             client,
-            [&USUAL[..4], &option, &USUAL[4..]].concat(),
+            [&LINUX[..4], &option, &LINUX[4..]].concat(),
         ));
     }
     ways
@@ -79,7 +74,7 @@ fn what_a_load_balancer_writes() {
                 for family in Family::ALL {
                     let target = SocketAddr::new(Sidecar::address(family), port);
                     for (n, (name, client, options)) in ways().iter().enumerate() {
-                        let source = SocketAddr::new(balancer(family, n as u8 + 1), 40_000 + port);
+                        let source = SocketAddr::new(family.balancer(n as u8 + 1), 40_000 + port);
                         let what =
                             || format!("{name}, {family:?}, port {port}, syncookies {cookies}");
                         // A tuple is used again at once, by another client.
@@ -122,7 +117,7 @@ fn what_is_not_believed() {
         let mut port = 40_000;
         let mut seen_by = |family: Family, options: &[u8]| -> Result<(SocketAddr, SocketAddr)> {
             port += 1;
-            let source = SocketAddr::new(balancer(family, 1), port);
+            let source = SocketAddr::new(family.balancer(1), port);
             let target = SocketAddr::new(Sidecar::address(family), APPLICATION);
             let mut connection = raw.connect(source, target, port.into(), options)?;
             let seen: Seen = serde_json::from_str(&connection.receive()?)?;
@@ -172,7 +167,7 @@ fn handshakes_that_are_never_completed() {
         let target = SocketAddr::new(Sidecar::address(Family::V4), APPLICATION);
         let source = |n: u32| {
             let port = 1024 + (n / 254 % 60_000) as u16;
-            SocketAddr::new(balancer(Family::V4, (n % 254 + 1) as u8), port)
+            SocketAddr::new(Family::V4.balancer((n % 254 + 1) as u8), port)
         };
         let forged = |n: u32| SocketAddr::new([203, 0, 113, (n % 251 + 1) as u8].into(), 666);
         for n in 0..FORGED {

@@ -23,7 +23,7 @@ const ENVOY: &str = "1.40";
 const BASICS: [(&str, &str); 2] = [("ip", "iproute2"), ("iptables", "iptables")];
 
 /// What the end-to-end tests need besides.
-const TOOLS: [(&str, &str); 11] = [
+const TOOLS: [(&str, &str); 12] = [
     ("haproxy", "haproxy"),
     ("nginx", "nginx"),
     (
@@ -38,6 +38,7 @@ const TOOLS: [(&str, &str); 11] = [
     ("python3", "python3"),
     ("sshd", "openssh-server"),
     ("openssl", "openssl"),
+    ("nft", "nftables"),
 ];
 
 /// Installs Debian packages without starting their daemons, now or at the next boot.

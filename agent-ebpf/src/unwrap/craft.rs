@@ -2,11 +2,7 @@
 
 use agent_common::Endpoint;
 use aya_ebpf::{
-    bindings::BPF_F_RECOMPUTE_CSUM,
-    helpers::generated::{
-        bpf_clone_redirect, bpf_csum_diff, bpf_l3_csum_replace, bpf_skb_change_tail,
-        bpf_skb_load_bytes, bpf_skb_store_bytes,
-    },
+    helpers::generated::{bpf_clone_redirect, bpf_csum_diff, bpf_skb_change_tail},
     macros::map,
     maps::PerCpuArray,
     programs::TcContext,
@@ -14,18 +10,15 @@ use aya_ebpf::{
 use network_types::{eth::EthHdr, tcp::TcpHdr};
 
 use super::Incoming;
-use crate::packet::TCP;
+use crate::packet::{TCP, load, set_length, store, write};
 
 /// Longest TCP header.
 const HEADER: usize = 60;
 /// Length of both addresses of an Ethernet header.
 const MACS: usize = 12;
-/// Offsets in the IPv4 header.
-const TOTAL_LENGTH: usize = 2;
-const IP_CHECKSUM: usize = 10;
+/// Offset in the IPv4 header.
 const SOURCE_V4: usize = 12;
-/// Offsets in the IPv6 header.
-const PAYLOAD_LENGTH: usize = 4;
+/// Offset in the IPv6 header.
 const SOURCE_V6: usize = 8;
 
 /// A segment without payload.
@@ -114,29 +107,13 @@ impl Crafted {
     fn write_ip(&self, ctx: &TcContext, incoming: &Incoming, length: usize) {
         let addresses = self.addresses(incoming);
         let at = EthHdr::LEN;
+        set_length(ctx, incoming.is_v6(), incoming.offset, length);
         if incoming.is_v6() {
-            let new = (length as u16).to_be_bytes();
-            store(ctx, at + PAYLOAD_LENGTH, &new, new.len());
             // SAFETY: eight words are 32 bytes.
             let bytes: [u8; 32] = unsafe { core::mem::transmute(addresses) };
             store(ctx, at + SOURCE_V6, &bytes, bytes.len());
             return;
         }
-        let mut old = [0; 2];
-        load(ctx, at + TOTAL_LENGTH, &mut old, 2);
-        let new = ((incoming.offset - at + length) as u16).to_be_bytes();
-        let word = |bytes| u64::from(u16::from_ne_bytes(bytes));
-        // SAFETY: the context is valid while the program runs.
-        unsafe {
-            bpf_l3_csum_replace(
-                ctx.skb.skb,
-                (at + IP_CHECKSUM) as u32,
-                word(old),
-                word(new),
-                new.len() as u64,
-            );
-        }
-        write(ctx, at + TOTAL_LENGTH, &new, new.len(), 0);
         let [a, b, c, d] = addresses[0].to_ne_bytes();
         let [e, f, g, h] = addresses[1].to_ne_bytes();
         let bytes = [a, b, c, d, e, f, g, h];
@@ -203,26 +180,4 @@ fn swap_macs(ctx: &TcContext) {
     load(ctx, 0, &mut macs, MACS);
     let [a, b, c, d, e, f, g, h, i, j, k, l] = macs;
     write(ctx, 0, &[g, h, i, j, k, l, a, b, c, d, e, f], MACS, 0);
-}
-
-#[inline(always)]
-fn load<const N: usize>(ctx: &TcContext, at: usize, to: &mut [u8; N], length: usize) -> bool {
-    // SAFETY: the callers pass no more than the array's length; the context is valid.
-    unsafe {
-        let to = to.as_mut_ptr().cast();
-        bpf_skb_load_bytes(ctx.skb.skb.cast(), at as u32, to, length as u32) == 0
-    }
-}
-
-/// Writes, and has a checksum of the whole packet follow that the device has made.
-#[inline(always)]
-fn store<const N: usize>(ctx: &TcContext, at: usize, from: &[u8; N], length: usize) {
-    write(ctx, at, from, length, BPF_F_RECOMPUTE_CSUM.into());
-}
-
-#[inline(always)]
-fn write<const N: usize>(ctx: &TcContext, at: usize, from: &[u8; N], length: usize, flags: u64) {
-    let from = from.as_ptr().cast();
-    // SAFETY: as in `load`.
-    unsafe { bpf_skb_store_bytes(ctx.skb.skb, at as u32, from, length as u32, flags) };
 }

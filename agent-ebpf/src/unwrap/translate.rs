@@ -1,6 +1,6 @@
 //! Changes sequence numbers, of both directions, where the server's differ from the sender's.
 
-use agent_common::{Connection, Endpoint};
+use agent_common::Connection;
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_SOCK_OPS_STATE_CB_FLAG},
     helpers::generated::{bpf_l4_csum_replace, bpf_skb_store_bytes},
@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 
 use crate::{
-    maps::{LINGERING, ORIGINS, TRANSLATED, UNWRAPPING},
+    maps::{LINGERING, TRANSLATED, UNWRAPPING},
     sockops,
 };
 
@@ -61,12 +61,8 @@ pub(super) fn replace(ctx: &TcContext, offset: usize, field: usize, old: u32, ne
 
 /// A server's socket is accepted: its end is of interest even without an origin.
 #[inline(always)]
-pub(crate) fn accepted(ctx: &SockOpsContext, original_dst: Endpoint) {
+pub(crate) fn accepted(ctx: &SockOpsContext) {
     sockops::call_for(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
-    if let Some(origin) = ORIGINS.get_ptr_mut(sockops::cookie(ctx)) {
-        // SAFETY: the entry is this socket's, which no other program sees before `accept()`.
-        unsafe { (*origin).original_dst = original_dst };
-    }
 }
 
 #[inline(always)]

@@ -2,9 +2,11 @@
 
 mod lock;
 pub(crate) mod plan;
+mod pods;
 mod supervisor;
 
 use std::{
+    collections::BTreeSet,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -13,13 +15,17 @@ use std::{
 use anyhow::{Context as _, Result};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::{Notify, mpsc::Receiver},
+    sync::mpsc::{self, Receiver},
     task::{JoinSet, block_in_place},
     time::{self, MissedTickBehavior},
 };
 use tracing::{error, info, warn};
 
-use self::{lock::Lock, supervisor::Supervisor};
+use self::{
+    lock::Lock,
+    pods::Keeper,
+    supervisor::{Missing, Place, Supervisor},
+};
 use crate::{
     access_log::AccessLog,
     api::{Server, State},
@@ -29,6 +35,7 @@ use crate::{
     ended::{Ended, Refusals},
     origins::Origins as _,
     peers::Names,
+    pods::Request as PodRequest,
     relay::Relays,
     route::Journal,
 };
@@ -95,9 +102,12 @@ struct Agent {
     config: Config,
     path: Option<PathBuf>,
     supervisor: Supervisor,
+    keeper: Keeper,
+    /// What the CNI plugin asks for.
+    requests: Receiver<PodRequest>,
     relays: Relays,
-    /// Told when an interface of a served namespace changes.
-    changed: Arc<Notify>,
+    /// Served namespaces of which an interface has changed.
+    changed: Receiver<Place>,
     state: Arc<State>,
     events: Events,
     /// Whom the relays refused.
@@ -111,12 +121,14 @@ impl Agent {
     async fn start(config: Config, path: Option<PathBuf>, server: Server) -> Result<Self> {
         let names = Names::new(&config);
         let pins = Pins::new(&config.agent.bpffs);
-        let state = State::new(Arc::new(pins), names.clone(), config.agent.top);
+        let (state, requests) = State::new(Arc::new(pins), names.clone(), config.agent.top);
         let failures = state.metrics.access_log_failures.clone();
-        let log = AccessLog::open(&config.agent.access_log, names, failures.clone())?;
-        let changed = Arc::new(Notify::new());
+        let log = AccessLog::open(&config.agent.access_log, names.clone(), failures.clone())?;
+        let (notify, changed) = mpsc::channel(64);
         let journal = Journal::open(&journal_path(&config.agent))?;
-        let mut supervisor = block_in_place(|| Supervisor::new(&config, journal, changed.clone()))?;
+        let mut supervisor = block_in_place(|| Supervisor::new(&config, journal, notify))?;
+        let pods = state.pods.clone();
+        let keeper = Keeper::load(&config.agent.pods, pods, names, &mut supervisor)?;
         block_in_place(|| supervisor.apply(&config))?;
 
         let claims = supervisor.datapath.claims()?;
@@ -135,6 +147,8 @@ impl Agent {
             config,
             path,
             supervisor,
+            keeper,
+            requests,
             relays,
             changed,
             state,
@@ -157,7 +171,8 @@ impl Agent {
                     Request::Stop => break,
                     Request::Reload => self.reload(),
                 },
-                () = self.changed.notified() => self.follow(),
+                Some(request) = self.requests.recv() => self.act(request),
+                Some(place) = self.changed.recv() => self.note_changed(place),
                 _ = look.tick() => self.look(),
                 _ = fetch.tick() => self.note_ended(),
                 ready = self.events.ready() => {
@@ -168,6 +183,9 @@ impl Agent {
             }
         }
         self.state.set_ready(false);
+        self.requests.close();
+        // Those that wait are told by that.
+        while self.requests.try_recv().is_ok() {}
         self.relays.close();
         if !self.config.agent.keep {
             block_in_place(|| self.supervisor.drain())?;
@@ -191,30 +209,47 @@ impl Agent {
         }
     }
 
-    /// Follows what nothing tells about.
+    /// Does what the CNI plugin asks for.
+    fn act(&mut self, request: PodRequest) {
+        let PodRequest { id, action, reply } = request;
+        let outcome = block_in_place(|| self.keeper.act(&mut self.supervisor, &id, action));
+        // The plugin may have lost patience.
+        let _ = reply.send(outcome);
+    }
+
+    /// Follows each namespace with changes once.
+    fn note_changed(&mut self, place: Place) {
+        let mut places = BTreeSet::from([place]);
+        while let Ok(place) = self.changed.try_recv() {
+            places.insert(place);
+        }
+        self.follow(places);
+    }
+
+    /// Follows what tells of no change itself: namespaces and files.
     fn look(&mut self) {
         if let Err(error) = block_in_place(|| self.supervisor.follow_keys()) {
             error!("{error:#}");
         }
-        if self.is_outdated() {
-            self.follow();
-        }
-    }
-
-    fn is_outdated(&self) -> bool {
-        self.supervisor.is_outdated() || self.relays.is_outdated()
-    }
-
-    fn follow(&mut self) {
-        let followed = block_in_place(|| {
-            self.supervisor.follow()?;
+        let looked = block_in_place(|| {
+            self.keeper.look(&mut self.supervisor)?;
             if self.relays.is_outdated() {
                 self.relays.apply(&self.config)?;
             }
             Ok::<_, anyhow::Error>(())
         });
-        if let Err(error) = followed {
+        if let Err(error) = looked {
             error!("{error:#}");
+        }
+        self.follow(self.supervisor.outdated());
+    }
+
+    fn follow(&mut self, places: impl IntoIterator<Item = Place>) {
+        for place in places {
+            let followed = block_in_place(|| self.supervisor.follow(&place, Missing::Waits));
+            if let Err(error) = followed {
+                warn!("{error:#}; waiting for it");
+            }
         }
     }
 
@@ -239,6 +274,7 @@ impl Agent {
         match applied {
             Ok(()) => {
                 self.state.names.set(&new);
+                self.keeper.tell_names();
                 self.config = Config {
                     agent: self.config.agent.clone(),
                     ..new

@@ -1,16 +1,17 @@
 //! From the configuration of one network namespace to what the data path is told.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use agent_common::{
     Mark, Namespace, Range,
+    node::{Interface, Node},
     origin::rule_id,
     unwrap::{UnwrapPort, Versions},
 };
 use anyhow::{Result, bail};
 
 use crate::{
-    config::{Steer, Unwrap},
+    config::{CarryNode, Steer, Unwrap},
     datapath::Job,
 };
 
@@ -74,11 +75,24 @@ pub(crate) fn interfaces(steers: &[Steer]) -> BTreeSet<&str> {
         .collect()
 }
 
-/// The interfaces of one namespace that something is attached to, and what, each once.
-pub(super) fn jobs<'a>(steers: &'a [Steer], unwraps: &'a [Unwrap]) -> BTreeSet<(&'a str, Job)> {
-    let steered = interfaces(steers).into_iter().map(|i| (i, Job::Steer));
-    let unwrapped = unwraps.iter().map(|u| (u.interface.as_str(), Job::Unwrap));
-    steered.chain(unwrapped).collect()
+/// What is wanted in one namespace.
+pub(super) struct Wanted {
+    pub(super) steers: Vec<Steer>,
+    pub(super) unwraps: Vec<Unwrap>,
+    pub(super) nodes: Vec<CarryNode>,
+}
+
+impl Wanted {
+    /// The interfaces that something is attached to, and what, each once.
+    pub(super) fn jobs(&self) -> BTreeSet<(&str, Job)> {
+        let steers = interfaces(&self.steers).into_iter();
+        let steers = steers.map(|i| (i, Job::Steer));
+        let unwraps = self.unwraps.iter();
+        let unwraps = unwraps.map(|u| (u.interface.as_str(), Job::Unwrap));
+        let nodes = self.nodes.iter();
+        let nodes = nodes.map(|n| (n.interface.as_str(), Job::Node));
+        steers.chain(unwraps).chain(nodes).collect()
+    }
 }
 
 /// The unwrapping ports of the namespace with this cookie; those of an interface that is missing are left
@@ -104,6 +118,34 @@ pub(super) fn unwraps(
         })
     })
     .collect()
+}
+
+/// Likewise the interfaces whose SYNs are given TOA, as options of this kind.
+pub(super) fn nodes(
+    nodes: &[CarryNode],
+    kind: u8,
+    netns: u64,
+    index: impl Fn(&str) -> Option<u32>,
+) -> Vec<(Interface, Node)> {
+    let mut interfaces: BTreeMap<u32, Node> = BTreeMap::new();
+    for node in nodes {
+        let Some(ifindex) = index(&node.interface) else {
+            continue;
+        };
+        let known = interfaces
+            .entry(ifindex)
+            .or_insert_with(|| Node::new(rule_id(&node.rule()), kind));
+        for port in node.ports.iter().cloned().flatten() {
+            known.add(port);
+        }
+    }
+    let interface = |ifindex| Interface {
+        netns,
+        ifindex,
+        padding: 0,
+    };
+    let interfaces = interfaces.into_iter();
+    interfaces.map(|(i, node)| (interface(i), node)).collect()
 }
 
 #[cfg(test)]

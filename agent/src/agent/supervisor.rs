@@ -1,22 +1,23 @@
-//! Keeps host and configuration the same.
+//! Keeps host, configuration and pods the same, one network namespace after the other.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, BTreeSet, HashSet},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use agent_common::{
     ListenerKey, Namespace,
+    node::{Interface, Node},
     unwrap::{UnwrapPort, Versions},
 };
-use anyhow::{Context as _, Result};
-use tokio::{sync::Notify, task::JoinHandle};
+use anyhow::{Context as _, Result, bail};
+use tokio::{sync::mpsc::Sender, task::JoinHandle};
 use tracing::{info, warn};
 
-use super::plan;
+use super::plan::{self, Wanted};
 use crate::{
-    config::{Config, Relay, Steer, Unwrap},
+    config::{Config, Relay, Steer},
     datapath::{Datapath, Job},
     keys::KeyFile,
     netns::Netns,
@@ -25,6 +26,9 @@ use crate::{
     sockets::{self, ListenerInfo},
 };
 
+/// Path of a network namespace; `None`: the agent's own.
+pub(super) type Place = Option<PathBuf>;
+
 /// What is in place on this host.
 pub(super) struct Supervisor {
     pub(super) datapath: Datapath,
@@ -32,17 +36,19 @@ pub(super) struct Supervisor {
     config: Config,
     /// The keys of signed TOA.
     keys: Option<KeyFile>,
-    served: Vec<Served>,
-    /// Told when an interface of a served namespace changes.
-    changed: Arc<Notify>,
+    /// What pods ask for, by their network namespaces.
+    pods: BTreeMap<PathBuf, Config>,
+    served: BTreeMap<Place, Served>,
+    /// Told the namespace when an interface of a served one changes.
+    changed: Sender<Place>,
 }
 
-/// A network namespace that has steers.
+/// A network namespace in which something is to be done.
 struct Served {
-    path: Option<PathBuf>,
     netns: Netns,
     settings: Namespace,
     unwraps: Vec<(UnwrapPort, Versions)>,
+    nodes: Vec<(Interface, Node)>,
     /// Name of each interface that is attached to, for what, and its index.
     interfaces: Vec<(String, Job, u32)>,
     /// Names of the pins of what is attached.
@@ -58,14 +64,14 @@ impl Drop for Served {
 
 /// Whether a namespace or an interface that is missing is an error, or comes later.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Missing {
+pub(super) enum Missing {
     Fails,
     Waits,
 }
 
 impl Supervisor {
     /// Puts in place what is the same for every configuration. To be called within the async runtime.
-    pub(super) fn new(config: &Config, journal: Journal, changed: Arc<Notify>) -> Result<Self> {
+    pub(super) fn new(config: &Config, journal: Journal, changed: Sender<Place>) -> Result<Self> {
         let cgroup = processes::cgroup2_mount()?;
         let datapath = Datapath::load(&config.agent.bpffs, config.agent.origins, &cgroup)?;
         Ok(Self {
@@ -73,12 +79,13 @@ impl Supervisor {
             journal,
             config: Config::default(),
             keys: None,
-            served: Vec::new(),
+            pods: BTreeMap::new(),
+            served: BTreeMap::new(),
             changed,
         })
     }
 
-    /// Puts this configuration in place, instead of the one that was.
+    /// Puts this configuration in place, instead of the one that was, and what the pods ask for.
     ///
     /// # Errors
     ///
@@ -113,7 +120,9 @@ impl Supervisor {
         self.datapath.guard(policy)?;
         self.datapath.trust(trust, reveal, !policy.is_empty())?;
         self.datapath.carry(carry_toa)?;
-        if trust.reads_toa() {
+        let kinds = self.config.kinds();
+        self.datapath.read_toa(kinds)?;
+        if !kinds.is_empty() {
             for netns in Netns::all()? {
                 self.adopt(&netns, 0)?;
             }
@@ -130,42 +139,110 @@ impl Supervisor {
         self.datapath.sign(Some(keys.keys()))
     }
 
-    /// Follows the host: interfaces and named namespaces that vanished or came back.
-    pub(super) fn follow(&mut self) -> Result<()> {
-        self.reconcile(Missing::Waits)
+    /// From now on, pods ask for these rules in the namespace at `path`. What that means is for
+    /// [`Supervisor::follow`] or [`Supervisor::apply`] to do.
+    pub(super) fn set_pod(&mut self, path: &Path, rules: Config) {
+        if rules == Config::default() {
+            self.pods.remove(path);
+        } else {
+            self.pods.insert(path.to_owned(), rules);
+        }
     }
 
-    /// Whether a named namespace is no longer the one that is served.
-    pub(super) fn is_outdated(&self) -> bool {
-        self.namespaces().into_iter().flatten().any(|path| {
-            use std::os::unix::fs::MetadataExt as _;
+    /// Whether the configuration itself names the namespace at `path`.
+    pub(super) fn is_configured(&self, path: &Path) -> bool {
+        self.configured().contains(&Some(path))
+    }
+
+    /// Does what is to be done in the namespace at `place`, as the host is now.
+    ///
+    /// # Errors
+    ///
+    /// When something cannot be installed, or `missing` says so; then nothing is left in place there.
+    pub(super) fn follow(&mut self, place: &Place, missing: Missing) -> Result<()> {
+        let is_wanted = self.places().contains(&place.as_deref());
+        let served = if is_wanted {
+            self.serve(place, missing)
+        } else {
+            Ok(())
+        };
+        if !is_wanted || served.is_err() {
+            let released = self.release(place);
+            return served.and(released);
+        }
+        served
+    }
+
+    /// Fails with what is missing in the namespace at `place`.
+    pub(super) fn check(&self, place: &Place) -> Result<()> {
+        if !self.places().contains(&place.as_deref()) {
+            return Ok(());
+        }
+        let served = self.served.get(place).context("nothing is in place")?;
+        let wanted = self.wanted(place);
+        for (name, job) in wanted.jobs() {
+            if !served
+                .interfaces
+                .iter()
+                .any(|(n, j, _)| (n.as_str(), *j) == (name, job))
+            {
+                bail!("interface {name} of {} is missing", served.netns);
+            }
+        }
+        self.datapath.check(&served.pins)?;
+        route::check(&served.netns, &route::items(&wanted.steers))
+    }
+
+    /// Named namespaces that are no longer the ones that are served.
+    pub(super) fn outdated(&self) -> Vec<Place> {
+        let is_outdated = |path: &&Path| {
             let now = std::fs::metadata(path).ok().map(|m| m.ino());
-            let served = self.served.iter().find(|s| s.path.as_deref() == Some(path));
+            let served = self.served.get(&Some(path.to_path_buf()));
             now != served.map(|s| s.netns.inode())
-        })
+        };
+        let paths = self.places().into_iter().flatten().filter(is_outdated);
+        paths.map(|path| Some(path.to_owned())).collect()
     }
 
-    /// The paths of the namespaces in which something is to be done, each once.
-    fn namespaces(&self) -> Vec<Option<&Path>> {
+    /// The namespaces in which something is to be done.
+    fn places(&self) -> BTreeSet<Option<&Path>> {
+        let pods = self.pods.keys().map(|path| Some(path.as_path()));
+        self.configured().into_iter().chain(pods).collect()
+    }
+
+    /// Those of the configuration.
+    fn configured(&self) -> BTreeSet<Option<&Path>> {
         let steers = self.config.steer.iter().map(|s| s.netns.as_deref());
         let unwraps = self.config.unwrap.iter().map(|u| u.netns.as_deref());
+        let nodes = self.config.carry_node.iter().map(|n| n.netns.as_deref());
         let relays = self.config.relay.iter().filter(|r| r.route().is_some());
         let relays = relays.map(|r| r.netns.as_deref());
-        let mut paths: Vec<_> = steers.chain(unwraps).chain(relays).collect();
-        paths.sort_unstable();
-        paths.dedup();
-        paths
+        steers.chain(unwraps).chain(nodes).chain(relays).collect()
     }
 
-    /// The steers of the configuration, and what the relays need of one.
-    fn steers(&self) -> Vec<Steer> {
+    /// What is wanted in a namespace: by configuration and pods, and by relays, which need a steer.
+    fn wanted(&self, place: &Place) -> Wanted {
+        let pod = place.as_ref().and_then(|path| self.pods.get(path));
         let relays = self.config.relay.iter().filter_map(Relay::route);
-        self.config.steer.iter().cloned().chain(relays).collect()
+        let steers = self.config.steer.iter().cloned().chain(relays);
+        let steers = steers.filter(|s| s.netns == *place);
+        let unwraps = self.config.unwrap.iter().filter(|u| u.netns == *place);
+        let nodes = self.config.carry_node.iter().filter(|n| n.netns == *place);
+        Wanted {
+            steers: steers
+                .chain(pod.iter().flat_map(|pod| pod.steer.clone()))
+                .collect(),
+            unwraps: unwraps
+                .cloned()
+                .chain(pod.iter().flat_map(|pod| pod.unwrap.clone()))
+                .collect(),
+            nodes: nodes.cloned().collect(),
+        }
     }
 
     /// From now on, new connections pass; those in progress are served.
     pub(super) fn drain(&mut self) -> Result<()> {
-        for served in &mut self.served {
+        for served in self.served.values_mut() {
             served.settings.draining = 1;
             self.datapath.configure(&served.netns, &served.settings)?;
         }
@@ -173,86 +250,127 @@ impl Supervisor {
     }
 
     fn reconcile(&mut self, missing: Missing) -> Result<()> {
-        let paths: Vec<_> = self
-            .namespaces()
-            .into_iter()
-            .map(|p| p.map(Path::to_owned))
-            .collect();
-        let mut served = Vec::new();
-        for path in paths {
-            match self.settle(path.as_deref(), missing) {
-                Ok(one) => served.push(one),
-                Err(error) if missing == Missing::Fails => return Err(error),
+        let wanted = self.places().into_iter();
+        let wanted: BTreeSet<Place> = wanted.map(|p| p.map(Path::to_owned)).collect();
+        let former = self.served.keys().filter(|place| !wanted.contains(place));
+        for place in former.cloned().collect::<Vec<_>>() {
+            self.release(&place)?;
+        }
+        for place in &wanted {
+            // A pod that has gone is no fault of the configuration.
+            let is_pods = place.as_ref().is_some_and(|path| !self.is_configured(path));
+            match self.follow(place, if is_pods { Missing::Waits } else { missing }) {
+                Err(error) if missing == Missing::Fails && !is_pods => return Err(error),
                 Err(error) => warn!("{error:#}; waiting for it"),
+                Ok(()) => {}
             }
         }
-        // Routes before packets: an assigned packet that is routed elsewhere would be lost.
-        let present: HashSet<_> = served.iter().map(|s| s.path.clone()).collect();
-        let mut steers = self.steers();
-        steers.retain(|s| present.contains(&s.netns));
-        self.journal.apply(&route::items(&steers))?;
-        let ports: Vec<_> = served.iter().flat_map(|s| s.unwraps.clone()).collect();
-        self.datapath.unwrap(&ports)?;
-        for one in &mut served {
-            self.attach(one)?;
+        // What another agent has left.
+        let places: Vec<_> = self.served.keys().map(Option::as_deref).collect();
+        self.journal.retain(&places)?;
+        let served = || self.served.values();
+        let pins: Vec<_> = served().flat_map(|s| &s.pins).map(String::as_str).collect();
+        let cookies: Vec<_> = served().map(|s| s.netns.cookie()).collect();
+        let ports: Vec<_> = served().flat_map(|s| s.unwraps.clone()).collect();
+        self.datapath.retain(&pins, &cookies, &ports)
+    }
+
+    /// Puts in place what is wanted in a namespace.
+    fn serve(&mut self, place: &Place, missing: Missing) -> Result<()> {
+        let wanted = self.wanted(place);
+        let mut served = self.survey(place, &wanted, missing)?;
+        let before = self.served.remove(place);
+        let installed = self.install(&mut served, before, &wanted.steers);
+        // Whether or not all of it is there: what is can be taken away.
+        self.served.insert(place.clone(), served);
+        installed
+    }
+
+    fn install(
+        &mut self,
+        served: &mut Served,
+        before: Option<Served>,
+        steers: &[Steer],
+    ) -> Result<()> {
+        let before = match before {
+            Some(before) if before.netns != served.netns => {
+                self.withdraw(&before)?;
+                None
+            }
+            before => before,
+        };
+        let mut is_attached = false;
+        let mut former = Vec::new();
+        if let Some(before) = before {
+            is_attached = before.interfaces == served.interfaces;
+            served.pins.clone_from(&before.pins);
+            former.clone_from(&before.unwraps);
         }
-        let pins: Vec<String> = served.iter().flat_map(|s| s.pins.clone()).collect();
-        let cookies: Vec<u64> = served.iter().map(|s| s.netns.cookie()).collect();
-        self.datapath.retain(&pins, &cookies)?;
-        self.served = served;
+        self.datapath.configure(&served.netns, &served.settings)?;
+        for port in steers.iter().map(|s| s.to).collect::<HashSet<_>>() {
+            self.adopt(&served.netns, port)?;
+        }
+        // Routes before packets: an assigned packet that is routed elsewhere would be lost.
+        self.journal.apply(&served.netns, &route::items(steers))?;
+        self.datapath.unwrap(&former, &served.unwraps)?;
+        let netns = served.netns.cookie();
+        self.datapath.node(netns, &served.nodes)?;
+        if !is_attached {
+            let former = std::mem::take(&mut served.pins);
+            self.attach(served)?;
+            let unwanted = former.iter().filter(|name| !served.pins.contains(name));
+            self.datapath.detach(unwanted)?;
+        }
         Ok(())
     }
 
-    /// Tells the data path about the namespace at `path`; all but what is attached.
-    fn settle(&mut self, path: Option<&Path>, missing: Missing) -> Result<Served> {
-        let mut steers = self.steers();
-        steers.retain(|s| s.netns.as_deref() == path);
-        let unwraps: Vec<Unwrap> = self
-            .config
-            .unwrap
-            .iter()
-            .filter(|u| u.netns.as_deref() == path)
-            .cloned()
-            .collect();
-        let netns = Netns::open_or_current(path)?;
+    /// Takes away what is in place in a namespace.
+    fn release(&mut self, place: &Place) -> Result<()> {
+        let Some(served) = self.served.remove(place) else {
+            return Ok(());
+        };
+        let withdrawn = self.withdraw(&served);
+        self.journal.apply(&served.netns, &[]).and(withdrawn)
+    }
+
+    /// Takes the data path away from a namespace.
+    fn withdraw(&self, served: &Served) -> Result<()> {
+        self.datapath.detach(&served.pins)?;
+        self.datapath.unwrap(&served.unwraps, &[])?;
+        self.datapath.forget(served.netns.cookie())
+    }
+
+    /// Looks at a namespace, and says what is to be there.
+    fn survey(&self, place: &Place, wanted: &Wanted, missing: Missing) -> Result<Served> {
+        let netns = Netns::open_or_current(place.as_deref())?;
         // Before looking, so that no change goes by unseen.
         let changed = self.changed.clone();
+        let watched = place.clone();
         let mut links = netns.watch_links()?;
         let watch = tokio::spawn(async move {
-            while links.recv().await.is_some() {
-                changed.notify_one();
-            }
+            while links.recv().await.is_some() && changed.send(watched.clone()).await.is_ok() {}
         });
         let here = netns.interfaces()?;
         let index = |name: &str| here.iter().find(|i| i.name == name).map(|i| i.index);
         let mut interfaces = Vec::new();
-        for (name, job) in plan::jobs(&steers, &unwraps) {
+        for (name, job) in wanted.jobs() {
             match index(name) {
-                Some(index) => interfaces.push((name.to_owned(), job, index)),
+                Some(index) => {
+                    netns.check_ethernet(name)?;
+                    interfaces.push((name.to_owned(), job, index));
+                }
                 None if missing == Missing::Fails => drop(netns.interface_index(name)?),
                 None => warn!("interface {name} of {netns} is missing; waiting for it"),
             }
         }
-        let settings = plan::settings(&steers, index)?;
-        self.datapath.configure(&netns, &settings)?;
-        let unwraps = plan::unwraps(&unwraps, netns.cookie(), index);
-        for port in steers.iter().map(|s| s.to).collect::<HashSet<_>>() {
-            self.adopt(&netns, port)?;
-        }
-
-        let before = self
-            .served
-            .iter()
-            .find(|s| s.netns.cookie() == netns.cookie());
-        let pins = before.map_or_else(Vec::new, |s| s.pins.clone());
-        let is_attached = before.is_some_and(|s| s.interfaces == interfaces);
+        let kind = self.config.carry_toa.kind;
         Ok(Served {
-            path: path.map(Path::to_owned),
+            settings: plan::settings(&wanted.steers, index)?,
+            unwraps: plan::unwraps(&wanted.unwraps, netns.cookie(), index),
+            nodes: plan::nodes(&wanted.nodes, kind, netns.cookie(), index),
             netns,
-            settings,
-            unwraps,
-            pins: if is_attached { pins } else { Vec::new() },
             interfaces,
+            pins: Vec::new(),
             watch,
         })
     }
@@ -269,11 +387,8 @@ impl Supervisor {
         self.datapath.adopt(netns, &known)
     }
 
-    /// Attaches the packet programs, unless they are.
+    /// Attaches the packet programs.
     fn attach(&mut self, served: &mut Served) -> Result<()> {
-        if !served.pins.is_empty() {
-            return Ok(());
-        }
         let jobs: Vec<_> = served
             .interfaces
             .iter()

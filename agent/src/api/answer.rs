@@ -41,6 +41,6 @@ pub(super) async fn unknown_path(uri: Uri) -> Failure {
 }
 
 pub(super) async fn unknown_method(method: Method) -> Failure {
-    let reason = format!("{method} is not possible here, only GET");
+    let reason = format!("{method} is not possible here");
     Failure::new(StatusCode::METHOD_NOT_ALLOWED, reason)
 }

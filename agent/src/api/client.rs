@@ -5,8 +5,9 @@ use std::{io::ErrorKind, path::Path, time::Duration};
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty};
-use hyper::{Request, StatusCode, client::conn::http1, header::HOST};
+use hyper::{Method, Request, StatusCode, client::conn::http1, header::HOST};
 use hyper_util::rt::TokioIo;
+use serde_json::Value;
 use tokio::{net::UnixStream, time::timeout};
 
 /// How long an agent may take to answer.
@@ -21,12 +22,21 @@ pub struct Answer {
     pub body: Bytes,
 }
 
-/// Asks the agent at `socket` for `path`; `None` when no agent is there.
+impl Answer {
+    /// Why it is an error, as the agent says.
+    pub fn reason(&self) -> String {
+        let body = serde_json::from_slice(&self.body).ok();
+        let reason = body.and_then(|body: Value| Some(body.get("error")?.as_str()?.to_owned()));
+        reason.unwrap_or_else(|| format!("the agent answered {}", self.status))
+    }
+}
+
+/// Asks the agent at `socket`; `None` when no agent is there.
 ///
 /// # Errors
 ///
 /// When it cannot be reached for another reason, or breaks off.
-pub async fn ask(socket: &Path, path: &str) -> Result<Option<Answer>> {
+pub async fn ask(socket: &Path, method: Method, path: &str) -> Result<Option<Answer>> {
     let stream = match UnixStream::connect(socket).await {
         Ok(stream) => stream,
         Err(error)
@@ -42,7 +52,7 @@ pub async fn ask(socket: &Path, path: &str) -> Result<Option<Answer>> {
                 .with_context(|| format!("cannot connect to the agent at {}", socket.display()));
         }
     };
-    let answer = timeout(PATIENCE, exchange(stream, path))
+    let answer = timeout(PATIENCE, exchange(stream, method, path))
         .await
         .with_context(|| format!("the agent has not answered for {} s", PATIENCE.as_secs()))?;
     answer
@@ -50,10 +60,12 @@ pub async fn ask(socket: &Path, path: &str) -> Result<Option<Answer>> {
         .with_context(|| format!("the agent at {} broke off", socket.display()))
 }
 
-async fn exchange(stream: UnixStream, path: &str) -> Result<Answer> {
+async fn exchange(stream: UnixStream, method: Method, path: &str) -> Result<Answer> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let connection = tokio::spawn(connection);
-    let request = Request::get(path)
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
         .header(HOST, "localhost")
         .body(Empty::<Bytes>::new())?;
     let response = sender.send_request(request).await?;

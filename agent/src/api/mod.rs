@@ -2,6 +2,7 @@
 
 mod answer;
 pub mod client;
+mod pods;
 mod query;
 mod socket;
 
@@ -24,7 +25,7 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use tokio::{
     net::{TcpListener, UnixListener},
-    sync::Mutex,
+    sync::{Mutex, mpsc},
 };
 
 pub use self::socket::remove_stale;
@@ -39,6 +40,7 @@ use crate::{
     netns::Netns,
     origins::{Origins, Status},
     peers::{self, Names, Peer, View},
+    pods::{Pods, Request},
     sockets,
     statistics::{Lengths, Statistics},
 };
@@ -53,22 +55,35 @@ pub struct State {
     pub metrics: Metrics,
     /// What PROXY headers said besides addresses.
     pub details: Arc<Kept>,
+    /// The pods that are served.
+    pub pods: Pods,
+    /// What the CNI plugin asks of the agent.
+    requests: mpsc::Sender<Request>,
     started: SystemTime,
     /// Held while processes are looked up, so that many callers don't load the host.
     snapshot: Mutex<()>,
 }
 
 impl State {
-    /// The state of an agent that is starting: not ready yet. `top`: which clients are counted together.
-    pub fn new(origins: Arc<dyn Origins>, names: Names, top: Lengths) -> Arc<Self> {
-        Arc::new(Self {
+    /// The state of an agent that is starting: not ready yet. `top`: which clients are counted together. Requests
+    /// about pods wait until they are received.
+    pub fn new(
+        origins: Arc<dyn Origins>,
+        names: Names,
+        top: Lengths,
+    ) -> (Arc<Self>, mpsc::Receiver<Request>) {
+        let (requests, received) = mpsc::channel(1);
+        let state = Self {
             metrics: Metrics::new(origins.clone(), names.clone(), Statistics::new(top)),
             origins,
             names,
             details: Arc::default(),
+            pods: Pods::default(),
+            requests,
             started: SystemTime::now(),
             snapshot: Mutex::default(),
-        })
+        };
+        (Arc::new(state), received)
     }
 
     /// Says whether the agent serves: `true` once attached, `false` while it drains.
@@ -181,6 +196,8 @@ impl Server {
             .clone()
             .route("/v1/peers", get(list))
             .route("/v1/peer", get(find))
+            .route("/v1/pods", get(pods::list))
+            .route("/v1/pod", get(pods::act).put(pods::act).delete(pods::act))
             .route("/v1/top", get(top))
             .route("/v1/status", get(status));
         let finish = |router: Router<Arc<State>>| {

@@ -1,4 +1,4 @@
-//! The queries of `/v1/peer` and `/v1/top`.
+//! The queries of `/v1/peer`, `/v1/pod` and `/v1/top`.
 
 use std::{fmt, net::SocketAddr};
 
@@ -10,7 +10,7 @@ use axum::{
 use serde::Deserialize;
 
 use super::answer::Failure;
-use crate::statistics::By;
+use crate::{pods::Id, statistics::By};
 
 /// Which connection is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +38,12 @@ impl fmt::Display for Wanted {
 
 fn bad(reason: String) -> Failure {
     Failure::new(StatusCode::BAD_REQUEST, reason)
+}
+
+/// Which attachment is wanted.
+pub(super) fn attachment(uri: &Uri) -> Result<Id, Failure> {
+    let Query(id) = Query::try_from_uri(uri).map_err(|error| bad(error.body_text()))?;
+    Ok(id)
 }
 
 /// Which prefixes of clients are wanted.

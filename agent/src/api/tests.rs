@@ -3,7 +3,7 @@ use std::{
     os::unix::{fs::PermissionsExt as _, net::UnixStream},
 };
 
-use axum::body::to_bytes;
+use axum::{body::to_bytes, http::Method};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -34,7 +34,7 @@ impl Fixture {
         let dir = tempfile::tempdir().unwrap();
         let entry = |cookie: &u64| (*cookie, origin("203.0.113.7:51812"));
         let origins = Fake(cookies.iter().map(entry).collect());
-        let state = State::new(Arc::new(origins), names(), Lengths::default());
+        let (state, _) = State::new(Arc::new(origins), names(), Lengths::default());
         let any = "127.0.0.1:0".parse().unwrap();
         let server = Server::bind(&dir.path().join("run/sock"), Some(any))
             .await
@@ -53,7 +53,10 @@ impl Fixture {
     }
 
     async fn text(&self, path: &str) -> (u16, String) {
-        let answer = client::ask(&self.socket(), path).await.unwrap().unwrap();
+        let answer = client::ask(&self.socket(), Method::GET, path)
+            .await
+            .unwrap()
+            .unwrap();
         let body = String::from_utf8(answer.body.to_vec()).unwrap();
         (answer.status.as_u16(), body)
     }
@@ -285,7 +288,12 @@ async fn a_stale_socket_is_replaced_and_the_own_one_removed() {
     let server = Server::bind(&path, None).await.unwrap();
     drop(server);
     assert!(!path.exists());
-    assert!(client::ask(&path, "/v1/peers").await.unwrap().is_none());
+    assert!(
+        client::ask(&path, Method::GET, "/v1/peers")
+            .await
+            .unwrap()
+            .is_none()
+    );
 
     std::fs::write(&path, "precious").unwrap();
     let error = Server::bind(&path, None).await.err().unwrap();

@@ -1,5 +1,6 @@
 //! The command line: one file a command. Nouns read and never change anything; verbs change.
 
+mod cni;
 mod completions;
 mod config;
 mod detach;
@@ -14,6 +15,7 @@ mod source;
 mod status;
 
 use std::{
+    env,
     io::{Write as _, stderr},
     process::ExitCode,
 };
@@ -49,20 +51,25 @@ enum Command {
     Peer(peer::Args),
     Status(status::Args),
     Doctor(doctor::Args),
+    Cni(cni::Args),
     Config(config::Args),
     Detach(detach::Args),
     Completions(completions::Args),
     Man(man::Args),
 }
 
-/// Does what the command line says.
+/// Does what the command line says. As a CNI plugin, it has none.
 pub fn main() -> ExitCode {
+    if env::var_os(crate::cni::COMMAND).is_some() && env::args_os().len() == 1 {
+        return crate::cni::main();
+    }
     let outcome = match Cli::parse().command {
         Command::Run(args) => run::run(args),
         Command::Peers(args) => peers::run(&args),
         Command::Peer(args) => peer::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Doctor(args) => return exit(doctor::run(&args)),
+        Command::Cni(args) => return cni::run(&args),
         Command::Config(args) => config::run(&args),
         Command::Detach(args) => detach::run(&args),
         Command::Completions(args) => completions::run(&args),

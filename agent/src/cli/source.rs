@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use hyper::Method;
 use serde::de::DeserializeOwned;
 use tokio::runtime::{self, Runtime};
 
@@ -61,17 +62,17 @@ impl Reader {
         path: &str,
         pins: impl FnOnce(&dyn Origins, &Names) -> Result<T>,
     ) -> Result<T> {
-        let Some(answer) = self.runtime.block_on(client::ask(&self.socket, path))? else {
+        let Some(answer) = self
+            .runtime
+            .block_on(client::ask(&self.socket, Method::GET, path))?
+        else {
             return self.read_pins(pins);
         };
         if answer.status.is_success() {
             return serde_json::from_slice(&answer.body)
                 .context("the agent's answer is of another version");
         }
-        let reason = serde_json::from_slice(&answer.body)
-            .ok()
-            .and_then(|body: serde_json::Value| Some(body.get("error")?.as_str()?.to_owned()));
-        bail!(reason.unwrap_or_else(|| format!("the agent answered {}", answer.status)));
+        bail!(answer.reason());
     }
 
     fn read_pins<T>(&self, read: impl FnOnce(&dyn Origins, &Names) -> Result<T>) -> Result<T> {

@@ -1,11 +1,19 @@
 //! The sections below `[carry]`: what the next hop is told.
 
+use std::{ops::RangeInclusive, path::PathBuf};
+
 use ipnet::IpNet;
 
-use super::{problem::Problems, reader::Section, trust::check_kind};
+use super::{
+    problem::Problems,
+    reader::Section,
+    steer::{check_interface, netns, ports},
+    trust::check_kind,
+};
 
-pub(super) const KEYS: [&str; 1] = ["toa"];
+pub(super) const KEYS: [&str; 2] = ["toa", "node"];
 pub(super) const TOA_KEYS: [&str; 2] = ["to", "kind"];
+pub(super) const NODE_KEYS: [&str; 3] = ["netns", "interface", "ports"];
 
 /// The section `[carry.toa]`: destinations whose SYN tells a local proxy's client in a TCP option.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,5 +46,40 @@ impl CarryToa {
             to: section.prefixes("to", problems),
             kind,
         }
+    }
+}
+
+/// A section `[[carry.node]]`: SYNs that are given TOA before the node's own NAT.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CarryNode {
+    /// Path of the network namespace; `None`: the agent's own.
+    pub netns: Option<PathBuf>,
+    /// The interface by which clients come in.
+    pub interface: String,
+    /// What they connect to.
+    pub ports: Vec<RangeInclusive<u16>>,
+}
+
+impl CarryNode {
+    /// Name of the rule by which it vouches for a client.
+    pub fn rule(&self) -> String {
+        format!("node {}", self.interface)
+    }
+
+    /// Reads a section; `None` when what is missing would make later checks meaningless.
+    pub(super) fn read(section: &Section<'_, '_>, problems: &mut Problems) -> Option<Self> {
+        section.refuse_unknown(problems);
+        let netns = netns(section, problems);
+        section.require("interface", "\"eth0\"", problems);
+        let interface = section.string("interface", problems);
+        if let Some((name, span)) = &interface {
+            check_interface("interface", name, span.clone(), problems);
+        }
+        let ports = ports(section, problems);
+        Some(Self {
+            netns,
+            interface: interface?.0.to_owned(),
+            ports: ports.into_iter().map(|(ports, _)| ports).collect(),
+        })
     }
 }

@@ -17,7 +17,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use carry::CarryToa;
+use agent_common::toa::{Kinds, LEN_V4, LEN_V6};
+pub use carry::{CarryNode, CarryToa};
 pub use policy::Policy;
 pub use problem::ConfigError;
 use problem::Problems;
@@ -45,10 +46,11 @@ const SECTIONS: [(&str, &[&str]); 8] = [
     ("relay", &relay::KEYS),
     ("policy", &policy::KEYS),
 ];
-const AGENT_KEYS: [&str; 9] = [
+const AGENT_KEYS: [&str; 10] = [
     "socket",
     "metrics",
     "bpffs",
+    "pods",
     "access_log",
     "origins",
     "drain",
@@ -77,6 +79,8 @@ pub struct Config {
     pub unwrap: Vec<Unwrap>,
     /// Where TOA is sent.
     pub carry_toa: CarryToa,
+    /// Where SYNs are given TOA before the node's own NAT, in the order of the file.
+    pub carry_node: Vec<CarryNode>,
     /// The agent's own relays, in the order of the file.
     pub relay: Vec<Relay>,
     /// Which clients may connect, in the order of the file.
@@ -92,6 +96,8 @@ pub struct AgentSettings {
     pub metrics: Option<SocketAddr>,
     /// Directory of the pins, on a bpffs.
     pub bpffs: PathBuf,
+    /// Directory in which the CNI plugin remembers pods.
+    pub pods: PathBuf,
     /// Where closed connections are logged.
     pub access_log: AccessLogTarget,
     /// How many connections can have an origin at a time.
@@ -121,6 +127,7 @@ impl Default for AgentSettings {
             socket: "/run/truepeer/truepeer.sock".into(),
             metrics: Some((Ipv4Addr::LOCALHOST, METRICS_PORT).into()),
             bpffs: "/sys/fs/bpf/truepeer".into(),
+            pods: "/var/lib/truepeer/pods".into(),
             access_log: AccessLogTarget::Stdout,
             origins: 1 << 20,
             drain: Duration::from_secs(30),
@@ -131,6 +138,19 @@ impl Default for AgentSettings {
 }
 
 impl Config {
+    /// The options that are taken for TOA: none while nobody could be believed, and what this node writes
+    /// itself.
+    pub fn kinds(&self) -> Kinds {
+        match (self.trust.reads_toa(), &self.carry_node[..]) {
+            (false, []) => Kinds::NONE,
+            (true, []) => self.trust.toa,
+            _ => {
+                let kind = self.carry_toa.kind;
+                self.trust.toa.with(kind, LEN_V4).with(kind, LEN_V6)
+            }
+        }
+    }
+
     /// Reads and checks a file; without a path, the default configuration.
     pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
         let Some(path) = path else {
@@ -170,6 +190,14 @@ impl Config {
         Ok(config)
     }
 
+    /// Checks what is written as JSON; `source` is what errors call it. They show it as TOML.
+    pub fn from_json(value: &serde_json::Value, source: &str) -> Result<Self, ConfigError> {
+        let text = toml::to_string(value).map_err(|error| {
+            ConfigError::file(source, error.to_string(), "write what TOML can say, too")
+        })?;
+        Self::parse(&text, source)
+    }
+
     fn read(document: &DeTable<'_>, problems: &mut Problems) -> Self {
         let mut config = Self::default();
         let mut steers = Vec::new();
@@ -200,6 +228,12 @@ impl Config {
                             config.carry_toa = CarryToa::read(&section, problems);
                         }
                         Some((span, other)) => not_a_section(span, "carry.toa", other, problems),
+                    }
+                    if let Some(nodes) = section.get("node") {
+                        let (name, header) = ("carry.node", "[[carry.node]]");
+                        let sections = sections(name, header, &carry::NODE_KEYS, nodes, problems);
+                        let read = |section| CarryNode::read(&section, problems);
+                        config.carry_node = sections.into_iter().filter_map(read).collect();
                     }
                 }
                 (name @ ("agent" | "trust" | "reveal" | "carry"), other) => {
@@ -238,7 +272,7 @@ impl Config {
                         ),
                         (None, None) => (
                             format!("unknown section `{name}`"),
-                            "the sections are `[agent]`, `[trust]`, `[reveal]`, `[carry.toa]`, `[[steer]]`, `[[unwrap]]`, `[[relay]]` and `[[policy]]`"
+                            "the sections are `[agent]`, `[trust]`, `[reveal]`, `[carry.toa]`, `[[carry.node]]`, `[[steer]]`, `[[unwrap]]`, `[[relay]]` and `[[policy]]`"
                                 .into(),
                         ),
                     };
@@ -344,6 +378,9 @@ impl AgentSettings {
             bpffs: section
                 .path("bpffs", problems)
                 .map_or(default.bpffs, |(path, _)| path),
+            pods: section
+                .path("pods", problems)
+                .map_or(default.pods, |(path, _)| path),
             access_log: match section.string("access_log", problems) {
                 None => default.access_log,
                 Some(("stdout", _)) => AccessLogTarget::Stdout,

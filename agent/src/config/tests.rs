@@ -1,3 +1,4 @@
+mod node;
 mod policy;
 mod relay;
 mod steer;
@@ -167,7 +168,7 @@ fn sections_that_do_not_exist_are_refused() {
         &error("[quota]\nlimit = 1\n"),
         &[
             "unknown section `quota`",
-            "`[agent]`, `[trust]`, `[reveal]`, `[carry.toa]`, `[[steer]]`, `[[unwrap]]`, `[[relay]]` and `[[policy]]`",
+            "`[agent]`, `[trust]`, `[reveal]`, `[carry.toa]`, `[[carry.node]]`, `[[steer]]`, `[[unwrap]]`, `[[relay]]` and `[[policy]]`",
         ],
     );
     assert_has(

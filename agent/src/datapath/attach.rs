@@ -150,11 +150,16 @@ pub(super) fn lookup(object: &mut Ebpf, pins: &Pins, netns: u64) -> Result<()> {
 pub enum Job {
     /// PROXY headers are taken off; before anything else sees them.
     Unwrap,
+    /// SYNs are given TOA before the node's own NAT.
+    Node,
     /// Connections are brought to a proxy, or its own to it.
     Steer,
 }
 
 impl Job {
+    /// Every job.
+    const ALL: [Self; 3] = [Self::Unwrap, Self::Node, Self::Steer];
+
     /// The programs for it.
     pub(super) fn programs(self) -> &'static [(&'static str, TcAttachType)] {
         match self {
@@ -162,6 +167,7 @@ impl Job {
                 (program::UNWRAP, TcAttachType::Ingress),
                 (program::ANSWER, TcAttachType::Egress),
             ],
+            Self::Node => &[(program::NODE, TcAttachType::Ingress)],
             Self::Steer => &[(program::STEER, TcAttachType::Ingress)],
         }
     }
@@ -171,6 +177,7 @@ impl fmt::Display for Job {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Unwrap => "unwrap on",
+            Self::Node => "carry on",
             Self::Steer => "steer on",
         })
     }
@@ -245,10 +252,7 @@ fn clsact(
 /// Removes truepeer's clsact filters from `interface` of the calling thread's network namespace, where
 /// there are any.
 pub(super) fn detach_clsact(interface: &str) {
-    for (name, direction) in [Job::Unwrap, Job::Steer]
-        .into_iter()
-        .flat_map(Job::programs)
-    {
+    for (name, direction) in Job::ALL.into_iter().flat_map(Job::programs) {
         // An error: there is no such filter, as usual.
         let _ = qdisc_detach_program(interface, *direction, name);
     }

@@ -19,6 +19,7 @@ use std::{
 use agent_common::{
     ListenerKey, Namespace,
     names::{self, map, program},
+    node::{Interface, Node},
     origin::rule_id,
     tag,
     toa::Kinds,
@@ -27,7 +28,7 @@ use agent_common::{
 use anyhow::{Context as _, Result};
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    maps::MapData,
+    maps::{MapData, MapError},
     programs::{Iter, links::PinnedLink},
 };
 use nix::{
@@ -127,13 +128,6 @@ impl Datapath {
         let sources = trust.sources.iter();
         let sources = sources.map(|prefix| (*prefix, rule_id(&Trust::source_rule(prefix))));
         pins::replace_prefixes(&mut self.pins.trusted_sources()?, sources)?;
-        let kinds = if trust.reads_toa() {
-            trust.toa
-        } else {
-            Kinds::NONE
-        };
-        self.pins.toa()?.set(0, pins::Plain(kinds), 0)?;
-
         let mut local = self.pins.local_sources()?;
         let wanted = trust.local_source.iter().map(|address| {
             let family = if address.is_ipv4() { AF_INET } else { AF_INET6 };
@@ -179,6 +173,11 @@ impl Datapath {
             &mut self.pins.keys()?,
             keys.map(entry).into_iter().collect(),
         )
+    }
+
+    /// Says what is taken for TOA.
+    pub fn read_toa(&self, kinds: Kinds) -> Result<()> {
+        Ok(self.pins.toa()?.set(0, pins::Plain(kinds), 0)?)
     }
 
     /// Where the maps and links are pinned.
@@ -244,16 +243,48 @@ impl Datapath {
         walked.with_context(|| format!("cannot walk the sockets of {netns}"))
     }
 
-    /// Says on which ports PROXY headers are taken off.
-    pub fn unwrap(&self, ports: &[(UnwrapPort, Versions)]) -> Result<()> {
+    /// Says on which ports of one namespace PROXY headers are taken off, and on which they were.
+    pub fn unwrap(
+        &self,
+        before: &[(UnwrapPort, Versions)],
+        ports: &[(UnwrapPort, Versions)],
+    ) -> Result<()> {
+        let mut unwraps = self.pins.unwraps()?;
+        for (port, versions) in ports {
+            unwraps.insert(pins::Plain(*port), versions.0, 0)?;
+        }
+        let is_gone = |port: &UnwrapPort| !ports.iter().any(|(p, _)| p == port);
+        let gone: Vec<_> = before.iter().map(|(p, _)| *p).filter(is_gone).collect();
+        self.no_longer_unwrap(&mut unwraps, &gone)
+    }
+
+    fn no_longer_unwrap(&self, unwraps: &mut pins::Unwraps, ports: &[UnwrapPort]) -> Result<()> {
+        if ports.is_empty() {
+            return Ok(());
+        }
         translated::reset(&self.pins, |connection| {
             let (netns, port) = (connection.netns, connection.destination.port);
-            !ports
-                .iter()
-                .any(|(p, _)| (p.netns, p.port) == (netns, port))
+            ports.iter().any(|p| (p.netns, p.port) == (netns, port))
         })?;
-        let ports = ports.iter().map(|(port, v)| (pins::Plain(*port), v.0));
-        pins::replace(&mut self.pins.unwraps()?, ports.collect())
+        for port in ports {
+            unwraps.remove(&pins::Plain(*port))?;
+        }
+        Ok(())
+    }
+
+    /// Says which SYNs are given TOA before the node's own NAT, in the namespace with this cookie.
+    pub fn node(&self, netns: u64, interfaces: &[(Interface, Node)]) -> Result<()> {
+        let mut nodes = self.pins.nodes()?;
+        for (interface, node) in interfaces {
+            nodes.insert(pins::Plain(*interface), pins::Plain(*node), 0)?;
+        }
+        let known = nodes.keys().map(|key| Ok(key?.0));
+        let mut gone = known.collect::<Result<Vec<Interface>>>()?;
+        gone.retain(|i| i.netns == netns && !interfaces.iter().any(|(wanted, _)| wanted == i));
+        for interface in gone {
+            nodes.remove(&pins::Plain(interface))?;
+        }
+        Ok(())
     }
 
     /// Attaches the packet programs to interfaces of `netns`, and `sk_lookup` to the namespace; what was
@@ -282,19 +313,54 @@ impl Datapath {
         })
     }
 
-    /// Detaches every packet program whose pin is not among `names`, and forgets the settings of
-    /// every namespace whose cookie is not among `cookies`.
-    pub fn retain(&self, names: &[String], cookies: &[u64]) -> Result<()> {
-        self.pins.retain_links(|name| {
-            let keep = names.iter().chain(&self.always).chain(&self.by_need);
-            keep.into_iter().any(|n| n == name)
-        })?;
-        let mut namespaces = self.pins.namespaces()?;
-        let known: Vec<u64> = namespaces.keys().collect::<Result<_, _>>()?;
-        for cookie in known.iter().filter(|cookie| !cookies.contains(cookie)) {
-            namespaces.remove(cookie)?;
+    /// Detaches the packet programs with these pins.
+    pub fn detach<'a>(&self, names: impl IntoIterator<Item = &'a String>) -> Result<()> {
+        let mut names = names.into_iter();
+        names.try_for_each(|name| self.pins.unpin_link(name))
+    }
+
+    /// Fails when one of these pins is missing.
+    pub fn check(&self, names: &[String]) -> Result<()> {
+        for name in names {
+            let path = self.pins.link_path(name);
+            PinnedLink::from_pin(&path)
+                .with_context(|| format!("{} is missing", path.display()))?;
         }
         Ok(())
+    }
+
+    /// Forgets the settings of the namespace with this cookie.
+    pub fn forget(&self, netns: u64) -> Result<()> {
+        self.node(netns, &[])?;
+        match self.pins.namespaces()?.remove(&netns) {
+            Err(MapError::KeyNotFound) => Ok(()),
+            removed => Ok(removed?),
+        }
+    }
+
+    /// Removes what another agent has left: detaches every packet program whose pin is not among `names`, forgets
+    /// the settings of every namespace whose cookie is not among `cookies`, and takes headers off `ports` only.
+    pub fn retain(
+        &self,
+        names: &[&str],
+        cookies: &[u64],
+        ports: &[(UnwrapPort, Versions)],
+    ) -> Result<()> {
+        self.pins.retain_links(|name| {
+            let own = self.always.iter().chain(&self.by_need);
+            let keep = own.map(String::as_str).chain(names.iter().copied());
+            keep.into_iter().any(|n| n == name)
+        })?;
+        let namespaces = self.pins.namespaces()?;
+        let known: Vec<u64> = namespaces.keys().collect::<Result<_, _>>()?;
+        for cookie in known.iter().filter(|cookie| !cookies.contains(cookie)) {
+            self.forget(*cookie)?;
+        }
+        let mut unwraps = self.pins.unwraps()?;
+        let known = unwraps.keys().map(|port| Ok(port?.0));
+        let mut left = known.collect::<Result<Vec<UnwrapPort>>>()?;
+        left.retain(|port| !ports.iter().any(|(p, _)| p == port));
+        self.no_longer_unwrap(&mut unwraps, &left)
     }
 }
 

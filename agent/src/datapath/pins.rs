@@ -13,6 +13,7 @@ use agent_common::{
     Address, Claim, Connection, Counter, ListenerKey, Namespace, Origin,
     guard::{Policy, Prefix, Tally},
     names::{LAYOUT, map},
+    node::{Interface, Node},
     tag::Keys,
     toa::Kinds,
     unwrap::UnwrapPort,
@@ -59,6 +60,10 @@ unsafe impl Pod for Plain<Keys> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<UnwrapPort> {}
 // SAFETY: as above.
+unsafe impl Pod for Plain<Interface> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<Node> {}
+// SAFETY: as above.
 unsafe impl Pod for Plain<Connection> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<Address> {}
@@ -71,6 +76,8 @@ unsafe impl Pod for Plain<Prefix> {}
 
 /// Address prefixes with a number each.
 pub(super) type Prefixes = LpmTrie<MapData, Plain<Address>, u32>;
+/// Unwrapping ports with the versions of the header.
+pub(super) type Unwraps = HashMap<MapData, Plain<UnwrapPort>, u32>;
 /// Ports with their policies.
 pub(super) type Policies = HashMap<MapData, u32, Plain<Policy>>;
 /// Prefixes of policies with their verdicts.
@@ -227,10 +234,15 @@ impl Pins {
     pub(super) fn retain_links(&self, keep: impl Fn(&str) -> bool) -> Result<()> {
         for name in self.link_names()? {
             if !keep(&name) {
-                ignore_missing(fs::remove_file(self.links().join(&name)))?;
+                self.unpin_link(&name)?;
             }
         }
         Ok(())
+    }
+
+    /// Unpins, and so detaches, a link, if it is there.
+    pub(super) fn unpin_link(&self, name: &str) -> Result<()> {
+        Ok(ignore_missing(fs::remove_file(self.link_path(name)))?)
     }
 
     fn link_names(&self) -> Result<Vec<String>> {
@@ -315,9 +327,15 @@ impl Pins {
         )?)?)
     }
 
-    pub(super) fn unwraps(&self) -> Result<HashMap<MapData, Plain<UnwrapPort>, u32>> {
+    pub(super) fn unwraps(&self) -> Result<Unwraps> {
         Ok(HashMap::try_from(Map::from_map_data(
             self.map(map::UNWRAPS)?,
+        )?)?)
+    }
+
+    pub(super) fn nodes(&self) -> Result<HashMap<MapData, Plain<Interface>, Plain<Node>>> {
+        Ok(HashMap::try_from(Map::from_map_data(
+            self.map(map::NODES)?,
         )?)?)
     }
 

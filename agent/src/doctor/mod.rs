@@ -7,6 +7,7 @@ mod keys;
 mod marks;
 mod mounts;
 mod namespace;
+mod node;
 mod probe;
 mod proxy;
 mod sysctls;
@@ -112,6 +113,7 @@ pub fn run(pre: bool, config: &Config) -> Vec<Check> {
             Err(error) => checks.push(namespace::missing(path, &error)),
         }
     }
+    checks.extend(node::check(config));
     checks.push(probe::check(host_is_fit, &config.agent.bpffs));
     checks
 }

@@ -7,7 +7,7 @@ use anyhow::{Error, Result};
 use super::{Check, Outcome, or_failed};
 use crate::{agent::plan::interfaces, config::Steer, netns::Netns, route::sysctl};
 
-const AT_START: &str = "the agent does not start";
+pub(super) const AT_START: &str = "the agent does not start";
 
 /// The finding that there is no such namespace.
 pub(super) fn missing(path: Option<&Path>, error: &Error) -> Check {

@@ -181,6 +181,11 @@ impl Netns {
         Ok(netns)
     }
 
+    /// Where it was opened; `None`: it was the calling thread's.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
     /// The namespace's cookie, never reused during a boot.
     pub fn cookie(&self) -> u64 {
         self.cookie
@@ -259,6 +264,28 @@ impl Netns {
         )
     }
 
+    /// Fails if packets of the interface with this name do not begin with an Ethernet header, as those of tunnels
+    /// may: the data path would read them wrongly.
+    pub fn check_ethernet(&self, name: &str) -> Result<()> {
+        let types = self.run(|| {
+            let addresses = getifaddrs().context("cannot list interfaces")?;
+            Ok(addresses
+                .filter(|a| a.interface_name == name)
+                .filter_map(|a| Some(a.address?.as_link_addr()?.hatype()))
+                .collect::<Vec<_>>())
+        })?;
+        if types
+            .iter()
+            .any(|t| [libc::ARPHRD_ETHER, libc::ARPHRD_LOOPBACK].contains(t))
+        {
+            return Ok(());
+        }
+        bail!(
+            "interface {name} of {self} has no Ethernet header: name one that has, such as the one that the \
+             tunnel's packets come in by"
+        )
+    }
+
     /// Whether the interface with this name is up.
     pub fn is_up(&self, name: &str) -> Result<bool> {
         self.run(|| {
@@ -269,6 +296,11 @@ impl Netns {
                 .any(|a| a.interface_name == name && a.flags.contains(up)))
         })
     }
+}
+
+/// Names the current boot, with which every namespace but the host's ends.
+pub fn boot_id() -> Result<String> {
+    procfs::sys::kernel::random::boot_id().context("cannot tell the boot's id")
 }
 
 /// The cookie of a socket's namespace.
@@ -325,6 +357,13 @@ mod tests {
             error.contains("\"ethO\"") && error.contains("lo"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn loopback_has_an_ethernet_header() {
+        let netns = Netns::current().unwrap();
+        assert!(netns.check_ethernet("lo").is_ok());
+        assert!(netns.check_ethernet("ethO").is_err());
     }
 
     #[test]

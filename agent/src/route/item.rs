@@ -8,7 +8,10 @@ use std::{
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use super::{rule::Rule, sysctl, table};
+use super::{
+    rule::{self, Rule},
+    sysctl, table,
+};
 use crate::{config::Steer, netns::Netns};
 
 /// One thing to install in one network namespace (`None`: the agent's own).
@@ -132,6 +135,25 @@ impl Item {
             Self::Sysctl { key, .. } => sysctl::read(netns, key),
             _ => Ok(None),
         }
+    }
+
+    /// Whether it is so.
+    pub(super) fn is_installed(&self, netns: &Netns) -> Result<bool> {
+        Ok(match self {
+            Self::Rule {
+                ipv6,
+                mark,
+                mask,
+                table,
+                iif,
+                ..
+            } => rule::rules(netns, *ipv6)?.contains(&Rule::ours(*mark, *mask, iif, *table)),
+            Self::Route { ipv6, table, .. } => {
+                let routes = table::routes(netns, *ipv6, *table)?;
+                routes.iter().any(table::Route::is_ours)
+            }
+            Self::Sysctl { key, value, .. } => sysctl::read(netns, key)?.as_ref() == Some(value),
+        })
     }
 
     /// Makes it so, unless it is.

@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::{Item, one_error, sweep_all, sysctl};
-use crate::netns::Netns;
+use crate::netns::{Netns, boot_id};
 
 /// Version of the file's format.
 const VERSION: u32 = 1;
@@ -46,13 +46,11 @@ impl Journal {
     /// Opens the journal at `path`, which need not exist. A file that cannot be understood is set
     /// aside, and what it recorded is removed by its tag; only sysctls then stay as they are.
     pub fn open(path: &Path) -> Result<Self> {
-        const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
-        let boot = fs::read_to_string(BOOT_ID).with_context(|| format!("cannot read {BOOT_ID}"))?;
         let mut journal = Self {
             path: path.to_owned(),
             content: Content {
                 version: VERSION,
-                boot: boot.trim_end().to_owned(),
+                boot: boot_id()?,
                 entries: Vec::new(),
             },
         };
@@ -78,21 +76,22 @@ impl Journal {
         self.content.entries.is_empty()
     }
 
-    /// Makes `wanted` the whole of what is installed: removes everything else that the journal
-    /// knows, and installs what isn't there. Without IPv6 in a namespace, its IPv6 items are left
-    /// out. After an error the journal still knows all that is installed.
-    pub fn apply(&mut self, wanted: &[Item]) -> Result<()> {
-        let wanted = resolve(wanted)?;
-        let (kept, unwanted) = self
-            .content
-            .entries
-            .drain(..)
-            .partition(|entry| wanted.iter().any(|(item, netns)| entry.is(item, netns)));
-        self.content.entries = kept;
-        self.undo(unwanted)?;
+    /// Makes `wanted`, whose items are all of `netns`, the whole of what is installed there: removes everything
+    /// else that the journal knows of its path, and installs what isn't there. Without IPv6 in the namespace, its
+    /// IPv6 items are left out. After an error the journal still knows all that is installed.
+    pub fn apply(&mut self, netns: &Netns, wanted: &[Item]) -> Result<()> {
+        let ipv6 = wanted.is_empty() || sysctl::ipv6_enabled(netns)?;
+        if !ipv6 {
+            tracing::info!("IPv6 is disabled in {netns}: only IPv4 is routed there");
+        }
+        let wanted = || wanted.iter().filter(|item| ipv6 || !item.is_ipv6());
+        let is_wanted = |entry: &Entry| wanted().any(|item| entry.is(item, netns));
+        self.undo_if(Some(netns), |entry| {
+            entry.item.netns() == netns.path() && !is_wanted(entry)
+        })?;
 
         let recorded = self.content.entries.len();
-        for (item, netns) in &wanted {
+        for item in wanted() {
             if !self
                 .content
                 .entries
@@ -100,7 +99,7 @@ impl Journal {
                 .any(|entry| entry.is(item, netns))
             {
                 self.content.entries.push(Entry {
-                    item: (*item).clone(),
+                    item: item.clone(),
                     namespace: netns.cookie(),
                     previous: item.previous(netns)?,
                 });
@@ -109,27 +108,36 @@ impl Journal {
         if self.content.entries.len() > recorded {
             self.save()?;
         }
-        for (item, netns) in &wanted {
-            item.install(netns)?;
-        }
-        Ok(())
+        wanted().try_for_each(|item| item.install(netns))
+    }
+
+    /// Removes all that is installed in namespaces whose path is none of `paths`.
+    pub fn retain(&mut self, paths: &[Option<&Path>]) -> Result<()> {
+        self.undo_if(None, |entry| !paths.contains(&entry.item.netns()))
     }
 
     /// Removes all that is installed. What fails doesn't stop the rest, and stays recorded.
     pub fn undo_all(&mut self) -> Result<()> {
-        let all = std::mem::take(&mut self.content.entries);
-        self.undo(all)
+        self.undo_if(None, |_| true)
     }
 
-    /// Removes `entries`, the last first; those that fail are recorded again.
-    fn undo(&mut self, entries: Vec<Entry>) -> Result<()> {
+    /// Removes what `unwanted` says, the last first; entries that fail are recorded again. `known`: a namespace
+    /// that need not be looked for.
+    fn undo_if(&mut self, known: Option<&Netns>, unwanted: impl Fn(&Entry) -> bool) -> Result<()> {
+        let all = std::mem::take(&mut self.content.entries);
+        let (entries, kept): (Vec<_>, _) = all.into_iter().partition(unwanted);
+        self.content.entries = kept;
         if entries.is_empty() {
             return Ok(());
         }
+        let mut namespaces: HashMap<_, _> = known
+            .map(|netns| (netns.cookie(), Some(netns.clone())))
+            .into_iter()
+            .collect();
         let mut errors = Vec::new();
         let mut failed = Vec::new();
         for entry in entries.into_iter().rev() {
-            if let Err(error) = entry.undo() {
+            if let Err(error) = entry.undo(&mut namespaces) {
                 errors.push(format!("{error:#}"));
                 failed.insert(0, entry);
             }
@@ -183,9 +191,14 @@ impl Entry {
         self.item == *item && self.namespace == netns.cookie()
     }
 
-    fn undo(&self) -> Result<()> {
-        match self.find()? {
-            Some(netns) => self.item.remove(&netns, self.previous.as_deref()),
+    /// Undoes it. `namespaces`: those that were looked for already, by their cookies.
+    fn undo(&self, namespaces: &mut HashMap<u64, Option<Netns>>) -> Result<()> {
+        let netns = match namespaces.entry(self.namespace) {
+            hash_map::Entry::Occupied(known) => known.into_mut(),
+            hash_map::Entry::Vacant(new) => new.insert(self.find()?),
+        };
+        match netns {
+            Some(netns) => self.item.remove(netns, self.previous.as_deref()),
             None => {
                 tracing::info!("the {} went with its network namespace", self.item);
                 Ok(())
@@ -202,29 +215,6 @@ impl Entry {
                 .find(|netns| netns.cookie() == self.namespace)),
         }
     }
-}
-
-/// Opens each item's namespace, and leaves out IPv6 where there is none.
-fn resolve(wanted: &[Item]) -> Result<Vec<(&Item, Netns)>> {
-    let mut known = HashMap::new();
-    let mut resolved = Vec::new();
-    for item in wanted {
-        let (netns, ipv6) = match known.entry(item.netns()) {
-            hash_map::Entry::Occupied(known) => known.into_mut(),
-            hash_map::Entry::Vacant(new) => {
-                let netns = Netns::open_or_current(item.netns())?;
-                let ipv6 = sysctl::ipv6_enabled(&netns)?;
-                if !ipv6 {
-                    tracing::info!("IPv6 is disabled in {netns}: only IPv4 is routed there");
-                }
-                new.insert((netns, ipv6))
-            }
-        };
-        if *ipv6 || !item.is_ipv6() {
-            resolved.push((item, netns.clone()));
-        }
-    }
-    Ok(resolved)
 }
 
 fn parse(bytes: &[u8]) -> Result<Content, serde_json::Error> {

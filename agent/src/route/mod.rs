@@ -10,7 +10,7 @@ mod rule;
 pub mod sysctl;
 mod table;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, bail};
 
 pub use self::{
     item::{Item, items},
@@ -25,6 +25,18 @@ pub const PREFERENCE: u32 = 133;
 
 /// The tag of truepeer's rules and routes: `proto 137` in the output of ip(8).
 pub const PROTOCOL: u8 = 137;
+
+/// Fails with the first of `items`, all of `netns`, that is not installed there. Without IPv6 in the namespace, none
+/// for IPv6 is expected.
+pub fn check(netns: &Netns, items: &[Item]) -> Result<()> {
+    let ipv6 = items.is_empty() || sysctl::ipv6_enabled(netns)?;
+    for item in items.iter().filter(|item| ipv6 || !item.is_ipv6()) {
+        if !item.is_installed(netns)? {
+            bail!("the {item} is missing");
+        }
+    }
+    Ok(())
+}
 
 /// Removes every rule and route with truepeer's tag from one namespace, and says how many there
 /// were. Sysctls carry no tag: only a [`Journal`] can restore them.

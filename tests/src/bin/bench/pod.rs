@@ -321,8 +321,9 @@ fn config(
         config.carry = Some(Carry {
             toa: CarryToa {
                 to: vec!["10.77.1.0/24".into(), "fd77:1::/112".into()],
-                kind: 254,
+                ..CarryToa::default()
             },
+            ..Carry::default()
         });
     }
     Ok(Some(config))

@@ -13,8 +13,10 @@ use ipnet::IpNet;
 use nix::sys::signal::{SigSet, Signal};
 use table::After;
 use tests::agent::{Agent, Carry, CarryToa, Config, Steer, Trust, Unwrap, binary};
+use tests::cluster::{Cluster, Node, REPORT};
 use tests::host::remove_orphans;
 use tests::istio::{self, INBOUND, passthrough};
+use tests::kube_proxy::Mode;
 use tests::load::{Application, Connection};
 use tests::netns::{Netns, require_privileges};
 use tests::process::Process;
@@ -73,7 +75,9 @@ fn main() -> Result<ExitCode> {
     stop.thread_block()?;
     remove_orphans()?;
 
-    println!("Laying out namespaces: client, pod, twice, and client, gateway, server");
+    println!(
+        "Laying out namespaces: client, pod, twice; client, gateway, server; client, nodes, pods"
+    );
     let playground = Playground::new()?;
     println!("Connecting through ordinary proxies, without truepeer");
     let before = playground.before()?;
@@ -94,6 +98,17 @@ fn main() -> Result<ExitCode> {
     })
 }
 
+/// What hides the client.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hop {
+    /// An ordinary proxy, with this address.
+    Proxy(SocketAddr),
+    /// A proxy to which iptables redirect the client.
+    Redirect,
+    /// kube-proxy's rules.
+    Nat,
+}
+
 /// One way from a client to an application.
 struct Route<'a> {
     name: &'static str,
@@ -101,9 +116,8 @@ struct Route<'a> {
     client: &'a Netns,
     /// Where the proxy runs.
     proxy: &'a Netns,
-    /// The proxy's own address and the port of the ordinary proxy; none where iptables redirect the
-    /// client to the proxy.
-    plain: Option<SocketAddr>,
+    /// What is between client and application without truepeer.
+    hop: Hop,
     /// What the ordinary proxy connects to.
     upstream: SocketAddr,
     /// The application, as the client knows it.
@@ -115,10 +129,11 @@ struct Route<'a> {
 }
 
 struct Playground {
-    _applications: [Report; 5],
+    _applications: [Report; 6],
     sidecar: Sidecar,
     istio: Sidecar,
     gateway: Gateway,
+    cluster: Cluster,
 }
 
 struct Steered {
@@ -133,8 +148,10 @@ impl Playground {
     fn new() -> Result<Self> {
         let sidecar = Sidecar::new()?;
         let istio = Sidecar::new()?;
-        istio::redirect(&istio.pod, tempfile::tempdir()?.path())?;
+        let directory = tempfile::tempdir()?;
+        istio::redirect(&istio.pod, directory.path())?;
         let gateway = Gateway::new()?;
+        let cluster = Cluster::new(directory.path(), Mode::Iptables, 0)?;
         Ok(Self {
             _applications: [
                 Report::start(&sidecar.pod, any(PORT))?,
@@ -142,10 +159,12 @@ impl Playground {
                 Report::start(&istio.pod, any(PORT))?,
                 Report::start(&gateway.server, any(PORT))?,
                 Report::start(&gateway.server, any(UNWRAP))?,
+                Report::start(&cluster.nodes[0].pod, any(REPORT.target))?,
             ],
             sidecar,
             istio,
             gateway,
+            cluster,
         })
     }
 
@@ -156,7 +175,7 @@ impl Playground {
                 family,
                 client: &self.sidecar.client,
                 proxy: &self.sidecar.pod,
-                plain: Some((Sidecar::address(family), plain).into()),
+                hop: Hop::Proxy((Sidecar::address(family), plain).into()),
                 upstream: (family.localhost(), port).into(),
                 target: (Sidecar::address(family), port).into(),
                 evidence: "wire",
@@ -168,7 +187,7 @@ impl Playground {
             family,
             client: &self.gateway.client,
             proxy: &self.gateway.gateway,
-            plain: Some((Gateway::front(family), PLAIN).into()),
+            hop: Hop::Proxy((Gateway::front(family), PLAIN).into()),
             upstream: (Gateway::server(family), PORT).into(),
             target: (Gateway::server(family), PORT).into(),
             evidence: "wire",
@@ -179,7 +198,7 @@ impl Playground {
             family,
             client: &self.sidecar.client,
             proxy: &self.sidecar.pod,
-            plain: Some((Sidecar::address(family), BIND).into()),
+            hop: Hop::Proxy((Sidecar::address(family), BIND).into()),
             upstream: (family.localhost(), PORT).into(),
             target: (Sidecar::address(family), BIND).into(),
             evidence: "bind",
@@ -190,7 +209,7 @@ impl Playground {
             family,
             client: &self.gateway.client,
             proxy: &self.gateway.gateway,
-            plain: Some((Gateway::front(family), CARRY).into()),
+            hop: Hop::Proxy((Gateway::front(family), CARRY).into()),
             upstream: (Gateway::server(family), PORT).into(),
             target: (Gateway::front(family), CARRY).into(),
             evidence: "toa",
@@ -202,7 +221,7 @@ impl Playground {
             family,
             client: &self.gateway.client,
             proxy: &self.gateway.gateway,
-            plain: Some(target),
+            hop: Hop::Proxy(target),
             upstream: (Gateway::server(family), PORT).into(),
             target,
             evidence: "proxy",
@@ -213,7 +232,7 @@ impl Playground {
             family,
             client: &self.gateway.client,
             proxy: &self.gateway.gateway,
-            plain: Some((Gateway::front(family), TELL).into()),
+            hop: Hop::Proxy((Gateway::front(family), TELL).into()),
             upstream: (Gateway::server(family), UNWRAP).into(),
             target: (Gateway::front(family), TELL).into(),
             evidence: "proxy",
@@ -226,12 +245,24 @@ impl Playground {
                 family,
                 client: &self.istio.client,
                 proxy: &self.istio.pod,
-                plain: None,
+                hop: Hop::Redirect,
                 upstream: target,
                 target,
                 evidence: "bind",
                 keeps_port: true,
             }
+        });
+        let node = &self.cluster.nodes[0];
+        let node_port = node.targets(REPORT).map(|target| Route {
+            name: "node port",
+            family: Family::of(target),
+            client: &self.cluster.client,
+            proxy: &node.netns,
+            hop: Hop::Nat,
+            upstream: target,
+            target,
+            evidence: "snat",
+            keeps_port: true,
         });
         let mut routes = Vec::from(unwrap);
         routes.extend(sidecar("sidecar", PLAIN, PORT));
@@ -241,6 +272,7 @@ impl Playground {
         routes.extend(istio);
         routes.extend(carry);
         routes.extend(relay);
+        routes.extend(node_port);
         routes
     }
 
@@ -251,11 +283,15 @@ impl Playground {
             .map(|route| {
                 let redirected =
                     || Proxy::redirected(any(INBOUND), |c| (passthrough(Family::of(c)), 0).into());
-                let (_proxy, target) = match route.plain {
-                    Some(plain) => (Proxy::plain(route.proxy, plain, route.upstream)?, plain),
-                    None => (route.proxy.enter(redirected)?, route.target),
+                let (_proxy, target) = match route.hop {
+                    Hop::Proxy(plain) => {
+                        let proxy = Proxy::plain(route.proxy, plain, route.upstream)?;
+                        (Some(proxy), plain)
+                    }
+                    Hop::Redirect => (Some(route.proxy.enter(redirected)?), route.target),
+                    Hop::Nat => (None, route.target),
                 };
-                connect(route, target).context("an ordinary proxy, without truepeer")
+                connect(route, target).context("without truepeer")
             })
             .collect()
     }
@@ -295,8 +331,9 @@ impl Playground {
                 to: Family::ALL
                     .map(|family| IpNet::from(Gateway::server(family)).to_string())
                     .into(),
-                kind: 254,
+                ..CarryToa::default()
             },
+            node: vec![self.cluster.nodes[0].carries(Node::UPLINK)],
         });
         config.relay = relays(&self.gateway.server, "reveal");
         println!("with this configuration, all else default:\n");
@@ -310,7 +347,7 @@ impl Playground {
             let routes: Vec<_> = self
                 .routes()
                 .iter()
-                .filter(|route| route.evidence == evidence && route.plain.is_some())
+                .filter(|route| route.evidence == evidence && route.hop != Hop::Redirect)
                 .map(|route| (route.target, route.upstream))
                 .collect();
             unprivileged::proxy(directory.path(), netns, &own, &routes)

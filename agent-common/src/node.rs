@@ -1,0 +1,110 @@
+//! node: what the data path knows of SYNs that a node's own NAT is about to rewrite.
+
+use crate::Endpoint;
+
+/// Key of the `NODES` map: an interface by which clients come in.
+///
+/// Layout (16 bytes): netns 0..8, ifindex 8..12, padding 12..16.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Interface {
+    /// Cookie of the network namespace.
+    pub netns: u64,
+    /// The interface.
+    pub ifindex: u32,
+    /// Always zero.
+    pub padding: u32,
+}
+
+/// Value of the `NODES` map: which SYNs are given TOA.
+///
+/// Layout (8,200 bytes): rule 0..4, kind 4..8, ports 8..8200.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// [`crate::origin::rule_id`] of `node eth0`: what vouches for the sender's address.
+    pub rule: u32,
+    /// The kind of option by which it is told.
+    pub kind: u32,
+    /// Destination ports, one bit a port.
+    ports: [u64; 1 << 10],
+}
+
+impl Node {
+    /// No port yet.
+    pub const fn new(rule: u32, kind: u8) -> Self {
+        Self {
+            rule,
+            kind: kind as u32,
+            ports: [0; 1 << 10],
+        }
+    }
+
+    /// Has SYNs to this port (host byte order) given TOA.
+    pub const fn add(&mut self, port: u16) {
+        self.ports[port as usize >> 6] |= 1 << (port & 63);
+    }
+
+    /// Whether SYNs to this port are given TOA.
+    #[inline(always)]
+    pub const fn has(&self, port: u16) -> bool {
+        self.ports[port as usize >> 6] >> (port & 63) & 1 != 0
+    }
+}
+
+/// Key of the `PASSAGES` map: a SYN, by what NAT leaves as it is.
+///
+/// Layout (24 bytes): client 0..20, isn 20..24.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Passage {
+    /// The client that its TOA names.
+    pub client: Endpoint,
+    /// Its sequence number, host byte order.
+    pub isn: u32,
+}
+
+/// Value of the `PASSAGES` map: who says that this is the client.
+///
+/// Layout (40 bytes): since 0..8, original_dst 8..28, rule 28..32, evidence 32, padding 33..40.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Voucher {
+    /// When the SYN came in: nanoseconds of `CLOCK_BOOTTIME`.
+    pub since: u64,
+    /// Where the client wanted to go; all zero where another hop named the client.
+    pub original_dst: Endpoint,
+    /// [`crate::origin::rule_id`] of the rule: `node eth0`, or of the hop's prefix.
+    pub rule: u32,
+    /// An [`crate::Evidence`] as its discriminant: `snat`, or `toa` of a trusted hop.
+    pub evidence: u8,
+    /// Always zero.
+    pub padding: [u8; 7],
+}
+
+impl Voucher {
+    /// For how many nanoseconds it is good: a SYN is answered at once, and who receives it could send its
+    /// TOA again as his own.
+    pub const LIFE: u64 = 1_000_000_000;
+}
+
+const _: () = {
+    assert!(size_of::<Interface>() == 16 && size_of::<Node>() == 8 + (1 << 13));
+    assert!(size_of::<Passage>() == 24);
+    assert!(size_of::<Voucher>() == 40 && core::mem::offset_of!(Voucher, rule) == 28);
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_has_the_ports_that_were_added() {
+        let mut node = Node::new(1, 254);
+        let ports = [0, 63, 64, 30_000, u16::MAX];
+        ports.iter().for_each(|port| node.add(*port));
+        for port in 0..=u16::MAX {
+            assert_eq!(node.has(port), ports.contains(&port), "{port}");
+        }
+    }
+}

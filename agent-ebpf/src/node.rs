@@ -1,0 +1,350 @@
+//! carry before the node's own NAT: whatever becomes of a SYN's addresses, TOA on it names its sender.
+//!
+//! A SYN has no payload, so its header is made anew at the packet's end: the options without padding, which
+//! other systems leave after the end of options or between them, then TOA.
+
+use core::ptr::read_volatile;
+
+use agent_common::{
+    Counter, Endpoint, Evidence, Syn,
+    node::{Interface, Node, Passage, Voucher},
+    options::{self, HEADER_ROOM},
+    toa::{self, Kinds, Toa},
+};
+use aya_ebpf::{
+    bindings::{
+        BPF_ANY, BPF_F_PSEUDO_HDR,
+        tcx_action_base::{TCX_DROP, TCX_NEXT},
+    },
+    helpers::generated::{
+        bpf_csum_diff, bpf_ktime_get_boot_ns, bpf_l4_csum_replace, bpf_skb_change_tail,
+    },
+    macros::map,
+    maps::PerCpuArray,
+    programs::TcContext,
+};
+use network_types::{
+    eth::{EthHdr, EtherType},
+    ip::{Ipv4Hdr, Ipv6Hdr},
+    tcp::TcpHdr,
+};
+
+use crate::{
+    counters::count,
+    maps::{NETNS, NODES, PASSAGES},
+    packet::{self, ACK, SYN, Segment, TCP, behind_extensions, load, set_length, write},
+    tag,
+};
+
+/// Longest TCP header.
+const MAX_HEADER: usize = 60;
+/// Offsets in the TCP header.
+const FLAGS: u32 = 13;
+const CHECKSUM: usize = 16;
+/// Offset in the IPv6 header.
+const NEXT_HEADER: u32 = 6;
+/// Bits of the IPv4 header's field for fragments, in host byte order.
+const MORE_FRAGMENTS: u16 = 0x2000;
+const FRAGMENT_OFFSET: u16 = 0x1fff;
+
+#[map]
+static HEADERS: PerCpuArray<Headers> = PerCpuArray::with_max_entries(1, 0);
+
+/// A TCP header as it came in and as it goes on, zeros behind. They would take too much of the stack.
+#[repr(C, align(8))]
+struct Headers {
+    old: [u8; HEADER_ROOM],
+    new: [u8; HEADER_ROOM],
+}
+
+impl Headers {
+    const EMPTY: Self = Self {
+        old: [0; HEADER_ROOM],
+        new: [0; HEADER_ROOM],
+    };
+}
+
+/// A SYN to a port of a `[[carry.node]]`.
+struct Incoming {
+    syn: Syn,
+    v6: bool,
+    /// Where the TCP header begins.
+    offset: usize,
+    /// Its length.
+    header: usize,
+    has_payload: bool,
+}
+
+/// One packet at tc ingress; the action for it.
+#[inline(always)]
+pub(crate) fn packet(ctx: &TcContext) -> i32 {
+    let Some(segment) = packet::read(ctx) else {
+        if !hides_syn(ctx) {
+            return TCX_NEXT;
+        }
+        count(Counter::NodeHidden);
+        return TCX_DROP;
+    };
+    if !segment.opens {
+        return TCX_NEXT;
+    }
+    let Some(node) = node(ctx, segment.port) else {
+        return TCX_NEXT;
+    };
+    let incoming = Incoming::new(&segment);
+    match crate::toa::kinds() {
+        Some(kinds) => incoming.passes(ctx, node, kinds),
+        None => TCX_NEXT,
+    }
+}
+
+/// Whether the packet is a SYN to such a port in fragments, or behind extension headers of IPv6, where TOA could
+/// pass unread. No system sends such.
+#[inline(never)]
+fn hides_syn(ctx: &TcContext) -> bool {
+    // SAFETY: the context is valid while the program runs.
+    if unsafe { (*ctx.skb.skb).vlan_present } != 0 {
+        return false;
+    }
+    let Some([high, low]) = bytes(ctx, EthHdr::LEN as u32 - 2) else {
+        return false;
+    };
+    let ether_type = u16::from_ne_bytes([high, low]);
+    let ip = EthHdr::LEN as u32;
+    let found = if ether_type == EtherType::Ipv4 as u16 {
+        first_fragment(ctx, ip)
+    } else if ether_type == EtherType::Ipv6 as u16 {
+        let kind = bytes(ctx, ip + NEXT_HEADER);
+        kind.filter(|[kind]| *kind != TCP).and_then(|[kind]| {
+            behind_extensions(kind, ip + Ipv6Hdr::LEN as u32, |at| bytes(ctx, at))
+        })
+    } else {
+        None
+    };
+    let Some((TCP, at)) = found else { return false };
+    let Some([_, _, high, low]) = bytes(ctx, at) else {
+        return false;
+    };
+    if node(ctx, u16::from_be_bytes([high, low])).is_none() {
+        return false;
+    }
+    // Nor does any system cut a header before its flags.
+    bytes(ctx, at + FLAGS).is_none_or(|[flags]| flags & (SYN | ACK) == SYN)
+}
+
+/// What a packet of IPv4 has behind its header, if it is the first of several fragments.
+#[inline(always)]
+fn first_fragment(ctx: &TcContext, at: u32) -> Option<(u8, u32)> {
+    let ip = bytes::<{ Ipv4Hdr::LEN }>(ctx, at)?;
+    let place = u16::from_be_bytes([ip[6], ip[7]]);
+    (place & (MORE_FRAGMENTS | FRAGMENT_OFFSET) == MORE_FRAGMENTS)
+        .then_some((ip[9], at + u32::from(ip[0] & 0x0f) * 4))
+}
+
+/// `N` bytes of the packet, wherever they lie.
+#[inline(always)]
+fn bytes<const N: usize>(ctx: &TcContext, at: u32) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    load(ctx, at as usize, &mut bytes, N).then_some(bytes)
+}
+
+/// The length, if a TCP header can have it. LLVM would compare the difference to the least length, and the
+/// verifier not know what that says of the length: the volatile read makes the difference come first.
+#[inline(always)]
+fn bounded(length: usize) -> Option<usize> {
+    let options = length.wrapping_sub(TcpHdr::LEN);
+    // SAFETY: a reference is valid for reads.
+    let options = unsafe { read_volatile(&options) };
+    (options <= MAX_HEADER - TcpHdr::LEN).then_some(options + TcpHdr::LEN)
+}
+
+/// What is done with SYNs to this port that come in by the packet's interface.
+#[inline(always)]
+fn node(ctx: &TcContext, port: u16) -> Option<&'static Node> {
+    let interface = Interface {
+        netns: NETNS.load(),
+        // SAFETY: the context is valid while the program runs.
+        ifindex: unsafe { (*ctx.skb.skb).ifindex },
+        padding: 0,
+    };
+    // SAFETY: values are never changed in place.
+    unsafe { NODES.get(interface) }.filter(|node| node.has(port))
+}
+
+impl Incoming {
+    #[inline(always)]
+    fn new(segment: &Segment) -> Self {
+        let tcp = segment.tcp();
+        Self {
+            syn: Syn {
+                source: segment.source(),
+                destination: segment.destination(),
+                isn: tcp.sequence,
+            },
+            v6: segment.v6,
+            offset: segment.offset,
+            header: tcp.length,
+            has_payload: segment.length != tcp.length,
+        }
+    }
+
+    #[inline(always)]
+    fn passes(&self, ctx: &TcContext, node: &Node, kinds: &Kinds) -> i32 {
+        let Some(headers) = HEADERS.get_ptr_mut(0) else {
+            return TCX_NEXT;
+        };
+        // SAFETY: a slot of this CPU, on which one packet at a time arrives.
+        let headers = unsafe { &mut *headers };
+        *headers = Headers::EMPTY;
+        if !bounded(self.header).is_some_and(|l| load(ctx, self.offset, &mut headers.old, l)) {
+            return TCX_NEXT;
+        }
+        let (end, forged) = toa::remove(&headers.old, &mut headers.new, kinds);
+        if forged != 0 && self.speaks_for_another(&headers.old, kinds) {
+            return TCX_NEXT;
+        }
+        let (end, is_told) = match self.tell(&mut headers.new, end, node.kind as u8) {
+            Some(end) => (end, true),
+            None => (end, false),
+        };
+        if forged != 0 {
+            count(Counter::NodeForged);
+        } else if !is_told {
+            count(Counter::NodeNoRoom);
+            return TCX_NEXT;
+        }
+        // What cannot be written is in pieces, or still forged; its sender repeats it.
+        if !self.write(ctx, headers, end) {
+            return TCX_DROP;
+        }
+        if is_told {
+            count(Counter::NodeToa);
+            let Syn {
+                source,
+                destination,
+                ..
+            } = self.syn;
+            self.vouch(source, Evidence::Snat, node.rule, destination);
+        } else {
+            count(Counter::NodeNoRoom);
+        }
+        TCX_NEXT
+    }
+
+    /// Whether a trusted hop sent it, whose TOA stays: it is nearer the client.
+    #[inline(always)]
+    fn speaks_for_another(&self, header: &[u8; HEADER_ROOM], kinds: &Kinds) -> bool {
+        let Toa::Client(client) = toa::find(header, kinds) else {
+            return false;
+        };
+        let Ok(claim) = crate::toa::of_hop(header, client, &self.syn) else {
+            return false;
+        };
+        self.vouch(client, Evidence::Toa, claim.rule, Endpoint::default());
+        true
+    }
+
+    /// Appends what tells the sender to the options that end at `end`; where they end now. `None`: there is no
+    /// room.
+    #[inline(always)]
+    fn tell(&self, header: &mut [u8; HEADER_ROOM], end: usize, kind: u8) -> Option<usize> {
+        // A header cannot grow into the payload (TCP Fast Open).
+        let room = if self.has_payload {
+            self.header
+        } else {
+            MAX_HEADER
+        };
+        let length = if self.v6 { toa::LEN_V6 } else { toa::LEN_V4 };
+        if end + usize::from(length) > room {
+            return None;
+        }
+        let Syn { source, isn, .. } = self.syn;
+        let end = if self.v6 {
+            options::append(header, end, &toa::option_v6(kind, source))
+        } else {
+            options::append(header, end, &toa::option_v4(kind, source))
+        };
+        let Some(tag) = tag::option(source, isn) else {
+            return Some(end);
+        };
+        if end + tag.len() > room {
+            count(Counter::CarryUnsigned);
+            return Some(end);
+        }
+        Some(options::append(header, end, &tag))
+    }
+
+    /// Writes the new header, whose options end at `end`, over the old one.
+    #[inline(always)]
+    fn write(&self, ctx: &TcContext, headers: &mut Headers, end: usize) -> bool {
+        let length = if self.has_payload {
+            self.header
+        } else {
+            (end + 3) & !3
+        };
+        let Headers { old, new } = headers;
+        new[12] = (length as u8 / 4) << 4 | old[12] & 0x0f;
+        let skb = ctx.skb.skb;
+        // SAFETY: the context is valid while the program runs.
+        if length != self.header
+            && unsafe { bpf_skb_change_tail(skb, (self.offset + length) as u32, 0) } != 0
+        {
+            return false;
+        }
+        if !bounded(length).is_some_and(|length| write(ctx, self.offset, new, length, 0)) {
+            return false;
+        }
+        let checksum = (self.offset + CHECKSUM) as u32;
+        let of_length = |length: usize| u64::from((length as u16).to_be());
+        // Where the device is to make the checksum, it is that of the pseudo header (RFC 9293, 3.1) so far, of
+        // which the length is a part.
+        let pseudo = u64::from(BPF_F_PSEUDO_HDR) | size_of::<u16>() as u64;
+        // SAFETY: as above; both headers have the length that is passed.
+        let is_summed = unsafe {
+            let size = HEADER_ROOM as u32;
+            let (from, to) = (old.as_mut_ptr().cast(), new.as_mut_ptr().cast());
+            let difference = bpf_csum_diff(from, size, to, size, 0);
+            bpf_l4_csum_replace(skb, checksum, 0, difference as u64, 0) == 0
+                && (length == self.header
+                    || bpf_l4_csum_replace(
+                        skb,
+                        checksum,
+                        of_length(self.header),
+                        of_length(length),
+                        pseudo,
+                    ) == 0)
+        };
+        if length != self.header {
+            set_length(ctx, self.v6, self.offset, length);
+        }
+        is_summed
+    }
+
+    /// Remembers for the socket that answers on this node who the client is.
+    #[inline(always)]
+    fn vouch(&self, client: Endpoint, evidence: Evidence, rule: u32, original_dst: Endpoint) {
+        let passage = Passage {
+            client,
+            isn: self.syn.isn,
+        };
+        let voucher = Voucher {
+            // SAFETY: a helper without arguments.
+            since: unsafe { bpf_ktime_get_boot_ns() },
+            original_dst,
+            rule,
+            evidence: evidence as u8,
+            ..Voucher::default()
+        };
+        let _ = PASSAGES.insert(passage, voucher, BPF_ANY.into());
+    }
+}
+
+/// What this node itself knows of the client that TOA on a SYN names.
+#[inline(always)]
+pub(crate) fn voucher(client: Endpoint, isn: u32) -> Option<&'static Voucher> {
+    // SAFETY: values are never changed in place.
+    let voucher = unsafe { PASSAGES.get(Passage { client, isn }) }?;
+    // SAFETY: a helper without arguments.
+    let now = unsafe { bpf_ktime_get_boot_ns() };
+    (now.wrapping_sub(voucher.since) < Voucher::LIFE).then_some(voucher)
+}

@@ -1,0 +1,80 @@
+//! The CNI plugin: remembers the pods of a container runtime, and has the agent take them up.
+//!
+//! It follows the CNI specification, versions 0.3.1 to 1.1.0: parameters in the environment
+//! ([`environment`]), the network's configuration on standard input ([`network`]), results and errors
+//! ([`error`]) as JSON on standard output. It is chained after the plugins that make a pod's interface, and
+//! passes their result on.
+
+mod add;
+mod agent;
+mod annotations;
+mod environment;
+mod error;
+mod network;
+mod verbs;
+
+use std::{
+    io::{Read as _, Write as _, stdin, stdout},
+    process::ExitCode,
+};
+
+use serde_json::json;
+
+use self::{
+    environment::{Command, Environment},
+    error::{Code, Error},
+    network::{LATEST, Network, SUPPORTED},
+};
+
+/// The variable that says what a plugin is to do.
+pub const COMMAND: &str = "CNI_COMMAND";
+
+/// Does what environment and standard input say.
+pub fn main() -> ExitCode {
+    let mut version = LATEST.to_owned();
+    let (output, code) = match run(&mut version) {
+        Ok(output) => (output, ExitCode::SUCCESS),
+        Err(error) => (error.to_json(&version), ExitCode::FAILURE),
+    };
+    // Without standard output, the runtime has the exit code.
+    let _ = stdout().write_all(output.as_bytes());
+    code
+}
+
+/// What is to be printed. `version` becomes that of the input as soon as it is known.
+fn run(version: &mut String) -> Result<String, Error> {
+    let command = environment::command()?;
+    let mut input = Vec::new();
+    stdin().read_to_end(&mut input).map_err(|error| {
+        Error::new(
+            Code::Io,
+            "cannot read the network configuration from standard input",
+            error,
+        )
+    })?;
+    if command == Command::Version {
+        return probe(&input, version);
+    }
+    let environment = Environment::read(command)?;
+    let network = Network::parse(&input, command, version)?;
+    match command {
+        Command::Add => add::add(&environment, &network),
+        Command::Check => verbs::check(&environment, &network).map(nothing),
+        Command::Del => Ok(nothing(verbs::del(&environment, &network))),
+        Command::Gc => verbs::gc(&network).map(nothing),
+        Command::Status => verbs::status(&network).map(nothing),
+        Command::Version => unreachable!("answered above"),
+    }
+}
+
+fn nothing((): ()) -> String {
+    String::new()
+}
+
+/// Tells the versions of the specification that are spoken. The input's is repeated, whether or not it is.
+fn probe(input: &[u8], version: &mut String) -> Result<String, Error> {
+    if !input.trim_ascii().is_empty() {
+        *version = network::version(input)?;
+    }
+    Ok(json!({"cniVersion": version, "supportedVersions": SUPPORTED}).to_string())
+}
