@@ -66,7 +66,9 @@ impl Headers {
 
 /// A SYN to a port of a `[[carry.node]]`.
 struct Incoming {
-    syn: Syn,
+    source: Endpoint,
+    destination: Endpoint,
+    isn: u32,
     v6: bool,
     /// Where the TCP header begins.
     offset: usize,
@@ -176,11 +178,9 @@ impl Incoming {
     fn new(segment: &Segment) -> Self {
         let tcp = segment.tcp();
         Self {
-            syn: Syn {
-                source: segment.source(),
-                destination: segment.destination(),
-                isn: tcp.sequence,
-            },
+            source: segment.source(),
+            destination: segment.destination(),
+            isn: tcp.sequence,
             v6: segment.v6,
             offset: segment.offset,
             header: tcp.length,
@@ -219,12 +219,7 @@ impl Incoming {
         }
         if is_told {
             count(Counter::NodeToa);
-            let Syn {
-                source,
-                destination,
-                ..
-            } = self.syn;
-            self.vouch(source, Evidence::Snat, node.rule, destination);
+            self.vouch(self.source, Evidence::Snat, node.rule, self.destination);
         } else {
             count(Counter::NodeNoRoom);
         }
@@ -237,7 +232,12 @@ impl Incoming {
         let Toa::Client(client) = toa::find(header, kinds) else {
             return false;
         };
-        let Ok(claim) = crate::toa::of_hop(header, client, &self.syn) else {
+        let syn = Syn {
+            source: self.source,
+            destination: self.destination,
+            isn: self.isn,
+        };
+        let Ok(claim) = crate::toa::of_hop(header, client, &syn) else {
             return false;
         };
         self.vouch(client, Evidence::Toa, claim.rule, Endpoint::default());
@@ -258,13 +258,12 @@ impl Incoming {
         if end + usize::from(length) > room {
             return None;
         }
-        let Syn { source, isn, .. } = self.syn;
         let end = if self.v6 {
-            options::append(header, end, &toa::option_v6(kind, source))
+            options::append(header, end, &toa::option_v6(kind, self.source))
         } else {
-            options::append(header, end, &toa::option_v4(kind, source))
+            options::append(header, end, &toa::option_v4(kind, self.source))
         };
-        let Some(tag) = tag::option(source, isn) else {
+        let Some(tag) = tag::option(self.source, self.isn) else {
             return Some(end);
         };
         if end + tag.len() > room {
@@ -325,7 +324,7 @@ impl Incoming {
     fn vouch(&self, client: Endpoint, evidence: Evidence, rule: u32, original_dst: Endpoint) {
         let passage = Passage {
             client,
-            isn: self.syn.isn,
+            isn: self.isn,
         };
         let voucher = Voucher {
             // SAFETY: a helper without arguments.
