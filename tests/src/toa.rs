@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agent_common::tag::{self, EPOCH, Keys, Signed};
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::agent::{Agent, Carry, CarryToa, Config, Reveal};
 use crate::load::Load;
 use crate::process::Process;
 use crate::proxy::{any, gateway_routes};
-use crate::report::Report;
+use crate::raw::{Connection, toa};
+use crate::report::{Report, Seen};
 use crate::topology::{Family, Gateway};
 use crate::unprivileged::{UID, proxy};
 
@@ -52,6 +53,12 @@ impl Key {
         format!("{:032x}", self.0)
     }
 
+    /// TOA for `client` with a tag that was made so many epochs from now.
+    pub fn signed(self, client: SocketAddr, isn: u32, epochs: i64) -> Vec<u8> {
+        let tag = self.tag(client, isn, epoch().wrapping_add_signed(epochs));
+        [toa(254, client), tag].concat()
+    }
+
     /// The option that proves TOA for `client` on a SYN with this sequence number, in this epoch.
     pub fn tag(self, client: SocketAddr, isn: u32, epoch: u64) -> Vec<u8> {
         let bytes = self.0.to_be_bytes();
@@ -60,6 +67,13 @@ impl Key {
         let client = client.into();
         tag::option(keys.sign(&Signed { client, isn }, epoch)).to_vec()
     }
+}
+
+/// Whom an application sees that reports it on this connection.
+pub fn accepted(connection: &mut Connection<'_>) -> Result<SocketAddr> {
+    let seen: Seen = serde_json::from_str(&connection.receive()?)?;
+    ensure!(seen.accepted == seen.peername, "{seen:?}");
+    Ok(seen.accepted)
 }
 
 /// The epoch of tags that are made now; it lasts for some seconds more.

@@ -10,8 +10,7 @@ use anyhow::{Context, Result, ensure};
 use tests::check::no_origins;
 use tests::host::scenario;
 use tests::raw::{Raw, toa as option};
-use tests::report::Seen;
-use tests::toa::{APPLICATION, BALANCERS, Hosts, ONE, STRANGERS, epoch};
+use tests::toa::{APPLICATION, BALANCERS, Hosts, ONE, STRANGERS, accepted, epoch};
 use tests::topology::{Family, Gateway};
 
 const PLAYGROUND: &str = env!("CARGO_BIN_EXE_playground");
@@ -83,8 +82,8 @@ fn beside_honest_ones(mode: &str, signers: &[&str], sources: &[&str], reasons: &
         let raw = Raw::new(client)?;
         for n in (number..).step_by(COMPLETED as usize).take(20) {
             let mut connection = raw.connect(source(n), target, n, &options(n, past))?;
-            let seen: Seen = serde_json::from_str(&connection.receive()?)?;
-            ensure!(seen.accepted == source(n), "believed: {seen:?}");
+            let seen = accepted(&mut connection)?;
+            ensure!(seen == source(n), "{} was seen as {seen}", source(n));
             connection.reset()?;
         }
         load.run(client).all_exact()?;

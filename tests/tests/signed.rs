@@ -1,25 +1,21 @@
 //! Signed TOA: what is proven by the cluster's key is believed, once, and nothing else.
 
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
 use agent_common::Counter;
-use agent_common::names::{LAYOUT, map};
 use anyhow::{Context, Result, ensure};
-use nix::sys::signal::Signal;
 use tests::agent::{Agent, Config, Policy};
 use tests::check::no_origins;
 use tests::eventually;
 use tests::host::scenario;
 use tests::proxy::any;
 use tests::raw::{Connection, LINUX, Raw, toa as option};
-use tests::report::{Report, Seen};
-use tests::toa::{APPLICATION, BALANCERS, Hosts, Key, KeyFile, ONE, STRANGERS, TWO, epoch};
+use tests::report::Report;
+use tests::toa::{APPLICATION, BALANCERS, KeyFile, ONE, STRANGERS, TWO, accepted, epoch};
 use tests::topology::{Family, Sidecar};
 
-const PLAYGROUND: &str = env!("CARGO_BIN_EXE_playground");
 /// How long a file may take to be read again.
 const SOON: Duration = Duration::from_secs(5);
 
@@ -33,19 +29,6 @@ fn config(directory: &Path, keys: &KeyFile) -> Result<Config> {
 
 fn client(family: Family) -> SocketAddr {
     (family.client(76), 4711).into()
-}
-
-/// TOA with a tag by this key, made so many epochs from now.
-fn signed(key: Key, client: SocketAddr, isn: u32, epochs: i64) -> Vec<u8> {
-    let tag = key.tag(client, isn, epoch().wrapping_add_signed(epochs));
-    [option(254, client), tag].concat()
-}
-
-/// Whom the application sees.
-fn accepted(connection: &mut Connection<'_>) -> Result<SocketAddr> {
-    let seen: Seen = serde_json::from_str(&connection.receive()?)?;
-    ensure!(seen.accepted == seen.peername, "{seen:?}");
-    Ok(seen.accepted)
 }
 
 /// A pod, and load balancers whose segments are written one by one.
@@ -120,7 +103,7 @@ fn what_a_signer_writes() {
                     n += 1;
                     let (client, source) = (client(family), source(family, 40_000 + n));
                     let isn = u32::from(n) << 16;
-                    let mut options = signed(key, client, isn, epochs);
+                    let mut options = key.signed(client, isn, epochs);
                     if family == Family::V4 {
                         options = [&LINUX[..], &options].concat();
                     }
@@ -176,9 +159,9 @@ fn what_is_not_believed() {
                 (Counter::ToaForged, with(TWO.tag(client, ISN, epoch()))),
                 (Counter::ToaForged, with(ONE.tag(client, ISN + 1, epoch()))),
                 (Counter::ToaForged, with(ONE.tag(other, ISN, epoch()))),
-                (Counter::ToaForged, signed(ONE, client, ISN, -2)),
-                (Counter::ToaForged, signed(ONE, client, ISN, -4)),
-                (Counter::ToaForged, signed(ONE, client, ISN, 2)),
+                (Counter::ToaForged, ONE.signed(client, ISN, -2)),
+                (Counter::ToaForged, ONE.signed(client, ISN, -4)),
+                (Counter::ToaForged, ONE.signed(client, ISN, 2)),
             ] {
                 port += 1;
                 stage
@@ -213,8 +196,8 @@ fn a_tag_is_used_once() {
             let target = (Sidecar::address(family), APPLICATION).into();
 
             // A SYN that comes again, as it was and signed anew.
-            let options = signed(ONE, client, isn, 0);
-            let later = signed(ONE, client, isn, 1);
+            let options = ONE.signed(client, isn, 0);
+            let later = ONE.signed(client, isn, 1);
             stage.raw.syn(first, target, isn, &options)?;
             stage.refused(&agent, replayed, thief, isn, &options)?;
             stage.raw.syn(first, target, isn, &options)?;
@@ -243,7 +226,7 @@ fn a_tag_is_used_once() {
 
         // Without an agent, the next connection is believed all the same.
         let config = agent.kill()?;
-        let seen = stage.seen(source(family, 45_000), 1, &signed(ONE, client, 1, 0))?;
+        let seen = stage.seen(source(family, 45_000), 1, &ONE.signed(client, 1, 0))?;
         ensure!(seen == client, "{client} was seen as {seen}");
         no_origins(&Agent::start(directory, config)?)
     });
@@ -267,7 +250,7 @@ fn policies_believe_no_forgery() {
             client(Family::V4),
             (Sidecar::address(Family::V4), APPLICATION).into(),
         );
-        let options = signed(ONE, client, 1, 0);
+        let options = ONE.signed(client, 1, 0);
         let seen = stage.seen(source(Family::V4, 40_001), 1, &options)?;
         ensure!(seen == client, "{client} was seen as {seen}");
         ensure!(agent.tally(POLICY)? == (1, 0), "{:?}", agent.tally(POLICY)?);
@@ -275,7 +258,7 @@ fn policies_believe_no_forgery() {
             (40_001, 1, options.clone()),
             (40_002, 1, options),
             (40_003, 2, option(254, client)),
-            (40_004, 3, signed(TWO, client, 3, 0)),
+            (40_004, 3, TWO.signed(client, 3, 0)),
         ] {
             stage
                 .raw
@@ -285,99 +268,5 @@ fn policies_believe_no_forgery() {
             Ok((agent.tally(POLICY)? == (1, 4)).then_some(()))
         })
         .with_context(|| format!("{:?}", agent.tally(POLICY)))
-    });
-}
-
-/// Waits until agents have read their files again, which each does once a second.
-fn settle() {
-    std::thread::sleep(Duration::from_secs(2));
-}
-
-fn all_exact(hosts: &Hosts) -> Result<()> {
-    for family in Family::ALL {
-        hosts.load(family).run(&hosts.gateway.client).all_exact()?;
-    }
-    Ok(())
-}
-
-#[test]
-fn keys_are_replaced_without_a_gap() {
-    scenario(|directory| {
-        // IPv6 has no room for a tag, so that the server has to trust the gateway without.
-        let sources = &["fd78::1/128"];
-        let mut hosts = Hosts::new(directory, PLAYGROUND, &["10.78.0.1/32"], sources)?;
-        all_exact(&hosts)?;
-        for (signing, verifying) in [
-            (&[ONE][..], &[ONE, TWO][..]),
-            (&[TWO, ONE], &[ONE, TWO]),
-            (&[TWO, ONE], &[TWO]),
-        ] {
-            hosts.verifying.put(verifying)?;
-            settle();
-            hosts.signing.put(signing)?;
-            settle();
-            all_exact(&hosts)?;
-        }
-        let refused = |agent: &Agent| agent.counter(Counter::ToaForged);
-        ensure!(refused(&hosts.reads)? == 0, "a tag was refused");
-
-        // A file that is broken or gone changes nothing, and is told without the keys.
-        for text in [format!("{}\nno key\n", STRANGERS.line()), String::new()] {
-            hosts.verifying.write(&text)?;
-            settle();
-            hosts.reads.signal(Signal::SIGHUP)?;
-            settle();
-        }
-        all_exact(&hosts)?;
-        let log = hosts.reads.log()?;
-        for said in [
-            "the former keys stay: ",
-            "line 2 does not have 32 hexadecimal digits",
-            "there is none",
-            "the new configuration is not taken up",
-        ] {
-            ensure!(log.contains(said), "no {said:?} in:\n{log}");
-        }
-        let status = hosts.reads.status()?.to_string() + &log + &hosts.sends.log()?;
-        for key in [ONE, TWO, STRANGERS] {
-            ensure!(!status.contains(&key.line()), "a key was told: {status}");
-        }
-        let pin = hosts.reads.config().agent.bpffs.clone();
-        let pin = pin.join(format!("maps-{LAYOUT}")).join(map::KEYS);
-        let mode = std::fs::metadata(&pin)?.permissions().mode() & 0o777;
-        ensure!(mode == 0o600, "{} has mode {mode:o}", pin.display());
-
-        // The gateway has a key that the server does not.
-        hosts.verifying.put(&[ONE])?;
-        hosts.signing.put(&[TWO])?;
-        settle();
-        let v4 = hosts.load(Family::V4);
-        v4.run(&hosts.gateway.client).all_lost()?;
-        let counted = refused(&hosts.reads)?;
-        ensure!(counted == v4.connections as u64, "{counted} were refused");
-        no_origins(&hosts.reads)
-    });
-}
-
-#[test]
-fn ipv6_has_no_room_for_a_tag() {
-    scenario(|directory| {
-        let signers = &["10.78.0.1/32", "fd78::1/128"];
-        let hosts = Hosts::new(directory, PLAYGROUND, signers, &[])?;
-        let [v4, v6] = Family::ALL.map(|family| hosts.load(family));
-        v4.run(&hosts.gateway.client).all_exact()?;
-        ensure!(hosts.sends.counter(Counter::CarryUnsigned)? == 0, "IPv4");
-        v6.run(&hosts.gateway.client).all_lost()?;
-        let connections = v6.connections as u64;
-        for (agent, counter, expected) in [
-            (&hosts.sends, Counter::CarryUnsigned, connections),
-            (&hosts.sends, Counter::CarriedToa, 2 * connections),
-            (&hosts.reads, Counter::ToaUnsigned, connections),
-            (&hosts.reads, Counter::ToaForged, 0),
-        ] {
-            let counted = agent.counter(counter)?;
-            ensure!(counted == expected, "{}: {counted}", counter.name());
-        }
-        no_origins(&hosts.reads)
     });
 }
