@@ -1,12 +1,15 @@
 //! Signed TOA: what is proven by the cluster's key is believed, once, and nothing else.
 
+use std::fs::Permissions;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
 use agent_common::Counter;
+use agent_common::tag::EPOCH;
 use anyhow::{Context, Result, ensure};
-use tests::agent::{Agent, Config, Policy};
+use tests::agent::{Agent, Config, Policy, binary};
 use tests::check::no_origins;
 use tests::eventually;
 use tests::host::scenario;
@@ -229,6 +232,70 @@ fn a_tag_is_used_once() {
         let seen = stage.seen(source(family, 45_000), 1, &ONE.signed(client, 1, 0))?;
         ensure!(seen == client, "{client} was seen as {seen}");
         no_origins(&Agent::start(directory, config)?)
+    });
+}
+
+/// The same data path with an agent for which it is this epoch.
+fn restart_in(wanted: u64, agent: Agent, directory: &Path) -> Result<Agent> {
+    let config = agent.kill()?;
+    // Programs have the host's CLOCK_BOOTTIME, from which the agent says how far wall-clock time is ahead.
+    let behind = (wanted as i64 - epoch() as i64) * (EPOCH / 1_000_000_000) as i64;
+    let wrapper = directory.join("truepeer");
+    let binary = binary()?;
+    let script = format!(
+        "#!/bin/sh\nexec unshare --time --boottime={} {} \"$@\"\n",
+        -behind,
+        binary.display()
+    );
+    std::fs::write(&wrapper, script)?;
+    std::fs::set_permissions(&wrapper, Permissions::from_mode(0o755))?;
+    Agent::start_binary(&wrapper, directory, config)
+}
+
+#[test]
+fn a_tag_is_remembered_while_it_is_valid() {
+    scenario(|directory| {
+        let stage = Stage::new()?;
+        let keys = KeyFile::new(directory, "keys", &[ONE])?;
+        let agent = Agent::start(directory, config(directory, &keys)?)?;
+        let start = epoch();
+        let agent = restart_in(start, agent, directory)?;
+        let client = client(Family::V4);
+        let options = |isn, epoch| [option(254, client), ONE.tag(client, isn, epoch)].concat();
+        let source = |port| source(Family::V4, port);
+        let target = (Sidecar::address(Family::V4), APPLICATION).into();
+        let believed = |port, isn, epoch| -> Result<()> {
+            let seen = stage.seen(source(port), isn, &options(isn, epoch))?;
+            ensure!(seen == client, "{port}: {client} was seen as {seen}");
+            Ok(())
+        };
+        // Of these the first is signed twice, and so remembered for longer.
+        stage
+            .raw
+            .syn(source(40_001), target, 1, &options(1, start))?;
+        believed(40_001, 1, start + 1)?;
+        believed(40_002, 2, start)?;
+
+        let agent = restart_in(start + 2, agent, directory)?;
+        let replayed = Counter::ToaReplayed;
+        stage.refused(&agent, replayed, source(40_011), 1, &options(1, start + 1))?;
+        // Each that is new has older ones forgotten.
+        for n in 3..6 {
+            believed(40_000 + n, n.into(), start + 2)?;
+        }
+        stage.refused(&agent, replayed, source(40_012), 1, &options(1, start + 1))?;
+        stage.refused(
+            &agent,
+            Counter::ToaForged,
+            source(40_013),
+            2,
+            &options(2, start),
+        )?;
+
+        // Were the clock set back, what has expired would prove something again.
+        let agent = restart_in(start, agent, directory)?;
+        believed(40_021, 2, start)?;
+        stage.refused(&agent, replayed, source(40_022), 1, &options(1, start + 1))
     });
 }
 
