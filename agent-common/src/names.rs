@@ -35,7 +35,7 @@ pub mod map {
     pub const SIGNERS: &str = "SIGNERS";
     /// Hash: 0 (`u32`) to [`crate::tag::Keys`].
     pub const KEYS: &str = "KEYS";
-    /// Hash: [`crate::tag::Signed`] that came to the epoch of its tag (`u64`), the last if there were several.
+    /// Hash: [`crate::tag::Signed`] that came to the last epoch in which a tag for it may have been made (`u64`).
     pub const SPENT: &str = "SPENT";
     /// Queue of [`crate::tag::Spending`]: what is in `SPENT`, in the order in which it came.
     pub const SPENDING: &str = "SPENDING";

@@ -200,7 +200,7 @@ pub struct Connection {
 /// What a trusted hop says about its client: value of the `CLAIMS` socket storage, for a local proxy's
 /// socket, and of the `HANDOVERS` map.
 ///
-/// Layout (48 bytes): client 0..20, original_dst 20..40, rule 40..44, evidence 44, padding 45..48.
+/// Layout (48 bytes): client 0..20, original_dst 20..40, rule 40..44, evidence 44, is_signed 45, padding 46..48.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Claim {
@@ -213,8 +213,10 @@ pub struct Claim {
     /// An [`crate::Evidence`] as its discriminant; 0 while a proxy's socket may name a client but has
     /// not.
     pub evidence: u8,
+    /// 1 if a tag proves it, else 0.
+    pub is_signed: u8,
     /// Always zero.
-    pub padding: [u8; 3],
+    pub padding: [u8; 2],
 }
 
 /// Key of the `HANDOVERS` map: a SYN that carries a claim, from a trusted proxy on this host or with

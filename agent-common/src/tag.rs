@@ -56,7 +56,7 @@ pub struct Signed {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Spending {
-    /// Of the tag.
+    /// The last in which a tag for it may have been made.
     pub epoch: u64,
     /// What it proved.
     pub signed: Signed,

@@ -16,7 +16,7 @@ use crate::{
     counters::count,
     maps::{ADOPT, CLAIMS, HANDOVERS, LISTENERS, ORIGINS, OWN, PROXIES},
     sockops::{self, local, namespace, remote},
-    toa, unwrap,
+    tag, toa, unwrap,
 };
 
 const WIRE: u8 = Evidence::Wire as u8;
@@ -162,6 +162,9 @@ fn handed_over(ctx: &SockOpsContext, local: Endpoint, remote: Endpoint) -> Optio
     // SAFETY: values are never changed in place.
     let claim = *unsafe { HANDOVERS.get(syn) }?;
     let _ = HANDOVERS.remove(syn);
+    if claim.is_signed != 0 {
+        tag::used(claim.client, syn.isn);
+    }
     (claim.evidence != 0).then_some(claim)
 }
 

@@ -56,7 +56,8 @@ pub(crate) fn prove(header: &[u8; HEADER_ROOM], syn: &Syn, claim: &Claim) -> Res
         },
     };
     let epoch = keys.verify(tag, &spending.signed, now);
-    spending.epoch = epoch.ok_or(Counter::ToaForged)?;
+    // Until the connection is made the SYN may be sent again, signed anew.
+    spending.epoch = epoch.ok_or(Counter::ToaForged)? + 1;
     // SAFETY: entries are replaced, never changed in place.
     let Some(last) = (unsafe { SPENT.get(&spending.signed) }) else {
         forget(now);
@@ -73,12 +74,31 @@ pub(crate) fn prove(header: &[u8; HEADER_ROOM], syn: &Syn, claim: &Claim) -> Res
     if handed_over.is_none_or(|known| known.client != claim.client) {
         return Err(Counter::ToaReplayed);
     }
-    // The SYN was sent again with a new tag, which is not to outlive the memory of it.
-    if spending.epoch > *last {
-        let _ = SPENT.insert(&spending.signed, &spending.epoch, BPF_ANY.into());
-        let _ = SPENDING.push(&spending, 0);
-    }
+    prolong(&spending, *last);
     Ok(())
+}
+
+/// The connection is made: no later tag can be on its way, should the sender's clock be ahead by as much as it may.
+#[inline(never)]
+pub(crate) fn used(client: Endpoint, isn: u32) {
+    let Some(keys) = keys() else { return };
+    let spending = Spending {
+        epoch: keys.epoch(boottime()) + 1,
+        signed: Signed { client, isn },
+    };
+    // SAFETY: entries are replaced, never changed in place.
+    if let Some(last) = unsafe { SPENT.get(&spending.signed) } {
+        prolong(&spending, *last);
+    }
+}
+
+/// Remembers for longer what was remembered until the epoch `last`: no tag is to outlive the memory of it.
+#[inline(always)]
+fn prolong(spending: &Spending, last: u64) {
+    if spending.epoch > last {
+        let _ = SPENT.insert(&spending.signed, &spending.epoch, BPF_ANY.into());
+        let _ = SPENDING.push(spending, 0);
+    }
 }
 
 /// Forgets the oldest tags, if they are not valid any more.

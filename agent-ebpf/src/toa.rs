@@ -131,6 +131,7 @@ pub(crate) fn of_hop(
         client,
         rule: signer.or_else(source).ok_or(Counter::ToaUntrusted)?,
         evidence: Evidence::Toa as u8,
+        is_signed: signer.is_some().into(),
         ..Claim::default()
     };
     if signer.is_some() {

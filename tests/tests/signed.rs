@@ -269,33 +269,31 @@ fn a_tag_is_remembered_while_it_is_valid() {
             ensure!(seen == client, "{port}: {client} was seen as {seen}");
             Ok(())
         };
-        // Of these the first is signed twice, and so remembered for longer.
+        // Of these the second is sent again, signed anew, until the connection is made.
+        believed(40_001, 1, start)?;
         stage
             .raw
-            .syn(source(40_001), target, 1, &options(1, start))?;
-        believed(40_001, 1, start + 1)?;
-        believed(40_002, 2, start)?;
-
+            .syn(source(40_002), target, 2, &options(2, start))?;
         let agent = restart_in(start + 2, agent, directory)?;
-        let replayed = Counter::ToaReplayed;
-        stage.refused(&agent, replayed, source(40_011), 1, &options(1, start + 1))?;
+        let refuse = |agent: &Agent, reason, port, isn, epoch| {
+            stage.refused(agent, reason, source(port), isn, &options(isn, epoch))
+        };
+        refuse(&agent, Counter::ToaForged, 40_011, 1, start)?;
+        refuse(&agent, Counter::ToaReplayed, 40_012, 1, start + 1)?;
+        believed(40_002, 2, start + 2)?;
+
         // Each that is new has older ones forgotten.
+        let agent = restart_in(start + 3, agent, directory)?;
         for n in 3..6 {
-            believed(40_000 + n, n.into(), start + 2)?;
+            believed(40_000 + n, n.into(), start + 3)?;
         }
-        stage.refused(&agent, replayed, source(40_012), 1, &options(1, start + 1))?;
-        stage.refused(
-            &agent,
-            Counter::ToaForged,
-            source(40_013),
-            2,
-            &options(2, start),
-        )?;
+        refuse(&agent, Counter::ToaReplayed, 40_021, 2, start + 2)?;
+        refuse(&agent, Counter::ToaReplayed, 40_022, 2, start + 3)?;
 
         // Were the clock set back, what has expired would prove something again.
         let agent = restart_in(start, agent, directory)?;
-        believed(40_021, 2, start)?;
-        stage.refused(&agent, replayed, source(40_022), 1, &options(1, start + 1))
+        believed(40_031, 1, start)?;
+        refuse(&agent, Counter::ToaReplayed, 40_032, 2, start)
     });
 }
 
