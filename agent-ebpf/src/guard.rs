@@ -149,21 +149,19 @@ fn to_listener(ctx: &SkBuffContext) -> i32 {
     if !is_guarded(syn.destination.port) || is_relays(ctx) {
         return PASS;
     }
-    let mut claim = Claim {
-        client: syn.source,
-        evidence: Evidence::Wire as u8,
-        ..Claim::default()
-    };
     // SAFETY: values are never changed in place.
-    if let Some(known) = unsafe { HANDOVERS.get(syn) } {
-        if known.evidence == 0 {
-            // A PROXY header will tell.
-            return PASS;
-        }
-        claim = *known;
+    let known = unsafe { HANDOVERS.get(syn) };
+    if known.is_some_and(|claim| claim.evidence == 0) {
+        // A PROXY header will tell.
+        return PASS;
     }
-    if toa::kinds().is_some() {
-        hear(ctx, *offset, syn, &mut claim);
+    let mut claim = Claim::default();
+    if toa::kinds().is_none() || !hear(ctx, *offset, syn, &mut claim) {
+        claim = known.copied().unwrap_or(Claim {
+            client: syn.source,
+            evidence: Evidence::Wire as u8,
+            ..Claim::default()
+        });
     }
     if allows(&claim.client.address, syn.destination.port) {
         admitted(syn.destination.port);
@@ -176,16 +174,17 @@ fn to_listener(ctx: &SkBuffContext) -> i32 {
     DROP
 }
 
-/// Takes TOA on the SYN at its word, if it is to be believed.
+/// Whether TOA on the SYN is to be believed; if so, `claim` is what it says.
 #[inline(never)]
-fn hear(ctx: &SkBuffContext, offset: u32, syn: &Syn, claim: &mut Claim) {
+fn hear(ctx: &SkBuffContext, offset: u32, syn: &Syn, claim: &mut Claim) -> bool {
     let mut header = [0; HEADER_ROOM];
     if let Some(kinds) = toa::kinds()
         && fill(ctx, offset, &mut header).is_ok()
         && let Toa::Client(client) = find(&header, kinds)
-        && let Ok(heard) = toa::claim(&header, client, syn)
     {
-        *claim = heard;
+        toa::believe(&header, client, syn, claim).is_ok()
+    } else {
+        false
     }
 }
 

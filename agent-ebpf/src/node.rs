@@ -6,7 +6,7 @@
 use core::ptr::read_volatile;
 
 use agent_common::{
-    Counter, Endpoint, Evidence, Syn,
+    Claim, Counter, Endpoint, Evidence, Syn,
     node::{Interface, Node, Passage, Voucher},
     options::{self, HEADER_ROOM},
     toa::{self, Kinds, Toa},
@@ -237,9 +237,10 @@ impl Incoming {
             destination: self.destination,
             isn: self.isn,
         };
-        let Ok(claim) = crate::toa::of_hop(header, client, &syn) else {
+        let mut claim = Claim::default();
+        if crate::toa::believe_hop(header, client, &syn, &mut claim).is_err() {
             return false;
-        };
+        }
         self.vouch(client, Evidence::Toa, claim.rule, Endpoint::default());
         true
     }

@@ -43,9 +43,14 @@ pub(crate) fn option(client: Endpoint, isn: u32) -> Option<[u8; tag::LEN as usiz
 
 /// Has the tag on a SYN prove its TOA. What it proves is handed over at once, by which the same SYN is known
 /// when it comes again; on another connection, or when its own has been made, the tag proves nothing.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn prove(header: &[u8; HEADER_ROOM], syn: &Syn, claim: &Claim) -> Result<(), Counter> {
     let tag = tag::find(header).ok_or(Counter::ToaUnsigned)?;
+    spend(tag, syn, claim)
+}
+
+#[inline(never)]
+fn spend(tag: u64, syn: &Syn, claim: &Claim) -> Result<(), Counter> {
     let keys = keys().ok_or(Counter::ToaForged)?;
     let now = keys.epoch(boottime());
     let mut spending = Spending {

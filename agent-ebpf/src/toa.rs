@@ -91,43 +91,47 @@ pub(crate) fn answers(ctx: &SockOpsContext) {
         destination: local(ctx),
         isn: u32::from_be_bytes([header[4], header[5], header[6], header[7]]),
     };
-    match claim(&header, client, &syn) {
-        Ok(claim) => drop(HANDOVERS.insert(&syn, &claim, BPF_ANY.into())),
+    let mut claim = Claim::default();
+    match believe(&header, client, &syn, &mut claim) {
+        Ok(()) => drop(HANDOVERS.insert(&syn, &claim, BPF_ANY.into())),
         Err(reason) => count(reason),
     }
 }
 
-/// What is believed of TOA that names this client, or why nothing is: this node saw the SYN before its own NAT, or
-/// the sender is trusted.
+/// Makes `claim` what TOA says that names this client, or tells why it is not to be believed: it is when this node
+/// saw the SYN before its own NAT, or the sender is trusted.
 #[inline(always)]
-pub(crate) fn claim(
+pub(crate) fn believe(
     header: &[u8; HEADER_ROOM],
     client: Endpoint,
     syn: &Syn,
-) -> Result<Claim, Counter> {
-    match node::voucher(client, syn.isn) {
-        Some(voucher) => Ok(Claim {
-            client,
-            original_dst: voucher.original_dst,
-            rule: voucher.rule,
-            evidence: voucher.evidence,
-            ..Claim::default()
-        }),
-        None => of_hop(header, client, syn),
-    }
+    claim: &mut Claim,
+) -> Result<(), Counter> {
+    let Some(voucher) = node::voucher(client, syn.isn) else {
+        return believe_hop(header, client, syn, claim);
+    };
+    *claim = Claim {
+        client,
+        original_dst: voucher.original_dst,
+        rule: voucher.rule,
+        evidence: voucher.evidence,
+        ..Claim::default()
+    };
+    Ok(())
 }
 
 /// The same of TOA that another hop wrote.
 #[inline(always)]
-pub(crate) fn of_hop(
+pub(crate) fn believe_hop(
     header: &[u8; HEADER_ROOM],
     client: Endpoint,
     syn: &Syn,
-) -> Result<Claim, Counter> {
+    claim: &mut Claim,
+) -> Result<(), Counter> {
     let sender = syn.source.address;
     let signer = longest_match(&SIGNERS, sender).filter(|rule| *rule != 0);
     let source = || longest_match(&TRUSTED_SOURCES, sender);
-    let claim = Claim {
+    *claim = Claim {
         client,
         rule: signer.or_else(source).ok_or(Counter::ToaUntrusted)?,
         evidence: Evidence::Toa as u8,
@@ -135,7 +139,8 @@ pub(crate) fn of_hop(
         ..Claim::default()
     };
     if signer.is_some() {
-        tag::prove(header, syn, &claim)?;
+        tag::prove(header, syn, claim)
+    } else {
+        Ok(())
     }
-    Ok(claim)
 }
