@@ -198,7 +198,7 @@ mod tests {
             assert!((OPTIONS..=60).contains(&end));
             // What is left is options, and none of them padding or unwanted.
             let mut again = [0; HEADER_ROOM];
-            to[12] = (end.next_multiple_of(4) / 4 << 4) as u8;
+            to[12] = (end.div_ceil(4) as u8) << 4;
             assert_eq!(
                 close_up(&to, &mut again, |kind, _, _| usize::from(kind == 8)),
                 (end, 0)

@@ -285,11 +285,12 @@ impl Incoming {
         let Headers { old, new } = headers;
         new[12] = (length as u8 / 4) << 4 | old[12] & 0x0f;
         let skb = ctx.skb.skb;
-        // SAFETY: the context is valid while the program runs.
-        if length != self.header
-            && unsafe { bpf_skb_change_tail(skb, (self.offset + length) as u32, 0) } != 0
-        {
-            return false;
+        if length != self.header {
+            // SAFETY: the context is valid while the program runs.
+            let error = unsafe { bpf_skb_change_tail(skb, (self.offset + length) as u32, 0) };
+            if error != 0 {
+                return false;
+            }
         }
         if !bounded(length).is_some_and(|length| write(ctx, self.offset, new, length, 0)) {
             return false;

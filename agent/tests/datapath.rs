@@ -42,6 +42,22 @@ impl Drop for Pod {
     }
 }
 
+/// A directory of pins, which are removed when dropped, too: a test that fails leaves no program attached.
+struct Pinned(PathBuf);
+
+impl Pinned {
+    fn new() -> Self {
+        let process = std::process::id();
+        Self(format!("/sys/fs/bpf/truepeer-test-{process}").into())
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        let _ = datapath::remove(&Pins::new(&self.0));
+    }
+}
+
 fn ip(arguments: &[&str]) -> Result<()> {
     let status = Command::new("ip")
         .args(arguments)
@@ -57,7 +73,8 @@ fn ip(arguments: &[&str]) -> Result<()> {
 
 #[test]
 fn everything_attaches_is_taken_over_and_goes() -> Result<()> {
-    let root = PathBuf::from(format!("/sys/fs/bpf/truepeer-test-{}", std::process::id()));
+    let pins = Pinned::new();
+    let root = pins.0.clone();
     let pod = Pod::new("datapath")?;
     let netns = pod.netns()?;
     let mut settings = Namespace::default();

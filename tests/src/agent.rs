@@ -14,11 +14,14 @@ use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
+use crate::eventually;
 use crate::netns::{Netns, run};
 use crate::process::Process;
 
 /// Where BPF objects are pinned.
 pub(crate) const BPFFS: &str = "/sys/fs/bpf";
+/// What the agent logs when it has taken up its configuration again.
+const READ_AGAIN: &str = "configuration read again";
 /// Every directory of pins of this crate begins with this, followed by the process that made it.
 pub(crate) const PINS: &str = "truepeer-";
 
@@ -387,6 +390,11 @@ impl Agent {
         self.read(&format!("/v1/top?by={by}"))
     }
 
+    /// The attachments of pods that it serves.
+    pub fn pods(&self) -> Result<Vec<Value>> {
+        self.read("/v1/pods")
+    }
+
     /// Programs, maps and counters.
     pub fn status(&self) -> Result<Value> {
         self.read("/v1/status")
@@ -454,6 +462,17 @@ impl Agent {
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         self.process.signal(signal)
+    }
+
+    /// Has it take up another configuration, of the same file.
+    pub fn reload(&self, config: &Config) -> Result<()> {
+        let times = || Ok::<_, anyhow::Error>(self.log()?.matches(READ_AGAIN).count());
+        let before = times()?;
+        config.write()?;
+        self.signal(Signal::SIGHUP)?;
+        eventually(READ_AGAIN, Duration::from_secs(5), || {
+            Ok((times()? > before).then_some(()))
+        })
     }
 
     /// Its exit status; `None` while it runs.

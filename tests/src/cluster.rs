@@ -49,7 +49,7 @@ pub struct Cluster {
 impl Node {
     /// By what clients and other nodes come in.
     pub const UPLINK: &str = "eth0";
-    /// By what the pod comes in.
+    /// By what the pod comes in: a port of the bridge that the reference CNI plugin makes.
     pub const POD: &str = "pod0";
 
     fn new(number: u8) -> Result<Self> {
@@ -59,12 +59,18 @@ impl Node {
             pod: Netns::new(&format!("pod{number}"))?,
         };
         node.netns.connect(Self::POD, &node.pod, "eth0")?;
+        // Where packets on a bridge pass iptables, too, what a pod sends to itself goes back by the port by which it
+        // came (the plugin's `hairpinMode`).
+        node.netns.ip("link add cni0 type bridge
+             link set cni0 up
+             link set pod0 master cni0
+             link set pod0 type bridge_slave hairpin on")?;
         node.netns.set_sysctl("net/ipv4/ip_forward", "1")?;
         node.netns.set_sysctl("net/ipv6/conf/all/forwarding", "1")?;
         let n = number;
         node.netns.ip(&format!(
-            "addr add 10.81.{n}.1/24 dev pod0
-             addr add fd81:{n}::1/64 dev pod0"
+            "addr add 10.81.{n}.1/24 dev cni0
+             addr add fd81:{n}::1/64 dev cni0"
         ))?;
         node.pod.ip(&format!(
             "addr add 10.81.{n}.2/24 dev eth0
@@ -114,7 +120,7 @@ impl Cluster {
         let cluster = Self {
             client: client()?,
             nodes: [Node::new(1)?, Node::new(2)?],
-            network: network,
+            network,
         };
         cluster.plug_in(&cluster.client, "client")?;
         cluster.client.ip("addr add 10.80.0.1/24 dev eth0

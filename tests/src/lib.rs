@@ -1,15 +1,17 @@
 //! Topologies, real proxies and servers as values that clean up after themselves.
 //!
 //! A scenario in `tests/*.rs` runs inside [`host::scenario`], which fails when anything is left on
-//! the host afterwards. It lays out namespaces ([`topology`], [`cluster`]), starts servers ([`report`], [`uring`], [`web`], [`sshd`],
-//! [`postgresql`]), proxies ([`envoy`], [`haproxy`], [`nginx`], [`proxy`], [`unprivileged`]), what Istio and
-//! kube-proxy install ([`istio`], [`kube_proxy`], by [`iptables`]), PROXY headers ([`unwrap`]), TOA ([`toa`]) and the agent ([`agent`]), and sends connections from many client addresses
-//! ([`load`]), or segment by segment ([`raw`]) or request by request ([`http`]).
+//! the host afterwards. It lays out namespaces ([`topology`], [`cluster`]), starts servers ([`report`], [`uring`],
+//! [`web`], [`sshd`], [`postgresql`]), proxies ([`envoy`], [`haproxy`], [`nginx`], [`proxy`], [`unprivileged`]), what
+//! Istio and kube-proxy install ([`istio`], [`kube_proxy`], by [`iptables`]), PROXY headers ([`unwrap`]), TOA ([`toa`]) and
+//! the agent ([`agent`]), and sends connections from many client addresses ([`load`]), or segment by segment ([`raw`]) or request
+//! by request ([`http`]).
 
 pub mod agent;
 pub mod cgroup;
 pub mod check;
 pub mod cluster;
+pub mod cni;
 pub mod envoy;
 pub mod haproxy;
 pub mod host;

@@ -6,11 +6,11 @@ use std::path::Path;
 
 use agent_common::Counter;
 use anyhow::{Context, Result, ensure};
-use tests::agent::{Agent, Carry, Config, Reveal, truepeer};
+use tests::agent::{Agent, Carry, CarryNode, Config, Reveal, truepeer};
 use tests::check::no_origins;
 use tests::cluster::{Cluster, NODES, Node, REPORT, WEB};
 use tests::host::{Traces, scenario};
-use tests::kube_proxy::{Mode, cluster_ip};
+use tests::kube_proxy::{Mode, Service, cluster_ip};
 use tests::load::{Application, Connection, Load};
 use tests::proxy::any;
 use tests::report::Report;
@@ -179,6 +179,37 @@ fn on_the_same_node(mode: Mode) {
         let detach = truepeer(&["detach", "--config", &config.display().to_string()])?;
         ensure!(detach.status.success(), "{detach:?}");
         lost(&cluster, node)
+    });
+}
+
+/// Sections that come and go with the configuration.
+#[test]
+fn configuration_read_again() {
+    scenario(|directory| {
+        let cluster = Cluster::new(directory, Mode::Iptables, 0)?;
+        let node = &cluster.nodes[0];
+        let _servers = Servers::start(directory, node)?;
+        let agent = agent(directory, &[], |_| {})?;
+        let reload = |sections| {
+            let mut config = agent.config().clone();
+            config.carry.get_or_insert_default().node = sections;
+            agent.reload(&config)
+        };
+        lost(&cluster, node)?;
+        reload(vec![node.carries(Node::UPLINK)])?;
+        exact(&cluster, node)?;
+        // Two sections for one interface are one.
+        let ports = |service: Service| service.node_port.to_string();
+        let section = |ports: &str| CarryNode::new(&node.netns, Node::UPLINK, &[ports]);
+        reload(vec![section(&ports(REPORT)), section(&ports(WEB))])?;
+        exact(&cluster, node)?;
+        reload(vec![section(&ports(WEB))])?;
+        let [report, web] = loads(node);
+        report.run(&cluster.client).all_lost()?;
+        web.run(&cluster.client).all_exact()?;
+        reload(vec![])?;
+        lost(&cluster, node)?;
+        no_origins(&agent)
     });
 }
 

@@ -66,15 +66,8 @@ fn a_hundred_thousand_prefixes() {
         let other = Many(many.0.iter().map(|(prefix, is)| (*prefix, !is)).collect());
         config.policy[0].allow = other.texts(true);
         config.policy[0].deny = other.texts(false);
-        config.write()?;
         let start = Instant::now();
-        agent.signal(Signal::SIGHUP)?;
-        eventually("the other prefixes", SOON, || {
-            Ok(agent
-                .log()?
-                .contains("configuration read again")
-                .then_some(()))
-        })?;
+        agent.reload(&config)?;
         let reloaded = start.elapsed();
         each(&other)?;
         println!(
@@ -125,12 +118,7 @@ fn reloads_under_load() {
                 .collect();
             let reloads = (1..=RELOADS).try_for_each(|n| -> Result<()> {
                 config.policy[0] = with_many(n as usize % 3 * 2000);
-                config.write()?;
-                agent.signal(Signal::SIGHUP)?;
-                eventually("the configuration is read again", SOON, || {
-                    let read = agent.log()?.matches("configuration read again").count();
-                    Ok((read == n as usize).then_some(()))
-                })
+                agent.reload(&config)
             });
             done.store(true, Ordering::Relaxed);
             for load in loads {

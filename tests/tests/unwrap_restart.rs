@@ -9,16 +9,15 @@ use std::time::Duration;
 
 use agent_common::Counter;
 use anyhow::{Context, Result, ensure};
-use nix::sys::signal::Signal;
-use tests::agent::{Agent, Config, truepeer};
+use tests::agent::{Agent, truepeer};
 use tests::check::no_origins;
+use tests::haproxy;
 use tests::host::{Traces, scenario};
 use tests::load::{Load, Outcome};
 use tests::proxy::{any, gateway_routes};
 use tests::report::{Report, Seen};
 use tests::topology::{Family, Gateway, Sidecar};
 use tests::unwrap::{connect, in_pod, none_refused, on_server, with_tlv};
-use tests::{eventually, haproxy};
 
 const PORT: u16 = 8080;
 const SENDER: u16 = 15001;
@@ -127,25 +126,13 @@ fn configuration_read_again() {
         let agent = Agent::start(directory, in_pod(directory, &sidecar, &["8080"])?)?;
         let mut native = Established::new(&sidecar, Family::V4, None)?;
         let mut translated = Established::new(&sidecar, Family::V4, Some(9))?;
-        let reload = |config: &Config, times: usize| {
-            config.write()?;
-            agent.signal(Signal::SIGHUP)?;
-            eventually(
-                "the configuration is read again",
-                Duration::from_secs(5),
-                || {
-                    let log = agent.log()?;
-                    Ok((log.matches("configuration read again").count() == times).then_some(()))
-                },
-            )
-        };
         let mut config = agent.config().clone();
         config.unwrap[0].ports = vec!["8080-8090".into()];
-        reload(&config, 1)?;
+        agent.reload(&config)?;
         native.echoes()?;
         translated.echoes()?;
         config.unwrap[0].ports = vec!["8081".into()];
-        reload(&config, 2)?;
+        agent.reload(&config)?;
         native.echoes()?;
         translated.is_reset()?;
         let target = (Sidecar::address(Family::V4), PORT).into();

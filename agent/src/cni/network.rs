@@ -184,17 +184,12 @@ pub(super) fn unsupported(key: &str, value: &Value) -> Error {
 
 /// The specification's version that some input is written in.
 pub(super) fn version(input: &[u8]) -> Result<String, Error> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Versioned {
+    let fields: Map<String, Value> = decode(input)?;
+    match fields.get("cniVersion") {
+        Some(version) => decode(version.to_string().as_bytes()),
         // What the specification says of input without it.
-        #[serde(default = "first")]
-        cni_version: String,
+        None => Ok("0.1.0".into()),
     }
-    fn first() -> String {
-        "0.1.0".into()
-    }
-    decode(input).map(|versioned: Versioned| versioned.cni_version)
 }
 
 fn decode<T: DeserializeOwned>(input: &[u8]) -> Result<T, Error> {

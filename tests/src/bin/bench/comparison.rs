@@ -4,7 +4,7 @@ use crate::figure::{CONNECTIONS_PER_CPU_SECOND, DOWNLOAD, Figure, GETPEERNAME, U
 use crate::load::Work;
 use crate::pod::Variant::{
     self, Bind, Direct, EnvoyBinding, EnvoyPlain, EnvoyTold, HaproxyTold, Idle, Iptables,
-    NginxTold, Relay, Toa, Truepeer, TruepeerLogging, Unwrap,
+    NginxTold, Node, NodeToa, Relay, Toa, Truepeer, TruepeerLogging, Unwrap,
 };
 
 /// Variants that are measured by the same work.
@@ -44,7 +44,7 @@ impl Limit {
 }
 
 /// All, in the order of the report.
-pub(crate) static COMPARISONS: [Comparison; 5] = [
+pub(crate) static COMPARISONS: [Comparison; 6] = [
     Comparison {
         name: "steering",
         title: "Envoy that spoofs its clients, brought in by truepeer or by Istio's iptables rules",
@@ -115,6 +115,30 @@ pub(crate) static COMPARISONS: [Comparison; 5] = [
                 pair: (Unwrap, Direct),
                 figure: DOWNLOAD,
                 limit: Limit::AtLeast(0.95),
+            },
+        ],
+    },
+    Comparison {
+        name: "node",
+        title: "Connections to a node's port, through kube-proxy's iptables rules",
+        variants: &[Node, NodeToa],
+        works: &[Work::Connections, Work::Upload, Work::Download, Work::Syns],
+        pairs: &[(NodeToa, Node)],
+        goals: &[
+            Goal {
+                pair: (NodeToa, Node),
+                figure: CONNECTIONS_PER_CPU_SECOND,
+                limit: Limit::AtLeast(0.98),
+            },
+            Goal {
+                pair: (NodeToa, Node),
+                figure: UPLOAD,
+                limit: Limit::AtLeast(0.98),
+            },
+            Goal {
+                pair: (NodeToa, Node),
+                figure: DOWNLOAD,
+                limit: Limit::AtLeast(0.98),
             },
         ],
     },

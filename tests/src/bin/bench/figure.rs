@@ -83,7 +83,7 @@ pub(crate) const DOWNLOAD: Figure = Figure {
 };
 
 /// All, in the order of the report.
-static FIGURES: [Figure; 13] = [
+static FIGURES: [Figure; 14] = [
     CONNECTIONS,
     CONNECTIONS_PER_CPU_SECOND,
     Figure {
@@ -141,6 +141,13 @@ static FIGURES: [Figure; 13] = [
         ..CONNECTIONS
     },
     GETPEERNAME,
+    Figure {
+        key: "program_nanoseconds_per_syn",
+        name: "ns of truepeer's program per SYN",
+        work: Work::Syns,
+        of: |sample| sample.syn.as_nanos() as f64,
+        ..GETPEERNAME
+    },
 ];
 
 /// The figures of this work.

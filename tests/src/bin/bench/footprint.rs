@@ -137,7 +137,7 @@ impl Life {
         let directory = directory()?;
         let sidecar = Sidecar::new()?;
         let proxy = listen(&sidecar.pod)?;
-        let mut config = steering(&directory, &sidecar)?;
+        let mut config = steering(&directory, &sidecar.pod)?;
         config.agent.access_log = "off".into();
         let agent = Agent::start(directory.path(), config)?;
         let before = slabs(stop)?;

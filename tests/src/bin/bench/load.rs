@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 use socket2::{Domain, Protocol, Socket, Type};
 use tests::listener::set_transparent;
+use tests::raw::{LINUX, Raw};
 
 use crate::application::{
     ANSWER, CALLS, CHUNK, DOWNLOAD, NAME, PATIENCE, REQUEST, UPLOAD, WHO, decode,
@@ -19,6 +20,7 @@ use crate::cpu::Used;
 use crate::pod::Pod;
 use crate::stats;
 use crate::stop::Stop;
+use crate::syn::Account;
 
 /// How long the load runs before the measurement.
 const WARM_UP: Duration = Duration::from_millis(300);
@@ -47,16 +49,19 @@ pub(crate) enum Work {
     Paced,
     /// One connection, of which the application asks for the peer's name all the time.
     Getpeername,
+    /// SYNs, of which nothing becomes a connection.
+    Syns,
 }
 
 impl Work {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Connections,
         Self::Paced,
         Self::Upload,
         Self::Download,
         Self::Crowd,
         Self::Getpeername,
+        Self::Syns,
     ];
 
     /// Its name for people.
@@ -68,6 +73,7 @@ impl Work {
             Self::Crowd => "upload by 100",
             Self::Paced => "connections at a fixed rate",
             Self::Getpeername => "getpeername",
+            Self::Syns => "SYNs",
         }
     }
 }
@@ -90,6 +96,8 @@ pub(crate) struct Sample {
     /// How long the slowest hundredth of the paced connections took at least, from `connect()` to the
     /// answer; zero for other work.
     pub(crate) p99: Duration,
+    /// What the program before a node's own NAT took for a SYN; zero without one, and for other work.
+    pub(crate) syn: Duration,
 }
 
 impl Sample {
@@ -145,8 +153,9 @@ pub(crate) fn measure(
         Work::Connections => concurrency,
         Work::Crowd => CROWD,
         Work::Paced => PACERS,
-        Work::Upload | Work::Download | Work::Getpeername => 1,
+        Work::Upload | Work::Download | Work::Getpeername | Work::Syns => 1,
     };
+    let account = (work == Work::Syns).then(Account::open).transpose()?;
     let progress = Progress::default();
     let (amount, time, cpu) = std::thread::scope(|scope| {
         for client in 0..clients {
@@ -160,6 +169,7 @@ pub(crate) fn measure(
                     Work::Paced => paced(pod, client, progress),
                     Work::Download => download(pod, progress),
                     Work::Getpeername => getpeername(pod, progress),
+                    Work::Syns => syns(pod, progress),
                 };
                 if let Err(error) = outcome {
                     *progress.broken.lock().expect("no client panics") = Some(error);
@@ -176,6 +186,7 @@ pub(crate) fn measure(
     let took = progress.took.into_inner().expect("no client panics");
     let sample = Sample {
         p99: stats::percentile(took, 99),
+        syn: account.map_or(Ok(Duration::ZERO), |account| account.average())?,
         amount,
         time,
         cpu,
@@ -292,6 +303,21 @@ fn getpeername(pod: &Pod, progress: &Progress) -> Result<()> {
     let mut told = [0; 16];
     while !progress.is_done() {
         progress.add(stream.read(&mut told)? as u64 * u64::from(CALLS));
+    }
+    Ok(())
+}
+
+/// Sends SYNs from an address that answers nothing.
+fn syns(pod: &Pod, progress: &Progress) -> Result<()> {
+    let raw = Raw::new(pod.client())?;
+    let source = pod.family.balancer(1);
+    for n in 0.. {
+        if progress.is_done() {
+            break;
+        }
+        let port = 1024 + (n % 60_000) as u16;
+        raw.syn((source, port).into(), pod.target(0), n, &LINUX)?;
+        progress.add(1);
     }
     Ok(())
 }

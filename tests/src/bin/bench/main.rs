@@ -15,6 +15,7 @@ mod pod;
 mod report;
 mod stats;
 mod stop;
+mod syn;
 
 use std::fs::File;
 use std::path::PathBuf;

@@ -7,9 +7,11 @@ use anyhow::{Result, ensure};
 use serde::Serialize;
 use tempfile::TempDir;
 use tests::agent::{Agent, Carry, CarryToa, Config, Relay, Steer, Unwrap};
+use tests::cluster::{Cluster, Node, REPORT};
 use tests::envoy;
 use tests::haproxy;
 use tests::istio::{self, INBOUND};
+use tests::kube_proxy::Mode;
 use tests::netns::Netns;
 use tests::nginx;
 use tests::process::{Process, Route};
@@ -57,10 +59,14 @@ pub(crate) enum Variant {
     HaproxyTold,
     NginxTold,
     EnvoyTold,
+    /// A node's own NAT.
+    Node,
+    /// The same, and truepeer before it.
+    NodeToa,
 }
 
 impl Variant {
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::Direct,
         Self::Iptables,
         Self::Truepeer,
@@ -75,6 +81,8 @@ impl Variant {
         Self::HaproxyTold,
         Self::NginxTold,
         Self::EnvoyTold,
+        Self::Node,
+        Self::NodeToa,
     ];
 
     /// Its name for people.
@@ -94,6 +102,8 @@ impl Variant {
             Self::HaproxyTold => "HAProxy accept-proxy",
             Self::NginxTold => "nginx proxy_protocol",
             Self::EnvoyTold => "Envoy proxy_protocol",
+            Self::Node => "node port",
+            Self::NodeToa => "node port + truepeer",
         }
     }
 
@@ -104,7 +114,8 @@ impl Variant {
             Self::Bind | Self::EnvoyBinding => Some(Counter::LearntBind),
             Self::Toa => Some(Counter::LearntToa),
             Self::Unwrap | Self::Relay => Some(Counter::LearntProxy),
-            Self::Direct | Self::Iptables | Self::Idle | Self::EnvoyPlain => None,
+            Self::NodeToa => Some(Counter::LearntSnat),
+            Self::Node | Self::Direct | Self::Iptables | Self::Idle | Self::EnvoyPlain => None,
             Self::HaproxyTold | Self::NginxTold | Self::EnvoyTold => None,
         }
     }
@@ -131,6 +142,8 @@ impl Variant {
             Self::Direct | Self::Idle | Self::Bind | Self::Toa | Self::Unwrap | Self::Relay => {
                 client == seen.ip() && same_port
             }
+            Self::NodeToa => client == seen.ip() && same_port,
+            Self::Node => client != seen.ip(),
             // A sidecar's proxy that spoofs has a port of its own: else Envoy was not on the way.
             Self::Iptables | Self::Truepeer | Self::TruepeerLogging => {
                 client == seen.ip() && !same_port
@@ -143,12 +156,51 @@ impl Variant {
     }
 }
 
+/// What is around a pod.
+enum Topology {
+    /// A client.
+    Sidecar(Sidecar),
+    /// Nodes with kube-proxy's rules, and a client. The pod is the first node's.
+    Cluster(Cluster),
+}
+
+impl Topology {
+    fn new(variant: Variant, directory: &TempDir) -> Result<Self> {
+        if matches!(variant, Variant::Node | Variant::NodeToa) {
+            let cluster = Cluster::new(directory.path(), Mode::Iptables, 0)?;
+            return Ok(Self::Cluster(cluster));
+        }
+        let sidecar = Sidecar::new()?;
+        sidecar.pod.ip("route add local 10.77.1.0/24 dev lo
+             -6 route add local fd77:1::/112 dev lo")?;
+        sidecar
+            .client
+            .ip("route add 10.77.1.0/24 via 10.77.0.2 src 10.77.0.1
+             -6 route add fd77:1::/112 via fd77::2 src fd77::1")?;
+        Ok(Self::Sidecar(sidecar))
+    }
+
+    fn client(&self) -> &Netns {
+        match self {
+            Self::Sidecar(sidecar) => &sidecar.client,
+            Self::Cluster(cluster) => &cluster.client,
+        }
+    }
+
+    fn pod(&self) -> &Netns {
+        match self {
+            Self::Sidecar(sidecar) => &sidecar.pod,
+            Self::Cluster(cluster) => &cluster.nodes[0].pod,
+        }
+    }
+}
+
 /// The pod, removed on drop: first what steers, then the rest.
 pub(crate) struct Pod {
     agent: Option<Agent>,
     proxy: Option<Process>,
     _application: Application,
-    sidecar: Sidecar,
+    topology: Topology,
     directory: TempDir,
     /// What is between client and application.
     pub(crate) variant: Variant,
@@ -159,26 +211,21 @@ pub(crate) struct Pod {
 impl Pod {
     pub(crate) fn new(variant: Variant, family: Family, concurrency: u16) -> Result<Self> {
         let directory = directory()?;
-        let sidecar = Sidecar::new()?;
-        sidecar.pod.ip("route add local 10.77.1.0/24 dev lo
-             -6 route add local fd77:1::/112 dev lo")?;
-        sidecar
-            .client
-            .ip("route add 10.77.1.0/24 via 10.77.0.2 src 10.77.0.1
-             -6 route add fd77:1::/112 via fd77::2 src fd77::1")?;
-        let application = Application::start(&sidecar.pod, PORT, concurrency.max(CROWD))?;
-        let proxy = start_proxy(variant, &directory, &sidecar.pod, family)?;
+        let topology = Topology::new(variant, &directory)?;
+        let pod = topology.pod();
+        let application = Application::start(pod, PORT, concurrency.max(CROWD))?;
+        let proxy = start_proxy(variant, &directory, pod, family)?;
         if variant == Variant::Iptables {
-            istio::tproxy(&sidecar.pod, directory.path())?;
+            istio::tproxy(pod, directory.path())?;
         }
-        let agent = config(variant, &directory, &sidecar, family)?
+        let agent = config(variant, &directory, &topology, family)?
             .map(|config| Agent::start(directory.path(), config))
             .transpose()?;
         Ok(Self {
             agent,
             proxy,
             _application: application,
-            sidecar,
+            topology,
             directory,
             variant,
             family,
@@ -187,12 +234,16 @@ impl Pod {
 
     /// The client's namespace.
     pub(crate) fn client(&self) -> &Netns {
-        &self.sidecar.client
+        self.topology.client()
     }
 
     /// The n-th of 254 addresses at which a client finds the application: where truepeer makes a bind an
     /// ordinary one, connections come from one address only, and one destination would use up its ports.
+    /// On a node, there is one.
     pub(crate) fn target(&self, n: usize) -> SocketAddr {
+        if let Topology::Cluster(cluster) = &self.topology {
+            return (cluster.nodes[0].address(self.family), REPORT.node_port).into();
+        }
         let host = (n % 254 + 1) as u8;
         let address: IpAddr = match self.family {
             Family::V4 => Ipv4Addr::new(10, 77, 1, host).into(),
@@ -222,6 +273,7 @@ impl Pod {
             Counter::LearntBind,
             Counter::LearntToa,
             Counter::LearntProxy,
+            Counter::LearntSnat,
         ] {
             let (name, count) = (counter.name(), agent.counter(counter)?);
             ensure!(
@@ -260,7 +312,7 @@ fn start_proxy(
     let route = [route(family)];
     match variant {
         Variant::Direct | Variant::Idle | Variant::Bind | Variant::Toa => Ok(None),
-        Variant::Unwrap | Variant::Relay => Ok(None),
+        Variant::Unwrap | Variant::Relay | Variant::Node | Variant::NodeToa => Ok(None),
         Variant::Iptables | Variant::Truepeer | Variant::TruepeerLogging => {
             envoy::transparent(directory, pod, INBOUND, MARK).map(Some)
         }
@@ -282,19 +334,22 @@ fn route(family: Family) -> Route {
 fn config(
     variant: Variant,
     directory: &TempDir,
-    sidecar: &Sidecar,
+    topology: &Topology,
     family: Family,
 ) -> Result<Option<Config>> {
+    let pod = topology.pod();
     let mut config = match variant {
         Variant::Direct | Variant::Iptables | Variant::EnvoyPlain => return Ok(None),
+        Variant::Node => return Ok(None),
         Variant::HaproxyTold | Variant::NginxTold | Variant::EnvoyTold => return Ok(None),
-        Variant::Truepeer | Variant::TruepeerLogging => steering(directory, sidecar)?,
+        Variant::Truepeer | Variant::TruepeerLogging => steering(directory, pod)?,
         Variant::Idle
         | Variant::Bind
         | Variant::Toa
         | Variant::EnvoyBinding
         | Variant::Unwrap
-        | Variant::Relay => Config::new(directory.path(), [])?,
+        | Variant::Relay
+        | Variant::NodeToa => Config::new(directory.path(), [])?,
     };
     if variant != Variant::TruepeerLogging {
         config.agent.access_log = "off".into();
@@ -304,12 +359,12 @@ fn config(
         Variant::Bind | Variant::Toa => config.trust.uids = vec![ROOT],
         Variant::Unwrap => {
             let port = PORT.to_string();
-            let unwrap = Unwrap::new(&sidecar.pod, Sidecar::INTERFACE, &[port.as_str()]);
+            let unwrap = Unwrap::new(pod, Sidecar::INTERFACE, &[port.as_str()]);
             config.unwrap.push(unwrap);
         }
         Variant::Relay => {
             let (listen, upstream) = route(family);
-            let relay = Relay::proxy(&sidecar.pod, listen, upstream, "reveal");
+            let relay = Relay::proxy(pod, listen, upstream, "reveal");
             config.relay.push(relay);
         }
         _ => {}
@@ -326,11 +381,17 @@ fn config(
             ..Carry::default()
         });
     }
+    if let Topology::Cluster(cluster) = topology {
+        config.carry = Some(Carry {
+            node: vec![cluster.nodes[0].carries(Node::UPLINK)],
+            ..Carry::default()
+        });
+    }
     Ok(Some(config))
 }
 
 /// Steers the pod's connections to the proxy.
-pub(crate) fn steering(directory: &TempDir, sidecar: &Sidecar) -> Result<Config> {
-    let steer = Steer::new("inbound", &sidecar.pod, &["8080"], INBOUND).on(Sidecar::INTERFACE);
+pub(crate) fn steering(directory: &TempDir, pod: &Netns) -> Result<Config> {
+    let steer = Steer::new("inbound", pod, &["8080"], INBOUND).on(Sidecar::INTERFACE);
     Config::new(directory.path(), [steer])
 }

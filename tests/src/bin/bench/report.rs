@@ -21,7 +21,7 @@
 //! ```
 //!
 //! `background` is the share of the machine that was busy before each measurement. Figures of a pair are
-//! ratios, and of `getpeername()` differences, within a round. `agent` is null with `--only`.
+//! ratios, and of `getpeername()` and SYNs differences, within a round. `agent` is null with `--only`.
 
 use std::collections::BTreeMap;
 
@@ -113,6 +113,7 @@ pub(crate) fn progress(work: Work, sample: &Sample) -> String {
         Work::Download => format!("{:.2} GB/s down", sample.rate() / 1e9),
         Work::Crowd => format!("{:.2} GB/s up by 100", sample.rate() / 1e9),
         Work::Paced => format!("{} us to the answer (p99)", sample.p99.as_micros()),
+        Work::Syns => format!("{} ns a SYN", sample.syn.as_nanos()),
         Work::Getpeername => format!("{:.1} million calls/s", sample.rate() / 1e6),
     }
 }
@@ -270,7 +271,7 @@ impl Report {
             self.concurrency,
         );
         println!(
-            "Median (first to third quartile); pairs as ratios, getpeername() as a difference"
+            "Median (first to third quartile); pairs as ratios, getpeername() and SYNs as differences"
         );
         for comparison in &self.comparisons {
             comparison.print();
