@@ -4,6 +4,7 @@ mod lock;
 pub(crate) mod plan;
 mod pods;
 mod supervisor;
+mod wanted;
 
 use std::{
     collections::BTreeSet,
@@ -126,8 +127,9 @@ impl Agent {
         let log = AccessLog::open(&config.agent.access_log, names.clone(), failures.clone())?;
         let (notify, changed) = mpsc::channel(64);
         let journal = Journal::open(&journal_path(&config.agent))?;
-        let mut supervisor = block_in_place(|| Supervisor::new(&config, journal, notify))?;
         let pods = state.pods.clone();
+        let mut supervisor =
+            block_in_place(|| Supervisor::new(&config, pods.clone(), journal, notify))?;
         let keeper = Keeper::load(&config.agent.pods, pods, names, &mut supervisor)?;
         block_in_place(|| supervisor.apply(&config))?;
 

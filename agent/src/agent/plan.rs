@@ -75,14 +75,14 @@ pub(crate) fn interfaces(steers: &[Steer]) -> BTreeSet<&str> {
         .collect()
 }
 
-/// What is wanted in one namespace.
-pub(super) struct Wanted {
+/// What is to be done in one namespace.
+pub(super) struct Rules {
     pub(super) steers: Vec<Steer>,
     pub(super) unwraps: Vec<Unwrap>,
     pub(super) nodes: Vec<CarryNode>,
 }
 
-impl Wanted {
+impl Rules {
     /// The interfaces that something is attached to, and what, each once.
     pub(super) fn jobs(&self) -> BTreeSet<(&str, Job)> {
         let steers = interfaces(&self.steers).into_iter();

@@ -134,7 +134,7 @@ impl Keeper {
         };
         let rest = self.pods.at(&attachment.netns);
         let rules = pods::rules(rest.iter().map(|a| &**a))?;
-        supervisor.set_pod(&attachment.netns, rules);
+        supervisor.wanted.set_pod(&attachment.netns, rules);
         supervisor.follow(&Some(attachment.netns.clone()), Missing::Waits)
     }
 
@@ -157,7 +157,7 @@ impl Keeper {
         there.retain(|other| other.id != *id);
         let rules = pods::rules(there.iter().map(|other| &**other).chain([&attachment]))
             .map_err(|error| Refusal::Unfit(error.into()))?;
-        if rules != Config::default() && supervisor.is_configured(&path) {
+        if rules != Config::default() && supervisor.wanted.is_configured(&path) {
             return Err(Refusal::Unfit(anyhow!(
                 "{attachment}: the agent's own configuration names {}: take it out there",
                 path.display()
@@ -168,7 +168,7 @@ impl Keeper {
             self.let_go(supervisor, id).map_err(Refusal::Failed)?;
         }
         self.pods.insert(attachment, netns);
-        supervisor.set_pod(&path, rules);
+        supervisor.wanted.set_pod(&path, rules);
         Ok(path)
     }
 

@@ -12,15 +12,19 @@ use agent_common::{
     unwrap::{UnwrapPort, Versions},
 };
 use anyhow::{Context as _, Result, bail};
-use tokio::{sync::mpsc::Sender, task::JoinHandle};
+use tokio::{runtime::Handle, sync::mpsc::Sender, task::JoinHandle};
 use tracing::{info, warn};
 
-use super::plan::{self, Wanted};
+use super::{
+    plan::{self, Rules},
+    wanted::Wanted,
+};
 use crate::{
-    config::{Config, Relay, Steer},
+    config::{Config, Steer},
     datapath::{Datapath, Job},
     keys::KeyFile,
     netns::Netns,
+    pods::Pods,
     processes,
     route::{self, Journal},
     sockets::{self, ListenerInfo},
@@ -33,11 +37,11 @@ pub(super) type Place = Option<PathBuf>;
 pub(super) struct Supervisor {
     pub(super) datapath: Datapath,
     journal: Journal,
-    config: Config,
+    /// What is to be done.
+    pub(super) wanted: Wanted,
     /// The keys of signed TOA.
     keys: Option<KeyFile>,
-    /// What pods ask for, by their network namespaces.
-    pods: BTreeMap<PathBuf, Config>,
+    pods: Pods,
     served: BTreeMap<Place, Served>,
     /// Told the namespace when an interface of a served one changes.
     changed: Sender<Place>,
@@ -71,15 +75,20 @@ pub(super) enum Missing {
 
 impl Supervisor {
     /// Puts in place what is the same for every configuration. To be called within the async runtime.
-    pub(super) fn new(config: &Config, journal: Journal, changed: Sender<Place>) -> Result<Self> {
+    pub(super) fn new(
+        config: &Config,
+        pods: Pods,
+        journal: Journal,
+        changed: Sender<Place>,
+    ) -> Result<Self> {
         let cgroup = processes::cgroup2_mount()?;
         let datapath = Datapath::load(&config.agent.bpffs, config.agent.origins, &cgroup)?;
         Ok(Self {
             datapath,
             journal,
-            config: Config::default(),
+            wanted: Wanted::default(),
             keys: None,
-            pods: BTreeMap::new(),
+            pods,
             served: BTreeMap::new(),
             changed,
         })
@@ -94,12 +103,12 @@ impl Supervisor {
     pub(super) fn apply(&mut self, config: &Config) -> Result<()> {
         let keys = config.trust.keys.as_deref().map(KeyFile::open);
         let keys_before = std::mem::replace(&mut self.keys, keys.transpose()?);
-        let before = std::mem::replace(&mut self.config, config.clone());
+        let before = std::mem::replace(&mut self.wanted.config, config.clone());
         let applied = self
             .instruct()
             .and_then(|()| self.reconcile(Missing::Fails));
         if applied.is_err() && before != Config::default() {
-            (self.config, self.keys) = (before, keys_before);
+            (self.wanted.config, self.keys) = (before, keys_before);
             self.instruct()
                 .and_then(|()| self.reconcile(Missing::Waits))
                 .unwrap_or_else(|error| warn!("cannot go back to the former rules: {error:#}"));
@@ -115,15 +124,23 @@ impl Supervisor {
             carry_toa,
             policy,
             ..
-        } = &self.config;
+        } = &self.wanted.config;
         self.datapath.sign(self.keys.as_ref().map(KeyFile::keys))?;
         self.datapath.guard(policy)?;
         self.datapath.trust(trust, reveal, !policy.is_empty())?;
         self.datapath.carry(carry_toa)?;
-        let kinds = self.config.kinds();
+        let kinds = self.wanted.config.kinds();
         self.datapath.read_toa(kinds)?;
         if !kinds.is_empty() {
-            for netns in Netns::all()? {
+            // Namespaces of pods may not be seen otherwise.
+            let mut all = Netns::all()?;
+            let pods = self.pods.namespaces();
+            all.extend(
+                pods.into_iter()
+                    .filter(|netns| !all.contains(netns))
+                    .collect::<Vec<_>>(),
+            );
+            for netns in all {
                 self.adopt(&netns, 0)?;
             }
         }
@@ -139,48 +156,39 @@ impl Supervisor {
         self.datapath.sign(Some(keys.keys()))
     }
 
-    /// From now on, pods ask for these rules in the namespace at `path`. What that means is for
-    /// [`Supervisor::follow`] or [`Supervisor::apply`] to do.
-    pub(super) fn set_pod(&mut self, path: &Path, rules: Config) {
-        if rules == Config::default() {
-            self.pods.remove(path);
-        } else {
-            self.pods.insert(path.to_owned(), rules);
-        }
-    }
-
-    /// Whether the configuration itself names the namespace at `path`.
-    pub(super) fn is_configured(&self, path: &Path) -> bool {
-        self.configured().contains(&Some(path))
-    }
-
     /// Does what is to be done in the namespace at `place`, as the host is now.
     ///
     /// # Errors
     ///
     /// When something cannot be installed, or `missing` says so; then nothing is left in place there.
     pub(super) fn follow(&mut self, place: &Place, missing: Missing) -> Result<()> {
-        let is_wanted = self.places().contains(&place.as_deref());
+        let is_wanted = self.wanted.places().contains(&place.as_deref());
         let served = if is_wanted {
-            self.serve(place, missing)
+            // One thread for all that is done inside.
+            let runtime = Handle::current();
+            Netns::open_or_current(place.as_deref()).and_then(|netns| {
+                netns.clone().run(|| {
+                    let _guard = runtime.enter();
+                    self.serve(place, netns, missing)
+                })
+            })
         } else {
             Ok(())
         };
         if !is_wanted || served.is_err() {
-            let released = self.release(place);
-            return served.and(released);
+            return served.and(self.release(place));
         }
         served
     }
 
     /// Fails with what is missing in the namespace at `place`.
     pub(super) fn check(&self, place: &Place) -> Result<()> {
-        if !self.places().contains(&place.as_deref()) {
+        if !self.wanted.places().contains(&place.as_deref()) {
             return Ok(());
         }
         let served = self.served.get(place).context("nothing is in place")?;
-        let wanted = self.wanted(place);
-        for (name, job) in wanted.jobs() {
+        let rules = self.wanted.of(place);
+        for (name, job) in rules.jobs() {
             if !served
                 .interfaces
                 .iter()
@@ -190,7 +198,8 @@ impl Supervisor {
             }
         }
         self.datapath.check(&served.pins)?;
-        route::check(&served.netns, &route::items(&wanted.steers))
+        let netns = &served.netns;
+        netns.run(|| route::check(netns, &route::items(&rules.steers)))
     }
 
     /// Named namespaces that are no longer the ones that are served.
@@ -200,44 +209,13 @@ impl Supervisor {
             let served = self.served.get(&Some(path.to_path_buf()));
             now != served.map(|s| s.netns.inode())
         };
-        let paths = self.places().into_iter().flatten().filter(is_outdated);
+        let paths = self
+            .wanted
+            .places()
+            .into_iter()
+            .flatten()
+            .filter(is_outdated);
         paths.map(|path| Some(path.to_owned())).collect()
-    }
-
-    /// The namespaces in which something is to be done.
-    fn places(&self) -> BTreeSet<Option<&Path>> {
-        let pods = self.pods.keys().map(|path| Some(path.as_path()));
-        self.configured().into_iter().chain(pods).collect()
-    }
-
-    /// Those of the configuration.
-    fn configured(&self) -> BTreeSet<Option<&Path>> {
-        let steers = self.config.steer.iter().map(|s| s.netns.as_deref());
-        let unwraps = self.config.unwrap.iter().map(|u| u.netns.as_deref());
-        let nodes = self.config.carry_node.iter().map(|n| n.netns.as_deref());
-        let relays = self.config.relay.iter().filter(|r| r.route().is_some());
-        let relays = relays.map(|r| r.netns.as_deref());
-        steers.chain(unwraps).chain(nodes).chain(relays).collect()
-    }
-
-    /// What is wanted in a namespace: by configuration and pods, and by relays, which need a steer.
-    fn wanted(&self, place: &Place) -> Wanted {
-        let pod = place.as_ref().and_then(|path| self.pods.get(path));
-        let relays = self.config.relay.iter().filter_map(Relay::route);
-        let steers = self.config.steer.iter().cloned().chain(relays);
-        let steers = steers.filter(|s| s.netns == *place);
-        let unwraps = self.config.unwrap.iter().filter(|u| u.netns == *place);
-        let nodes = self.config.carry_node.iter().filter(|n| n.netns == *place);
-        Wanted {
-            steers: steers
-                .chain(pod.iter().flat_map(|pod| pod.steer.clone()))
-                .collect(),
-            unwraps: unwraps
-                .cloned()
-                .chain(pod.iter().flat_map(|pod| pod.unwrap.clone()))
-                .collect(),
-            nodes: nodes.cloned().collect(),
-        }
     }
 
     /// From now on, new connections pass; those in progress are served.
@@ -250,7 +228,7 @@ impl Supervisor {
     }
 
     fn reconcile(&mut self, missing: Missing) -> Result<()> {
-        let wanted = self.places().into_iter();
+        let wanted = self.wanted.places().into_iter();
         let wanted: BTreeSet<Place> = wanted.map(|p| p.map(Path::to_owned)).collect();
         let former = self.served.keys().filter(|place| !wanted.contains(place));
         for place in former.cloned().collect::<Vec<_>>() {
@@ -258,7 +236,9 @@ impl Supervisor {
         }
         for place in &wanted {
             // A pod that has gone is no fault of the configuration.
-            let is_pods = place.as_ref().is_some_and(|path| !self.is_configured(path));
+            let is_pods = place
+                .as_ref()
+                .is_some_and(|path| !self.wanted.is_configured(path));
             match self.follow(place, if is_pods { Missing::Waits } else { missing }) {
                 Err(error) if missing == Missing::Fails && !is_pods => return Err(error),
                 Err(error) => warn!("{error:#}; waiting for it"),
@@ -276,11 +256,11 @@ impl Supervisor {
     }
 
     /// Puts in place what is wanted in a namespace.
-    fn serve(&mut self, place: &Place, missing: Missing) -> Result<()> {
-        let wanted = self.wanted(place);
-        let mut served = self.survey(place, &wanted, missing)?;
+    fn serve(&mut self, place: &Place, netns: Netns, missing: Missing) -> Result<()> {
+        let rules = self.wanted.of(place);
+        let mut served = self.survey(place, netns, &rules, missing)?;
         let before = self.served.remove(place);
-        let installed = self.install(&mut served, before, &wanted.steers);
+        let installed = self.install(&mut served, before, &rules.steers);
         // Whether or not all of it is there: what is can be taken away.
         self.served.insert(place.clone(), served);
         installed
@@ -330,7 +310,8 @@ impl Supervisor {
             return Ok(());
         };
         let withdrawn = self.withdraw(&served);
-        self.journal.apply(&served.netns, &[]).and(withdrawn)
+        let netns = &served.netns;
+        netns.run(|| self.journal.apply(netns, &[])).and(withdrawn)
     }
 
     /// Takes the data path away from a namespace.
@@ -341,8 +322,13 @@ impl Supervisor {
     }
 
     /// Looks at a namespace, and says what is to be there.
-    fn survey(&self, place: &Place, wanted: &Wanted, missing: Missing) -> Result<Served> {
-        let netns = Netns::open_or_current(place.as_deref())?;
+    fn survey(
+        &self,
+        place: &Place,
+        netns: Netns,
+        rules: &Rules,
+        missing: Missing,
+    ) -> Result<Served> {
         // Before looking, so that no change goes by unseen.
         let changed = self.changed.clone();
         let watched = place.clone();
@@ -353,7 +339,7 @@ impl Supervisor {
         let here = netns.interfaces()?;
         let index = |name: &str| here.iter().find(|i| i.name == name).map(|i| i.index);
         let mut interfaces = Vec::new();
-        for (name, job) in wanted.jobs() {
+        for (name, job) in rules.jobs() {
             match index(name) {
                 Some(index) => {
                     netns.check_ethernet(name)?;
@@ -363,11 +349,11 @@ impl Supervisor {
                 None => warn!("interface {name} of {netns} is missing; waiting for it"),
             }
         }
-        let kind = self.config.carry_toa.kind;
+        let kind = self.wanted.config.carry_toa.kind;
         Ok(Served {
-            settings: plan::settings(&wanted.steers, index)?,
-            unwraps: plan::unwraps(&wanted.unwraps, netns.cookie(), index),
-            nodes: plan::nodes(&wanted.nodes, kind, netns.cookie(), index),
+            settings: plan::settings(&rules.steers, index)?,
+            unwraps: plan::unwraps(&rules.unwraps, netns.cookie(), index),
+            nodes: plan::nodes(&rules.nodes, kind, netns.cookie(), index),
             netns,
             interfaces,
             pins: Vec::new(),

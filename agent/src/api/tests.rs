@@ -206,6 +206,35 @@ async fn a_bad_ranking_is_400_and_names_the_part() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn pods_are_roots_affair() {
+    let api = Fixture::new(&[]).await;
+    let caller = |uid| {
+        ConnectInfo(Caller {
+            uid: Some(uid),
+            pid: None,
+        })
+    };
+    let status = |answer: Answer| answer.unwrap_or_else(IntoResponse::into_response).status();
+    let list = async |uid| status(pods::list(Shared(api.state.clone()), caller(uid)).await);
+    assert_eq!(
+        (list(0).await, list(1000).await),
+        (StatusCode::OK, StatusCode::FORBIDDEN)
+    );
+    let act = async |uid, uri| {
+        let uri = Uri::from_static(uri);
+        status(pods::act(Shared(api.state.clone()), caller(uid), Method::PUT, uri).await)
+    };
+    let pod = "/v1/pod?container_id=abc&ifname=eth0";
+    assert_eq!(act(1000, pod).await, StatusCode::FORBIDDEN);
+    assert_eq!(
+        act(0, "/v1/pod?container_id=abc").await,
+        StatusCode::BAD_REQUEST
+    );
+    // Nobody receives requests: as when the agent stops.
+    assert_eq!(act(0, pod).await, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn other_paths_and_methods_are_refused_in_json() {
     let api = Fixture::new(&[]).await;
     let (status, body) = api.json("/v2").await;

@@ -37,16 +37,16 @@ pub(super) fn lay_over(
                     .map_err(|_| wrong("write \"true\" or \"false\""))?;
             }
             "steer-ports" => {
-                only(&mut steer, Some("annotation"), &wrong)?.insert("ports".into(), list(value));
+                only(&mut steer, Some("annotation"), wrong)?.insert("ports".into(), list(value));
             }
             "steer-to" => {
                 let port: u64 = value
                     .parse()
                     .map_err(|_| wrong("write a port, such as \"15006\""))?;
-                only(&mut steer, Some("annotation"), &wrong)?.insert("to".into(), json!(port));
+                only(&mut steer, Some("annotation"), wrong)?.insert("to".into(), json!(port));
             }
             "unwrap-ports" => {
-                only(&mut unwrap, None, &wrong)?.insert("ports".into(), list(value));
+                only(&mut unwrap, None, wrong)?.insert("ports".into(), list(value));
             }
             _ => {
                 return Err(wrong(

@@ -58,17 +58,14 @@ fn run(version: &mut String) -> Result<String, Error> {
     let environment = Environment::read(command)?;
     let network = Network::parse(&input, command, version)?;
     match command {
-        Command::Add => add::add(&environment, &network),
-        Command::Check => verbs::check(&environment, &network).map(nothing),
-        Command::Del => Ok(nothing(verbs::del(&environment, &network))),
-        Command::Gc => verbs::gc(&network).map(nothing),
-        Command::Status => verbs::status(&network).map(nothing),
+        Command::Add => return add::add(&environment, &network),
+        Command::Check => verbs::check(&environment, &network)?,
+        Command::Del => verbs::del(&environment, &network),
+        Command::Gc => verbs::gc(&network)?,
+        Command::Status => verbs::status(&network)?,
         Command::Version => unreachable!("answered above"),
     }
-}
-
-fn nothing((): ()) -> String {
-    String::new()
+    Ok(String::new())
 }
 
 /// Tells the versions of the specification that are spoken. The input's is repeated, whether or not it is.

@@ -3,6 +3,7 @@
 mod watch;
 
 use std::{
+    cell::Cell,
     collections::HashSet,
     fmt,
     fs::File,
@@ -41,6 +42,11 @@ pub const LOOPBACK: u32 = 1;
 
 /// The calling thread's namespace. `/proc/self` would be the main thread's.
 const OWN: &str = "/proc/thread-self/ns/net";
+
+thread_local! {
+    /// Inode of the namespace that this thread was started for.
+    static INSIDE: Cell<Option<u64>> = const { Cell::new(None) };
+}
 
 // nix lacks it.
 sockopt_impl!(
@@ -197,10 +203,14 @@ impl Netns {
     }
 
     /// Runs `f` inside the namespace, on a thread of its own: the caller's thread, which may be one
-    /// of the async runtime, never changes its namespace.
+    /// of the async runtime, never changes its namespace. On such a thread, `f` runs at once.
     pub fn run<T: Send>(&self, f: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        if INSIDE.get() == Some(self.inode) {
+            return f();
+        }
         on_a_thread(|| {
             self.enter()?;
+            INSIDE.set(Some(self.inode));
             f()
         })
     }

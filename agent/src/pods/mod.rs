@@ -144,7 +144,7 @@ pub struct Pods(Arc<RwLock<BTreeMap<Id, Served>>>);
 struct Served {
     attachment: Arc<Attachment>,
     /// Held, so that no other namespace gets its inode.
-    _netns: Netns,
+    netns: Netns,
 }
 
 impl Pods {
@@ -172,12 +172,17 @@ impl Pods {
         self.find(|attachment| attachment.netns == netns)
     }
 
+    /// The network namespace of every attachment.
+    pub(crate) fn namespaces(&self) -> Vec<Netns> {
+        self.read().values().map(|s| s.netns.clone()).collect()
+    }
+
     /// Adds one, or replaces the one with the same id.
     pub(crate) fn insert(&self, attachment: Attachment, netns: Netns) {
         let id = attachment.id.clone();
         let served = Served {
             attachment: attachment.into(),
-            _netns: netns,
+            netns,
         };
         self.write().insert(id, served);
     }

@@ -203,7 +203,7 @@ fn slabs(stop: &Stop) -> Result<i64> {
 }
 
 /// The agent's resident memory.
-fn rss(agent: &Agent) -> Result<u64> {
+pub(crate) fn rss(agent: &Agent) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{}/status", agent.id()))?;
     let kilobytes = value(&status, "VmRSS:").context("no VmRSS of the agent")?;
     Ok(kilobytes * 1024)

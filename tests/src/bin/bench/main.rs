@@ -6,6 +6,7 @@
 //! is never twice the same.
 
 mod application;
+mod cni;
 mod comparison;
 mod cpu;
 mod figure;
@@ -23,7 +24,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::PossibleValuesParser;
 use tests::host::{remove_orphans, turn};
 use tests::netns::require_privileges;
 use tests::process::find;
@@ -37,9 +38,9 @@ use crate::stop::Stop;
 /// Measures what truepeer costs: steering, evidence, and getpeername()
 #[derive(Parser)]
 struct Arguments {
-    /// Only this comparison, and not what the agent itself costs; may be repeated
-    #[arg(long, value_name = "NAME", value_parser = comparisons())]
-    only: Vec<&'static Comparison>,
+    /// Only this comparison, or the CNI plugin, and not what the agent itself costs; may be repeated
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(names()))]
+    only: Vec<String>,
     /// Write the figures to this file, too
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -63,18 +64,16 @@ impl Arguments {
     }
 
     fn comparisons(&self) -> Vec<&'static Comparison> {
-        let wanted = |name| self.only.is_empty() || self.only.iter().any(|c| c.name == name);
-        COMPARISONS.iter().filter(|c| wanted(c.name)).collect()
+        COMPARISONS.iter().filter(|c| self.wants(c.name)).collect()
+    }
+
+    fn wants(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| only == name)
     }
 }
 
-fn comparisons() -> impl TypedValueParser<Value = &'static Comparison> {
-    PossibleValuesParser::new(COMPARISONS.iter().map(|c| c.name)).map(|name| {
-        COMPARISONS
-            .iter()
-            .find(|c| c.name == name)
-            .expect("a possible value")
-    })
+fn names() -> impl Iterator<Item = &'static str> {
+    COMPARISONS.iter().map(|c| c.name).chain([cni::NAME])
 }
 
 fn seconds(text: &str) -> Result<f64> {
@@ -105,7 +104,7 @@ fn main() -> Result<()> {
     let stop = Stop::on_signals()?;
     remove_orphans()?;
 
-    let samples = compare(&arguments, &stop)?;
+    let mut samples = compare(&arguments, &stop)?;
     let footprint = arguments
         .only
         .is_empty()
@@ -114,7 +113,14 @@ fn main() -> Result<()> {
             footprint::measure(&stop)
         })
         .transpose()?;
-    let report = Report::new(&arguments, &samples, footprint)?;
+    let cni = if arguments.wants(cni::NAME) {
+        eprintln!("the CNI plugin");
+        samples.background.push(cpu::wait_until_quiet(&stop)?);
+        Some(cni::measure()?)
+    } else {
+        None
+    };
+    let report = Report::new(&arguments, &samples, footprint, cni)?;
     report.print();
     if let Some(file) = json {
         serde_json::to_writer_pretty(file, &report)?;
@@ -132,6 +138,9 @@ fn compare(arguments: &Arguments, stop: &Stop) -> Result<Samples> {
         .filter(|(_, works)| !works.is_empty())
         .collect();
     let mut samples = Samples::default();
+    if wanted.is_empty() {
+        return Ok(samples);
+    }
     for round in 0..arguments.rounds {
         let mut of_round = report::Round::new();
         for (variant, works) in &wanted {

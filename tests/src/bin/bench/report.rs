@@ -16,12 +16,14 @@
 //!     "pairs": [{"variant": "bind", "to": "direct", "figures": {"connections_per_second": Spread}}],
 //!     "goals": [{"goal": "…", "is": 0.98, "met": true}]
 //!   }],
-//!   "agent": Footprint
+//!   "agent": Footprint,
+//!   "cni": Cni
 //! }
 //! ```
 //!
 //! `background` is the share of the machine that was busy before each measurement. Figures of a pair are
-//! ratios, and of `getpeername()` and SYNs differences, within a round. `agent` is null with `--only`.
+//! ratios, and of `getpeername()` and SYNs differences, within a round. `agent` is null with `--only`, `cni`
+//! with `--only` others.
 
 use std::collections::BTreeMap;
 
@@ -30,6 +32,7 @@ use nix::sys::utsname::uname;
 use serde::Serialize;
 
 use crate::Arguments;
+use crate::cni::Cni;
 use crate::comparison::{Comparison, Goal, Limit};
 use crate::cpu;
 use crate::figure::{Compared, Figure, of_work};
@@ -63,6 +66,7 @@ pub(crate) struct Report {
     background: Spread,
     comparisons: Vec<Compares>,
     agent: Option<Footprint>,
+    cni: Option<Cni>,
 }
 
 type Figures = BTreeMap<&'static str, Spread>;
@@ -239,6 +243,7 @@ impl Report {
         arguments: &Arguments,
         samples: &Samples,
         agent: Option<Footprint>,
+        cni: Option<Cni>,
     ) -> Result<Self> {
         Ok(Self {
             kernel: uname()?.release().to_string_lossy().into_owned(),
@@ -254,6 +259,7 @@ impl Report {
                 .map(|comparison| Compares::new(comparison, &samples.rounds))
                 .collect(),
             agent,
+            cni,
         })
     }
 
@@ -278,6 +284,9 @@ impl Report {
         }
         if let Some(agent) = &self.agent {
             agent.print();
+        }
+        if let Some(cni) = &self.cni {
+            cni.print();
         }
     }
 

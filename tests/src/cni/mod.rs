@@ -1,5 +1,7 @@
 //! A container runtime's side of CNI, with the reference plugins and truepeer's binary among them.
 
+mod check;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::io::Write;
@@ -14,6 +16,10 @@ use serde_json::{Map, Value, json};
 use crate::agent::{Config, binary};
 use crate::netns::Netns;
 use crate::topology::Sidecar;
+
+pub use self::check::{
+    APPLICATION, Serving, all_direct, all_through_proxy, nothing_left, sidecars, targets,
+};
 
 /// Where Debian has the reference plugins.
 const PLUGINS: &str = "/usr/lib/cni";
@@ -157,6 +163,18 @@ impl<'a> Runtime<'a> {
     /// From now on, the plugins before have this result for the pod.
     pub fn adopt(&self, pod: &Pod, result: Value) {
         self.results().insert(pod.id.clone(), result);
+    }
+
+    /// A pod whose interface somebody else has made.
+    pub fn made(&self, id: &str) -> Result<Pod> {
+        let pod = Pod::new(id, &[])?;
+        pod.netns.ip("link add eth0 type veth peer name other")?;
+        let interfaces = json!([{"name": IFNAME}]);
+        self.adopt(
+            &pod,
+            json!({"cniVersion": self.version, "interfaces": interfaces}),
+        );
+        Ok(pod)
     }
 
     /// Adds a pod; the last plugin's result.
