@@ -5,6 +5,10 @@
 
 #![no_std]
 #![no_main]
+#![allow(
+    clippy::needless_borrows_for_generic_args,
+    reason = "passed by value, keys and values of maps take the stack twice"
+)]
 
 mod bind;
 mod carry;

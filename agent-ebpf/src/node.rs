@@ -57,6 +57,16 @@ struct Headers {
     new: [u8; HEADER_ROOM],
 }
 
+#[map]
+static SAID: PerCpuArray<Said> = PerCpuArray::with_max_entries(1, 0);
+
+/// What another hop says on a SYN, likewise.
+#[repr(C)]
+struct Said {
+    syn: Syn,
+    claim: Claim,
+}
+
 impl Headers {
     const EMPTY: Self = Self {
         old: [0; HEADER_ROOM],
@@ -232,16 +242,20 @@ impl Incoming {
         let Toa::Client(client) = toa::find(header, kinds) else {
             return false;
         };
-        let syn = Syn {
+        let Some(said) = SAID.get_ptr_mut(0) else {
+            return false;
+        };
+        // SAFETY: a slot of this CPU, on which one packet at a time arrives.
+        let said = unsafe { &mut *said };
+        said.syn = Syn {
             source: self.source,
             destination: self.destination,
             isn: self.isn,
         };
-        let mut claim = Claim::default();
-        if crate::toa::believe_hop(header, client, &syn, &mut claim).is_err() {
+        if crate::toa::believe_hop(header, client, &said.syn, &mut said.claim).is_err() {
             return false;
         }
-        self.vouch(client, Evidence::Toa, claim.rule, Endpoint::default());
+        self.vouch(client, Evidence::Toa, said.claim.rule, Endpoint::default());
         true
     }
 
