@@ -138,6 +138,9 @@ pub struct Trust {
     pub uids: Vec<u32>,
     pub cgroups: Vec<String>,
     pub sources: Vec<String>,
+    pub signers: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keys: Option<PathBuf>,
     pub local_source: Vec<IpAddr>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub toa: Option<Vec<String>>,

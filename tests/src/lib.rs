@@ -3,8 +3,8 @@
 //! A scenario in `tests/*.rs` runs inside [`host::scenario`], which fails when anything is left on
 //! the host afterwards. It lays out namespaces ([`topology`], [`cluster`]), starts servers ([`report`], [`uring`],
 //! [`web`], [`sshd`], [`postgresql`]), proxies ([`envoy`], [`haproxy`], [`nginx`], [`proxy`], [`unprivileged`]), what
-//! Istio and kube-proxy install ([`istio`], [`kube_proxy`], by [`iptables`]), PROXY headers ([`unwrap`]) and the agent
-//! ([`agent`]), and sends connections from many client addresses ([`load`]), or segment by segment ([`raw`]) or request
+//! Istio and kube-proxy install ([`istio`], [`kube_proxy`], by [`iptables`]), PROXY headers ([`unwrap`]), TOA ([`toa`]) and
+//! the agent ([`agent`]), and sends connections from many client addresses ([`load`]), or segment by segment ([`raw`]) or request
 //! by request ([`http`]).
 
 pub mod agent;
@@ -34,6 +34,7 @@ pub mod relay;
 pub mod report;
 pub mod sshd;
 pub mod table;
+pub mod toa;
 pub mod topology;
 pub mod unprivileged;
 pub mod unwrap;

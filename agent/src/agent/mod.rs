@@ -41,7 +41,7 @@ use crate::{
     route::Journal,
 };
 
-/// How often named namespaces are looked at: nothing tells when one is replaced.
+/// How often named namespaces, keys and clock are looked at: nothing tells when one is replaced.
 const LOOK: Duration = Duration::from_secs(1);
 /// How often is looked for what connections that never came about have left.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -251,6 +251,9 @@ impl Agent {
 
     /// Follows what tells of no change itself: namespaces and files.
     fn look(&mut self) {
+        if let Err(error) = block_in_place(|| self.supervisor.follow_keys()) {
+            error!("{error:#}");
+        }
         let looked = block_in_place(|| {
             self.keeper.look(&mut self.supervisor)?;
             if self.relays.is_outdated() {

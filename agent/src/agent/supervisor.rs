@@ -22,6 +22,7 @@ use super::{
 use crate::{
     config::{AccessLogTarget, Config, Steer},
     datapath::{Datapath, Job},
+    keys::KeyFile,
     netns::Netns,
     pods::Pods,
     processes,
@@ -38,6 +39,8 @@ pub(super) struct Supervisor {
     journal: Journal,
     /// What is to be done.
     pub(super) wanted: Wanted,
+    /// The keys of signed TOA.
+    keys: Option<KeyFile>,
     pods: Pods,
     served: BTreeMap<Place, Served>,
     /// Told the namespace when an interface of a served one changes.
@@ -89,6 +92,7 @@ impl Supervisor {
             datapath,
             journal,
             wanted: Wanted::default(),
+            keys: None,
             pods,
             served: BTreeMap::new(),
             changed,
@@ -102,12 +106,14 @@ impl Supervisor {
     /// When a namespace or an interface is missing, or something cannot be installed; what was in
     /// place is put back as far as it goes.
     pub(super) fn apply(&mut self, config: &Config) -> Result<()> {
+        let keys = config.trust.keys.as_deref().map(KeyFile::open);
+        let keys_before = std::mem::replace(&mut self.keys, keys.transpose()?);
         let before = std::mem::replace(&mut self.wanted.config, config.clone());
         let applied = self
             .instruct()
             .and_then(|()| self.reconcile(Missing::Fails));
         if applied.is_err() && before != Config::default() {
-            self.wanted.config = before;
+            (self.wanted.config, self.keys) = (before, keys_before);
             self.instruct()
                 .and_then(|()| self.reconcile(Missing::Waits))
                 .unwrap_or_else(|error| warn!("cannot go back to the former rules: {error:#}"));
@@ -124,6 +130,7 @@ impl Supervisor {
             policy,
             ..
         } = &self.wanted.config;
+        self.datapath.sign(self.keys.as_ref().map(KeyFile::keys))?;
         self.datapath.guard(policy)?;
         self.datapath.trust(trust, reveal, !policy.is_empty())?;
         self.datapath.carry(carry_toa)?;
@@ -143,6 +150,15 @@ impl Supervisor {
             }
         }
         Ok(())
+    }
+
+    /// Follows the file with the keys, and the clock by which tags are made.
+    pub(super) fn follow_keys(&mut self) -> Result<()> {
+        let Some(keys) = &mut self.keys else {
+            return Ok(());
+        };
+        keys.follow();
+        self.datapath.sign(Some(keys.keys()))
     }
 
     /// Does what is to be done in the namespace at `place`, as the host is now.
