@@ -37,7 +37,8 @@ fn build() -> Result<()> {
     // A target directory of its own never waits for the outer cargo's lock.
     let target_dir =
         PathBuf::from(env::var_os("OUT_DIR").context("cargo sets OUT_DIR")?).join("bpf");
-    let output = compile(&compiler, &linker, &target_dir)
+    let architecture = env::var("CARGO_CFG_TARGET_ARCH").context("cargo sets its target")?;
+    let output = compile(&compiler, &linker, &target_dir, &architecture)
         .output()
         .context("cannot run cargo for the BPF programs")?;
     let messages = String::from_utf8_lossy(&output.stderr);
@@ -52,8 +53,8 @@ fn build() -> Result<()> {
     Ok(())
 }
 
-/// The cargo command that compiles the object, with nothing of the outer build's environment.
-fn compile(compiler: &Compiler, linker: &Path, target_dir: &Path) -> Command {
+/// The cargo command that compiles the object for hosts of this architecture, with nothing of the outer build's environment.
+fn compile(compiler: &Compiler, linker: &Path, target_dir: &Path, architecture: &str) -> Command {
     // build-std is the work of the toolchain's own cargo, where it has one.
     let own = compiler.rustc.with_file_name("cargo");
     let cargo = if compiler.build_std && own.exists() {
@@ -82,7 +83,7 @@ fn compile(compiler: &Compiler, linker: &Path, target_dir: &Path) -> Command {
         command.args(["-Z", "build-std=core"]);
     }
     let flags = [
-        format!("--cfg=bpf_target_arch=\"{}\"", env::consts::ARCH),
+        format!("--cfg=bpf_target_arch=\"{architecture}\""),
         format!(
             "-Clinker={}/../xtask/bpf-link.sh",
             env!("CARGO_MANIFEST_DIR")

@@ -67,11 +67,21 @@ pub enum Counter {
     NodeHidden = 28,
     /// PROXY headers of unwrapped connections whose details are unknown because `HEADERS` was full.
     HeadersLost = 29,
+    /// SYNs whose TOA was ignored because their sender is to sign, and did not.
+    ToaUnsigned = 30,
+    /// SYNs whose TOA was ignored because its tag is wrong or has expired.
+    ToaForged = 31,
+    /// SYNs whose TOA was ignored because its tag had been used before.
+    ToaReplayed = 32,
+    /// SYNs whose TOA was ignored because too many tags were to be remembered.
+    ToaFull = 33,
+    /// SYNs that were sent with TOA but without a tag because their options left no room.
+    CarryUnsigned = 34,
 }
 
 impl Counter {
     /// Every counter, in the order of the slots.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 35] = [
         Self::Steered,
         Self::NoListener,
         Self::Drained,
@@ -102,6 +112,11 @@ impl Counter {
         Self::LearntSnat,
         Self::NodeHidden,
         Self::HeadersLost,
+        Self::ToaUnsigned,
+        Self::ToaForged,
+        Self::ToaReplayed,
+        Self::ToaFull,
+        Self::CarryUnsigned,
     ];
 
     /// Its name in `truepeer status` and, between `truepeer_` and `_total`, in the metrics.
@@ -137,6 +152,11 @@ impl Counter {
             Self::LearntSnat => "learnt_snat",
             Self::NodeHidden => "node_hidden",
             Self::HeadersLost => "headers_lost",
+            Self::ToaUnsigned => "toa_unsigned",
+            Self::ToaForged => "toa_forged",
+            Self::ToaReplayed => "toa_replayed",
+            Self::ToaFull => "toa_full",
+            Self::CarryUnsigned => "carry_unsigned",
         }
     }
 
@@ -194,6 +214,17 @@ impl Counter {
             }
             Self::HeadersLost => {
                 "Unwrapped connections whose PROXY header's details are unknown because the ring buffer was full"
+            }
+            Self::ToaUnsigned => {
+                "SYNs whose TOA was ignored because their sender is to sign, and did not"
+            }
+            Self::ToaForged => "SYNs whose TOA was ignored because its tag is wrong or has expired",
+            Self::ToaReplayed => "SYNs whose TOA was ignored because its tag had been used before",
+            Self::ToaFull => {
+                "SYNs whose TOA was ignored because too many tags were to be remembered"
+            }
+            Self::CarryUnsigned => {
+                "SYNs sent with TOA but without a tag because their options left no room"
             }
         }
     }

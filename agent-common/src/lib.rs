@@ -18,6 +18,8 @@ pub mod options;
 pub mod origin;
 pub mod proxy;
 pub mod settings;
+pub mod siphash;
+pub mod tag;
 pub mod toa;
 pub mod unwrap;
 

@@ -32,6 +32,15 @@ pub mod map {
     pub const TRUSTED_CGROUPS: &str = "TRUSTED_CGROUPS";
     /// Trie of prefixes: [`crate::Address`] of a sender to the id of the rule that trusts it (`u32`).
     pub const TRUSTED_SOURCES: &str = "TRUSTED_SOURCES";
+    /// Trie of prefixes: [`crate::Address`] of a sender whose TOA must be signed to the id of the rule that says
+    /// so (`u32`); 0 for one that lies in such a prefix and need not sign.
+    pub const SIGNERS: &str = "SIGNERS";
+    /// Hash: 0 (`u32`) to [`crate::tag::Keys`].
+    pub const KEYS: &str = "KEYS";
+    /// Hash: [`crate::tag::Signed`] that came to the last epoch in which a tag for it may have been made (`u64`).
+    pub const SPENT: &str = "SPENT";
+    /// Queue of [`crate::tag::Spending`]: what is in `SPENT`, in the order in which it came.
+    pub const SPENDING: &str = "SPENDING";
     /// Array of one [`crate::toa::Kinds`]: what is taken for TOA.
     pub const TOA: &str = "TOA";
     /// Trie of prefixes: [`crate::Address`] of a destination that understands TOA to the option's kind
@@ -65,7 +74,7 @@ pub mod map {
     /// LRU hash: [`crate::Syn`] that a policy refused to nothing.
     pub const REFUSED: &str = "REFUSED";
     /// Every map that is pinned.
-    pub const ALL: [&str; 30] = [
+    pub const ALL: [&str; 34] = [
         ORIGINS,
         NAMESPACES,
         COUNTERS,
@@ -81,6 +90,10 @@ pub mod map {
         TRUSTED_UIDS,
         TRUSTED_CGROUPS,
         TRUSTED_SOURCES,
+        SIGNERS,
+        KEYS,
+        SPENT,
+        SPENDING,
         TOA,
         CARRY,
         LOCAL_SOURCES,

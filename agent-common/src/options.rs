@@ -9,10 +9,13 @@ const END_OF_OPTIONS: u8 = 0;
 const NO_OPERATION: u8 = 1;
 
 /// Looks for options in a TCP header, of which `header` has all bytes that the header says it has; those
-/// after its end are zero. `is_wanted` gets a kind and a length and answers 1 or 0. How many are wanted,
+/// after its end are zero. `is_wanted` gets a kind, a length and a place and answers 1 or 0. How many are wanted,
 /// and where in the header the only one begins.
 #[inline(always)]
-pub fn find(header: &[u8; HEADER_ROOM], is_wanted: impl Fn(u8, u8) -> usize) -> (usize, usize) {
+pub fn find(
+    header: &[u8; HEADER_ROOM],
+    is_wanted: impl Fn(u8, u8, usize) -> usize,
+) -> (usize, usize) {
     let end = (byte(header, 12) >> 4) as usize * 4;
     let mut at = OPTIONS;
     // The number of the options found, and the sum of their places.
@@ -40,7 +43,7 @@ pub fn find(header: &[u8; HEADER_ROOM], is_wanted: impl Fn(u8, u8) -> usize) -> 
         if length < 2 || at + length as usize > end {
             break;
         }
-        let is_wanted = is_wanted(kind, length);
+        let is_wanted = is_wanted(kind, length, at);
         found += at * is_wanted;
         number += is_wanted;
         at += length as usize;
@@ -56,7 +59,7 @@ pub fn find(header: &[u8; HEADER_ROOM], is_wanted: impl Fn(u8, u8) -> usize) -> 
 pub fn close_up(
     header: &[u8; HEADER_ROOM],
     to: &mut [u8; HEADER_ROOM],
-    is_unwanted: impl Fn(u8, u8) -> usize,
+    is_unwanted: impl Fn(u8, u8, usize) -> usize,
 ) -> (usize, usize) {
     let end = (byte(header, 12) >> 4) as usize * 4;
     to[..OPTIONS].copy_from_slice(&header[..OPTIONS]);
@@ -85,7 +88,7 @@ pub fn close_up(
             if length < 2 || i + length as usize > end {
                 break;
             }
-            let is_unwanted = is_unwanted(kind, length);
+            let is_unwanted = is_unwanted(kind, length, i);
             left = length as usize;
             copies = 1 - is_unwanted;
             number += is_unwanted;
@@ -149,7 +152,7 @@ mod tests {
         header[OPTIONS..OPTIONS + options.len()].copy_from_slice(options);
         header[12] = ((OPTIONS + options.len()).div_ceil(4) as u8) << 4;
         let mut to = [0; HEADER_ROOM];
-        let (end, number) = close_up(&header, &mut to, |kind, _| usize::from(kind == 254));
+        let (end, number) = close_up(&header, &mut to, |kind, _, _| usize::from(kind == 254));
         assert_eq!(to[..OPTIONS], header[..OPTIONS]);
         assert_eq!(to[end..], [0; HEADER_ROOM][end..]);
         (to[OPTIONS..end].into(), number)
@@ -191,13 +194,13 @@ mod tests {
                 *byte = (state >> 24) as u8 % 12;
             }
             let mut to = [0; HEADER_ROOM];
-            let (end, _) = close_up(&header, &mut to, |kind, _| usize::from(kind == 8));
+            let (end, _) = close_up(&header, &mut to, |kind, _, _| usize::from(kind == 8));
             assert!((OPTIONS..=60).contains(&end));
             // What is left is options, and none of them padding or unwanted.
             let mut again = [0; HEADER_ROOM];
             to[12] = (end.div_ceil(4) as u8) << 4;
             assert_eq!(
-                close_up(&to, &mut again, |kind, _| usize::from(kind == 8)),
+                close_up(&to, &mut again, |kind, _, _| usize::from(kind == 8)),
                 (end, 0)
             );
             assert_eq!(again, to);

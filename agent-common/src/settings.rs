@@ -216,7 +216,7 @@ pub struct Connection {
 /// What a trusted hop says about its client: value of the `CLAIMS` socket storage, for a local proxy's
 /// socket, and of the `HANDOVERS` map.
 ///
-/// Layout (56 bytes): client 0..20, original_dst 20..40, rule 40..44, evidence 44, padding 45..48,
+/// Layout (56 bytes): client 0..20, original_dst 20..40, rule 40..44, evidence 44, is_signed 45, padding 46..48,
 /// header 48..56.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -230,8 +230,10 @@ pub struct Claim {
     /// An [`crate::Evidence`] as its discriminant; 0 while a proxy's socket may name a client but has
     /// not.
     pub evidence: u8,
+    /// 1 if a tag proves it, else 0.
+    pub is_signed: u8,
     /// Always zero.
-    pub padding: [u8; 3],
+    pub padding: [u8; 2],
     /// Number of the PROXY header that says more of the connection; 0: none.
     pub header: u64,
 }

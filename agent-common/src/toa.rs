@@ -7,6 +7,7 @@
 use crate::{
     Address, Endpoint,
     options::{self, HEADER_ROOM, byte, word},
+    tag,
 };
 
 /// Length of the option with an IPv4 address, kind and length included.
@@ -71,7 +72,7 @@ pub enum Toa {
 /// after its end are zero.
 #[inline(always)]
 pub fn find(header: &[u8; HEADER_ROOM], kinds: &Kinds) -> Toa {
-    let (number, at) = options::find(header, |kind, length| kinds.accepts(kind, length));
+    let (number, at) = options::find(header, |kind, length, _| kinds.accepts(kind, length));
     match number {
         0 => return Toa::Absent,
         1 => {}
@@ -85,14 +86,16 @@ pub fn find(header: &[u8; HEADER_ROOM], kinds: &Kinds) -> Toa {
     }
 }
 
-/// Closes up the options of a TCP header without TOA: [`options::close_up`].
+/// Closes up the options of a TCP header without TOA and tags: [`options::close_up`].
 #[inline(always)]
 pub fn remove(
     header: &[u8; HEADER_ROOM],
     to: &mut [u8; HEADER_ROOM],
     kinds: &Kinds,
 ) -> (usize, usize) {
-    options::close_up(header, to, |kind, length| kinds.accepts(kind, length))
+    options::close_up(header, to, |kind, length, at| {
+        kinds.accepts(kind, length) | tag::is_tag(header, kind, length, at)
+    })
 }
 
 /// The endpoint in the option at `at`.

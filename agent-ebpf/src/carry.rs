@@ -13,6 +13,7 @@ use crate::{
     counters::count,
     maps::{CARRY, CLAIMS, HANDOVERS, longest_match},
     sockops::{self, local, remote},
+    tag,
 };
 
 /// A socket begins to connect: if it speaks for a client, its SYN is wanted.
@@ -24,14 +25,13 @@ pub(crate) fn connects(ctx: &SockOpsContext) {
 }
 
 /// Notes the SYN before it is sent, and makes room for its option.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn sends(ctx: &SockOpsContext) {
     let Some(claim) = claim(ctx) else { return };
     let syn = Syn {
         source: local(ctx),
         destination: remote(ctx),
-        // SAFETY: the context is valid while the program runs.
-        isn: unsafe { (*ctx.ops).snd_una },
+        isn: isn(ctx),
     };
     let _ = HANDOVERS.insert(syn, claim, BPF_ANY.into());
     if longest_match(&CARRY, syn.destination.address).is_none() {
@@ -42,14 +42,22 @@ pub(crate) fn sends(ctx: &SockOpsContext) {
     } else {
         toa::LEN_V6
     };
-    // SAFETY: the context is valid while the program runs.
-    if unsafe { bpf_reserve_hdr_opt(ctx.as_ptr().cast(), length.into(), 0) } != 0 {
+    if !reserve(ctx, length) {
         count(Counter::CarryNoRoom);
+    } else if tag::is_wanted() {
+        // What does not fit is told when it cannot be written.
+        reserve(ctx, agent_common::tag::LEN);
     }
 }
 
-/// Writes the option that there is room for.
 #[inline(always)]
+fn reserve(ctx: &SockOpsContext, length: u8) -> bool {
+    // SAFETY: the context is valid while the program runs.
+    unsafe { bpf_reserve_hdr_opt(ctx.as_ptr().cast(), length.into(), 0) == 0 }
+}
+
+/// Writes the option that there is room for.
+#[inline(never)]
 pub(crate) fn writes(ctx: &SockOpsContext) {
     let Some(claim) = claim(ctx) else { return };
     let Some(kind) = longest_match(&CARRY, remote(ctx).address) else {
@@ -61,11 +69,22 @@ pub(crate) fn writes(ctx: &SockOpsContext) {
     } else {
         store(ctx, &toa::option_v6(kind as u8, client))
     };
-    count(if stored {
-        Counter::CarriedToa
-    } else {
-        Counter::CarryNoRoom
-    });
+    if !stored {
+        return count(Counter::CarryNoRoom);
+    }
+    count(Counter::CarriedToa);
+    if let Some(tag) = tag::option(client, isn(ctx))
+        && !store(ctx, &tag)
+    {
+        count(Counter::CarryUnsigned);
+    }
+}
+
+/// The sequence number of the SYN that is being sent.
+#[inline(always)]
+fn isn(ctx: &SockOpsContext) -> u32 {
+    // SAFETY: the context is valid while the program runs.
+    unsafe { (*ctx.ops).snd_una }
 }
 
 #[inline(always)]

@@ -36,7 +36,7 @@ const TCP_CLOSING: u32 = 11;
 const TCPHDR_FIN: u32 = 1;
 
 /// Follows a socket with an origin to its end.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn changed(ctx: &SockOpsContext, state: u32) {
     match state {
         TCP_FIN_WAIT1 => {

@@ -3,11 +3,13 @@
 //! A connection is judged once, by its first segment on the way to a listener, or where its client is known
 //! only later, by the PROXY header. What was admitted is left alone.
 
+use core::ptr::read_volatile;
+
 use agent_common::{
     Address, Claim, Closed, Endpoint, Evidence, Origin, Syn,
     guard::{Policy, Prefix, Verdict},
     options::HEADER_ROOM,
-    toa::{Kinds, Toa, find},
+    toa::{Toa, find},
     unwrap::Refusal,
 };
 use aya_ebpf::{
@@ -133,81 +135,102 @@ fn is_relays(ctx: &SkBuffContext) -> bool {
 /// A segment to a listener: the first of a connection, or what completes its handshake.
 #[inline(never)]
 fn to_listener(ctx: &SkBuffContext) -> i32 {
-    let Ok(network) = Network::read(ctx) else {
+    let opening = Opening::read(ctx);
+    let Opening { syn, offset } = match &opening {
+        Ok(Some(opening)) => opening,
+        Ok(None) => return PASS,
         // What cannot be read cannot be judged.
-        return DROP;
+        Err(()) => return DROP,
     };
-    if network.protocol != TCP {
+    if !is_guarded(syn.destination.port) || is_relays(ctx) {
         return PASS;
     }
-    let Ok(tcp) = load::<{ TcpHdr::LEN }>(ctx, network.length) else {
-        return DROP;
-    };
-    let port = |i: usize| u16::from_be_bytes([tcp[i], tcp[i + 1]]);
-    if tcp[13] & (SYN | ACK) != SYN || !is_guarded(port(2)) || is_relays(ctx) {
+    // SAFETY: values are never changed in place.
+    let known = unsafe { HANDOVERS.get(syn) };
+    if known.is_some_and(|claim| claim.evidence == 0) {
+        // A PROXY header will tell.
         return PASS;
     }
-    let syn = Syn {
-        source: Endpoint::new(network.source, port(0)),
-        destination: Endpoint::new(network.destination, port(2)),
-        isn: u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]),
-    };
-    let Some(claim) = claim(ctx, &syn, network.length, &tcp) else {
-        return PASS;
-    };
+    let mut claim = Claim::default();
+    if toa::kinds().is_none() || !hear(ctx, *offset, syn, &mut claim) {
+        claim = known.copied().unwrap_or(Claim {
+            client: syn.source,
+            evidence: Evidence::Wire as u8,
+            ..Claim::default()
+        });
+    }
     if allows(&claim.client.address, syn.destination.port) {
         admitted(syn.destination.port);
         return PASS;
     }
     // Else it is the same SYN again.
-    if REFUSED.insert(syn, 0, BPF_NOEXIST.into()).is_ok() {
+    if REFUSED.insert(syn, &0, BPF_NOEXIST.into()).is_ok() {
         refused(&claim, &syn.source, &syn.destination);
     }
     DROP
 }
 
-/// Who the client is, as far as its first segment tells; `None`: a PROXY header will tell.
-#[inline(always)]
-fn claim(ctx: &SkBuffContext, syn: &Syn, offset: u32, tcp: &[u8; TcpHdr::LEN]) -> Option<Claim> {
-    // SAFETY: values are never changed in place.
-    let claim = unsafe { HANDOVERS.get(syn) };
-    if claim.is_some_and(|claim| claim.evidence == 0) {
-        return None;
-    }
+/// Whether TOA on the SYN is to be believed; if so, `claim` is what it says.
+#[inline(never)]
+fn hear(ctx: &SkBuffContext, offset: u32, syn: &Syn, claim: &mut Claim) -> bool {
+    let mut header = [0; HEADER_ROOM];
     if let Some(kinds) = toa::kinds()
-        && let Some(client) = toa(ctx, kinds, offset, tcp)
-        && let Some(claim) = toa::claim(client, syn)
+        && fill(ctx, offset, &mut header).is_ok()
+        && let Toa::Client(client) = find(&header, kinds)
     {
-        return Some(claim);
+        toa::believe(&header, client, syn, claim).is_ok()
+    } else {
+        false
     }
-    Some(claim.copied().unwrap_or(Claim {
-        client: syn.source,
-        evidence: Evidence::Wire as u8,
-        ..Claim::default()
-    }))
 }
 
-/// The client that TOA on the SYN names.
+/// Reads the TCP header with all of its options.
 #[inline(always)]
-fn toa(
-    ctx: &SkBuffContext,
-    kinds: &Kinds,
-    offset: u32,
-    tcp: &[u8; TcpHdr::LEN],
-) -> Option<Endpoint> {
-    let mut header = [0; HEADER_ROOM];
-    header[..TcpHdr::LEN].copy_from_slice(tcp);
-    let end = usize::from(tcp[12] >> 4) * 4;
-    for at in (TcpHdr::LEN..60).step_by(4) {
-        if at >= end {
-            break;
-        }
-        let word = load::<4>(ctx, offset + at as u32).ok()?;
-        header[at..at + 4].copy_from_slice(&word);
+fn fill(ctx: &SkBuffContext, offset: u32, header: &mut [u8; HEADER_ROOM]) -> Result<(), ()> {
+    const LENGTH: u32 = 12;
+    let [first] = load(ctx, offset + LENGTH)?;
+    let length = u32::from(first >> 4) * 4;
+    if length == 0 {
+        return Err(());
     }
-    match find(&header, kinds) {
-        Toa::Client(client) => Some(client),
-        Toa::Absent | Toa::Invalid => None,
+    // Zero, which the verifier does not know: `find` wants that of what follows the header.
+    // SAFETY: a reference is valid for reads.
+    header[HEADER_ROOM - 1] = unsafe { read_volatile(&first) ^ read_volatile(&first) };
+    let buffer = header.as_mut_ptr().cast();
+    // SAFETY: four bits bound the length to less than the buffer's; the context is valid while the program runs.
+    match unsafe { bpf_skb_load_bytes(ctx.skb.skb.cast(), offset, buffer, length) } {
+        0 => Ok(()),
+        _ => Err(()),
+    }
+}
+
+/// The first segment of a connection.
+struct Opening {
+    syn: Syn,
+    /// Where its TCP header begins.
+    offset: u32,
+}
+
+impl Opening {
+    /// Reads a segment; `None`: it is not the first.
+    #[inline(never)]
+    fn read(ctx: &SkBuffContext) -> Result<Option<Self>, ()> {
+        let network = Network::read(ctx)?;
+        if network.protocol != TCP {
+            return Ok(None);
+        }
+        let offset = network.length;
+        let tcp = load::<{ TcpHdr::LEN }>(ctx, offset)?;
+        if tcp[13] & (SYN | ACK) != SYN {
+            return Ok(None);
+        }
+        let port = |i: usize| u16::from_be_bytes([tcp[i], tcp[i + 1]]);
+        let syn = Syn {
+            source: Endpoint::new(network.source, port(0)),
+            destination: Endpoint::new(network.destination, port(2)),
+            isn: u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]),
+        };
+        Ok(Some(Self { syn, offset }))
     }
 }
 

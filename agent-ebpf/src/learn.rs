@@ -16,7 +16,7 @@ use crate::{
     counters::count,
     maps::{ADOPT, CLAIMS, HANDOVERS, LISTENERS, ORIGINS, OWN, PROXIES},
     sockops::{self, local, namespace, remote},
-    toa,
+    tag, toa,
 };
 
 const WIRE: u8 = Evidence::Wire as u8;
@@ -60,7 +60,7 @@ pub(crate) fn listen(ctx: &SockOpsContext) {
 
 /// Remembers a connection that a socket of this host makes to a steered port, before its first packet
 /// is sent.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn connects(ctx: &SockOpsContext) {
     let Some((netns, namespace)) = namespace(ctx) else {
         return;
@@ -83,7 +83,7 @@ pub(crate) fn connects(ctx: &SockOpsContext) {
 }
 
 /// Forgets a connection of this host: it failed, or its packets find its socket from now on.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn forget_connection(ctx: &SockOpsContext) {
     if let Some((netns, _)) = namespace(ctx) {
         let _ = OWN.remove(Connection {
@@ -95,7 +95,7 @@ pub(crate) fn forget_connection(ctx: &SockOpsContext) {
 }
 
 /// Learns the origin of a socket that `accept()` is about to return.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn accepted(ctx: &SockOpsContext) {
     let (local, remote) = (local(ctx), remote(ctx));
     if let Some(claim) = handed_over(ctx, local, remote) {
@@ -171,6 +171,9 @@ fn handed_over(ctx: &SockOpsContext, local: Endpoint, remote: Endpoint) -> Optio
     // SAFETY: values are never changed in place.
     let claim = *unsafe { HANDOVERS.get(syn) }?;
     let _ = HANDOVERS.remove(syn);
+    if claim.is_signed != 0 {
+        tag::used(claim.client, syn.isn);
+    }
     (claim.evidence != 0).then_some(claim)
 }
 

@@ -6,6 +6,10 @@
 #![no_std]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 #![no_main]
+#![allow(
+    clippy::needless_borrows_for_generic_args,
+    reason = "passed by value, keys and values of maps take the stack twice"
+)]
 
 mod affinity;
 mod bind;
@@ -23,6 +27,7 @@ mod socket;
 mod sockops;
 mod source;
 mod steer;
+mod tag;
 mod toa;
 mod unwrap;
 

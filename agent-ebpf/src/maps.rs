@@ -5,6 +5,7 @@ use agent_common::{
     Address, Claim, Connection, Counter, Listener, ListenerKey, Namespace, Origin, Syn,
     guard::{MAX_POLICIES, MAX_PREFIXES, Policy, Prefix, Tally},
     node::{Interface, Node, Passage, Voucher},
+    tag::{Keys, Signed, Spending},
     toa::Kinds,
     unwrap::{Habit, Handshake, UnwrapPort, Versions},
 };
@@ -18,7 +19,7 @@ use aya_ebpf::{
     helpers::generated::bpf_sk_storage_get,
     macros::{btf_map, map},
     maps::{
-        Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, SockHash,
+        Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, Queue, RingBuf, SockHash,
         lpm_trie::Key,
     },
 };
@@ -89,6 +90,26 @@ pub(crate) static TRUSTED_CGROUPS: HashMap<u64, u32> =
 #[map]
 pub(crate) static TRUSTED_SOURCES: LpmTrie<Address, u32> =
     LpmTrie::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
+
+/// Senders whose TOA must be signed, with the rule that says so; 0: a sender among them that need not.
+#[map]
+pub(crate) static SIGNERS: LpmTrie<Address, u32> =
+    LpmTrie::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
+
+/// The keys of signed TOA, if there are any.
+#[map]
+pub(crate) static KEYS: HashMap<u32, Keys> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
+
+/// What tags have proven, while they are valid. Only valid tags make entries; never evicted: without its
+/// entry a tag would prove something again.
+#[map]
+pub(crate) static SPENT: HashMap<Signed, u64> =
+    HashMap::with_max_entries(MAX_SPENT, BPF_F_NO_PREALLOC);
+
+/// The same in the order in which it came, so that what is no longer valid is found.
+#[map]
+pub(crate) static SPENDING: Queue<Spending> = Queue::with_max_entries(MAX_SPENT, 0);
+const MAX_SPENT: u32 = 1 << 18;
 
 /// What is taken for TOA; empty while no sender is trusted.
 #[map]

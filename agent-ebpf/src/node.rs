@@ -6,7 +6,7 @@
 use core::ptr::read_volatile;
 
 use agent_common::{
-    Counter, Endpoint, Evidence,
+    Claim, Counter, Endpoint, Evidence, Syn,
     node::{Interface, Node, Passage, Voucher},
     options::{self, HEADER_ROOM},
     toa::{self, Kinds, Toa},
@@ -31,8 +31,9 @@ use network_types::{
 
 use crate::{
     counters::count,
-    maps::{NETNS, NODES, PASSAGES, TRUSTED_SOURCES, longest_match},
+    maps::{NETNS, NODES, PASSAGES},
     packet::{self, ACK, SYN, Segment, TCP, behind_extensions, load, set_length, write},
+    tag,
 };
 
 /// Longest TCP header.
@@ -56,6 +57,16 @@ struct Headers {
     new: [u8; HEADER_ROOM],
 }
 
+#[map]
+static SAID: PerCpuArray<Said> = PerCpuArray::with_max_entries(1, 0);
+
+/// What another hop says on a SYN, likewise.
+#[repr(C)]
+struct Said {
+    syn: Syn,
+    claim: Claim,
+}
+
 impl Headers {
     const EMPTY: Self = Self {
         old: [0; HEADER_ROOM],
@@ -64,7 +75,7 @@ impl Headers {
 }
 
 /// A SYN to a port of a `[[carry.node]]`.
-struct Syn {
+struct Incoming {
     source: Endpoint,
     destination: Endpoint,
     isn: u32,
@@ -92,9 +103,9 @@ pub(crate) fn packet(ctx: &TcContext) -> i32 {
     let Some(node) = node(ctx, segment.port) else {
         return TCX_NEXT;
     };
-    let syn = Syn::new(&segment);
+    let incoming = Incoming::new(&segment);
     match crate::toa::kinds() {
-        Some(kinds) => syn.passes(ctx, node, kinds),
+        Some(kinds) => incoming.passes(ctx, node, kinds),
         None => TCX_NEXT,
     }
 }
@@ -172,7 +183,7 @@ fn node(ctx: &TcContext, port: u16) -> Option<&'static Node> {
     unsafe { NODES.get(interface) }.filter(|node| node.has(port))
 }
 
-impl Syn {
+impl Incoming {
     #[inline(always)]
     fn new(segment: &Segment) -> Self {
         let tcp = segment.tcp();
@@ -228,12 +239,23 @@ impl Syn {
     /// Whether a trusted hop sent it, whose TOA stays: it is nearer the client.
     #[inline(always)]
     fn speaks_for_another(&self, header: &[u8; HEADER_ROOM], kinds: &Kinds) -> bool {
-        let Some(rule) = longest_match(&TRUSTED_SOURCES, self.source.address) else {
+        let Toa::Client(client) = toa::find(header, kinds) else {
             return false;
         };
-        if let Toa::Client(client) = toa::find(header, kinds) {
-            self.vouch(client, Evidence::Toa, rule, Endpoint::default());
+        let Some(said) = SAID.get_ptr_mut(0) else {
+            return false;
+        };
+        // SAFETY: a slot of this CPU, on which one packet at a time arrives.
+        let said = unsafe { &mut *said };
+        said.syn = Syn {
+            source: self.source,
+            destination: self.destination,
+            isn: self.isn,
+        };
+        if crate::toa::believe_hop(header, client, &said.syn, &mut said.claim).is_err() {
+            return false;
         }
+        self.vouch(client, Evidence::Toa, said.claim.rule, Endpoint::default());
         true
     }
 
@@ -251,11 +273,19 @@ impl Syn {
         if end + usize::from(length) > room {
             return None;
         }
-        Some(if self.v6 {
+        let end = if self.v6 {
             options::append(header, end, &toa::option_v6(kind, self.source))
         } else {
             options::append(header, end, &toa::option_v4(kind, self.source))
-        })
+        };
+        let Some(tag) = tag::option(self.source, self.isn) else {
+            return Some(end);
+        };
+        if end + tag.len() > room {
+            count(Counter::CarryUnsigned);
+            return Some(end);
+        }
+        Some(options::append(header, end, &tag))
     }
 
     /// Writes the new header, whose options end at `end`, over the old one.

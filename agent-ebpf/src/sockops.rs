@@ -21,7 +21,8 @@ use crate::{carry, close, learn, maps::NAMESPACES, steer::AF_INET, toa};
 const SYN: u32 = 0x02;
 const SYN_ACK: u32 = 0x12;
 
-/// Passes a call on to the verb that it concerns.
+/// Passes a call on to the verb that it concerns. Those that need much of the stack, which is 512 bytes for a
+/// chain of calls, are calls of their own and not inlined.
 #[inline(always)]
 pub(crate) fn call(ctx: &SockOpsContext) {
     match ctx.op() {

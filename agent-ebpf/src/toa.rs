@@ -18,9 +18,10 @@ use aya_ebpf::{
 
 use crate::{
     counters::count,
-    maps::{HANDOVERS, TOA, TRUSTED_SOURCES, longest_match},
+    maps::{HANDOVERS, SIGNERS, TOA, TRUSTED_SOURCES, longest_match},
     node,
     sockops::{self, local, remote},
+    tag,
 };
 
 const SOL_TCP: i32 = 6;
@@ -62,7 +63,7 @@ pub(crate) fn kinds() -> Option<&'static Kinds> {
 }
 
 /// Reads the SYN that is being answered.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn answers(ctx: &SockOpsContext) {
     let Some(kinds) = kinds() else { return };
     let mut header = [0; HEADER_ROOM];
@@ -90,29 +91,56 @@ pub(crate) fn answers(ctx: &SockOpsContext) {
         destination: local(ctx),
         isn: u32::from_be_bytes([header[4], header[5], header[6], header[7]]),
     };
-    let Some(claim) = claim(client, &syn) else {
-        return count(Counter::ToaUntrusted);
-    };
-    let _ = HANDOVERS.insert(syn, claim, BPF_ANY.into());
+    let mut claim = Claim::default();
+    match believe(&header, client, &syn, &mut claim) {
+        Ok(()) => drop(HANDOVERS.insert(&syn, &claim, BPF_ANY.into())),
+        Err(reason) => count(reason),
+    }
 }
 
-/// What is believed of TOA that names this client: this node saw the SYN before its own NAT, or the sender is
-/// trusted.
+/// Makes `claim` what TOA says that names this client, or tells why it is not to be believed: it is when this node
+/// saw the SYN before its own NAT, or the sender is trusted.
 #[inline(always)]
-pub(crate) fn claim(client: Endpoint, syn: &Syn) -> Option<Claim> {
-    if let Some(voucher) = node::voucher(client, syn.isn) {
-        return Some(Claim {
-            client,
-            original_dst: voucher.original_dst,
-            rule: voucher.rule,
-            evidence: voucher.evidence,
-            ..Claim::default()
-        });
-    }
-    Some(Claim {
+pub(crate) fn believe(
+    header: &[u8; HEADER_ROOM],
+    client: Endpoint,
+    syn: &Syn,
+    claim: &mut Claim,
+) -> Result<(), Counter> {
+    let Some(voucher) = node::voucher(client, syn.isn) else {
+        return believe_hop(header, client, syn, claim);
+    };
+    *claim = Claim {
         client,
-        rule: longest_match(&TRUSTED_SOURCES, syn.source.address)?,
-        evidence: Evidence::Toa as u8,
+        original_dst: voucher.original_dst,
+        rule: voucher.rule,
+        evidence: voucher.evidence,
         ..Claim::default()
-    })
+    };
+    Ok(())
+}
+
+/// The same of TOA that another hop wrote.
+#[inline(always)]
+pub(crate) fn believe_hop(
+    header: &[u8; HEADER_ROOM],
+    client: Endpoint,
+    syn: &Syn,
+    claim: &mut Claim,
+) -> Result<(), Counter> {
+    let sender = syn.source.address;
+    let signer = longest_match(&SIGNERS, sender).filter(|rule| *rule != 0);
+    let source = || longest_match(&TRUSTED_SOURCES, sender);
+    *claim = Claim {
+        client,
+        rule: signer.or_else(source).ok_or(Counter::ToaUntrusted)?,
+        evidence: Evidence::Toa as u8,
+        is_signed: signer.is_some().into(),
+        ..Claim::default()
+    };
+    if signer.is_some() {
+        tag::prove(header, syn, claim)
+    } else {
+        Ok(())
+    }
 }

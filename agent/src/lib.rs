@@ -15,6 +15,8 @@ pub mod datapath;
 pub mod details;
 pub mod doctor;
 pub mod ended;
+pub mod file;
+pub mod keys;
 pub mod metrics;
 pub mod netns;
 pub mod origins;

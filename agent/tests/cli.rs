@@ -121,3 +121,46 @@ fn every_command_explains_itself() {
         assert!(page.contains(".SH SYNOPSIS"), "{page}");
     }
 }
+
+#[test]
+fn the_plugin_is_installed_and_removed() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    for name in ["bin", "conf", "pods"] {
+        fs::create_dir(path(name)).unwrap();
+    }
+    let network = r#"{"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "ptp"}]}"#;
+    let file = path("conf/10-pods.conflist");
+    fs::write(&file, network).unwrap();
+    let shown = |name: &str| path(name).display().to_string();
+    let (bin, conf, pods) = (shown("bin"), shown("conf"), shown("pods"));
+    let directories = ["--bin-dir", &bin, "--conf-dir", &conf];
+
+    let install = [&["cni", "install"], &directories[..]].concat();
+    let (code, out, error) = outcome(&install);
+    assert_eq!((code, error.as_str()), (Some(0), ""), "{out}");
+    assert!(out.contains("(network pods)"), "{out}");
+    assert!(
+        fs::read_to_string(&file)
+            .unwrap()
+            .contains("\"type\": \"truepeer\"")
+    );
+    // What was installed runs as the plugin.
+    let version = Command::new(path("bin/truepeer"))
+        .env("CNI_COMMAND", "VERSION")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert!(version.status.success(), "{version:?}");
+    assert_eq!(outcome(&install), (Some(0), String::new(), String::new()));
+
+    let uninstall = [&["cni", "uninstall", "--pods-dir", &pods], &directories[..]].concat();
+    assert_eq!(outcome(&uninstall).0, Some(0));
+    assert_eq!(fs::read_to_string(&file).unwrap(), network);
+    assert!(!path("bin/truepeer").exists() && !path("pods").exists());
+
+    fs::remove_dir_all(path("conf")).unwrap();
+    let (code, _, error) = outcome(&install);
+    assert_eq!(code, Some(1));
+    assert!(error.contains(&conf), "{error}");
+}

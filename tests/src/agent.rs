@@ -138,6 +138,9 @@ pub struct Trust {
     pub uids: Vec<u32>,
     pub cgroups: Vec<String>,
     pub sources: Vec<String>,
+    pub signers: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keys: Option<PathBuf>,
     pub local_source: Vec<IpAddr>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub toa: Option<Vec<String>>,
@@ -412,11 +415,17 @@ impl Agent {
 
     /// The value of a metric, named with its labels: `truepeer_relay_bytes_total{relay="…"}`.
     pub fn metric(&self, name: &str) -> Result<u64> {
-        let (status, text) = get(&self.config.agent.socket, "/metrics")?;
-        ensure!(status == 200, "/metrics: {status} {text}");
+        let text = self.metrics()?;
         text.lines()
             .find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
             .with_context(|| format!("no metric {name} in {text}"))
+    }
+
+    /// All metrics.
+    pub fn metrics(&self) -> Result<String> {
+        let (status, text) = get(&self.config.agent.socket, "/metrics")?;
+        ensure!(status == 200, "/metrics: {status} {text}");
+        Ok(text)
     }
 
     /// How many connections a policy let in, and how many it refused.

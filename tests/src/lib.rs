@@ -3,8 +3,8 @@
 //! A scenario in `tests/*.rs` runs inside [`host::scenario`], which fails when anything is left on
 //! the host afterwards. It lays out namespaces ([`topology`], [`cluster`]), starts servers ([`report`], [`uring`],
 //! [`web`], [`sshd`], [`postgresql`]), proxies ([`envoy`], [`haproxy`], [`nginx`], [`proxy`], [`unprivileged`]), what
-//! Istio and kube-proxy install ([`istio`], [`kube_proxy`], by [`iptables`]), PROXY headers ([`unwrap`]) and the agent
-//! ([`agent`]), and sends connections from many client addresses ([`load`]), or segment by segment ([`raw`]) or request
+//! Istio and kube-proxy install ([`istio`], [`kube_proxy`], by [`iptables`]), PROXY headers ([`unwrap`]), TOA ([`toa`]) and
+//! the agent ([`agent`]), and sends connections from many client addresses ([`load`]), or segment by segment ([`raw`]) or request
 //! by request ([`http`]).
 
 pub mod agent;
@@ -12,6 +12,7 @@ pub mod cgroup;
 pub mod check;
 pub mod cluster;
 pub mod cni;
+pub mod container;
 pub mod envoy;
 pub mod haproxy;
 pub mod host;
@@ -21,6 +22,7 @@ pub mod istio;
 pub mod kube_proxy;
 pub mod listener;
 pub mod load;
+pub mod manifests;
 pub mod netns;
 pub mod nginx;
 pub mod policy;
@@ -33,6 +35,7 @@ pub mod report;
 pub mod runtime;
 pub mod sshd;
 pub mod table;
+pub mod toa;
 pub mod topology;
 pub mod unprivileged;
 pub mod unwrap;

@@ -6,21 +6,20 @@ use std::path::Path;
 use agent_common::Counter;
 use anyhow::{Context, Result, ensure};
 use nix::sys::socket::{getsockopt, sockopt::TcpMaxSeg};
-use tests::agent::{Agent, Carry, CarryToa, Config, Reveal};
+use tests::agent::{Agent, Config, Reveal};
 use tests::check::no_origins;
 use tests::host::scenario;
 use tests::load::Load;
 use tests::proxy::{any, connect_from, gateway_routes};
 use tests::raw::{LINUX, Raw, toa as option};
 use tests::report::{Report, Seen};
+use tests::toa::{BALANCERS, carry};
 use tests::topology::{Family, Gateway, Sidecar};
 use tests::unprivileged::{UID, proxy};
 
 const PLAYGROUND: &str = env!("CARGO_BIN_EXE_playground");
 const APPLICATION: u16 = 8080;
 const PROXY: u16 = 15001;
-/// The networks of [`Family::balancer`].
-const BALANCERS: [&str; 2] = ["198.51.100.0/24", "2001:db8:1b::/64"];
 /// Believes load balancers, or others.
 fn agent(directory: &Path, sources: &[&str]) -> Result<Agent> {
     let mut config = Config::new(directory, [])?;
@@ -268,16 +267,6 @@ fn segments_stay_as_large_as_they_were() {
         ensure!(before == after, "{before:?} bytes became {after:?}");
         Ok(())
     });
-}
-
-fn carry() -> Carry {
-    Carry {
-        toa: CarryToa {
-            to: vec!["10.78.0.0/24".into(), "fd78::/64".into()],
-            ..CarryToa::default()
-        },
-        ..Carry::default()
-    }
 }
 
 fn family(address: SocketAddr) -> Family {

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{
     cargo::{binary, cargo, executables},
-    peers,
+    dist, peers,
     process::{as_root, require_root, run},
     setup,
 };
@@ -79,6 +79,8 @@ pub(crate) fn test(filter: Option<&str>, unit: bool, e2e: bool) -> Result<()> {
 /// namespaces and attach programs.
 fn scenarios(filter: Option<&str>) -> Result<()> {
     let envoy = peers::install()?;
+    let cluster = peers::install_cluster()?;
+    let image = dist::test_image()?;
     let mut built = executables(
         cargo("test")
             .args(HOST_CRATES)
@@ -86,7 +88,12 @@ fn scenarios(filter: Option<&str>) -> Result<()> {
     )?;
     built.sort_by(|a, b| (&a.package, &a.name).cmp(&(&b.package, &b.name)));
     let truepeer = binary(&built, "truepeer")?;
-    let variables = [("TRUEPEER_BIN", truepeer.as_path()), ("ENVOY_BIN", &envoy)];
+    let variables = [
+        ("TRUEPEER_BIN", truepeer.as_path()),
+        ("TRUEPEER_IMAGE", &image),
+        ("ENVOY_BIN", &envoy),
+        ("CLUSTER_TOOLS", &cluster),
+    ];
     let mut failed = Vec::new();
     for scenario in built.iter().filter(|executable| executable.is_test) {
         println!(

@@ -2,6 +2,7 @@
 
 mod cargo;
 mod chores;
+mod dist;
 mod peers;
 mod process;
 mod setup;
@@ -10,6 +11,7 @@ mod toolchain;
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
+use dist::Target;
 
 /// truepeer's chores.
 ///
@@ -77,6 +79,16 @@ enum Chore {
         #[arg(last = true)]
         args: Vec<String>,
     },
+    /// Make what is handed out: static binaries, an OCI image, man pages, completions, checksums
+    ///
+    /// All of it goes into target/dist. No container engine is needed.
+    #[command(after_help = "Examples:\n  cargo xtask dist\n  \
+                            cargo xtask dist --target aarch64-unknown-linux-musl")]
+    Dist {
+        /// Only for this; once for each
+        #[arg(long)]
+        target: Vec<Target>,
+    },
     /// Check format and lints
     Lint,
 }
@@ -88,6 +100,7 @@ fn main() -> ExitCode {
         Chore::Run { once, args } => chores::playground(once, &args),
         Chore::Test { filter, unit, e2e } => chores::test(filter.as_deref(), unit, e2e),
         Chore::Bench { json, args } => chores::bench(json.as_deref(), &args),
+        Chore::Dist { target } => dist::dist(&target),
         Chore::Lint => chores::lint(),
     };
     match done {

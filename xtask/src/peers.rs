@@ -23,7 +23,7 @@ const ENVOY: &str = "1.40";
 const BASICS: [(&str, &str); 2] = [("ip", "iproute2"), ("iptables", "iptables")];
 
 /// What the end-to-end tests need besides.
-const TOOLS: [(&str, &str); 15] = [
+const TOOLS: [(&str, &str); 21] = [
     ("haproxy", "haproxy"),
     ("nginx", "nginx"),
     (
@@ -39,10 +39,24 @@ const TOOLS: [(&str, &str); 15] = [
     ("sshd", "openssh-server"),
     ("openssl", "openssl"),
     ("containerd", "containerd"),
-    ("runc", "runc"),
     ("/usr/lib/cni/ptp", "containernetworking-plugins"),
     ("nft", "nftables"),
+    ("kubectl", "kubernetes-client"),
+    ("npm", "npm"),
+    ("promtool", "prometheus"),
+    ("runc", "runc"),
+    ("skopeo", "skopeo"),
+    ("umoci", "umoci"),
+    (
+        "/usr/share/containers/seccomp.json",
+        "golang-github-containers-common",
+    ),
 ];
+
+/// What judges the manifests and the chart: Helm's library and the schemas of Kubernetes' API, from PyPI, ...
+const CLUSTER_PYPI: [&str; 2] = ["helm-sdkpy==0.1.32", "kubernetes-validate==1.37.0"];
+/// ... and the schemas of Prometheus' operator, from npm.
+const CLUSTER_NPM: &str = "@kubernetes-models/prometheus-operator@6.0.0";
 
 /// Installs Debian packages without starting their daemons, now or at the next boot.
 const INSTALL: &str = r#"
@@ -172,6 +186,43 @@ fn install_envoy() -> Result<PathBuf> {
     let envoy = envoy_in(&place(&root, &cache.join(format!("envoy-{ENVOY}")))?);
     println!("peers: envoy: installed {}", envoy.display());
     Ok(envoy)
+}
+
+/// Finds or installs what judges the manifests and the chart; returns its directory.
+pub(crate) fn install_cluster() -> Result<PathBuf> {
+    let cache = toolchain::cache()?;
+    // What is installed has the versions in its name.
+    let versions = [&CLUSTER_PYPI[..], &[CLUSTER_NPM]].concat();
+    let name = versions
+        .iter()
+        .filter_map(|package| package.rsplit(['=', '@']).next())
+        .collect::<Vec<_>>()
+        .join("-");
+    let root = cache.join(format!("cluster-{name}"));
+    if root.is_dir() {
+        println!("peers: cluster: found {}", root.display());
+        return Ok(root);
+    }
+    println!("peers: cluster: installing {}", versions.join(" "));
+    let work = tempfile::tempdir_in(&cache)?;
+    let new = work.path().join("root");
+    output(
+        Command::new("python3")
+            .args(["-m", "pip", "install", "--quiet", "--target"])
+            .arg(&new)
+            // Helm's binding asks for a newer Python than it needs.
+            .arg("--ignore-requires-python")
+            .args(CLUSTER_PYPI),
+    )?;
+    output(
+        Command::new("npm")
+            .args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"])
+            .arg(&new)
+            .arg(CLUSTER_NPM),
+    )?;
+    let root = place(&new, &root)?;
+    println!("peers: cluster: installed {}", root.display());
+    Ok(root)
 }
 
 fn envoy_in(root: &Path) -> PathBuf {

@@ -46,6 +46,18 @@ pub(crate) fn toolchain() -> Result<()> {
     Ok(())
 }
 
+/// Finds or installs the standard library for `triple`.
+pub(crate) fn target(triple: &str) -> Result<()> {
+    let library =
+        output(Command::new("rustc").args(["--print", "target-libdir", "--target", triple]))?;
+    if Path::new(library.trim()).is_dir() {
+        return Ok(());
+    }
+    println!("setup: {triple}: installing it with rustup");
+    run(Command::new("rustup").args(["target", "add", triple]))
+        .with_context(|| format!("cannot install what Rust needs to build for {triple}"))
+}
+
 /// Installs a compiler by the first way that this machine offers.
 fn install_compiler() -> Result<Compiler> {
     let mut failed = Vec::new();

@@ -31,7 +31,7 @@ use self::{
 use crate::{
     access_log::AccessLog,
     api::{Server, State},
-    config::{AgentSettings, Config},
+    config::{AgentSettings, Config, ConfigError},
     datapath::{self, Events, Orphans, Pins},
     doctor,
     ended::{Ended, Refusals},
@@ -42,20 +42,23 @@ use crate::{
     route::Journal,
 };
 
-/// How often named namespaces are looked at: nothing tells when one is replaced.
+/// How often named namespaces, keys and clock are looked at: nothing tells when one is replaced.
 const LOOK: Duration = Duration::from_secs(1);
 /// How often is looked for what connections that never came about have left.
 const SWEEP: Duration = Duration::from_secs(5);
 /// How often closed connections are fetched; the data path wakes the agent only when many wait.
 const FETCH: Duration = Duration::from_millis(50);
 
-/// Runs the agent until SIGTERM or SIGINT; SIGHUP reads the configuration at `path` again.
+/// Reads the configuration again.
+pub type Load = Box<dyn Fn() -> Result<Config, ConfigError>>;
+
+/// Runs the agent until SIGTERM or SIGINT; SIGHUP reads the configuration again, by `load`.
 ///
 /// # Errors
 ///
 /// When something cannot be put in place. What a start without predecessor had installed is removed
 /// again.
-pub async fn run(config: Config, path: Option<PathBuf>) -> Result<()> {
+pub async fn run(config: Config, load: Load) -> Result<()> {
     let started = Instant::now();
     let signals = Signals::new()?;
     let is_first = Pins::open(&config.agent.bpffs).is_err();
@@ -63,7 +66,7 @@ pub async fn run(config: Config, path: Option<PathBuf>) -> Result<()> {
     let lock = Lock::take(&config.agent.bpffs)?;
     // Lock and socket are this agent's from here on, and so is what their journal and pins hold.
     let server = Server::bind(&config.agent.socket, config.agent.metrics).await?;
-    let outcome = match Agent::start(config.clone(), path, server).await {
+    let outcome = match Agent::start(config.clone(), load, server).await {
         Ok(agent) => {
             info!("attached after {} ms", started.elapsed().as_millis());
             agent.serve(signals).await
@@ -104,7 +107,7 @@ fn remove(config: &Config) -> Result<()> {
 /// A running agent.
 struct Agent {
     config: Config,
-    path: Option<PathBuf>,
+    load: Load,
     supervisor: Supervisor,
     keeper: Keeper,
     /// What the CNI plugin asks for.
@@ -122,7 +125,7 @@ struct Agent {
 }
 
 impl Agent {
-    async fn start(config: Config, path: Option<PathBuf>, server: Server) -> Result<Self> {
+    async fn start(config: Config, load: Load, server: Server) -> Result<Self> {
         let names = Names::new(&config);
         let pins = Pins::new(&config.agent.bpffs);
         let (state, requests) = State::new(Arc::new(pins), names.clone(), &config.agent);
@@ -157,7 +160,7 @@ impl Agent {
         give_back_memory();
         Ok(Self {
             config,
-            path,
+            load,
             supervisor,
             keeper,
             requests,
@@ -260,6 +263,9 @@ impl Agent {
 
     /// Follows what tells of no change itself: namespaces and files.
     fn look(&mut self) {
+        if let Err(error) = block_in_place(|| self.supervisor.follow_keys()) {
+            error!("{error:#}");
+        }
         let looked = block_in_place(|| {
             self.state.containers.refresh();
             self.keeper.look(&mut self.supervisor)?;
@@ -288,10 +294,10 @@ impl Agent {
         }
     }
 
-    /// Takes up the file, all but `[agent]`, which needs a new start; a bad file changes nothing.
+    /// Takes up the configuration, all but `[agent]`, which needs a new start; a bad one changes nothing.
     fn reload(&mut self) {
         self.log.reopen();
-        let new = match Config::load(self.path.as_deref()) {
+        let new = match (self.load)() {
             Ok(new) => new,
             Err(error) => return error!("the configuration is not read again: {error}"),
         };

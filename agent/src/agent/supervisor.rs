@@ -23,6 +23,7 @@ use crate::{
     config::{AccessLogTarget, Config, Steer},
     containers::Containers,
     datapath::{Datapath, Job},
+    keys::KeyFile,
     netns::Netns,
     processes,
     route::{self, Journal},
@@ -38,6 +39,8 @@ pub(super) struct Supervisor {
     journal: Journal,
     /// What is to be done.
     pub(super) wanted: Wanted,
+    /// The keys of signed TOA.
+    keys: Option<KeyFile>,
     /// For the network namespaces of pods in which nothing is to be done.
     containers: Containers,
     served: BTreeMap<Place, Served>,
@@ -90,6 +93,7 @@ impl Supervisor {
             datapath,
             journal,
             wanted: Wanted::default(),
+            keys: None,
             containers,
             served: BTreeMap::new(),
             changed,
@@ -103,12 +107,14 @@ impl Supervisor {
     /// When a namespace or an interface is missing, or something cannot be installed; what was in
     /// place is put back as far as it goes.
     pub(super) fn apply(&mut self, config: &Config) -> Result<()> {
+        let keys = config.trust.keys.as_deref().map(KeyFile::open);
+        let keys_before = std::mem::replace(&mut self.keys, keys.transpose()?);
         let before = std::mem::replace(&mut self.wanted.config, config.clone());
         let applied = self
             .instruct()
             .and_then(|()| self.reconcile(Missing::Fails));
         if applied.is_err() && before != Config::default() {
-            self.wanted.config = before;
+            (self.wanted.config, self.keys) = (before, keys_before);
             self.instruct()
                 .and_then(|()| self.reconcile(Missing::Waits))
                 .unwrap_or_else(|error| warn!("cannot go back to the former rules: {error:#}"));
@@ -125,6 +131,7 @@ impl Supervisor {
             policy,
             ..
         } = &self.wanted.config;
+        self.datapath.sign(self.keys.as_ref().map(KeyFile::keys))?;
         self.datapath.guard(policy)?;
         self.datapath.trust(trust, reveal, !policy.is_empty())?;
         self.datapath.carry(carry_toa)?;
@@ -137,6 +144,15 @@ impl Supervisor {
             }
         }
         Ok(())
+    }
+
+    /// Follows the file with the keys, and the clock by which tags are made.
+    pub(super) fn follow_keys(&mut self) -> Result<()> {
+        let Some(keys) = &mut self.keys else {
+            return Ok(());
+        };
+        keys.follow();
+        self.datapath.sign(Some(keys.keys()))
     }
 
     /// Does what is to be done in the namespace at `place`, as the host is now.
@@ -281,7 +297,7 @@ impl Supervisor {
         let netns = served.netns.cookie();
         self.datapath.node(netns, &served.nodes)?;
         if !is_attached {
-            let former = std::mem::take(&mut served.pins);
+            let former = served.pins.clone();
             self.attach(served)?;
             let unwanted = former.iter().filter(|name| !served.pins.contains(name));
             self.datapath.detach(unwanted)?;

@@ -11,24 +11,23 @@ use super::{Cli, output::print};
 #[command(after_help = "\
 Examples:
   truepeer man | man -l -
-  truepeer man peers | man -l -")]
+  truepeer man config check | man -l -")]
 pub(super) struct Args {
     /// Of this command; without it, of truepeer as a whole
-    command: Option<String>,
+    command: Vec<String>,
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
-    let mut all = Cli::command();
+    let mut page = Cli::command();
     // Gives the commands their full names.
-    all.build();
-    let command = match &args.command {
-        None => all,
-        Some(name) => all
+    page.build();
+    for name in &args.command {
+        page = page
             .find_subcommand(name)
             .with_context(|| format!("there is no command `{name}`: see `truepeer --help`"))?
-            .clone(),
-    };
+            .clone();
+    }
     let mut text = Vec::new();
-    Man::new(command).render(&mut text)?;
+    Man::new(page).render(&mut text)?;
     print(&String::from_utf8(text)?)
 }

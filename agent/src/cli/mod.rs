@@ -69,7 +69,7 @@ pub fn main() -> ExitCode {
         Command::Peer(args) => peer::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Doctor(args) => return exit(doctor::run(&args)),
-        Command::Cni(args) => return cni::run(&args),
+        Command::Cni(args) => return exit(cni::run(&args)),
         Command::Config(args) => config::run(&args),
         Command::Detach(args) => detach::run(&args),
         Command::Completions(args) => completions::run(&args),

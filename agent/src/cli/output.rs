@@ -2,12 +2,13 @@
 
 use std::{
     fmt,
-    io::{ErrorKind, Write as _, stdout},
+    io::{self, ErrorKind, IsTerminal as _, Write as _, stdout},
 };
 
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 use serde::Serialize;
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 /// How to print.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -29,6 +30,18 @@ impl fmt::Display for StdoutClosed {
 }
 
 impl std::error::Error for StdoutClosed {}
+
+/// Has what is logged told on standard error, as much as RUST_LOG says.
+pub(super) fn log_to_stderr() {
+    let filter = EnvFilter::builder()
+        .with_default_directive(LevelFilter::INFO.into())
+        .from_env_lossy();
+    tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_env_filter(filter)
+        .init();
+}
 
 /// Prints at once.
 pub(super) fn print(text: &str) -> Result<()> {

@@ -2,12 +2,8 @@
 
 use anyhow::{Context as _, Result, bail};
 
-/// Capabilities by their numbers (`linux/capability.h`).
-const NEEDED: [(u32, &str); 3] = [
-    (12, "CAP_NET_ADMIN"),
-    (21, "CAP_SYS_ADMIN"),
-    (39, "CAP_BPF"),
-];
+/// Capabilities by their numbers (`linux/capability.h`). CAP_SYS_ADMIN includes those for BPF.
+const NEEDED: [(u32, &str); 2] = [(12, "CAP_NET_ADMIN"), (21, "CAP_SYS_ADMIN")];
 
 /// Refuses without the capabilities to attach programs and to set up routes.
 pub(super) fn require(command: &str) -> Result<()> {

@@ -1,14 +1,10 @@
 //! `truepeer run`
 
-use std::{
-    io::{self, IsTerminal as _},
-    path::PathBuf,
-};
+use std::path::PathBuf;
 
 use anyhow::Result;
-use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
-use super::privileges;
+use super::{output::log_to_stderr, privileges};
 use crate::{agent, config::Config};
 
 /// Run the agent in the foreground
@@ -26,18 +22,20 @@ pub(super) struct Args {
     /// Configuration; without it, the default one (`truepeer config default`)
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+
+    /// Let everything but relays go on when the agent stops, as `keep` in the configuration does
+    #[arg(long)]
+    keep: bool,
 }
 
 pub(super) fn run(args: Args) -> Result<()> {
-    let config = Config::load(args.config.as_deref())?;
+    let load = move || {
+        let mut config = Config::load(args.config.as_deref())?;
+        config.agent.keep |= args.keep;
+        Ok(config)
+    };
+    let config = load()?;
     privileges::require("run")?;
-    let filter = EnvFilter::builder()
-        .with_default_directive(LevelFilter::INFO.into())
-        .from_env_lossy();
-    tracing_subscriber::fmt()
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .with_env_filter(filter)
-        .init();
-    tokio::runtime::Runtime::new()?.block_on(agent::run(config, args.config))
+    log_to_stderr();
+    tokio::runtime::Runtime::new()?.block_on(agent::run(config, Box::new(load)))
 }

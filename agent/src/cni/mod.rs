@@ -10,6 +10,7 @@ mod agent;
 mod annotations;
 mod environment;
 mod error;
+pub mod install;
 mod network;
 mod verbs;
 

@@ -146,9 +146,9 @@ impl Config {
     /// The options that are taken for TOA: none while nobody could be believed, and what this node writes
     /// itself.
     pub fn kinds(&self) -> Kinds {
-        match (&self.trust.sources[..], &self.carry_node[..]) {
-            ([], []) => Kinds::NONE,
-            (_, []) => self.trust.toa,
+        match (self.trust.reads_toa(), &self.carry_node[..]) {
+            (false, []) => Kinds::NONE,
+            (true, []) => self.trust.toa,
             _ => {
                 let kind = self.carry_toa.kind;
                 self.trust.toa.with(kind, LEN_V4).with(kind, LEN_V6)

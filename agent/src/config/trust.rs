@@ -1,6 +1,7 @@
 //! The sections `[trust]` and `[reveal]`: who may speak for a client, and who is told.
 
 use std::net::{IpAddr, Ipv6Addr};
+use std::path::PathBuf;
 
 use agent_common::toa::{Kinds, LEN_V4, LEN_V6};
 use ipnet::IpNet;
@@ -10,7 +11,15 @@ use super::{
     reader::{Located, Section},
 };
 
-pub(super) const TRUST_KEYS: [&str; 5] = ["uids", "cgroups", "sources", "toa", "local_source"];
+pub(super) const TRUST_KEYS: [&str; 7] = [
+    "uids",
+    "cgroups",
+    "sources",
+    "signers",
+    "keys",
+    "toa",
+    "local_source",
+];
 pub(super) const REVEAL_KEYS: [&str; 2] = ["enabled", "cgroups"];
 
 /// What the load balancers in use write: LVS and DPVS.
@@ -32,6 +41,10 @@ pub struct Trust {
     pub cgroups: Vec<String>,
     /// Prefixes of remote hops.
     pub sources: Vec<IpNet>,
+    /// Prefixes of remote hops whose TOA must be signed.
+    pub signers: Vec<IpNet>,
+    /// The file with the keys that sign and verify; `None`: nothing is signed.
+    pub keys: Option<PathBuf>,
     /// The options that are taken for TOA.
     pub toa: Kinds,
     /// What their connections to their own host come from, at most one address a family; none: the
@@ -45,6 +58,8 @@ impl Default for Trust {
             uids: Vec::new(),
             cgroups: Vec::new(),
             sources: Vec::new(),
+            signers: Vec::new(),
+            keys: None,
             toa: TOA,
             local_source: Vec::new(),
         }
@@ -57,12 +72,18 @@ impl Trust {
         !self.uids.is_empty() || !self.cgroups.is_empty()
     }
 
+    /// Whether TOA of anybody is believed.
+    pub fn reads_toa(&self) -> bool {
+        !self.sources.is_empty() || !self.signers.is_empty()
+    }
+
     /// The rules by name, as answers tell them.
     pub fn rules(&self) -> impl Iterator<Item = String> + '_ {
         let uids = self.uids.iter().map(|uid| Self::uid_rule(*uid));
         let cgroups = self.cgroups.iter().map(|path| Self::cgroup_rule(path));
         let sources = self.sources.iter().map(Self::source_rule);
-        uids.chain(cgroups).chain(sources)
+        let signers = self.signers.iter().map(Self::signer_rule);
+        uids.chain(cgroups).chain(sources).chain(signers)
     }
 
     /// Name of the rule that trusts a user.
@@ -80,13 +101,24 @@ impl Trust {
         format!("source {prefix}")
     }
 
+    /// Name of the rule that trusts a prefix whose TOA is signed.
+    pub fn signer_rule(prefix: &IpNet) -> String {
+        format!("signer {prefix}")
+    }
+
     pub(super) fn read(section: &Section<'_, '_>, problems: &mut Problems) -> Self {
         section.refuse_unknown(problems);
+        let signers = section.prefixes("signers", problems);
+        if !signers.is_empty() {
+            section.require("keys", "\"/etc/truepeer/keys\"", problems);
+        }
         let uids = section.integers("uids", 0..=u32::MAX - 1, problems);
         Self {
             uids: uids.into_iter().flatten().map(|(uid, _)| uid).collect(),
             cgroups: cgroups(section, problems),
             sources: section.prefixes("sources", problems),
+            signers,
+            keys: section.path("keys", problems).map(|(path, _)| path),
             toa: kinds(section, problems).unwrap_or(TOA),
             local_source: local_source(section, problems),
         }

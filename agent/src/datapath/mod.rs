@@ -13,6 +13,7 @@ use std::{
     io::Read as _,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use agent_common::{
@@ -20,6 +21,7 @@ use agent_common::{
     names::{self, map, program},
     node::{Interface, Node},
     origin::rule_id,
+    tag,
     toa::Kinds,
     unwrap::{UnwrapPort, Versions},
 };
@@ -29,7 +31,10 @@ use aya::{
     maps::{MapData, MapError},
     programs::{Iter, links::PinnedLink},
 };
-use nix::libc::{AF_INET, AF_INET6};
+use nix::{
+    libc::{AF_INET, AF_INET6},
+    time::{ClockId, clock_gettime},
+};
 use tracing::{debug, warn};
 
 pub use attach::Job;
@@ -39,6 +44,7 @@ pub use translated::Orphans;
 
 use crate::{
     config::{CarryToa, Policy, Reveal, Trust},
+    keys::Keys,
     netns::Netns,
     origins::Claims,
 };
@@ -115,6 +121,15 @@ impl Datapath {
         });
         pins::replace(&mut cgroups, wanted.collect::<Result<_>>()?)?;
 
+        // First, so that no moment asks for less than the configuration before or this one.
+        let exempt = trust.sources.iter().filter(|source| {
+            let mut signers = trust.signers.iter();
+            signers.any(|signer| signer.contains(*source)) && !trust.signers.contains(source)
+        });
+        let signers = trust.signers.iter();
+        let signers = signers.map(|prefix| (*prefix, rule_id(&Trust::signer_rule(prefix))));
+        let wanted = signers.chain(exempt.map(|prefix| (*prefix, 0)));
+        pins::replace_prefixes(&mut self.pins.signers()?, wanted)?;
         let sources = trust.sources.iter();
         let sources = sources.map(|prefix| (*prefix, rule_id(&Trust::source_rule(prefix))));
         pins::replace_prefixes(&mut self.pins.trusted_sources()?, sources)?;
@@ -151,6 +166,18 @@ impl Datapath {
     pub fn carry(&self, toa: &CarryToa) -> Result<()> {
         let wanted = toa.to.iter().map(|prefix| (*prefix, toa.kind.into()));
         pins::replace_prefixes(&mut self.pins.carry()?, wanted)
+    }
+
+    /// Says by which keys TOA is signed and proven, and what time it is.
+    pub fn sign(&self, keys: Option<&Keys>) -> Result<()> {
+        let now = |clock| clock_gettime(clock).map(Duration::from);
+        let (wall, boot) = (now(ClockId::CLOCK_REALTIME)?, now(ClockId::CLOCK_BOOTTIME)?);
+        let wall = (wall.as_nanos() as u64).wrapping_sub(boot.as_nanos() as u64);
+        let entry = |keys: &Keys| (0, pins::Plain(tag::Keys::new(wall, keys.first, keys.other)));
+        pins::replace(
+            &mut self.pins.keys()?,
+            keys.map(entry).into_iter().collect(),
+        )
     }
 
     /// Says what is taken for TOA.

@@ -14,6 +14,7 @@ use agent_common::{
     guard::{Policy, Prefix, Tally},
     names::{LAYOUT, map},
     node::{Interface, Node},
+    tag::Keys,
     toa::Kinds,
     unwrap::{Handshake, UnwrapPort},
 };
@@ -54,6 +55,8 @@ unsafe impl Pod for Plain<Namespace> {}
 unsafe impl Pod for Plain<ListenerKey> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<Kinds> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<Keys> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<UnwrapPort> {}
 // SAFETY: as above.
@@ -313,6 +316,18 @@ impl Pins {
     pub(super) fn trusted_sources(&self) -> Result<Prefixes> {
         Ok(LpmTrie::try_from(Map::from_map_data(
             self.map(map::TRUSTED_SOURCES)?,
+        )?)?)
+    }
+
+    pub(super) fn signers(&self) -> Result<Prefixes> {
+        Ok(LpmTrie::try_from(Map::from_map_data(
+            self.map(map::SIGNERS)?,
+        )?)?)
+    }
+
+    pub(super) fn keys(&self) -> Result<HashMap<MapData, u32, Plain<Keys>>> {
+        Ok(HashMap::try_from(Map::from_map_data(
+            self.map(map::KEYS)?,
         )?)?)
     }
 

@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use super::{Check, Outcome, or_failed};
 
 const NAME: &str = "capabilities";
-const AS_ROOT: &str = "run as root, or in a privileged container";
+const AS_ROOT: &str = "run as root, or add it to the container's capabilities";
 
 /// A capability: its bit (capabilities(7)), its name and what needs it.
 struct Capability(u8, &'static str, &'static str);

@@ -3,6 +3,7 @@
 
 mod capabilities;
 mod kernel;
+mod keys;
 mod marks;
 mod mounts;
 mod namespace;
@@ -99,6 +100,7 @@ pub fn run(pre: bool, config: &Config) -> Vec<Check> {
     if pre {
         return checks;
     }
+    checks.extend(config.trust.keys.as_deref().map(keys::check));
     let host_is_fit = checks.iter().all(|check| check.outcome != Outcome::Fail);
     for (path, steers) in by_namespace(&config.steer) {
         match Netns::open_or_current(path) {

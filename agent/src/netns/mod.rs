@@ -28,7 +28,7 @@ use nix::{
     sockopt_impl,
     sys::{
         socket::{AddressFamily, SockFlag, SockType, getsockopt, socket},
-        statfs::{FsType, fstatfs},
+        statfs::{NSFS_MAGIC, fstatfs},
     },
 };
 use rtnetlink::{LinkMessageBuilder, LinkUnspec};
@@ -97,7 +97,7 @@ impl Netns {
                 path.display()
             )
         })?;
-        if fstatfs(&file)?.filesystem_type() != FsType(libc::NSFS_MAGIC) {
+        if fstatfs(&file)?.filesystem_type() != NSFS_MAGIC {
             bail!(
                 "{} is not a network namespace but an ordinary file, left by a namespace that is gone: \
                  remove it and create the namespace again",

@@ -2,8 +2,7 @@
 
 use std::{
     collections::{HashMap, hash_map},
-    fs::{self, File},
-    io::{self, Write},
+    fs, io,
     path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -12,7 +11,10 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::{Item, one_error, sweep_all, sysctl};
-use crate::netns::{Netns, boot_id};
+use crate::{
+    file,
+    netns::{Netns, boot_id},
+};
 
 /// Version of the file's format.
 const VERSION: u32 = 1;
@@ -147,7 +149,7 @@ impl Journal {
         one_error(errors)
     }
 
-    /// Writes the file so that a crash leaves either the old or the new one.
+    /// Writes the file.
     fn save(&self) -> Result<()> {
         let context = || format!("cannot write the journal {}", self.path.display());
         let directory = self.path.parent().unwrap_or(Path::new("/"));
@@ -160,15 +162,11 @@ impl Journal {
                 _ => Ok(()),
             };
         }
-        let new = self.path.with_added_extension("new");
-        let written = (|| {
-            let mut file = File::create(&new)?;
-            file.write_all(&serde_json::to_vec_pretty(&self.content)?)?;
-            file.sync_all()?;
-            fs::rename(&new, &self.path)?;
-            File::open(directory)?.sync_all()
-        })();
-        written.with_context(context)
+        file::replace(
+            &self.path,
+            &serde_json::to_vec_pretty(&self.content)?,
+            0o644,
+        )
     }
 
     fn set_aside(&self, error: &serde_json::Error) -> Result<()> {

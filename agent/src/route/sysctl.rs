@@ -3,6 +3,7 @@
 use std::{fs, io, path::PathBuf};
 
 use anyhow::{Context, Result, anyhow};
+use nix::mount::{MsFlags, mount};
 
 use crate::netns::Netns;
 
@@ -23,7 +24,14 @@ pub fn write(netns: &Netns, key: &str, value: &str) -> Result<()> {
         return Ok(());
     }
     netns.run(|| {
-        fs::write(path(key), value).map_err(|error| match error.kind() {
+        let path = path(key);
+        let written = match fs::write(&path, value) {
+            Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+                make_writable().and_then(|()| fs::write(&path, value))
+            }
+            written => written,
+        };
+        written.map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => {
                 anyhow!("this kernel has no sysctl {key}: Linux 3.16 or later has it")
             }
@@ -34,6 +42,19 @@ pub fn write(netns: &Netns, key: &str, value: &str) -> Result<()> {
             _ => anyhow!("cannot set {key}={value}: {error}"),
         })
     })
+}
+
+/// Lets this process write to `/proc/sys` where a container runtime has mounted it read-only, in the
+/// container's own mount namespace.
+fn make_writable() -> io::Result<()> {
+    let flags = MsFlags::MS_REMOUNT
+        | MsFlags::MS_BIND
+        | MsFlags::MS_NOSUID
+        | MsFlags::MS_NODEV
+        | MsFlags::MS_NOEXEC;
+    // Anything else than that mount stays as it is, and the write fails as before.
+    mount(None::<&str>, "/proc/sys", None::<&str>, flags, None::<&str>)
+        .map_err(|_| io::ErrorKind::ReadOnlyFilesystem.into())
 }
 
 /// Whether IPv6 works at all in the namespace.

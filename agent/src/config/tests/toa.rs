@@ -26,6 +26,34 @@ kind = 253
 }
 
 #[test]
+fn signers_need_keys() {
+    let keys = "keys = \"/etc/truepeer/keys\"";
+    let signers = "signers = [\"10.1.0.0/16\"]";
+    let config = Config::parse(&format!("[trust]\n{signers}\n{keys}\n"), "t.toml").unwrap();
+    assert_eq!(
+        config.trust.keys.as_deref(),
+        Some(Path::new("/etc/truepeer/keys"))
+    );
+    assert_eq!(Vec::from_iter(config.trust.rules()), ["signer 10.1.0.0/16"]);
+    assert!(config.trust.reads_toa());
+    // Who only signs.
+    let config = Config::parse(&format!("[trust]\n{keys}\n"), "t.toml").unwrap();
+    assert!(config.trust.keys.is_some() && !config.trust.reads_toa());
+    assert_has(
+        &error(&format!("[trust]\n{signers}\n")),
+        &["[trust] has no `keys`", "keys = \"/etc/truepeer/keys\""],
+    );
+    assert_has(
+        &error("[trust]\nkeys = \"keys\"\n"),
+        &["`keys` is not an absolute path", "write \"/keys\""],
+    );
+    assert_has(
+        &error("[trust]\nsigner = []\n"),
+        &["unknown key `signer`, did you mean `signers`?"],
+    );
+}
+
+#[test]
 fn what_is_no_prefix_or_no_kind_is_told_with_the_nearest_that_is() {
     let trust = |line: &str| error(&format!("[trust]\n{line}\n"));
     assert_has(

@@ -1,0 +1,179 @@
+//! The keys of signed TOA, in a file of their own: a Kubernetes Secret, for example.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use agent_common::siphash::Key;
+use anyhow::{Context as _, Result, bail, ensure};
+use tracing::{error, info};
+
+/// Digits of a key.
+const DIGITS: usize = 32;
+
+/// What a file holds. It cannot be printed, so that no key comes into a log.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Keys {
+    /// The key that signs, and verifies.
+    pub first: Key,
+    /// One more that verifies, while keys are being replaced.
+    pub other: Option<Key>,
+}
+
+impl Keys {
+    /// Reads a file.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read, or does not hold one or two keys.
+    pub fn read(path: &Path) -> Result<Self> {
+        let name = path.display();
+        let text = fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
+        Self::parse(&text).with_context(|| format!("{name} holds no valid keys"))
+    }
+
+    /// One key a line; lines that begin with `#`, and those that are empty, do not count.
+    fn parse(text: &str) -> Result<Self> {
+        let mut keys = Vec::new();
+        for (n, line) in text.lines().map(str::trim).enumerate() {
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let is_key = line.len() == DIGITS && line.bytes().all(|b| b.is_ascii_hexdigit());
+            ensure!(
+                is_key,
+                "line {} does not have {DIGITS} hexadecimal digits; `openssl rand -hex 16` prints a key",
+                n + 1
+            );
+            let bytes = u128::from_str_radix(line, 16)?.to_be_bytes();
+            let (words, _) = bytes.as_chunks();
+            keys.push([0, 1].map(|i| u64::from_le_bytes(words[i])));
+        }
+        match keys[..] {
+            [first] => Ok(Self { first, other: None }),
+            [first, other] => Ok(Self {
+                first,
+                other: Some(other),
+            }),
+            [] => bail!("there is none; `openssl rand -hex 16` prints a key"),
+            _ => bail!(
+                "there are {}; leave the one that signs, and below it one more that is believed",
+                keys.len()
+            ),
+        }
+    }
+}
+
+/// A file that is followed.
+pub struct KeyFile {
+    path: PathBuf,
+    keys: Keys,
+    /// Why it was not read the last time; told once.
+    problem: Option<String>,
+}
+
+impl KeyFile {
+    /// Reads it for the first time.
+    pub fn open(path: &Path) -> Result<Self> {
+        Ok(Self {
+            path: path.to_owned(),
+            keys: Keys::read(path)?,
+            problem: None,
+        })
+    }
+
+    /// What it holds, or held when it could be read.
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// Reads it again. By its contents and not its times, as Secrets are replaced by way of links.
+    pub fn follow(&mut self) {
+        let problem = match Keys::read(&self.path) {
+            Ok(keys) => {
+                if keys != self.keys {
+                    info!("keys read again: {}", self.path.display());
+                }
+                self.keys = keys;
+                None
+            }
+            Err(error) => Some(format!("{error:#}")),
+        };
+        if let Some(problem) = &problem
+            && self.problem.as_ref() != Some(problem)
+        {
+            error!("the former keys stay: {problem}");
+        }
+        self.problem = problem;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: &str = "000102030405060708090a0b0c0d0e0f";
+    const B: &str = "F0E0D0C0B0A090807060504030201000";
+
+    fn error(text: &str) -> String {
+        match Keys::parse(text) {
+            Ok(_) => panic!("it is valid"),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn a_file_has_one_key_or_two() {
+        let one = Keys::parse(A).unwrap();
+        // The key of SipHash's reference vectors.
+        assert_eq!(one.first, [0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908]);
+        assert!(one.other.is_none());
+        let two = Keys::parse(&format!("# signs\r\n {A}\r\n\n# is believed\n{B}\n")).unwrap();
+        assert_eq!(
+            (two.first, two.other.map(|k| k[1])),
+            (one.first, Some(0x0010_2030_4050_6070))
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_without_the_key() {
+        for text in ["", "# nothing\n"] {
+            assert!(error(text).contains("there is none; `openssl rand -hex 16`"));
+        }
+        assert!(error(&format!("{A}\n{B}\n{A}\n")).contains("there are 3"));
+        for wrong in [
+            &A[1..],
+            &format!("{A}0"),
+            &format!("+{}", &A[1..]),
+            &format!("{A} # mine"),
+        ] {
+            let error = error(&format!("# comment\n{wrong}\n"));
+            assert!(
+                error.contains("line 2 does not have 32 hexadecimal digits"),
+                "{error}"
+            );
+            assert!(!error.contains("0405"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_any_more_leaves_the_keys() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("keys");
+        fs::write(&path, A).unwrap();
+        let mut file = KeyFile::open(&path).unwrap();
+        let before = *file.keys();
+        for text in ["", "not a key"] {
+            fs::write(&path, text).unwrap();
+            file.follow();
+            assert!(*file.keys() == before && file.problem.is_some());
+        }
+        fs::remove_file(&path).unwrap();
+        file.follow();
+        assert!(*file.keys() == before && file.problem.is_some());
+        fs::write(&path, B).unwrap();
+        file.follow();
+        assert!(*file.keys() != before && file.problem.is_none());
+    }
+}
