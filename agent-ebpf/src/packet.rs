@@ -206,7 +206,10 @@ fn read_v4(ctx: &TcContext) -> Option<Segment> {
         sport: u16::from_ne_bytes(source),
         dport: u16::from_ne_bytes(dest),
     };
-    let tuple = bpf_sock_tuple__bindgen_ty_1 { ipv4 };
+    // All of it: of what LLVM keeps in registers, the verifier wants each to have a value.
+    // SAFETY: zeros are a value of either variant.
+    let mut tuple: bpf_sock_tuple__bindgen_ty_1 = unsafe { core::mem::zeroed() };
+    tuple.ipv4 = ipv4;
     let total = usize::from(u16::from_be_bytes(header.tot_len));
     Some(Segment {
         offset: EthHdr::LEN + length,
