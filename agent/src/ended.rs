@@ -7,7 +7,7 @@ use prometheus_client::metrics::counter::Counter;
 use serde::Serialize;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-use crate::details::Details;
+use crate::{containers::Workload, details::Details};
 
 /// How many refused connections and ended requests of the relays can wait for the agent.
 const QUEUE: usize = 4096;
@@ -22,6 +22,8 @@ pub struct Ended {
     pub refused: Option<&'static str>,
     /// What its PROXY header said besides addresses.
     pub details: Option<Arc<Details>>,
+    /// Whose it was; the agent finds that out.
+    pub workload: Option<Arc<Workload>>,
     /// Of an HTTP request, whose record is `closed` then.
     pub request: Option<Request>,
 }
@@ -44,6 +46,7 @@ impl Ended {
             closed,
             refused: Refusal::from_u32(closed.refused).map(Refusal::name),
             details,
+            workload: None,
             request: None,
         }
     }

@@ -10,6 +10,7 @@ pub mod api;
 pub mod cli;
 pub mod cni;
 pub mod config;
+pub mod containers;
 pub mod datapath;
 pub mod details;
 pub mod doctor;

@@ -24,6 +24,7 @@ use prometheus_client::{
 };
 
 use crate::{
+    containers::Containers,
     origins::{Origins, Status},
     peers::Names,
     relay,
@@ -50,7 +51,12 @@ pub struct Metrics {
 
 impl Metrics {
     /// Metrics that read the data path at each scrape.
-    pub fn new(origins: Arc<dyn Origins>, names: Names, statistics: Statistics) -> Self {
+    pub fn new(
+        origins: Arc<dyn Origins>,
+        names: Names,
+        statistics: Statistics,
+        containers: Containers,
+    ) -> Self {
         let ready = Arc::new(AtomicBool::new(false));
         let access_log_failures = Counter::default();
         let access_log_omissions = Counter::default();
@@ -79,6 +85,7 @@ impl Metrics {
             Unit::Seconds,
             ConstGauge::new(unix_seconds(SystemTime::now())),
         );
+        registry.register_collector(Box::new(containers));
         registry.register_collector(Box::new(Datapath {
             origins,
             names,
@@ -195,12 +202,27 @@ impl<M: EncodeMetric> Encode for M {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::peers::tests::{Fake, names, origin};
+    use crate::{
+        containers::Workload,
+        peers::tests::{Fake, names, origin},
+    };
 
     #[test]
     fn every_counter_and_the_fill_of_the_map_are_there() {
         let origins = Fake(vec![(1, origin("203.0.113.7:1"))]);
-        let metrics = Metrics::new(Arc::new(origins), names(), Statistics::default());
+        let containers = Containers::default();
+        let workload = Workload {
+            namespace: "shop".into(),
+            pod: "web-0".into(),
+            container: None,
+        };
+        containers.count(&workload.into(), true);
+        let metrics = Metrics::new(
+            Arc::new(origins),
+            names(),
+            Statistics::default(),
+            containers,
+        );
         metrics.ready.store(true, Ordering::Relaxed);
         metrics.access_log_failures.inc();
         let text = metrics.encode().unwrap();
@@ -219,6 +241,7 @@ mod tests {
             "truepeer_policy_allowed_total{policy=\"guests\"} 3\n",
             "truepeer_policy_denied_total{policy=\"guests\"} 4\n",
             "truepeer_access_log_failures_total 1\n",
+            "truepeer_pod_refused_connections_total{namespace=\"shop\",pod=\"web-0\",container=\"\"} 1\n",
             "truepeer_build_info{version=\"0.1.0\"} 1\n",
             "# TYPE truepeer_steered_connections counter\n",
             "\ntruepeer_start_time_seconds ",
@@ -243,7 +266,12 @@ mod tests {
                 anyhow::bail!("gone")
             }
         }
-        let metrics = Metrics::new(Arc::new(Broken), names(), Statistics::default());
+        let metrics = Metrics::new(
+            Arc::new(Broken),
+            names(),
+            Statistics::default(),
+            Containers::default(),
+        );
         assert!(metrics.encode().is_err());
     }
 }

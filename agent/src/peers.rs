@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::{Config, Policy, Relay, Steer},
+    containers::{Containers, Workload},
     details::Details,
     origins::Origins,
     processes::{Owner, Owners},
@@ -47,6 +48,9 @@ pub struct Peer {
     pub pid: Option<u32>,
     /// Command name of the process.
     pub comm: Option<String>,
+    /// Kubernetes' names of pod and container, where they are known.
+    #[serde(flatten)]
+    pub workload: Option<Workload>,
     /// When the origin was learnt (RFC 3339).
     pub since: String,
     /// Number of its PROXY header, if that says more than addresses.
@@ -81,28 +85,50 @@ impl View {
 }
 
 /// Every connection that has an origin, the newest first.
-pub fn all(origins: &dyn Origins, names: &Names, view: View) -> Result<Vec<Peer>> {
+pub fn all(
+    origins: &dyn Origins,
+    names: &Names,
+    containers: &Containers,
+    view: View,
+) -> Result<Vec<Peer>> {
     let mut entries = origins.all()?;
     entries.sort_unstable_by_key(|(cookie, origin)| Reverse((origin.since, *cookie)));
     let owners = Owners::snapshot()?;
+    containers.refresh();
     let clock = Clock::read()?;
     Ok(entries
         .iter()
         .filter(|(cookie, _)| view.shows(owners.get(*cookie)))
-        .filter_map(|(cookie, origin)| Peer::new(*cookie, origin, &owners, names, &clock))
+        .filter_map(|(cookie, origin)| {
+            Peer::new(*cookie, origin, &owners, names, containers, &clock)
+        })
         .collect())
 }
 
 /// The connection whose socket has this cookie, if it has an origin.
-pub fn one(origins: &dyn Origins, names: &Names, view: View, cookie: u64) -> Result<Option<Peer>> {
+pub fn one(
+    origins: &dyn Origins,
+    names: &Names,
+    containers: &Containers,
+    view: View,
+    cookie: u64,
+) -> Result<Option<Peer>> {
     let Some(origin) = origins.get(cookie)? else {
         return Ok(None);
     };
     let owners = Owners::snapshot()?;
+    containers.refresh();
     if !view.shows(owners.get(cookie)) {
         return Ok(None);
     }
-    Ok(Peer::new(cookie, &origin, &owners, names, &Clock::read()?))
+    Ok(Peer::new(
+        cookie,
+        &origin,
+        &owners,
+        names,
+        containers,
+        &Clock::read()?,
+    ))
 }
 
 impl Peer {
@@ -112,6 +138,7 @@ impl Peer {
         origin: &Origin,
         owners: &Owners,
         names: &Names,
+        containers: &Containers,
         clock: &Clock,
     ) -> Option<Self> {
         let evidence = Evidence::from_u8(origin.evidence)?;
@@ -133,6 +160,9 @@ impl Peer {
                 .or_else(|| owners.netns_inode(origin.netns)),
             pid: owner.map(|owner| owner.pid),
             comm: owner.map(|owner| owner.comm.clone()),
+            workload: containers
+                .find(origin.netns, owner.map(|owner| owner.cgroup.as_str()))
+                .map(Arc::unwrap_or_clone),
             since: humantime::format_rfc3339_seconds(clock.wall(origin.since)).to_string(),
             header: origin.header,
             proxy: None,
@@ -229,10 +259,12 @@ pub(crate) mod tests {
     use std::net::{TcpListener, TcpStream};
 
     use agent_common::Counter;
+    use serde_json::{Value::Null, json};
 
     use super::*;
     use crate::{
         config::Config,
+        containers,
         netns::Netns,
         origins::{Link, MapFill, Status},
         sockets,
@@ -315,7 +347,15 @@ pub(crate) mod tests {
     fn a_peer_is_its_origin_and_its_process() {
         let (_client, _server, cookie) = connection();
         let origins = Fake(vec![(cookie, origin("203.0.113.7:51812"))]);
-        let peer = one(&origins, &names(), View::All, cookie).unwrap().unwrap();
+        let peer = one(
+            &origins,
+            &names(),
+            &Containers::default(),
+            View::All,
+            cookie,
+        )
+        .unwrap()
+        .unwrap();
         assert_eq!(peer.client, "203.0.113.7:51812".parse().unwrap());
         assert_eq!(
             (&*peer.evidence, &*peer.trusted_by),
@@ -323,7 +363,10 @@ pub(crate) mod tests {
         );
         assert_eq!(peer.pid, Some(std::process::id()));
         assert_eq!(peer.netns, Some(Netns::current().unwrap().inode()));
-        assert_eq!(all(&origins, &names(), View::All).unwrap()[0].pid, peer.pid);
+        assert_eq!(
+            all(&origins, &names(), &Containers::default(), View::All).unwrap()[0].pid,
+            peer.pid
+        );
 
         let json = serde_json::to_value(&peer).unwrap();
         assert_eq!(json["original_dst"], "10.0.0.3:8080");
@@ -332,11 +375,24 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_peer_of_a_pod_has_its_names() {
+        let (_directory, containers) = containers::tests::web();
+        let mut of_pod = origin("203.0.113.7:1");
+        of_pod.netns = Netns::current().unwrap().cookie();
+        let origins = Fake(vec![(1, of_pod), (2, origin("203.0.113.7:2"))]);
+        let peers = all(&origins, &names(), &containers, View::All).unwrap();
+        let json = serde_json::to_value(&peers).unwrap();
+        assert_eq!((&json[0]["pod"], &json[1]["pod"]), (&Null, &json!("web-0")));
+        assert_eq!(json[1]["namespace"], "shop");
+        assert_eq!(serde_json::from_value::<Vec<Peer>>(json).unwrap(), peers);
+    }
+
+    #[test]
     fn a_socket_without_a_process_has_nulls() {
         let mut gone = origin("[2001:db8::7]:1");
         gone.rule = 1;
         let origins = Fake(vec![(u64::MAX, gone)]);
-        let peers = all(&origins, &names(), View::All).unwrap();
+        let peers = all(&origins, &names(), &Containers::default(), View::All).unwrap();
         let json = serde_json::to_value(&peers[0]).unwrap();
         assert_eq!(json["client"], "[2001:db8::7]:1");
         assert_eq!(json["trusted_by"], "a rule that is no longer configured");
@@ -352,13 +408,20 @@ pub(crate) mod tests {
         let origins = Fake(vec![(cookie, entry), (u64::MAX, entry)]);
         let own = nix::unistd::geteuid().as_raw();
         let cookies = |view| -> Vec<u64> {
-            let peers = all(&origins, &names(), view).unwrap();
+            let peers = all(&origins, &names(), &Containers::default(), view).unwrap();
             peers.iter().map(|peer| peer.cookie).collect()
         };
         assert_eq!(cookies(View::All), [u64::MAX, cookie]);
         assert_eq!(cookies(View::Of(own)), [cookie]);
         assert!(cookies(View::Of(own + 1)).is_empty());
-        let foreign = one(&origins, &names(), View::Of(own + 1), cookie).unwrap();
+        let foreign = one(
+            &origins,
+            &names(),
+            &Containers::default(),
+            View::Of(own + 1),
+            cookie,
+        )
+        .unwrap();
         assert_eq!(foreign, None);
         assert_eq!(View::of(0), View::All);
     }
@@ -368,7 +431,10 @@ pub(crate) mod tests {
         let mut odd = origin("203.0.113.7:1");
         odd.evidence = 200;
         let origins = Fake(vec![(1, odd)]);
-        assert_eq!(one(&origins, &names(), View::All, 1).unwrap(), None);
+        assert_eq!(
+            one(&origins, &names(), &Containers::default(), View::All, 1).unwrap(),
+            None
+        );
     }
 
     #[test]

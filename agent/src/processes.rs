@@ -3,7 +3,10 @@
 use std::{
     collections::HashMap,
     fs,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
     path::{Path, PathBuf},
 };
 
@@ -152,6 +155,36 @@ pub fn cgroup_path(id: u64) -> Option<String> {
     Some(format!("/{}", path.strip_prefix(&mount).ok()?.to_str()?))
 }
 
+/// Paths of cgroups by their ids, which are never reused.
+#[derive(Debug, Default)]
+pub struct Cgroups(HashMap<u64, Option<String>>);
+
+impl Cgroups {
+    /// How many are remembered.
+    const ROOM: usize = 1024;
+
+    /// The path of the cgroup with this id; `None` when it was gone before anybody asked.
+    pub fn path(&mut self, id: u64) -> Option<String> {
+        if self.0.len() >= Self::ROOM {
+            self.0.clear();
+        }
+        let path = self.0.entry(id);
+        path.or_insert_with_key(|id| cgroup_path(*id)).clone()
+    }
+
+    /// Remembers the cgroup at this path, below the root; whether it is there.
+    pub fn remember(&mut self, path: &str) -> bool {
+        let found = cgroup2_mount().and_then(|mount| {
+            let directory = mount.join(path.trim_start_matches('/'));
+            Ok(fs::metadata(directory)?.ino())
+        });
+        if let Ok(id) = found {
+            self.0.insert(id, Some(path.to_owned()));
+        }
+        found.is_ok()
+    }
+}
+
 /// Opens the cgroup with this id on the cgroup2 file system that `mount` lies on.
 fn open_cgroup(mount: &fs::File, id: u64) -> Option<OwnedFd> {
     /// `struct file_handle` with a handle of kernfs (`FILEID_KERNFS`): the id itself.
@@ -182,7 +215,6 @@ fn open_cgroup(mount: &fs::File, id: u64) -> Option<OwnedFd> {
 mod tests {
     use std::{
         net::{TcpListener, TcpStream},
-        os::unix::fs::MetadataExt,
         process,
     };
 
@@ -221,8 +253,11 @@ mod tests {
         let id = fs::metadata(mount.join(below)).unwrap().ino();
         // Without CAP_DAC_READ_SEARCH nothing is found.
         if nix::unistd::geteuid().is_root() {
-            assert_eq!(cgroup_path(id), Some(own));
+            assert_eq!(cgroup_path(id), Some(own.clone()));
         }
         assert_eq!(cgroup_path(u64::MAX), None);
+        let mut cgroups = Cgroups::default();
+        assert!(cgroups.remember(&own) && !cgroups.remember("/no/such"));
+        assert_eq!(cgroups.path(id), Some(own));
     }
 }

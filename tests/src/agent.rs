@@ -318,6 +318,9 @@ pub struct Peer {
     pub trusted_by: String,
     #[serde(default)]
     pub proxy: Value,
+    pub namespace: Option<String>,
+    pub pod: Option<String>,
+    pub container: Option<String>,
 }
 
 /// Live connections with an origin.

@@ -12,6 +12,7 @@ use nix::fcntl::{Flock, FlockArg};
 use tempfile::TempDir;
 
 use crate::agent::{BPFFS, PINS};
+use crate::cgroup;
 use crate::netns::{DIRECTORY, PREFIX, require_privileges, run};
 
 /// Scenarios of parallel test runs wait for each other here: they share the host's sysctls, its
@@ -97,10 +98,15 @@ impl Drop for Directory {
     }
 }
 
-/// Namespaces and pins of this crate, each with the process that made it.
+/// Namespaces, pins and cgroups of this crate, each with the process that made it.
 fn everybodys() -> Result<Vec<(u32, PathBuf)>> {
     let mut found = Vec::new();
-    for (directory, prefix) in [(DIRECTORY, PREFIX), (BPFFS, PINS)] {
+    let cgroups = cgroup::root()?;
+    for (directory, prefix) in [
+        (Path::new(DIRECTORY), PREFIX),
+        (Path::new(BPFFS), PINS),
+        (&cgroups, PREFIX),
+    ] {
         let Ok(entries) = std::fs::read_dir(directory) else {
             continue;
         };
@@ -116,7 +122,7 @@ fn everybodys() -> Result<Vec<(u32, PathBuf)>> {
     Ok(found)
 }
 
-/// Removes namespaces and pins whose process was killed before it could.
+/// Removes namespaces, pins and cgroups whose process was killed before it could.
 pub fn remove_orphans() -> Result<()> {
     for (owner, path) in everybodys()? {
         if std::fs::exists(format!("/proc/{owner}"))? {
@@ -124,6 +130,8 @@ pub fn remove_orphans() -> Result<()> {
         }
         if path.starts_with(BPFFS) {
             std::fs::remove_dir_all(&path)?;
+        } else if path.starts_with(cgroup::root()?) {
+            cgroup::remove(&path)?;
         } else {
             let name = path.file_name().unwrap_or_default();
             run(Command::new("ip").args(["netns", "del"]).arg(name))?;
@@ -162,7 +170,7 @@ impl Traces {
         Ok(Self(found))
     }
 
-    /// Of the host: its own namespace, this crate's namespaces, pins.
+    /// Of the host: its own namespace, this crate's namespaces, pins and cgroups.
     pub fn of_host() -> Result<Self> {
         let mut traces = Self::here()?;
         let left: Vec<_> = everybodys()?
@@ -172,7 +180,7 @@ impl Traces {
             .collect();
         traces
             .0
-            .insert("namespaces and pins".into(), left.join(" "));
+            .insert("namespaces, pins, cgroups".into(), left.join(" "));
         Ok(traces)
     }
 

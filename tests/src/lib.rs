@@ -32,6 +32,7 @@ pub mod proxy;
 pub mod raw;
 pub mod relay;
 pub mod report;
+pub mod runtime;
 pub mod sshd;
 pub mod table;
 pub mod toa;

@@ -45,7 +45,12 @@ impl Proxy {
     /// The port is its own. Its application is in the same namespace, where a connection from the
     /// client's port would have the very addresses of the client's connection to the proxy.
     pub fn sidecar(netns: &Netns, listen: SocketAddr, mark: u32) -> Result<Self> {
-        Self::transparent(netns, listen, move |client, destination| {
+        netns.enter(|| Self::sidecar_here(listen, mark))
+    }
+
+    /// Likewise in the calling thread's namespace.
+    pub fn sidecar_here(listen: SocketAddr, mark: u32) -> Result<Self> {
+        Self::transparent(listen, move |client, destination| {
             connect_from(SocketAddr::new(client.ip(), 0), destination, mark)
         })
     }
@@ -53,7 +58,7 @@ impl Proxy {
     /// A gateway's transparent proxy: it connects to where the client wanted to go, with the client's
     /// address and port.
     pub fn gateway(netns: &Netns, listen: SocketAddr) -> Result<Self> {
-        Self::transparent(netns, listen, connect_as)
+        netns.enter(|| Self::transparent(listen, connect_as))
     }
 
     /// A proxy in the calling thread's namespace that binds to the client's address and port, which a
@@ -80,11 +85,11 @@ impl Proxy {
         .map(Self)
     }
 
-    fn transparent<F>(netns: &Netns, listen: SocketAddr, connect: F) -> Result<Self>
+    fn transparent<F>(listen: SocketAddr, connect: F) -> Result<Self>
     where
         F: Fn(SocketAddr, SocketAddr) -> io::Result<TcpStream> + Clone + Send + 'static,
     {
-        Listener::start(netns, listen, true, move |client, peer| {
+        Listener::start_here(listen, true, move |client, peer| {
             // Nothing was translated: the connection's own address is its original destination.
             let destination = canonical(client.local_addr()?);
             refuse_own(destination, listen)?;

@@ -35,6 +35,11 @@ impl Report {
     pub fn start(netns: &Netns, address: SocketAddr) -> Result<Self> {
         Listener::start(netns, address, false, tell).map(Self)
     }
+
+    /// Likewise in the calling thread's namespace.
+    pub fn start_here(address: SocketAddr) -> Result<Self> {
+        Listener::start_here(address, false, tell).map(Self)
+    }
 }
 
 /// Tells the client what `accept()` returned and what the other calls do, and then echoes.

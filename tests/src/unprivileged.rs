@@ -1,4 +1,5 @@
-//! Processes of a user without capabilities: proxies, and those that only ask.
+//! What this crate's program does besides showing the playground: as a user without capabilities, and in
+//! containers.
 
 use std::fs::{self, File, Permissions};
 use std::net::SocketAddr;
@@ -19,13 +20,14 @@ use crate::listener::set_transparent;
 use crate::netns::{Netns, run};
 use crate::process::{Process, Route, unique};
 use crate::proxy::Proxy;
+use crate::report::Report;
 
 /// The user of Istio's proxies.
 pub const UID: u32 = 1337;
 /// A user that every host knows by name.
 pub const NOBODY: u32 = 65534;
 
-/// What this crate's program does as such a user.
+/// What the program does.
 #[derive(Subcommand)]
 pub enum Role {
     /// A proxy that binds its upstream sockets to the client's address and port
@@ -39,6 +41,23 @@ pub enum Role {
     Redirected {
         /// Where it listens
         listen: SocketAddr,
+    },
+    /// Does nothing
+    #[command(hide = true)]
+    Pause,
+    /// Tells each client whom it sees
+    #[command(hide = true)]
+    Report {
+        /// Where it listens
+        listen: SocketAddr,
+    },
+    /// A sidecar's transparent proxy, as root
+    #[command(hide = true)]
+    Sidecar {
+        /// Where it listens
+        listen: SocketAddr,
+        /// The mark of what it sends
+        mark: u32,
     },
     /// Asks for what needs a capability, and prints the kernel's answers
     #[command(hide = true)]
@@ -74,6 +93,15 @@ impl Role {
             Self::Redirected { listen } => {
                 set_name(c"redirected")?;
                 let _proxy = Proxy::redirected(listen, |client| client)?;
+                forever()
+            }
+            Self::Pause => forever(),
+            Self::Report { listen } => {
+                let _report = Report::start_here(listen)?;
+                forever()
+            }
+            Self::Sidecar { listen, mark } => {
+                let _proxy = Proxy::sidecar_here(listen, mark)?;
                 forever()
             }
             Self::Ask { foreign } => {

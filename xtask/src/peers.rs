@@ -23,7 +23,7 @@ const ENVOY: &str = "1.40";
 const BASICS: [(&str, &str); 2] = [("ip", "iproute2"), ("iptables", "iptables")];
 
 /// What the end-to-end tests need besides.
-const TOOLS: [(&str, &str); 20] = [
+const TOOLS: [(&str, &str); 21] = [
     ("haproxy", "haproxy"),
     ("nginx", "nginx"),
     (
@@ -38,6 +38,7 @@ const TOOLS: [(&str, &str); 20] = [
     ("python3", "python3"),
     ("sshd", "openssh-server"),
     ("openssl", "openssl"),
+    ("containerd", "containerd"),
     ("/usr/lib/cni/ptp", "containernetworking-plugins"),
     ("nft", "nftables"),
     ("kubectl", "kubernetes-client"),

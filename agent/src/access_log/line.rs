@@ -11,22 +11,21 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::{
+    containers::Workload,
     details::Details,
     ended::{Ended, Request},
     netns::Netns,
     peers::{Clock, Names},
-    processes,
+    processes::Cgroups,
 };
 
 /// How often, at most, namespaces are looked up to name an unknown one.
 const LOOK: Duration = Duration::from_secs(1);
-/// How many cgroups are remembered.
-const CGROUPS: usize = 1024;
 
 /// Writes lines, and remembers what ids in them mean.
 pub(super) struct Lines {
     names: Names,
-    cgroups: HashMap<u64, Option<String>>,
+    cgroups: Cgroups,
     namespaces: Namespaces,
 }
 
@@ -34,7 +33,7 @@ impl Lines {
     pub(super) fn new(names: Names) -> Self {
         Self {
             names,
-            cgroups: HashMap::new(),
+            cgroups: Cgroups::default(),
             namespaces: Namespaces::default(),
         }
     }
@@ -51,6 +50,7 @@ impl Lines {
             local: origin.local.socket_addr(),
             remote: origin.remote.socket_addr(),
             netns: self.namespaces.inode(origin.netns),
+            workload: ended.workload.as_deref(),
             proxy: ended.details.as_deref(),
             request: ended.request.as_ref(),
             served: ended.refused.is_none().then(|| self.served(&ended.closed)),
@@ -82,15 +82,7 @@ impl Lines {
             pid: process.map(|process| process.pid),
             comm,
             uid: process.map(|process| process.uid),
-            cgroup: process.and_then(|process| {
-                if self.cgroups.len() >= CGROUPS {
-                    self.cgroups.clear();
-                }
-                let known = self.cgroups.entry(process.cgroup);
-                known
-                    .or_insert_with_key(|id| processes::cgroup_path(*id))
-                    .clone()
-            }),
+            cgroup: process.and_then(|process| self.cgroups.path(process.cgroup)),
             bytes_received: closed.received,
             bytes_sent: closed.sent,
             duration_seconds: duration.as_secs_f64(),
@@ -110,6 +102,8 @@ struct Line<'a> {
     local: SocketAddr,
     remote: SocketAddr,
     netns: Option<u64>,
+    #[serde(flatten)]
+    workload: Option<&'a Workload>,
     #[serde(skip_serializing_if = "Option::is_none")]
     proxy: Option<&'a Details>,
     #[serde(flatten)]

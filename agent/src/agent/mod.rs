@@ -1,5 +1,6 @@
 //! The agent: puts the configuration in place, keeps it in place, and takes it away again.
 
+mod adoption;
 mod lock;
 pub(crate) mod plan;
 mod pods;
@@ -20,7 +21,7 @@ use tokio::{
     task::{JoinSet, block_in_place},
     time::{self, MissedTickBehavior},
 };
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use self::{
     lock::Lock,
@@ -36,7 +37,7 @@ use crate::{
     ended::{Ended, Refusals},
     origins::Origins as _,
     peers::Names,
-    pods::Request as PodRequest,
+    pods::{Directory, Request as PodRequest},
     relay::Relays,
     route::Journal,
 };
@@ -127,16 +128,20 @@ impl Agent {
     async fn start(config: Config, load: Load, server: Server) -> Result<Self> {
         let names = Names::new(&config);
         let pins = Pins::new(&config.agent.bpffs);
-        let (state, requests) = State::new(Arc::new(pins), names.clone(), config.agent.top);
+        let (state, requests) = State::new(Arc::new(pins), names.clone(), &config.agent);
         let failures = state.metrics.access_log_failures.clone();
         let omissions = state.metrics.access_log_omissions.clone();
         let target = &config.agent.access_log;
         let log = AccessLog::open(target, names.clone(), failures.clone(), omissions)?;
         let (notify, changed) = mpsc::channel(64);
         let journal = Journal::open(&journal_path(&config.agent))?;
-        let pods = state.pods.clone();
+        let containers = state.containers.clone();
         let mut supervisor =
-            block_in_place(|| Supervisor::new(&config, pods.clone(), journal, notify))?;
+            block_in_place(|| Supervisor::new(&config, journal, containers, notify))?;
+        let pods = state.pods.clone();
+        let directory = Directory::new(&config.agent.pods);
+        block_in_place(|| adoption::adopt(&state.containers, &directory))
+            .unwrap_or_else(|error| warn!("pods are not adopted: {error:#}"));
         let keeper = Keeper::load(&config.agent.pods, pods, names, &mut supervisor)?;
         block_in_place(|| supervisor.apply(&config))?;
 
@@ -210,9 +215,16 @@ impl Agent {
     /// Has statistics and access log know of connections that have ended.
     fn note_ended(&mut self) {
         let State {
-            metrics, details, ..
+            metrics,
+            details,
+            containers,
+            ..
         } = &*self.state;
-        let mut note = |ended: Ended| {
+        let mut note = |mut ended: Ended| {
+            ended.workload = containers.of(&ended.closed.origin);
+            if let Some(workload) = &ended.workload {
+                containers.count(workload, ended.refused.is_some());
+            }
             metrics.statistics.note(&ended);
             self.log.write(ended);
         };
@@ -255,6 +267,7 @@ impl Agent {
             error!("{error:#}");
         }
         let looked = block_in_place(|| {
+            self.state.containers.refresh();
             self.keeper.look(&mut self.supervisor)?;
             if self.relays.is_outdated() {
                 self.relays.apply(&self.config)?;
@@ -270,8 +283,13 @@ impl Agent {
     fn follow(&mut self, places: impl IntoIterator<Item = Place>) {
         for place in places {
             let followed = block_in_place(|| self.supervisor.follow(&place, Missing::Waits));
-            if let Err(error) = followed {
+            let Err(error) = followed else { continue };
+            let path = place.as_deref();
+            if path.is_none_or(|path| self.supervisor.wanted.is_configured(path)) {
                 warn!("{error:#}; waiting for it");
+            } else {
+                // Every pod that is removed loses its interfaces first.
+                debug!("{error:#}");
             }
         }
     }

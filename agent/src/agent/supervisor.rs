@@ -21,10 +21,10 @@ use super::{
 };
 use crate::{
     config::{AccessLogTarget, Config, Steer},
+    containers::Containers,
     datapath::{Datapath, Job},
     keys::KeyFile,
     netns::Netns,
-    pods::Pods,
     processes,
     route::{self, Journal},
     sockets::{self, ListenerInfo},
@@ -41,7 +41,8 @@ pub(super) struct Supervisor {
     pub(super) wanted: Wanted,
     /// The keys of signed TOA.
     keys: Option<KeyFile>,
-    pods: Pods,
+    /// For the network namespaces of pods in which nothing is to be done.
+    containers: Containers,
     served: BTreeMap<Place, Served>,
     /// Told the namespace when an interface of a served one changes.
     changed: Sender<Place>,
@@ -79,13 +80,13 @@ impl Supervisor {
     /// Puts in place what is the same for every configuration. To be called within the async runtime.
     pub(super) fn new(
         config: &Config,
-        pods: Pods,
         journal: Journal,
+        containers: Containers,
         changed: Sender<Place>,
     ) -> Result<Self> {
         let cgroup = processes::cgroup2_mount()?;
         let agent = &config.agent;
-        // Nobody else tells which process had a connection.
+        // Nobody else tells which process had a connection: metrics do with its pod.
         let logs = agent.access_log != AccessLogTarget::Off;
         let datapath = Datapath::load(&agent.bpffs, agent.origins, logs, &cgroup)?;
         Ok(Self {
@@ -93,7 +94,7 @@ impl Supervisor {
             journal,
             wanted: Wanted::default(),
             keys: None,
-            pods,
+            containers,
             served: BTreeMap::new(),
             changed,
         })
@@ -137,15 +138,8 @@ impl Supervisor {
         let kinds = self.wanted.config.kinds();
         self.datapath.read_toa(kinds)?;
         if !kinds.is_empty() {
-            // Namespaces of pods may not be seen otherwise.
-            let mut all = Netns::all()?;
-            let pods = self.pods.namespaces();
-            all.extend(
-                pods.into_iter()
-                    .filter(|netns| !all.contains(netns))
-                    .collect::<Vec<_>>(),
-            );
-            for netns in all {
+            self.containers.refresh();
+            for netns in self.containers.namespaces()? {
                 self.adopt(&netns, 0)?;
             }
         }

@@ -35,6 +35,8 @@ use self::{
     socket::Socket,
 };
 use crate::{
+    config::AgentSettings,
+    containers::Containers,
     details::Kept,
     metrics::{self, Metrics},
     netns::Netns,
@@ -42,7 +44,7 @@ use crate::{
     peers::{self, Names, Peer, View},
     pods::{Pods, Request},
     sockets,
-    statistics::{Lengths, Statistics},
+    statistics::Statistics,
 };
 
 /// What the API tells from.
@@ -55,6 +57,8 @@ pub struct State {
     pub metrics: Metrics,
     /// What PROXY headers said besides addresses.
     pub details: Arc<Kept>,
+    /// Pods and containers.
+    pub containers: Containers,
     /// The pods that are served.
     pub pods: Pods,
     /// What the CNI plugin asks of the agent.
@@ -65,20 +69,28 @@ pub struct State {
 }
 
 impl State {
-    /// The state of an agent that is starting: not ready yet. `top`: which clients are counted together. Requests
-    /// about pods wait until they are received.
+    /// The state of an agent that is starting: not ready yet. Requests about pods wait until they are received.
     pub fn new(
         origins: Arc<dyn Origins>,
         names: Names,
-        top: Lengths,
+        settings: &AgentSettings,
     ) -> (Arc<Self>, mpsc::Receiver<Request>) {
         let (requests, received) = mpsc::channel(1);
+        let pods = Pods::default();
+        let containers = Containers::new(&settings.runtimes, pods.clone());
+        let statistics = Statistics::new(settings.top);
         let state = Self {
-            metrics: Metrics::new(origins.clone(), names.clone(), Statistics::new(top)),
+            metrics: Metrics::new(
+                origins.clone(),
+                names.clone(),
+                statistics,
+                containers.clone(),
+            ),
+            containers,
             origins,
             names,
             details: Arc::default(),
-            pods: Pods::default(),
+            pods,
             requests,
             started: SystemTime::now(),
             snapshot: Mutex::default(),
@@ -264,7 +276,12 @@ async fn list(
     ConnectInfo(caller): ConnectInfo<Caller>,
 ) -> Answer {
     let peers = snapshot(&state, move |state| {
-        let mut peers = peers::all(&*state.origins, &state.names, caller.view()?)?;
+        let mut peers = peers::all(
+            &*state.origins,
+            &state.names,
+            &state.containers,
+            caller.view()?,
+        )?;
         for peer in &mut peers {
             let details = state.details.get(peer.cookie, peer.header);
             peer.proxy = details.map(Arc::unwrap_or_clone);
@@ -288,7 +305,13 @@ async fn find(
         let Some(cookie) = cookie else {
             return Ok(None);
         };
-        let mut peer = peers::one(&*state.origins, &state.names, caller.view()?, cookie)?;
+        let mut peer = peers::one(
+            &*state.origins,
+            &state.names,
+            &state.containers,
+            caller.view()?,
+            cookie,
+        )?;
         if let Some(peer) = &mut peer {
             let details = state.details.get(cookie, peer.header);
             peer.proxy = details.map(Arc::unwrap_or_clone);

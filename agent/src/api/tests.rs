@@ -12,7 +12,6 @@ use super::*;
 use crate::{
     details::Details,
     peers::tests::{Fake, connection, names, origin},
-    statistics::Lengths,
 };
 
 /// An API with a fake data path behind it.
@@ -34,7 +33,7 @@ impl Fixture {
         let dir = tempfile::tempdir().unwrap();
         let entry = |cookie: &u64| (*cookie, origin("203.0.113.7:51812"));
         let origins = Fake(cookies.iter().map(entry).collect());
-        let (state, _) = State::new(Arc::new(origins), names(), Lengths::default());
+        let (state, _) = State::new(Arc::new(origins), names(), &AgentSettings::default());
         let any = "127.0.0.1:0".parse().unwrap();
         let server = Server::bind(&dir.path().join("run/sock"), Some(any))
             .await

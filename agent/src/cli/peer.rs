@@ -7,7 +7,7 @@ use clap::ArgGroup;
 
 use super::{
     output::{Columns, Format, print, print_json},
-    peers::process,
+    peers::{pod, process},
     source::Source,
 };
 use crate::{
@@ -58,7 +58,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
             }
             (cookie, ..) => cookie,
         };
-        let known = cookie.map(|cookie| peers::one(origins, names, View::All, cookie));
+        let known =
+            cookie.map(|cookie| peers::one(origins, names, &reader.containers, View::All, cookie));
         let known = known.transpose()?.flatten();
         known.context("no origin is known for this connection")
     })?;
@@ -96,6 +97,7 @@ fn table(peer: &Peer) -> Result<String> {
         ("proxy header", or_dash(proxy)),
         ("trusted by", peer.trusted_by.clone()),
         ("process", process(peer)),
+        ("pod", pod(peer)),
         ("cgroup", or_dash(peer.cgroup.clone())),
         ("netns", or_dash(peer.netns.map(|inode| inode.to_string()))),
         ("since", peer.since.clone()),

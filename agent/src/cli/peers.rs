@@ -17,7 +17,7 @@ use crate::{
 
 /// How often `--follow` looks.
 const LOOK: Duration = Duration::from_secs(1);
-const HEADER: [&str; 8] = [
+const HEADER: [&str; 9] = [
     "COOKIE",
     "CLIENT",
     "ORIGINAL DST",
@@ -25,6 +25,7 @@ const HEADER: [&str; 8] = [
     "EVIDENCE",
     "TRUSTED BY",
     "PROCESS",
+    "POD",
     "SINCE",
 ];
 
@@ -94,7 +95,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
 
 fn list(reader: &Reader) -> Result<Vec<Peer>> {
     reader.read("/v1/peers", |origins, names| {
-        peers::all(origins, names, View::All)
+        peers::all(origins, names, &reader.containers, View::All)
     })
 }
 
@@ -205,8 +206,15 @@ fn cells(peer: &Peer) -> Vec<String> {
         peer.evidence.clone(),
         peer.trusted_by.clone(),
         process(peer),
+        pod(peer),
         peer.since.clone(),
     ]
+}
+
+/// `shop/web-0/nginx`, or `-`.
+pub(super) fn pod(peer: &Peer) -> String {
+    let workload = peer.workload.as_ref();
+    workload.map_or_else(|| "-".into(), ToString::to_string)
 }
 
 /// `nginx[771]`, or `-`.

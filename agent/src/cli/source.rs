@@ -11,7 +11,10 @@ use hyper::Method;
 use serde::de::DeserializeOwned;
 use tokio::runtime::{self, Runtime};
 
-use crate::{api::client, config::Config, datapath::Pins, origins::Origins, peers::Names};
+use crate::{
+    api::client, config::Config, containers::Containers, datapath::Pins, origins::Origins,
+    peers::Names, pods::Pods,
+};
 
 /// Which agent to ask.
 #[derive(Clone, Debug, clap::Args)]
@@ -31,6 +34,7 @@ impl Source {
         let config = Config::load(self.config.as_deref())?;
         let socket = self.socket.as_ref().unwrap_or(&config.agent.socket);
         Ok(Reader {
+            containers: Containers::new(&config.agent.runtimes, Pods::default()),
             socket: socket.clone(),
             config,
             runtime: runtime::Builder::new_current_thread()
@@ -45,6 +49,8 @@ impl Source {
 pub(super) struct Reader {
     /// The agent's, as far as this command knows.
     pub(super) config: Config,
+    /// What runs here, for when there is no agent.
+    pub(super) containers: Containers,
     socket: PathBuf,
     runtime: Runtime,
     /// Whether it has been said that the agent is dead.

@@ -39,7 +39,7 @@ pub(super) fn add(environment: &Environment, network: &Network) -> Result<String
 
 fn attachment(environment: &Environment, network: &Network) -> Result<Attachment, Error> {
     let (steer, unwrap) =
-        annotations::lay_over(network.annotations(), &network.steer, &network.unwrap)?;
+        annotations::lay_over(&network.annotations(), &network.steer, &network.unwrap)?;
     for section in steer.iter().chain(&unwrap) {
         if let Some(netns) = section.get("netns") {
             return Err(unsupported("netns", netns));

@@ -1,6 +1,6 @@
 //! Errors as the specification has them.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 
 use serde_json::json;
 
@@ -57,6 +57,12 @@ impl Error {
             "details": self.details,
         })
         .to_string()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.msg, self.details)
     }
 }
 

@@ -15,10 +15,12 @@ mod network;
 mod verbs;
 
 use std::{
+    collections::BTreeMap,
     io::{Read as _, Write as _, stdin, stdout},
     process::ExitCode,
 };
 
+use anyhow::anyhow;
 use serde_json::json;
 
 use self::{
@@ -26,6 +28,8 @@ use self::{
     error::{Code, Error},
     network::{LATEST, Network, SUPPORTED},
 };
+
+use crate::pods::Sections;
 
 /// The variable that says what a plugin is to do.
 pub const COMMAND: &str = "CNI_COMMAND";
@@ -40,6 +44,18 @@ pub fn main() -> ExitCode {
     // Without standard output, the runtime has the exit code.
     let _ = stdout().write_all(output.as_bytes());
     code
+}
+
+/// The steers and unwraps that a pod's annotations alone ask for.
+///
+/// # Errors
+///
+/// When an annotation is unknown, or wrong.
+pub fn read_annotations(
+    annotations: &BTreeMap<String, String>,
+) -> anyhow::Result<(Sections, Sections)> {
+    let none = Sections::new();
+    annotations::lay_over(annotations, &none, &none).map_err(|error| anyhow!("{error}"))
 }
 
 /// What is to be printed. `version` becomes that of the input as soon as it is known.

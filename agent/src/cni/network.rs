@@ -79,8 +79,9 @@ pub(super) enum OnAgentDown {
 
 #[derive(Debug, Default, Deserialize)]
 struct RuntimeConfig {
+    /// `null` for a pod without any.
     #[serde(default, rename = "io.kubernetes.cri.pod-annotations")]
-    annotations: BTreeMap<String, String>,
+    annotations: Option<BTreeMap<String, String>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -153,8 +154,9 @@ impl Network {
     }
 
     /// The pod's annotations.
-    pub(super) fn annotations(&self) -> &BTreeMap<String, String> {
-        &self.runtime_config.annotations
+    pub(super) fn annotations(&self) -> BTreeMap<String, String> {
+        let told = self.runtime_config.annotations.clone();
+        told.unwrap_or_default()
     }
 
     /// The attachments that the runtime knows of.

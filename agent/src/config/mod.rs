@@ -30,6 +30,7 @@ use toml::de::{DeTable, DeValue};
 pub use trust::{Reveal, Trust};
 pub use unwrap::Unwrap;
 
+use crate::containers;
 use crate::statistics::Lengths;
 
 /// The default configuration, commented: what `truepeer config default` prints.
@@ -46,7 +47,7 @@ const SECTIONS: [(&str, &[&str]); 8] = [
     ("relay", &relay::KEYS),
     ("policy", &policy::KEYS),
 ];
-const AGENT_KEYS: [&str; 10] = [
+const AGENT_KEYS: [&str; 11] = [
     "socket",
     "metrics",
     "bpffs",
@@ -57,6 +58,7 @@ const AGENT_KEYS: [&str; 10] = [
     "keep",
     "top_ipv4",
     "top_ipv6",
+    "runtimes",
 ];
 
 const METRICS_PORT: u16 = 9469;
@@ -108,6 +110,8 @@ pub struct AgentSettings {
     pub keep: bool,
     /// Which clients are counted together.
     pub top: Lengths,
+    /// State directories of container runtimes and of libcni.
+    pub runtimes: Vec<PathBuf>,
 }
 
 /// Where the access log goes.
@@ -133,6 +137,7 @@ impl Default for AgentSettings {
             drain: Duration::from_secs(30),
             keep: false,
             top: Lengths::default(),
+            runtimes: containers::DIRECTORIES.map(Into::into).into(),
         }
     }
 }
@@ -415,6 +420,9 @@ impl AgentSettings {
                     .integer("top_ipv6", 0..=128, problems)
                     .map_or(default.top.ipv6, |(n, _)| n as u8),
             },
+            runtimes: section
+                .paths("runtimes", problems)
+                .unwrap_or(default.runtimes),
         }
     }
 }

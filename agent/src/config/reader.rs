@@ -93,15 +93,15 @@ impl<'a, 'text> Section<'a, 'text> {
 
     /// An absolute path.
     pub(super) fn path(&self, key: &str, problems: &mut Problems) -> Option<Located<PathBuf>> {
-        let (text, span) = self.string(key, problems)?;
-        if !text.starts_with('/') {
-            problems.add(
-                span.clone(),
-                format!("`{key}` is not an absolute path: \"{text}\""),
-                Some(format!("write \"/{text}\", for example")),
-            );
-        }
-        Some((text.into(), span))
+        self.string(key, problems)
+            .map(|located| absolute(key, located, problems))
+    }
+
+    /// A list of absolute paths.
+    pub(super) fn paths(&self, key: &str, problems: &mut Problems) -> Option<Vec<PathBuf>> {
+        let paths = self.strings(key, problems)?.into_iter();
+        let absolute = paths.map(|located| absolute(key, located, problems).0);
+        Some(absolute.collect())
     }
 
     /// A whole number within `allowed`.
@@ -217,6 +217,17 @@ impl<'a, 'text> Section<'a, 'text> {
                 .collect(),
         )
     }
+}
+
+fn absolute(key: &str, (text, span): Located<&str>, problems: &mut Problems) -> Located<PathBuf> {
+    if !text.starts_with('/') {
+        problems.add(
+            span.clone(),
+            format!("`{key}` is not an absolute path: \"{text}\""),
+            Some(format!("write \"/{text}\", for example")),
+        );
+    }
+    (text.into(), span)
 }
 
 /// A whole number, which hints write after `prefix`.

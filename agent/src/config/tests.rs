@@ -71,6 +71,7 @@ access_log = "/var/log/t.log"
 origins = 16
 drain = 0
 top_ipv4 = 32
+runtimes = ["/run/crio"]
 [[steer]]
 name = "inbound"
 netns = "/run/netns/pod"
@@ -98,6 +99,7 @@ to = "15001-15016"
     assert_eq!(config.agent.origins, 16);
     assert_eq!(config.agent.drain, Duration::ZERO);
     assert_eq!((config.agent.top.ipv4, config.agent.top.ipv6), (32, 64));
+    assert_eq!(config.agent.runtimes, [Path::new("/run/crio")]);
     let first = &config.steer[0];
     assert_eq!(first.netns.as_deref(), Some(Path::new("/run/netns/pod")));
     assert_eq!(first.interface.as_deref(), Some("eth0"));
@@ -109,6 +111,18 @@ to = "15001-15016"
     assert_eq!((second.mark.value, second.mark.mask), (0x539, 0xfff));
     assert_eq!((&second.answers, second.table), (&None, 133));
     assert_eq!(second.to, 15001..=15016);
+}
+
+#[test]
+fn each_directory_of_a_runtime_is_an_absolute_path() {
+    let error = error("[agent]\nruntimes = [\"/run/crio\", \"run/k3s\"]");
+    assert_has(
+        &error,
+        &[
+            "`runtimes` is not an absolute path: \"run/k3s\"",
+            "write \"/run/k3s\"",
+        ],
+    );
 }
 
 #[test]

@@ -27,6 +27,9 @@ use crate::{
     netns::{Netns, boot_id},
 };
 
+/// What truepeer's annotations of pods begin with.
+pub const ANNOTATIONS: &str = "truepeer.io/";
+
 /// What a runtime knows an attachment by.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -159,10 +162,10 @@ impl Pods {
         self.read().get(id).map(|s| s.attachment.clone())
     }
 
-    /// The attachment in the network namespace with this inode; the first, if there are several, which
+    /// The attachment in the network namespace with this cookie; the first, if there are several, which
     /// are of the same pod.
-    pub fn by_netns(&self, inode: u64) -> Option<Arc<Attachment>> {
-        self.find(|attachment| attachment.netns_inode == inode)
+    pub fn by_netns(&self, cookie: u64) -> Option<Arc<Attachment>> {
+        self.find(|attachment| attachment.netns_cookie == cookie)
             .into_iter()
             .next()
     }

@@ -222,10 +222,8 @@ fn tell(service: &Service, stream: &TcpStream, peer: SocketAddr, refused: &Refus
         service.claims.forget(accepted.cookie)?;
     }
     service.refusals.tell(Ended {
-        closed,
         refused: Some(refused.why.name()),
-        details: service.details.take(accepted.cookie),
-        request: None,
+        ..Ended::new(closed, service.details.take(accepted.cookie))
     });
     Ok(())
 }

@@ -22,7 +22,7 @@ pub use self::check::{
 };
 
 /// Where Debian has the reference plugins.
-const PLUGINS: &str = "/usr/lib/cni";
+pub(crate) const PLUGINS: &str = "/usr/lib/cni";
 /// Where runtimes pass a pod's annotations.
 const ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
 /// The pod's interface.
@@ -280,7 +280,7 @@ impl<'a> Runtime<'a> {
 }
 
 /// Addresses by the reference plugin `host-local`.
-fn ipam(directory: &Path) -> Value {
+pub(crate) fn ipam(directory: &Path) -> Value {
     json!({
         "type": "host-local",
         "dataDir": directory.join("ipam"),

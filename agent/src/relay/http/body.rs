@@ -97,10 +97,8 @@ impl Drop for Exchange {
             ..Closed::default()
         };
         self.session.service.refusals.tell(Ended {
-            closed,
-            refused: None,
-            details: None,
             request: Some(request),
+            ..Ended::new(closed, None)
         });
     }
 }
