@@ -87,7 +87,7 @@ impl Layout {
         let mut named = descriptor(kind, &images);
         let version = env!("CARGO_PKG_VERSION");
         named["annotations"] = json!({
-            "io.containerd.image.name": format!("docker.io/library/truepeer:{version}"),
+            "io.containerd.image.name": format!("localhost/truepeer:{version}"),
             "org.opencontainers.image.ref.name": version,
         });
         let index = json!({"schemaVersion": 2, "mediaType": kind, "manifests": [named]});
