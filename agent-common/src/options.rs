@@ -140,17 +140,24 @@ fn set(header: &mut [u8; HEADER_ROOM], at: usize, byte: u8) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use std::vec::Vec;
 
     extern crate std;
 
+    /// A header with these options, padded.
+    pub(crate) fn header(options: &[&[u8]]) -> [u8; HEADER_ROOM] {
+        let options = options.concat();
+        let mut header = [0; HEADER_ROOM];
+        header[OPTIONS..OPTIONS + options.len()].copy_from_slice(&options);
+        header[12] = ((OPTIONS + options.len()).div_ceil(4) as u8) << 4;
+        header
+    }
+
     /// Options without those of kind 254, and how many there were.
     fn closed_up(options: &[u8]) -> (Vec<u8>, usize) {
-        let mut header = [0; HEADER_ROOM];
-        header[OPTIONS..OPTIONS + options.len()].copy_from_slice(options);
-        header[12] = ((OPTIONS + options.len()).div_ceil(4) as u8) << 4;
+        let header = header(&[options]);
         let mut to = [0; HEADER_ROOM];
         let (end, number) = close_up(&header, &mut to, |kind, _, _| usize::from(kind == 254));
         assert_eq!(to[..OPTIONS], header[..OPTIONS]);

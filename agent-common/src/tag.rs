@@ -147,6 +147,7 @@ pub fn option(tag: u64) -> [u8; LEN as usize] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::options::tests::header;
     use core::net::SocketAddr;
     use proptest::prelude::*;
 
@@ -219,16 +220,6 @@ mod tests {
 
     #[test]
     fn a_tag_is_found_where_it_stands_and_once() {
-        let header = |options: &[&[u8]]| {
-            let mut header = [0; HEADER_ROOM];
-            let mut at = 20;
-            for option in options {
-                header[at..at + option.len()].copy_from_slice(option);
-                at += option.len();
-            }
-            header[12] = (at.div_ceil(4) as u8) << 4;
-            header
-        };
         let tag = 0x0123_4567_89ab_cdef;
         let option = option(tag);
         let toa = [254, 8, 0xca, 0x64, 203, 0, 113, 7];

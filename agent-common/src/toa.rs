@@ -134,6 +134,7 @@ pub fn option_v6(kind: u8, client: Endpoint) -> [u8; LEN_V6 as usize] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::options::tests::header;
     use core::net::SocketAddr;
 
     const KINDS: Kinds = Kinds::NONE
@@ -147,18 +148,6 @@ mod tests {
 
     fn endpoint(text: &str) -> Endpoint {
         text.parse::<SocketAddr>().unwrap().into()
-    }
-
-    /// A header with these options, padded.
-    fn header(options: &[&[u8]]) -> [u8; HEADER_ROOM] {
-        let mut header = [0; HEADER_ROOM];
-        let mut at = 20;
-        for option in options {
-            header[at..at + option.len()].copy_from_slice(option);
-            at += option.len();
-        }
-        header[12] = (at.div_ceil(4) as u8) << 4;
-        header
     }
 
     #[test]

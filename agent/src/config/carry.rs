@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::{
     problem::Problems,
     reader::Section,
-    steer::{check_interface, netns, ports},
+    steer::{netns, ports, required_interface},
     trust::check_kind,
 };
 
@@ -70,15 +70,11 @@ impl CarryNode {
     pub(super) fn read(section: &Section<'_, '_>, problems: &mut Problems) -> Option<Self> {
         section.refuse_unknown(problems);
         let netns = netns(section, problems);
-        section.require("interface", "\"eth0\"", problems);
-        let interface = section.string("interface", problems);
-        if let Some((name, span)) = &interface {
-            check_interface("interface", name, span.clone(), problems);
-        }
+        let interface = required_interface(section, problems);
         let ports = ports(section, problems);
         Some(Self {
             netns,
-            interface: interface?.0.to_owned(),
+            interface: interface?,
             ports: ports.into_iter().map(|(ports, _)| ports).collect(),
         })
     }

@@ -152,7 +152,18 @@ fn interface(section: &Section<'_, '_>, problems: &mut Problems) -> Option<Strin
     Some(name.to_owned())
 }
 
-pub(super) fn check_interface(key: &str, name: &str, span: Range<usize>, problems: &mut Problems) {
+/// The interface of a section that needs one.
+pub(super) fn required_interface(
+    section: &Section<'_, '_>,
+    problems: &mut Problems,
+) -> Option<String> {
+    section.require("interface", "\"eth0\"", problems);
+    let (name, span) = section.string("interface", problems)?;
+    check_interface("interface", name, span, problems);
+    Some(name.to_owned())
+}
+
+fn check_interface(key: &str, name: &str, span: Range<usize>, problems: &mut Problems) {
     let forbidden = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
     if name.is_empty()
         || name.len() > INTERFACE_MAX

@@ -7,7 +7,7 @@ use agent_common::unwrap::Versions;
 
 use super::problem::Problems;
 use super::reader::Section;
-use super::steer::{check_interface, netns, ports};
+use super::steer::{netns, ports, required_interface};
 
 pub(super) const KEYS: [&str; 4] = ["netns", "interface", "ports", "versions"];
 
@@ -29,16 +29,12 @@ impl Unwrap {
     pub(super) fn read(section: &Section<'_, '_>, problems: &mut Problems) -> Option<Self> {
         section.refuse_unknown(problems);
         let netns = netns(section, problems);
-        section.require("interface", "\"eth0\"", problems);
-        let interface = section.string("interface", problems);
-        if let Some((name, span)) = &interface {
-            check_interface("interface", name, span.clone(), problems);
-        }
+        let interface = required_interface(section, problems);
         let ports = ports(section, problems);
         let versions = versions(section, problems);
         Some(Self {
             netns,
-            interface: interface?.0.to_owned(),
+            interface: interface?,
             ports: ports.into_iter().map(|(ports, _)| ports).collect(),
             versions,
         })
