@@ -3,6 +3,8 @@
 //! A SYN has no payload, so its header is made anew at the packet's end: the options without padding, which
 //! other systems leave after the end of options or between them, then TOA.
 
+mod hidden;
+
 use core::ptr::read_volatile;
 
 use agent_common::{
@@ -23,29 +25,19 @@ use aya_ebpf::{
     maps::PerCpuArray,
     programs::TcContext,
 };
-use network_types::{
-    eth::{EthHdr, EtherType},
-    ip::{Ipv4Hdr, Ipv6Hdr},
-    tcp::TcpHdr,
-};
+use network_types::tcp::TcpHdr;
 
 use crate::{
     counters::count,
     maps::{NETNS, NODES, PASSAGES},
-    packet::{self, ACK, SYN, Segment, TCP, behind_extensions, load, set_length, write},
+    packet::{self, Segment, load, set_length, write},
     tag,
 };
 
 /// Longest TCP header.
 const MAX_HEADER: usize = 60;
-/// Offsets in the TCP header.
-const FLAGS: u32 = 13;
+/// Offset in the TCP header.
 const CHECKSUM: usize = 16;
-/// Offset in the IPv6 header.
-const NEXT_HEADER: u32 = 6;
-/// Bits of the IPv4 header's field for fragments, in host byte order.
-const MORE_FRAGMENTS: u16 = 0x2000;
-const FRAGMENT_OFFSET: u16 = 0x1fff;
 
 #[map]
 static TCP_HEADERS: PerCpuArray<Headers> = PerCpuArray::with_max_entries(1, 0);
@@ -91,7 +83,7 @@ struct Incoming {
 #[inline(always)]
 pub(crate) fn packet(ctx: &TcContext) -> i32 {
     let Some(segment) = packet::read(ctx) else {
-        if !hides_syn(ctx) {
+        if !hidden::is_syn(ctx) {
             return TCX_NEXT;
         }
         count(Counter::NodeHidden);
@@ -108,56 +100,6 @@ pub(crate) fn packet(ctx: &TcContext) -> i32 {
         Some(kinds) => incoming.passes(ctx, node, kinds),
         None => TCX_NEXT,
     }
-}
-
-/// Whether the packet is a SYN to such a port in fragments, or behind extension headers of IPv6, where TOA could
-/// pass unread. No system sends such.
-#[inline(never)]
-fn hides_syn(ctx: &TcContext) -> bool {
-    // SAFETY: the context is valid while the program runs.
-    if unsafe { (*ctx.skb.skb).vlan_present } != 0 {
-        return false;
-    }
-    let Some([high, low]) = bytes(ctx, EthHdr::LEN as u32 - 2) else {
-        return false;
-    };
-    let ether_type = u16::from_ne_bytes([high, low]);
-    let ip = EthHdr::LEN as u32;
-    let found = if ether_type == EtherType::Ipv4 as u16 {
-        first_fragment(ctx, ip)
-    } else if ether_type == EtherType::Ipv6 as u16 {
-        let kind = bytes(ctx, ip + NEXT_HEADER);
-        kind.filter(|[kind]| *kind != TCP).and_then(|[kind]| {
-            behind_extensions(kind, ip + Ipv6Hdr::LEN as u32, |at| bytes(ctx, at))
-        })
-    } else {
-        None
-    };
-    let Some((TCP, at)) = found else { return false };
-    let Some([_, _, high, low]) = bytes(ctx, at) else {
-        return false;
-    };
-    if node(ctx, u16::from_be_bytes([high, low])).is_none() {
-        return false;
-    }
-    // Nor does any system cut a header before its flags.
-    bytes(ctx, at + FLAGS).is_none_or(|[flags]| flags & (SYN | ACK) == SYN)
-}
-
-/// What a packet of IPv4 has behind its header, if it is the first of several fragments.
-#[inline(always)]
-fn first_fragment(ctx: &TcContext, at: u32) -> Option<(u8, u32)> {
-    let ip = bytes::<{ Ipv4Hdr::LEN }>(ctx, at)?;
-    let place = u16::from_be_bytes([ip[6], ip[7]]);
-    (place & (MORE_FRAGMENTS | FRAGMENT_OFFSET) == MORE_FRAGMENTS)
-        .then_some((ip[9], at + u32::from(ip[0] & 0x0f) * 4))
-}
-
-/// `N` bytes of the packet, wherever they lie.
-#[inline(always)]
-fn bytes<const N: usize>(ctx: &TcContext, at: u32) -> Option<[u8; N]> {
-    let mut bytes = [0; N];
-    load(ctx, at as usize, &mut bytes, N).then_some(bytes)
 }
 
 /// The length, if a TCP header can have it. LLVM would compare the difference to the least length, and the
