@@ -108,12 +108,12 @@ fn beside_honest_ones(mode: &str, signers: &[&str], sources: &[&str], reasons: &
 }
 
 #[test]
-fn from_a_network_that_signs() {
+fn forged_from_a_network_that_signs() {
     let reasons = [Counter::ToaUnsigned, Counter::ToaForged];
     beside_honest_ones("signed", &[GATEWAY, BALANCERS[0]], &[], &reasons);
 }
 
 #[test]
-fn from_a_network_that_is_not_trusted() {
+fn forged_from_a_network_that_is_not_trusted() {
     beside_honest_ones("unsigned", &[], &[GATEWAY], &[Counter::ToaUntrusted]);
 }

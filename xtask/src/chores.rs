@@ -6,6 +6,7 @@ use std::{
     fs::{self, File},
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf, absolute},
+    process::Command,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -13,7 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::{
     cargo::{binary, cargo, executables},
     dist, peers,
-    process::{as_root, require_root, run},
+    process::{as_root, output, require_root, run},
     setup,
 };
 
@@ -94,8 +95,23 @@ fn scenarios(filter: Option<&str>) -> Result<()> {
         ("ENVOY_BIN", &envoy),
         ("CLUSTER_TOOLS", &cluster),
     ];
+    let mut scenarios: Vec<_> = built.iter().filter(|built| built.is_test).collect();
+    if let Some(filter) = filter {
+        let mut matching = Vec::new();
+        for scenario in scenarios {
+            let mut list = Command::new(&scenario.path);
+            list.args(["--list", "--format=terse", filter]);
+            if !output(list.current_dir(&scenario.package))?.is_empty() {
+                matching.push(scenario);
+            }
+        }
+        if matching.is_empty() {
+            bail!("no end-to-end test has \"{filter}\" in its name; `--unit` runs the others");
+        }
+        scenarios = matching;
+    }
     let mut failed = Vec::new();
-    for scenario in built.iter().filter(|executable| executable.is_test) {
+    for scenario in scenarios {
         println!(
             "     Running {} ({})",
             scenario.name,
