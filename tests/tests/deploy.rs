@@ -40,7 +40,7 @@ fn the_chart_installs_what_kustomize_applies() -> Result<()> {
     };
     let (by_helm, removing) = (normal(by_helm)?, normal(removing)?);
     let image = by_helm["DaemonSet truepeer"].pointer(&format!("{AGENT}/image"));
-    let expected = concat!("truepeer:", env!("CARGO_PKG_VERSION"));
+    let expected = concat!("localhost/truepeer:", env!("CARGO_PKG_VERSION"));
     ensure!(image == Some(&json!(expected)), "{image:?}");
     let mut by_kustomize = normal(&[kustomize("agent")?, kustomize("monitoring")?].concat())?;
     // `helm install --create-namespace` makes it.
@@ -108,7 +108,7 @@ fn normal(objects: &[Value]) -> Result<BTreeMap<String, Value>> {
 const VALUES: &str = r#"[
     ["image.repository", "example.net/truepeer", "DaemonSet", "/spec/template/spec/containers/0/image", "example.net/truepeer:0.1.0"],
     ["image.repository", "example.net/truepeer", "DaemonSet", "/spec/template/spec/initContainers/0/image", "example.net/truepeer:0.1.0"],
-    ["image.tag", "next", "DaemonSet", "/spec/template/spec/containers/0/image", "truepeer:next"],
+    ["image.tag", "next", "DaemonSet", "/spec/template/spec/containers/0/image", "localhost/truepeer:next"],
     ["image.pullPolicy", "Always", "DaemonSet", "/spec/template/spec/containers/0/imagePullPolicy", "Always"],
     ["imagePullSecrets", [{"name": "registry"}], "DaemonSet", "/spec/template/spec/imagePullSecrets", [{"name": "registry"}]],
     ["config", "[agent]\nkeep = true\n", "ConfigMap", "/data/truepeer.toml", "[agent]\nkeep = true\n"],
