@@ -27,6 +27,16 @@ pub(crate) struct Goal {
     pub(crate) limit: Limit,
 }
 
+/// The first of the pair should have this share of the second's figure.
+const fn at_least(pair: (Variant, Variant), figure: Figure, share: f64) -> Goal {
+    let limit = Limit::AtLeast(share);
+    Goal {
+        pair,
+        figure,
+        limit,
+    }
+}
+
 /// In the figure's own units.
 #[derive(Clone, Copy)]
 pub(crate) enum Limit {
@@ -76,11 +86,11 @@ pub(crate) static COMPARISONS: [Comparison; 6] = [
             (Truepeer, EnvoyPlain),
             (Truepeer, EnvoyBinding),
         ],
-        goals: &[Goal {
-            pair: (EnvoyBinding, EnvoyPlain),
-            figure: CONNECTIONS_PER_CPU_SECOND,
-            limit: Limit::AtLeast(0.95),
-        }],
+        goals: &[at_least(
+            (EnvoyBinding, EnvoyPlain),
+            CONNECTIONS_PER_CPU_SECOND,
+            0.95,
+        )],
     },
     Comparison {
         name: "proxy",
@@ -102,21 +112,9 @@ pub(crate) static COMPARISONS: [Comparison; 6] = [
             (EnvoyTold, Direct),
         ],
         goals: &[
-            Goal {
-                pair: (Unwrap, Direct),
-                figure: CONNECTIONS_PER_CPU_SECOND,
-                limit: Limit::AtLeast(0.95),
-            },
-            Goal {
-                pair: (Unwrap, Direct),
-                figure: UPLOAD,
-                limit: Limit::AtLeast(0.95),
-            },
-            Goal {
-                pair: (Unwrap, Direct),
-                figure: DOWNLOAD,
-                limit: Limit::AtLeast(0.95),
-            },
+            at_least((Unwrap, Direct), CONNECTIONS_PER_CPU_SECOND, 0.95),
+            at_least((Unwrap, Direct), UPLOAD, 0.95),
+            at_least((Unwrap, Direct), DOWNLOAD, 0.95),
         ],
     },
     Comparison {
@@ -126,21 +124,9 @@ pub(crate) static COMPARISONS: [Comparison; 6] = [
         works: &[Work::Connections, Work::Upload, Work::Download, Work::Syns],
         pairs: &[(NodeToa, Node)],
         goals: &[
-            Goal {
-                pair: (NodeToa, Node),
-                figure: CONNECTIONS_PER_CPU_SECOND,
-                limit: Limit::AtLeast(0.98),
-            },
-            Goal {
-                pair: (NodeToa, Node),
-                figure: UPLOAD,
-                limit: Limit::AtLeast(0.98),
-            },
-            Goal {
-                pair: (NodeToa, Node),
-                figure: DOWNLOAD,
-                limit: Limit::AtLeast(0.98),
-            },
+            at_least((NodeToa, Node), CONNECTIONS_PER_CPU_SECOND, 0.98),
+            at_least((NodeToa, Node), UPLOAD, 0.98),
+            at_least((NodeToa, Node), DOWNLOAD, 0.98),
         ],
     },
     Comparison {
