@@ -1,4 +1,4 @@
-//! The chores besides setup: build, run, test, bench, lint.
+//! The chores besides setup: build, run, test, bench.
 //!
 //! Everything is built as the calling user; only finished programs are run as root.
 
@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// The crates that run on the host; the agent's build script compiles the BPF programs.
-const HOST_CRATES: [&str; 3] = ["--workspace", "--exclude", "agent-ebpf"];
+pub(crate) const HOST_CRATES: [&str; 3] = ["--workspace", "--exclude", "agent-ebpf"];
 
 /// Builds the agent; prints where it is and how big.
 pub(crate) fn build(release: bool) -> Result<()> {
@@ -161,17 +161,4 @@ fn release(program: &str) -> Result<(PathBuf, PathBuf)> {
         .args(["--bin", "truepeer", "--bin", program]);
     let built = executables(&mut command)?;
     Ok((binary(&built, "truepeer")?, binary(&built, program)?))
-}
-
-/// Checks format and lints, as a reviewer would.
-pub(crate) fn lint() -> Result<()> {
-    setup::toolchain()?;
-    run(cargo("fmt").args(["--all", "--check"]))?;
-    run(cargo("clippy")
-        .args(HOST_CRATES)
-        .args(["--all-targets", "--", "--deny", "warnings"]))?;
-    // The BPF compiler may come without clippy; the host's checks the same code.
-    run(cargo("clippy")
-        .args(["--package", "agent-ebpf", "--", "--deny", "warnings"])
-        .env("CARGO_PROFILE_DEV_PANIC", "abort"))
 }

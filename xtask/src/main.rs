@@ -3,6 +3,7 @@
 mod cargo;
 mod chores;
 mod dist;
+mod lint;
 mod peers;
 mod process;
 mod setup;
@@ -12,6 +13,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use dist::Target;
+use lint::Check;
 
 /// truepeer's chores.
 ///
@@ -89,8 +91,13 @@ enum Chore {
         #[arg(long)]
         target: Vec<Target>,
     },
-    /// Check format and lints
-    Lint,
+    /// Check format, lints, and what imports what
+    #[command(after_help = "Examples:\n  cargo xtask lint\n  cargo xtask lint --only floors")]
+    Lint {
+        /// Only this check
+        #[arg(long)]
+        only: Option<Check>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -101,7 +108,7 @@ fn main() -> ExitCode {
         Chore::Test { filter, unit, e2e } => chores::test(filter.as_deref(), unit, e2e),
         Chore::Bench { json, args } => chores::bench(json.as_deref(), &args),
         Chore::Dist { target } => dist::dist(&target),
-        Chore::Lint => chores::lint(),
+        Chore::Lint { only } => lint::lint(only),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
