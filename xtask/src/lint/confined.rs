@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use anyhow::Result;
 use syn::{
     Fields, ImplItem, Item, Signature, TraitItem, Visibility,
     visit::{self, Visit},
@@ -15,7 +14,7 @@ use super::{
 };
 
 /// Imports of confined libraries elsewhere, and their types where others can see them.
-pub(crate) fn check(order: &Order, house: &House) -> Result<Vec<Finding>> {
+pub(crate) fn check(order: &Order, house: &House) -> Vec<Finding> {
     let mut found = Vec::new();
     for confined in &order.confined {
         found.extend(imports(confined, house));
@@ -23,7 +22,7 @@ pub(crate) fn check(order: &Order, house: &House) -> Result<Vec<Finding>> {
             found.extend(leaks(confined, house));
         }
     }
-    Ok(found)
+    found
 }
 
 impl Confined {
@@ -206,11 +205,16 @@ impl Leaks<'_> {
                 self.fields(&item.fields, false);
             }
             Item::Enum(item) if self.is_visible(&item.vis) => {
+                self.visit_generics(&item.generics);
                 for variant in &item.variants {
                     self.fields(&variant.fields, true);
                 }
             }
             Item::Trait(item) if self.is_visible(&item.vis) => {
+                self.visit_generics(&item.generics);
+                for bound in &item.supertraits {
+                    self.visit_type_param_bound(bound);
+                }
                 for item in &item.items {
                     if let TraitItem::Fn(function) = item {
                         self.visit_signature(&function.sig);

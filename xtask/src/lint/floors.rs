@@ -29,6 +29,7 @@ pub(crate) struct Order {
     /// The floors of a directory, lowest first; those on one floor do not import each other.
     floors: BTreeMap<String, Vec<Vec<String>>>,
     /// Libraries that only some rooms may import.
+    #[serde(default)]
     pub(crate) confined: Vec<Confined>,
 }
 
@@ -152,11 +153,12 @@ fn room(directory: &str, file: &Path) -> Option<String> {
     Some(first.file_stem()?.to_string_lossy().into_owned())
 }
 
-/// The floor of a room, lowest 0.
+/// The floor of a room; the lowest is 1.
 fn floor(floors: &[Vec<String>], room: &str) -> Option<usize> {
     floors
         .iter()
         .position(|floor| floor.iter().any(|name| name == room))
+        .map(|index| index + 1)
 }
 
 /// Rooms that are in the tree or in the order, but not in both, and those that the order names twice.
@@ -206,21 +208,18 @@ fn climbs(edges: &[Edge<'_>], directory: &str, floors: &[Vec<String>]) -> Vec<Fi
         if from == to || high > low {
             continue;
         }
-        let (how, where_to) = if high == low {
-            ("sideways", format!("both are on floor {high}"))
+        let rule = if high == low {
+            "rooms on one floor do not import each other"
         } else {
-            (
-                "up",
-                format!("`{from}` is on floor {high}, `{to}` on floor {low}"),
-            )
+            "imports run down"
         };
         found.push(Finding::new(
             edge.from,
             edge.line,
             format!(
-                "`{from}` imports {how} from `{to}`: `{}` is in {}, and of \"{directory}\" {where_to}. \
-                 Move what both need below them, or hand it in as an argument or by a trait; \
-                 if the floors are wrong, correct {FILE}",
+                "`{from}` (floor {high}) imports `{to}` (floor {low}), but {rule}: `{}` is in {}. \
+                 Move what both need to a lower floor, or pass it in as an argument or by a trait. \
+                 The floors of {directory} are in {FILE}",
                 edge.path,
                 edge.to.display(),
             ),
