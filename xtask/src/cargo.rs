@@ -10,6 +10,9 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
+/// The crates that run on the host; the agent's build script compiles the BPF programs.
+pub(crate) const HOST_CRATES: [&str; 3] = ["--workspace", "--exclude", "agent-ebpf"];
+
 /// Something that cargo built and that can be run.
 pub(crate) struct Executable {
     /// The target's name.

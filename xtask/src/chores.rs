@@ -12,14 +12,11 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    cargo::{binary, cargo, executables},
-    dist, peers,
+    cargo::{HOST_CRATES, binary, cargo, executables},
+    dist, lint, peers,
     process::{as_root, output, require_root, run},
     setup,
 };
-
-/// The crates that run on the host; the agent's build script compiles the BPF programs.
-pub(crate) const HOST_CRATES: [&str; 3] = ["--workspace", "--exclude", "agent-ebpf"];
 
 /// Builds the agent; prints where it is and how big.
 pub(crate) fn build(release: bool) -> Result<()> {
@@ -58,12 +55,17 @@ pub(crate) fn playground(once: bool, arguments: &[String]) -> Result<()> {
     Err(command.exec()).context("cannot start it")
 }
 
-/// Runs the unit tests, then the end-to-end tests.
+/// Runs the unit tests, then the end-to-end tests. Before all of them, what `lint` knows of imports and documents is
+/// checked: that takes seconds, and clippy minutes.
 pub(crate) fn test(filter: Option<&str>, unit: bool, e2e: bool) -> Result<()> {
     if !unit {
         require_root()?;
     }
     setup::toolchain()?;
+    if !e2e && filter.is_none() {
+        lint::floors()?;
+        lint::documents()?;
+    }
     if !e2e {
         run(cargo("test")
             .args(HOST_CRATES)

@@ -1,26 +1,31 @@
 //! `cargo xtask lint`: format, clippy, and the rules of this house that no other tool knows.
 
 mod confined;
+mod documents;
 mod finding;
 mod floors;
 mod imports;
+mod links;
+mod markdown;
 mod modules;
+mod shell;
 #[cfg(test)]
 mod tests;
 
-use std::path::Path;
+use std::env;
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 
 use crate::{
-    cargo::{cargo, root},
-    chores::HOST_CRATES,
+    cargo::{HOST_CRATES, binary, cargo, executables, root},
     process::run,
     setup,
 };
+use documents::Programs;
 use finding::Finding;
 use floors::Order;
+use markdown::Document;
 use modules::House;
 
 /// What can be checked alone.
@@ -30,6 +35,8 @@ pub(crate) enum Check {
     Format,
     /// Who imports whom, by xtask/floors.toml
     Floors,
+    /// Commands, configurations and links in documents
+    Documents,
     /// `cargo clippy`
     Clippy,
 }
@@ -41,7 +48,11 @@ pub(crate) fn lint(only: Option<Check>) -> Result<()> {
         run(cargo("fmt").args(["--all", "--check"]))?;
     }
     if wanted(Check::Floors) {
-        floors(root())?;
+        floors()?;
+    }
+    if wanted(Check::Documents) {
+        setup::toolchain()?;
+        documents()?;
     }
     if wanted(Check::Clippy) {
         clippy()?;
@@ -62,12 +73,30 @@ fn clippy() -> Result<()> {
 }
 
 /// Checks who imports whom.
-pub(crate) fn floors(root: &Path) -> Result<()> {
-    let order = Order::read(root)?;
-    let house = House::read(root, order.crates.keys().map(String::as_str))?;
+pub(crate) fn floors() -> Result<()> {
+    let order = Order::read(root())?;
+    let house = House::read(root(), order.crates.keys().map(String::as_str))?;
     let mut found = floors::check(&order, &house)?;
     found.extend(confined::check(&order, &house));
     report("floors", &found)
+}
+
+/// Checks what documents tell to type, and where their links lead.
+pub(crate) fn documents() -> Result<()> {
+    let built = executables(
+        cargo("build")
+            .args(["--package", "agent", "--package", "tests"])
+            .args(["--bin", "truepeer", "--bin", "bench"]),
+    )?;
+    let programs = Programs {
+        truepeer: binary(&built, "truepeer")?,
+        xtask: env::current_exe()?,
+        bench: binary(&built, "bench")?,
+    };
+    let documents = Document::read_all(root())?;
+    let mut found = documents::check(root(), &documents, &programs)?;
+    found.extend(links::check(root(), &documents));
+    report("documents", &found)
 }
 
 /// Prints what was found; fails if anything was.
@@ -76,7 +105,7 @@ fn report(check: &str, found: &[Finding]) -> Result<()> {
         eprintln!("{finding}");
     }
     if !found.is_empty() {
-        bail!("{check}: {} findings", found.len());
+        bail!("{check}: {} to cure", found.len());
     }
     Ok(())
 }
