@@ -13,12 +13,12 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{
     cargo::{HOST_CRATES, binary, cargo, executables},
-    dist, lint, peers,
+    dist, lint,
     process::{as_root, output, require_root, run},
-    setup,
+    setup, tools,
 };
 
-/// Builds the agent; prints where it is and how big.
+/// Builds the agent, and prints its path and size.
 pub(crate) fn build(release: bool) -> Result<()> {
     setup::toolchain()?;
     let mut command = cargo("build");
@@ -37,7 +37,7 @@ pub(crate) fn playground(once: bool, arguments: &[String]) -> Result<()> {
     require_root()?;
     setup::toolchain()?;
     let mut command = if arguments.is_empty() {
-        peers::install_basics()?;
+        tools::install_basics()?;
         let (truepeer, playground) = release("playground")?;
         as_root(&playground, &[("TRUEPEER_BIN", &truepeer)])?
     } else {
@@ -51,12 +51,12 @@ pub(crate) fn playground(once: bool, arguments: &[String]) -> Result<()> {
     if once {
         command.arg("--once");
     }
-    // It takes this process's place, so that Ctrl-C and the exit code are its own.
+    // The program replaces this process, so that Ctrl-C and the exit code are its own.
     Err(command.exec()).context("cannot start it")
 }
 
-/// Runs the unit tests, then the end-to-end tests. Before all of them, what `lint` knows of imports and documents is
-/// checked: that takes seconds, and clippy minutes.
+/// Runs the unit tests, then the end-to-end tests. First come the checks of imports and documents that `lint` also
+/// makes: they take seconds, whereas clippy takes minutes.
 pub(crate) fn test(filter: Option<&str>, unit: bool, e2e: bool) -> Result<()> {
     if !unit {
         require_root()?;
@@ -78,11 +78,11 @@ pub(crate) fn test(filter: Option<&str>, unit: bool, e2e: bool) -> Result<()> {
     Ok(())
 }
 
-/// Builds the integration tests and scenarios and runs them as root, one test at a time: they lay out
+/// Builds the integration tests and scenarios, and runs them as root, one test at a time, because they lay out
 /// namespaces and attach programs.
 fn scenarios(filter: Option<&str>) -> Result<()> {
-    let envoy = peers::install()?;
-    let cluster = peers::install_cluster()?;
+    let envoy = tools::install()?;
+    let cluster = tools::install_cluster()?;
     let image = dist::test_image()?;
     let mut built = executables(
         cargo("test")
@@ -137,14 +137,14 @@ fn scenarios(filter: Option<&str>) -> Result<()> {
 pub(crate) fn bench(json: Option<&Path>, arguments: &[String]) -> Result<()> {
     require_root()?;
     setup::toolchain()?;
-    let envoy = peers::install()?;
+    let envoy = tools::install()?;
     let (truepeer, bench) = release("bench")?;
     let mut command = as_root(
         &bench,
         &[("TRUEPEER_BIN", &truepeer), ("ENVOY_BIN", &envoy)],
     )?;
     if let Some(json) = json {
-        // Made here, it belongs to the calling user.
+        // A file that is created here belongs to the calling user.
         File::options()
             .append(true)
             .create(true)

@@ -105,7 +105,7 @@ fn report(check: &str, found: &[Finding]) -> Result<()> {
         eprintln!("{finding}");
     }
     if !found.is_empty() {
-        bail!("{check}: {} to cure", found.len());
+        bail!("{check}: {} problems", found.len());
     }
     Ok(())
 }
