@@ -6,9 +6,9 @@ use agent_common::{Namespace, Range};
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::links::{FdLink, PinnedLink};
 use truepeer::{
+    connections::origins::Origins as _,
     datapath::{self, Datapath, Job, Pins},
-    netns::Netns,
-    origins::Origins as _,
+    host::netns::Netns,
 };
 
 fn cgroup() -> Result<PathBuf> {

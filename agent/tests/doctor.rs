@@ -5,7 +5,7 @@ use std::{net::TcpListener, os::fd::AsRawFd, path::Path, process::Command};
 use truepeer::{
     config::Config,
     doctor::{self, Check, Outcome},
-    netns::Netns,
+    host::netns::Netns,
 };
 
 /// Every check as a line.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use super::{output::log_to_stderr, privileges};
-use crate::{agent, config::Config};
+use crate::{config::Config, daemon};
 
 /// Run the agent in the foreground
 ///
@@ -37,5 +37,5 @@ pub(super) fn run(args: Args) -> Result<()> {
     let config = load()?;
     privileges::require("run")?;
     log_to_stderr();
-    tokio::runtime::Runtime::new()?.block_on(agent::run(config, Box::new(load)))
+    tokio::runtime::Runtime::new()?.block_on(daemon::run(config, Box::new(load)))
 }

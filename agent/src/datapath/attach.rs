@@ -290,7 +290,7 @@ pub(super) fn describe(pin: &str) -> (String, String) {
         (Some("cgroup"), Some(id)) => id
             .parse()
             .ok()
-            .and_then(crate::processes::cgroup_path)
+            .and_then(crate::host::processes::cgroup_path)
             .map_or_else(|| format!("cgroup {id}"), |path| format!("cgroup {path}")),
         (Some(netns), Some(interface)) => {
             format!(

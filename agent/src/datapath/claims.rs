@@ -13,7 +13,7 @@ use super::{
     guard,
     pins::{Pins, Plain, Policies, PolicyPrefixes},
 };
-use crate::origins::Claims;
+use crate::connections::origins::Claims;
 
 /// `bpf_map_update_elem` fails if there is an entry (linux/bpf.h).
 const BPF_NOEXIST: u64 = 1;

@@ -43,10 +43,9 @@ pub use pins::Pins;
 pub use translated::Orphans;
 
 use crate::{
-    config::{CarryToa, Policy, Reveal, Trust},
-    keys::Keys,
-    netns::Netns,
-    origins::Claims,
+    config::{CarryToa, Policy, Reveal, Trust, keys::Keys},
+    connections::origins::Claims,
+    host::netns::Netns,
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("TRUEPEER_OBJECT"));

@@ -33,7 +33,7 @@ use nix::{
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
 
-use crate::origins::{Link, MapFill, Origins, Status};
+use crate::connections::origins::{Link, MapFill, Origins, Status};
 
 /// Mount source by which a file system that truepeer mounted is known again.
 const MOUNT_SOURCE: &str = "truepeer";

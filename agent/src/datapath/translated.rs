@@ -9,7 +9,7 @@ use aya::maps::MapError;
 use tracing::warn;
 
 use super::pins::{Pins, Plain};
-use crate::{netns::Netns, sockets};
+use crate::host::{netns::Netns, sockets};
 
 /// Entries without a socket, with what was known of the handshake.
 pub type Orphans = HashMap<Connection, Option<Handshake>>;

@@ -20,7 +20,7 @@ use serde::Serialize;
 pub use self::probe::pins as probe_pins;
 use crate::{
     config::{Config, Steer},
-    netns::Netns,
+    host::netns::Netns,
 };
 
 /// How a check came out.

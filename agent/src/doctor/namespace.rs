@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Error, Result};
 
 use super::{Check, Outcome, or_failed};
-use crate::{agent::plan::interfaces, config::Steer, netns::Netns, route::sysctl};
+use crate::{config::Steer, daemon::plan::interfaces, host::netns::Netns, route::sysctl};
 
 pub(super) const AT_START: &str = "the agent does not start";
 

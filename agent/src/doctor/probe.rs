@@ -19,12 +19,10 @@ use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 
 use super::{Check, Outcome};
 use crate::{
+    connections::origins::Origins,
     datapath::{Datapath, Job, Pins},
-    netns::Netns,
-    origins::Origins,
-    processes::cgroup2_mount,
+    host::{netns::Netns, processes::cgroup2_mount, sockets},
     route::sysctl,
-    sockets,
 };
 
 const NAME: &str = "probe";

@@ -4,9 +4,9 @@ use anyhow::Result;
 
 use super::{Check, Outcome, or_failed};
 use crate::{
-    agent::plan::interfaces,
     config::Steer,
-    netns::Netns,
+    daemon::plan::interfaces,
+    host::netns::Netns,
     route::{self, Item, sysctl},
 };
 

@@ -7,9 +7,11 @@ use tracing::{info, warn};
 
 use crate::{
     cni,
-    containers::{Containers, Sandbox},
-    netns::{Netns, boot_id},
-    pods::{self, Attachment, Directory, Id, PodName},
+    host::netns::{Netns, boot_id},
+    workloads::{
+        containers::{Containers, Sandbox},
+        pods::{self, Attachment, Directory, Id, PodName},
+    },
 };
 
 /// Writes for each of them that asks for something the file that the plugin would have written.

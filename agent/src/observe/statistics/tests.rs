@@ -1,7 +1,7 @@
 use agent_common::Closed;
 
 use super::*;
-use crate::peers::tests::{Fake, origin};
+use crate::connections::peers::tests::{Fake, origin};
 
 fn ended(client: &str, received: u64) -> Ended {
     let origin = origin(client);

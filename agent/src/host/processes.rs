@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result, anyhow};
 use nix::libc;
 
-use crate::{netns::Netns, sockets};
+use crate::host::{netns::Netns, sockets};
 
 /// The process behind a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use agent_common::Process;
 use serde_json::json;
 
 use super::*;
-use crate::netns::Netns;
+use crate::host::netns::Netns;
 
 const SANDBOX: &str = "f3e778c4";
 const CONTAINER: &str = "3c8d64ea";

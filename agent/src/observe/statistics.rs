@@ -25,10 +25,11 @@ use prometheus_client::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ended::Ended,
-    netns::Netns,
-    origins::Origins,
-    sockets::{self, Traffic},
+    connections::{ended::Ended, origins::Origins},
+    host::{
+        netns::Netns,
+        sockets::{self, Traffic},
+    },
 };
 
 /// Slots of a sketch at most, which take less than 200 KiB.

@@ -23,7 +23,10 @@ use prometheus_client::metrics::counter::Counter;
 use tracing::warn;
 
 use self::{line::Lines, rate::Rate};
-use crate::{config::AccessLogTarget, ended::Ended, peers::Names};
+use crate::{
+    config::AccessLogTarget,
+    connections::{ended::Ended, peers::Names},
+};
 
 /// How many connections can wait to be written.
 const QUEUE: usize = 16_384;
@@ -219,9 +222,11 @@ mod tests {
 
     use super::*;
     use crate::{
-        details::Details,
-        netns::Netns,
-        peers::tests::{names, origin},
+        connections::{
+            details::Details,
+            peers::tests::{names, origin},
+        },
+        host::netns::Netns,
     };
 
     fn closed() -> Closed {

@@ -1,9 +1,9 @@
 //! The agent: puts the configuration in place, keeps it in place, and takes it away again.
 
 mod adoption;
+mod keeper;
 mod lock;
 pub(crate) mod plan;
-mod pods;
 mod supervisor;
 mod wanted;
 
@@ -24,22 +24,24 @@ use tokio::{
 use tracing::{debug, error, info, warn};
 
 use self::{
+    keeper::Keeper,
     lock::Lock,
-    pods::Keeper,
     supervisor::{Missing, Place, Supervisor},
 };
 use crate::{
-    access_log::AccessLog,
     api::{Server, State},
     config::{AgentSettings, Config, ConfigError},
+    connections::{
+        ended::{Ended, Refusals},
+        origins::Origins as _,
+        peers::Names,
+    },
     datapath::{self, Events, Orphans, Pins},
     doctor,
-    ended::{Ended, Refusals},
-    origins::Origins as _,
-    peers::Names,
-    pods::{Directory, Request as PodRequest},
+    observe::access_log::AccessLog,
     relay::Relays,
     route::Journal,
+    workloads::pods::{Directory, Request as PodRequest},
 };
 
 /// How often named namespaces, keys and clock are looked at: nothing tells when one is replaced.

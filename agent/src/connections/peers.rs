@@ -15,10 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::{Config, Policy, Relay, Steer},
-    containers::{Containers, Workload},
-    details::Details,
-    origins::Origins,
-    processes::{Owner, Owners},
+    connections::{details::Details, origins::Origins},
+    host::processes::{Owner, Owners},
+    workloads::containers::{Containers, Workload},
 };
 
 /// A live connection with its origin.
@@ -264,10 +263,9 @@ pub(crate) mod tests {
     use super::*;
     use crate::{
         config::Config,
-        containers,
-        netns::Netns,
-        origins::{Link, MapFill, Status},
-        sockets,
+        connections::origins::{Link, MapFill, Status},
+        host::{netns::Netns, sockets},
+        workloads::containers,
     };
 
     /// Origins without a kernel behind them.

@@ -11,12 +11,13 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::{
-    containers::Workload,
-    details::Details,
-    ended::{Ended, Request},
-    netns::Netns,
-    peers::{Clock, Names},
-    processes::Cgroups,
+    connections::{
+        details::Details,
+        ended::{Ended, Request},
+        peers::{Clock, Names},
+    },
+    host::{netns::Netns, processes::Cgroups},
+    workloads::containers::Workload,
 };
 
 /// How often, at most, namespaces are looked up to name an unknown one.

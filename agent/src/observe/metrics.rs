@@ -24,11 +24,13 @@ use prometheus_client::{
 };
 
 use crate::{
-    containers::Containers,
-    origins::{Origins, Status},
-    peers::Names,
+    connections::{
+        origins::{Origins, Status},
+        peers::Names,
+    },
+    observe::statistics::Statistics,
     relay,
-    statistics::Statistics,
+    workloads::containers::Containers,
 };
 
 /// What [`Metrics::encode`] produces.
@@ -203,8 +205,8 @@ impl<M: EncodeMetric> Encode for M {
 mod tests {
     use super::*;
     use crate::{
-        containers::Workload,
-        peers::tests::{Fake, names, origin},
+        connections::peers::tests::{Fake, names, origin},
+        workloads::containers::Workload,
     };
 
     #[test]

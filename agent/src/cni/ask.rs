@@ -11,7 +11,7 @@ use hyper::{Method, StatusCode};
 use tokio::{runtime, time::timeout};
 
 use super::network::{Network, OnAgentDown};
-use crate::{api::client, pods::Id};
+use crate::{api::client, workloads::pods::Id};
 
 /// How long the agent may take: a runtime waits for the plugin.
 const PATIENCE: Duration = Duration::from_secs(10);

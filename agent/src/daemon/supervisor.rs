@@ -20,14 +20,15 @@ use super::{
     wanted::Wanted,
 };
 use crate::{
-    config::{AccessLogTarget, Config, Steer},
-    containers::Containers,
+    config::{AccessLogTarget, Config, Steer, keys::KeyFile},
     datapath::{Datapath, Job},
-    keys::KeyFile,
-    netns::Netns,
-    processes,
+    host::{
+        netns::Netns,
+        processes,
+        sockets::{self, ListenerInfo},
+    },
     route::{self, Journal},
-    sockets::{self, ListenerInfo},
+    workloads::containers::Containers,
 };
 
 /// Path of a network namespace; `None`: the agent's own.

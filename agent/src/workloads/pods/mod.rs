@@ -24,7 +24,7 @@ pub use self::{
 };
 use crate::{
     config::{Config, ConfigError},
-    netns::{Netns, boot_id},
+    host::netns::{Netns, boot_id},
 };
 
 /// What truepeer's annotations of pods begin with.

@@ -4,12 +4,12 @@ use hyper::Method;
 
 use super::{
     add::open_netns,
-    agent::{self, Verdict, warn},
+    ask::{self, Verdict, warn},
     environment::Environment,
     error::{Code, Error},
     network::Network,
 };
-use crate::pods::{Directory, Id};
+use crate::workloads::pods::{Directory, Id};
 
 /// Fails unless an attachment is as ADD left it.
 pub(super) fn check(environment: &Environment, network: &Network) -> Result<(), Error> {
@@ -33,7 +33,7 @@ pub(super) fn check(environment: &Environment, network: &Network) -> Result<(), 
     netns
         .interface_index(&id.ifname)
         .map_err(|error| missing(error.to_string()))?;
-    match agent::ask(network, Method::GET, id) {
+    match ask::ask(network, Method::GET, id) {
         Verdict::Done => Ok(()),
         Verdict::Down(reason) if network.goes_on(&reason) => Ok(()),
         Verdict::Down(reason) => Err(Error::new(Code::Later, "the agent is down", reason)),
@@ -74,7 +74,7 @@ pub(super) fn gc(network: &Network) -> Result<(), Error> {
 
 /// Fails when no pod can be added. While pods start without the agent, all is well.
 pub(super) fn status(network: &Network) -> Result<(), Error> {
-    match agent::is_ready(network) {
+    match ask::is_ready(network) {
         Verdict::Done => Ok(()),
         Verdict::Down(reason) if network.goes_on(&reason) => Ok(()),
         Verdict::Down(reason) | Verdict::Unknown(reason) | Verdict::Refused(reason) => {
@@ -85,7 +85,7 @@ pub(super) fn status(network: &Network) -> Result<(), Error> {
 
 fn forget(network: &Network, id: &Id) -> anyhow::Result<()> {
     Directory::new(&network.pods).remove(id)?;
-    match agent::ask(network, Method::DELETE, id) {
+    match ask::ask(network, Method::DELETE, id) {
         Verdict::Done => {}
         // The agent looks at the directory when it starts.
         Verdict::Down(reason) | Verdict::Unknown(reason) | Verdict::Refused(reason) => {

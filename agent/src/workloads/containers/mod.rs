@@ -24,8 +24,8 @@ use serde::{Deserialize, Serialize};
 
 use self::known::Known;
 use crate::{
-    netns::Netns,
-    pods::{ANNOTATIONS, PodName, Pods},
+    host::netns::Netns,
+    workloads::pods::{ANNOTATIONS, PodName, Pods},
 };
 
 /// Where containerd (also that of k3s and MicroK8s), CRI-O and Podman keep their bundles, and libcni its cache.

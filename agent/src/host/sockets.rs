@@ -14,7 +14,7 @@ use netlink_packet_sock_diag::{
 use netlink_sys::{Socket, protocols::NETLINK_SOCK_DIAG};
 use nix::libc::{ENOENT, ESTALE};
 
-use crate::netns::Netns;
+use crate::host::netns::Netns;
 
 /// A listening socket.
 #[derive(Clone, Debug, PartialEq, Eq)]

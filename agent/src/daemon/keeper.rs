@@ -12,8 +12,8 @@ use tracing::{info, warn};
 use super::supervisor::{Missing, Supervisor};
 use crate::{
     config::Config,
-    peers::Names,
-    pods::{self, Action, Directory, Id, Pods, Refusal},
+    connections::peers::Names,
+    workloads::pods::{self, Action, Directory, Id, Pods, Refusal},
 };
 
 /// The pods of this host, and the files that say so.

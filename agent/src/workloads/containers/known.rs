@@ -11,7 +11,10 @@ use agent_common::Origin;
 use tracing::debug;
 
 use super::{Sandbox, Workload, bundle::Bundle, cache, listing::Listing, tally::Tallies};
-use crate::{netns::Netns, pods::Pods, processes::Cgroups};
+use crate::{
+    host::{netns::Netns, processes::Cgroups},
+    workloads::pods::Pods,
+};
 
 /// How often, at most, directories are looked at because something is unknown.
 const LOOK: Duration = Duration::from_millis(100);
