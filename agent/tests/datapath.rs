@@ -89,7 +89,7 @@ fn everything_attaches_is_taken_over_and_goes() -> Result<()> {
     let mut links = HashSet::new();
     for _ in 0..2 {
         let mut datapath = Datapath::load(&root, 1000, true, &cgroup()?)?;
-        datapath.configure(&netns, &settings)?;
+        datapath.steer(&netns, &settings)?;
         datapath.adopt(&netns, &[(1, agent_common::ListenerKey::default())])?;
         let jobs = [Job::Unwrap, Job::Node, Job::Steer].map(|job| ("eth0", job));
         let names = datapath.attach(&netns, &jobs, true)?;

@@ -345,6 +345,11 @@ fn header(section: &str) -> String {
 }
 
 impl AgentSettings {
+    /// The file that says what to undo: rules, routes and sysctls.
+    pub fn journal(&self) -> PathBuf {
+        self.socket.with_file_name("journal.json")
+    }
+
     fn read(section: &Section<'_, '_>, problems: &mut Problems) -> Self {
         let default = Self::default();
         section.refuse_unknown(problems);

@@ -11,7 +11,7 @@ use agent_common::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::datapath::Headers;
+use super::origins::Headers;
 
 /// Longer values are left out: no host name is longer.
 const LONGEST: usize = 255;
@@ -131,12 +131,12 @@ pub struct Kept {
     relayed: Table,
     /// Of those whose header the data path took off, by the number of the header.
     unwrapped: Table,
-    headers: OnceLock<Headers>,
+    headers: OnceLock<Box<dyn Headers>>,
 }
 
 impl Kept {
     /// Reads the headers that the data path takes off, from now on.
-    pub fn follow(&self, headers: Headers) {
+    pub fn follow(&self, headers: Box<dyn Headers>) {
         // Once in an agent's life.
         let _ = self.headers.set(headers);
     }
@@ -176,7 +176,7 @@ impl Kept {
         let Some(headers) = self.headers.get() else {
             return;
         };
-        headers.read(|number, header| {
+        headers.read(&mut |number, header| {
             if let Parsed::Header(header) = parse(header)
                 && let Some(details) = Details::read(header.tlvs)
             {

@@ -41,6 +41,12 @@ pub trait Claims: Send + Sync + 'static {
     fn claim(&self, socket: BorrowedFd<'_>, claim: Claim) -> Result<()>;
 }
 
+/// PROXY headers that the data path took off and that say more than addresses.
+pub trait Headers: Send + Sync + 'static {
+    /// Gives each that came since the last call to `each`, with its number: as it was sent, version 2.
+    fn read(&self, each: &mut dyn FnMut(u64, &[u8]));
+}
+
 /// The data path as it stands, read from its pins.
 #[derive(Clone, Debug, Serialize)]
 pub struct Status {

@@ -1,6 +1,9 @@
 //! From the configuration of one network namespace to what the data path is told.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
 
 use agent_common::{
     Mark, Namespace, Range,
@@ -14,6 +17,9 @@ use crate::{
     config::{CarryNode, Steer, Unwrap},
     datapath::Job,
 };
+
+/// Path of a network namespace; `None`: the agent's own.
+pub(super) type Place = Option<PathBuf>;
 
 /// The settings of a namespace with these steers. `index` gives an interface's index; ranges of an
 /// interface that is missing (`None`) are left out.
@@ -67,15 +73,6 @@ pub(super) fn settings(steers: &[Steer], index: impl Fn(&str) -> Option<u32>) ->
     Ok(settings)
 }
 
-/// The interfaces that these steers attach to, each once.
-pub(crate) fn interfaces(steers: &[Steer]) -> BTreeSet<&str> {
-    steers
-        .iter()
-        .flat_map(|s| s.interface.iter().chain(s.answers.iter().flatten()))
-        .map(String::as_str)
-        .collect()
-}
-
 /// What is to be done in one namespace.
 pub(super) struct Rules {
     pub(super) steers: Vec<Steer>,
@@ -86,7 +83,7 @@ pub(super) struct Rules {
 impl Rules {
     /// The interfaces that something is attached to, and what, each once.
     pub(super) fn jobs(&self) -> BTreeSet<(&str, Job)> {
-        let steers = interfaces(&self.steers).into_iter();
+        let steers = Steer::interfaces(&self.steers).into_iter();
         let steers = steers.map(|i| (i, Job::Steer));
         let unwraps = self.unwraps.iter();
         let unwraps = unwraps.map(|u| (u.interface.as_str(), Job::Unwrap));
@@ -121,7 +118,8 @@ pub(super) fn unwraps(
     .collect()
 }
 
-/// Likewise the interfaces whose SYNs are given TOA, as options of this kind.
+/// The interfaces of the namespace with this cookie whose SYNs are given TOA, as options of this kind; those that
+/// are missing are left out.
 pub(super) fn nodes(
     nodes: &[CarryNode],
     kind: u8,
@@ -187,7 +185,10 @@ mod tests {
             (settings.gateway.value, settings.spoofed.value),
             (0x539, 0x53a)
         );
-        assert_eq!(Vec::from_iter(interfaces(&steers())), ["eth0", "eth1"]);
+        assert_eq!(
+            Vec::from_iter(Steer::interfaces(&steers())),
+            ["eth0", "eth1"]
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use agent_common::{
@@ -16,12 +16,12 @@ use tokio::{runtime::Handle, sync::mpsc::Sender, task::JoinHandle};
 use tracing::{info, warn};
 
 use super::{
-    plan::{self, Rules},
+    plan::{self, Place, Rules},
     wanted::Wanted,
 };
 use crate::{
     config::{AccessLogTarget, Config, Steer, keys::KeyFile},
-    datapath::{Datapath, Job},
+    datapath::{Datapath, HostRules, Job},
     host::{
         netns::Netns,
         processes,
@@ -30,9 +30,6 @@ use crate::{
     route::{self, Journal},
     workloads::containers::Containers,
 };
-
-/// Path of a network namespace; `None`: the agent's own.
-pub(super) type Place = Option<PathBuf>;
 
 /// What is in place on this host.
 pub(super) struct Supervisor {
@@ -125,20 +122,17 @@ impl Supervisor {
 
     /// Tells the data path what holds for the whole host.
     fn instruct(&mut self) -> Result<()> {
-        let Config {
-            trust,
-            reveal,
-            carry_toa,
-            policy,
-            ..
-        } = &self.wanted.config;
-        self.datapath.sign(self.keys.as_ref().map(KeyFile::keys))?;
-        self.datapath.guard(policy)?;
-        self.datapath.trust(trust, reveal, !policy.is_empty())?;
-        self.datapath.carry(carry_toa)?;
-        let kinds = self.wanted.config.kinds();
-        self.datapath.read_toa(kinds)?;
-        if !kinds.is_empty() {
+        let config = &self.wanted.config;
+        let toa = config.kinds();
+        self.datapath.govern(&HostRules {
+            trust: &config.trust,
+            toa,
+            keys: self.keys.as_ref().map(KeyFile::keys),
+            reveal: &config.reveal,
+            carry: &config.carry_toa,
+            policies: &config.policy,
+        })?;
+        if !toa.is_empty() {
             self.containers.refresh();
             for netns in self.containers.namespaces()? {
                 self.adopt(&netns, 0)?;
@@ -222,7 +216,7 @@ impl Supervisor {
     pub(super) fn drain(&mut self) -> Result<()> {
         for served in self.served.values_mut() {
             served.settings.draining = 1;
-            self.datapath.configure(&served.netns, &served.settings)?;
+            self.datapath.steer(&served.netns, &served.settings)?;
         }
         Ok(())
     }
@@ -287,7 +281,7 @@ impl Supervisor {
             served.pins.clone_from(&before.pins);
             former.clone_from(&before.unwraps);
         }
-        self.datapath.configure(&served.netns, &served.settings)?;
+        self.datapath.steer(&served.netns, &served.settings)?;
         let ports: HashSet<u16> = steers.iter().flat_map(|s| s.to.clone()).collect();
         for port in ports {
             self.adopt(&served.netns, port)?;
@@ -296,7 +290,7 @@ impl Supervisor {
         self.journal.apply(&served.netns, &route::items(steers))?;
         self.datapath.unwrap(&former, &served.unwraps)?;
         let netns = served.netns.cookie();
-        self.datapath.node(netns, &served.nodes)?;
+        self.datapath.carry_node(netns, &served.nodes)?;
         if !is_attached {
             let former = served.pins.clone();
             self.attach(served)?;

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{plan::Rules, supervisor::Place};
+use super::plan::{Place, Rules};
 use crate::config::{Config, Relay};
 
 /// What the supervisor is to put in place.
@@ -38,7 +38,7 @@ impl Wanted {
         self.configured().into_iter().chain(pods).collect()
     }
 
-    /// Those of the configuration.
+    /// The namespaces that the configuration itself names.
     fn configured(&self) -> BTreeSet<Option<&Path>> {
         let steers = self.config.steer.iter().map(|s| s.netns.as_deref());
         let unwraps = self.config.unwrap.iter().map(|u| u.netns.as_deref());

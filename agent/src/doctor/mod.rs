@@ -17,7 +17,6 @@ use std::path::Path;
 use anyhow::Error;
 use serde::Serialize;
 
-pub use self::probe::pins as probe_pins;
 use crate::{
     config::{Config, Steer},
     host::netns::Netns,

@@ -1,15 +1,70 @@
-//! Connections whose sequence numbers are translated: without the data path, the server would take other
-//! bytes than the sender's for the next ones. They are reset before that.
+//! unwrap: on which ports PROXY headers are taken off.
+//!
+//! Where a connection's sequence numbers are translated, the server would take other bytes than the sender's for
+//! the next ones without the data path: such connections are reset before their port is given up.
 
 use std::{collections::HashMap, net::SocketAddr};
 
-use agent_common::{Connection, unwrap::Handshake};
+use agent_common::{
+    Connection,
+    unwrap::{Handshake, UnwrapPort, Versions},
+};
 use anyhow::Result;
-use aya::maps::MapError;
 use tracing::warn;
 
-use super::pins::{Pins, Plain};
+use super::{
+    maps::{Plain, found},
+    object::Datapath,
+    pins::Pins,
+};
 use crate::host::{netns::Netns, sockets};
+
+impl Datapath {
+    /// Says on which ports of one namespace PROXY headers are taken off, and on which they were.
+    pub fn unwrap(
+        &self,
+        before: &[(UnwrapPort, Versions)],
+        ports: &[(UnwrapPort, Versions)],
+    ) -> Result<()> {
+        let mut unwraps = self.pins.unwraps()?;
+        for (port, versions) in ports {
+            unwraps.insert(Plain(*port), versions.0, 0)?;
+        }
+        let before = before.iter().map(|(port, _)| *port);
+        self.give_up(before.filter(|port| !ports.iter().any(|(wanted, _)| wanted == port)))
+    }
+
+    /// Takes headers off these ports only, in all namespaces.
+    pub(super) fn retain_unwraps(&self, ports: &[(UnwrapPort, Versions)]) -> Result<()> {
+        let known = self.pins.unwraps()?;
+        let known = known.keys().map(|port| Ok(port?.0));
+        let known = known.collect::<Result<Vec<UnwrapPort>>>()?;
+        let gone = known.into_iter();
+        self.give_up(gone.filter(|port| !ports.iter().any(|(wanted, _)| wanted == port)))
+    }
+
+    /// No longer takes headers off these ports.
+    fn give_up(&self, ports: impl Iterator<Item = UnwrapPort>) -> Result<()> {
+        let ports: Vec<_> = ports.collect();
+        if ports.is_empty() {
+            return Ok(());
+        }
+        reset(&self.pins, |connection| {
+            let (netns, port) = (connection.netns, connection.destination.port);
+            ports.iter().any(|p| (p.netns, p.port) == (netns, port))
+        })?;
+        let mut unwraps = self.pins.unwraps()?;
+        for port in ports {
+            unwraps.remove(&Plain(port))?;
+        }
+        Ok(())
+    }
+
+    /// Forgets translated connections that never got a socket. `before`: what the last call returned.
+    pub fn sweep(&self, before: &Orphans) -> Result<Orphans> {
+        sweep(&self.pins, before)
+    }
+}
 
 /// Entries without a socket, with what was known of the handshake.
 pub type Orphans = HashMap<Connection, Option<Handshake>>;
@@ -17,7 +72,7 @@ pub type Orphans = HashMap<Connection, Option<Handshake>>;
 /// Forgets connections that never got a socket, and never will: no end of a socket does. They were orphans the
 /// last time, too, and no other connection has begun between the same ends. Returns those to look at the next
 /// time.
-pub(super) fn sweep(pins: &Pins, before: &Orphans) -> Result<Orphans> {
+fn sweep(pins: &Pins, before: &Orphans) -> Result<Orphans> {
     let mut translated = pins.translated()?;
     let keys = translated.keys().collect::<Result<Vec<_>, _>>()?;
     let mut orphans = Orphans::new();
@@ -25,10 +80,9 @@ pub(super) fn sweep(pins: &Pins, before: &Orphans) -> Result<Orphans> {
         return Ok(orphans);
     }
     let handshakes = pins.unwrapping()?;
-    let handshake = |key: &Plain<Connection>| match handshakes.get(key, 0) {
-        Ok(Plain(handshake)) => Ok(Some(handshake)),
-        Err(MapError::KeyNotFound) => Ok(None),
-        Err(error) => Err(error),
+    let handshake = |key: &Plain<Connection>| -> Result<Option<Handshake>> {
+        let handshake = found(handshakes.get(key, 0))?;
+        Ok(handshake.map(|Plain(handshake)| handshake))
     };
     let namespaces = namespaces()?;
     let mut by_netns: HashMap<u64, Vec<_>> = HashMap::new();
@@ -38,7 +92,7 @@ pub(super) fn sweep(pins: &Pins, before: &Orphans) -> Result<Orphans> {
     for (cookie, keys) in by_netns {
         let ends: Vec<_> = keys.iter().map(|key| ends(&key.0)).collect();
         // Before the sockets are looked for: what begins later is not taken for what was there.
-        let noted = keys.iter().map(handshake).collect::<Result<Vec<_>, _>>()?;
+        let noted = keys.iter().map(handshake).collect::<Result<Vec<_>>>()?;
         let exist = match namespaces.get(&cookie) {
             Some(netns) => sockets::exist(netns, &ends)?,
             None => vec![false; keys.len()],
