@@ -5,6 +5,7 @@ mod agent;
 mod keeper;
 mod lock;
 mod plan;
+mod served;
 mod signals;
 mod supervisor;
 mod wanted;
