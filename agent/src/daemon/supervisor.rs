@@ -160,8 +160,8 @@ impl Supervisor {
                 bail!("interface {name} of {} is missing", served.netns);
             }
         }
-        self.datapath.check(&served.pins)?;
         let netns = &served.netns;
+        self.datapath.check(netns, &served.pins)?;
         netns.run(|| route::check(netns, &route::items(&rules.steers)))
     }
 
