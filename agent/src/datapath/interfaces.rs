@@ -18,8 +18,9 @@ use super::{
     filters,
     jobs::{Job, PacketProgram},
     links,
-    object::{self, Datapath},
+    object::Datapath,
     pins::Pins,
+    programs,
 };
 use crate::host::netns::Netns;
 
@@ -100,8 +101,8 @@ pub(super) fn detach(pins: &Pins, name: &str) -> Result<()> {
 /// the pin.
 fn attach_lookup(object: &mut Ebpf, pins: &Pins, netns: u64) -> Result<String> {
     let here = File::open("/proc/thread-self/ns/net")?;
-    let lookup: &mut SkLookup = object::program(object, program::LOOKUP)?;
-    lookup.load()?;
+    programs::load(object, program::LOOKUP)?;
+    let lookup: &mut SkLookup = programs::named(object, program::LOOKUP)?;
     let id = lookup.attach(&here)?;
     let link = FdLink::from(lookup.take_link(id)?);
     let pin = links::of_lookup(netns);
@@ -118,10 +119,8 @@ fn attach_packets(
     interface: &str,
     program: &PacketProgram,
 ) -> Result<String> {
-    let classifier: &mut SchedClassifier = object::program(object, program.name)?;
-    if classifier.fd().is_err() {
-        classifier.load()?;
-    }
+    programs::load(object, program.name)?;
+    let classifier: &mut SchedClassifier = programs::named(object, program.name)?;
     let pin = links::on_interface(program.name, netns, interface);
     if replace(classifier, &pins.link_path(&pin)) {
         return Ok(pin);
