@@ -1,29 +1,31 @@
 //! truepeer keeps the client's address of connections that pass a proxy, a load balancer or a NAT.
 //!
-//! [`cli`] calls the rest. [`datapath`] is the only module that imports aya; what serves origins
-//! ([`api`], [`metrics`], [`access_log`]) sees the [`origins::Origins`] trait instead, [`relay`]
-//! [`origins::Claims`].
+//! The rooms, lowest first; each imports only from those above it in this list:
+//!
+//! * [`host`]: network namespaces, sockets, processes, clocks and files of this host
+//! * [`config`]: the configuration, one file a section
+//! * [`workloads`]: pods and containers, and their names
+//! * [`route`]: routing rules, routes and sysctls, and the journal that undoes them
+//! * [`connections`]: what is known of connections, live or ended, behind traits
+//! * [`datapath`]: loads, attaches and fills the BPF programs; the only room that imports aya
+//! * [`relay`]: the relay in user space
+//! * [`observe`]: metrics, statistics and the access log
+//! * [`doctor`]: what works on this host and what does not
+//! * [`api`]: the API on the Unix socket
+//! * [`cni`]: the CNI plugin
+//! * [`daemon`]: the agent itself
+//! * [`cli`]: the command line
 
-pub mod access_log;
-pub mod agent;
 pub mod api;
 pub mod cli;
 pub mod cni;
 pub mod config;
-pub mod containers;
+pub mod connections;
+pub mod daemon;
 pub mod datapath;
-pub mod details;
 pub mod doctor;
-pub mod ended;
-pub mod file;
-pub mod keys;
-pub mod metrics;
-pub mod netns;
-pub mod origins;
-pub mod peers;
-pub mod pods;
-pub mod processes;
+pub mod host;
+pub mod observe;
 pub mod relay;
 pub mod route;
-pub mod sockets;
-pub mod statistics;
+pub mod workloads;

@@ -6,9 +6,9 @@ use agent_common::{Namespace, Range};
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::links::{FdLink, PinnedLink};
 use truepeer::{
+    connections::origins::Origins as _,
     datapath::{self, Datapath, Job, Pins},
-    netns::Netns,
-    origins::Origins as _,
+    host::netns::Netns,
 };
 
 fn cgroup() -> Result<PathBuf> {
@@ -89,7 +89,7 @@ fn everything_attaches_is_taken_over_and_goes() -> Result<()> {
     let mut links = HashSet::new();
     for _ in 0..2 {
         let mut datapath = Datapath::load(&root, 1000, true, &cgroup()?)?;
-        datapath.configure(&netns, &settings)?;
+        datapath.steer(&netns, &settings)?;
         datapath.adopt(&netns, &[(1, agent_common::ListenerKey::default())])?;
         let jobs = [Job::Unwrap, Job::Node, Job::Steer].map(|job| ("eth0", job));
         let names = datapath.attach(&netns, &jobs, true)?;

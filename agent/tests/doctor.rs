@@ -4,8 +4,9 @@ use std::{net::TcpListener, os::fd::AsRawFd, path::Path, process::Command};
 
 use truepeer::{
     config::Config,
+    datapath::Pins,
     doctor::{self, Check, Outcome},
-    netns::Netns,
+    host::netns::Netns,
 };
 
 /// Every check as a line.
@@ -109,7 +110,7 @@ fn the_probe_steers_a_connection_and_leaves_nothing() {
     let config = Config::default();
     let checks = doctor::run(false, &config);
     assert_has(&lines(&checks), "Ok probe", "IPv4 and IPv6");
-    assert!(!doctor::probe_pins(&config.agent.bpffs).root().exists());
+    assert!(!Pins::of_doctor(&config.agent.bpffs).root().exists());
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::{process::Command, time::Duration};
 
 use tokio::time::timeout;
-use truepeer::netns::Netns;
+use truepeer::host::netns::Netns;
 
 fn ip(netns: &Netns, arguments: &str) {
     let status = netns.run(|| {

@@ -9,7 +9,7 @@ use std::{
 
 use netlink_packet_route::route::RouteType;
 use truepeer::{
-    netns::Netns,
+    host::netns::Netns,
     route::{self, Item, Journal, sysctl},
 };
 

@@ -36,15 +36,20 @@ use self::{
 };
 use crate::{
     config::AgentSettings,
-    containers::Containers,
-    details::Kept,
-    metrics::{self, Metrics},
-    netns::Netns,
-    origins::{Origins, Status},
-    peers::{self, Names, Peer, View},
-    pods::{Pods, Request},
-    sockets,
-    statistics::Statistics,
+    connections::{
+        details::Kept,
+        origins::{Origins, Status},
+        peers::{self, Names, Peer, View},
+    },
+    host::{netns::Netns, sockets},
+    observe::{
+        metrics::{self, Metrics},
+        statistics::Statistics,
+    },
+    workloads::{
+        containers::Containers,
+        pods::{Pods, Request},
+    },
 };
 
 /// What the API tells from.

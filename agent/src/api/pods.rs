@@ -11,7 +11,7 @@ use axum::{
 use tokio::sync::oneshot;
 
 use super::{Answer, Caller, State, View, answer::Failure, query};
-use crate::pods::{Action, Refusal, Request};
+use crate::workloads::pods::{Action, Refusal, Request};
 
 /// Every attachment that is served.
 pub(super) async fn list(

@@ -10,7 +10,7 @@ use axum::{
 use serde::Deserialize;
 
 use super::answer::Failure;
-use crate::{pods::Id, statistics::By};
+use crate::{observe::statistics::By, workloads::pods::Id};
 
 /// Which connection is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::{
+use crate::connections::{
     details::Details,
     peers::tests::{Fake, connection, names, origin},
 };

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use super::{output::print, privileges};
-use crate::{agent, api, config::Config};
+use crate::{api, config::Config, daemon};
 
 /// Remove everything that truepeer has installed on this host
 ///
@@ -25,7 +25,7 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Result<()> {
     let config = Config::load(args.config.as_deref())?;
     privileges::require("detach")?;
-    agent::detach(&config)?;
+    daemon::detach(&config)?;
     api::remove_stale(&config.agent.socket)?;
     print("nothing of truepeer is left on this host\n")
 }

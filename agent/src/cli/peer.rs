@@ -11,9 +11,8 @@ use super::{
     source::Source,
 };
 use crate::{
-    netns::Netns,
-    peers::{self, Peer, View},
-    sockets,
+    connections::peers::{self, Peer, View},
+    host::{netns::Netns, sockets},
 };
 
 /// Show one connection and its true client

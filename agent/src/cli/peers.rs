@@ -11,8 +11,8 @@ use super::{
     source::{Reader, Source},
 };
 use crate::{
-    peers::{self, Peer, View},
-    statistics::{By, Counts, Prefix, Statistics, Top},
+    connections::peers::{self, Peer, View},
+    observe::statistics::{By, Counts, Prefix, Statistics, Top},
 };
 
 /// How often `--follow` looks.

@@ -12,8 +12,11 @@ use serde::de::DeserializeOwned;
 use tokio::runtime::{self, Runtime};
 
 use crate::{
-    api::client, config::Config, containers::Containers, datapath::Pins, origins::Origins,
-    peers::Names, pods::Pods,
+    api::client,
+    config::Config,
+    connections::{origins::Origins, peers::Names},
+    datapath::Pins,
+    workloads::{containers::Containers, pods::Pods},
 };
 
 /// Which agent to ask.

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     api::{Agent, PolicyTally, Report},
-    origins::{Link, MapFill},
+    connections::origins::{Link, MapFill},
 };
 
 /// Show programs, pins, how full the maps are, and counters

@@ -3,15 +3,15 @@
 use hyper::Method;
 
 use super::{
-    agent::{self, Verdict},
     annotations,
+    ask::{self, Verdict},
     environment::Environment,
     error::{Code, Error},
     network::{Network, unsupported},
 };
 use crate::{
-    netns::{Netns, boot_id},
-    pods::{self, Attachment, Directory},
+    host::netns::{Netns, boot_id},
+    workloads::pods::{self, Attachment, Directory},
 };
 
 /// Remembers an attachment, and has the agent put in place what it asks for; the result of the plugins before.
@@ -20,7 +20,7 @@ pub(super) fn add(environment: &Environment, network: &Network) -> Result<String
     let attachment = attachment(environment, network)?;
     let directory = Directory::new(&network.pods);
     directory.write(&attachment)?;
-    let error = match agent::ask(network, Method::PUT, &attachment.id) {
+    let error = match ask::ask(network, Method::PUT, &attachment.id) {
         Verdict::Done => None,
         Verdict::Down(reason) if network.goes_on(&reason) => None,
         Verdict::Down(reason) => Some(Error::new(Code::Later, "the agent is down", reason)),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::error::{Code, Error};
-use crate::pods::{ANNOTATIONS, Sections};
+use crate::workloads::pods::{ANNOTATIONS, Sections};
 
 /// Lays annotations over the steers and unwraps that the network has for all pods.
 ///

@@ -6,13 +6,13 @@
 //! passes their result on.
 
 mod add;
-mod agent;
 mod annotations;
+mod ask;
+mod commands;
 mod environment;
 mod error;
 pub mod install;
 mod network;
-mod verbs;
 
 use std::{
     collections::BTreeMap,
@@ -29,7 +29,7 @@ use self::{
     network::{LATEST, Network, SUPPORTED},
 };
 
-use crate::pods::Sections;
+use crate::workloads::pods::Sections;
 
 /// The variable that says what a plugin is to do.
 pub const COMMAND: &str = "CNI_COMMAND";
@@ -76,10 +76,10 @@ fn run(version: &mut String) -> Result<String, Error> {
     let network = Network::parse(&input, command, version)?;
     match command {
         Command::Add => return add::add(&environment, &network),
-        Command::Check => verbs::check(&environment, &network)?,
-        Command::Del => verbs::del(&environment, &network),
-        Command::Gc => verbs::gc(&network)?,
-        Command::Status => verbs::status(&network)?,
+        Command::Check => commands::check(&environment, &network)?,
+        Command::Del => commands::del(&environment, &network),
+        Command::Gc => commands::gc(&network)?,
+        Command::Status => commands::status(&network)?,
         Command::Version => unreachable!("answered above"),
     }
     Ok(String::new())

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     config::AgentSettings,
-    pods::{Id, Sections},
+    workloads::pods::{Id, Sections},
 };
 
 /// The specification's versions that this plugin speaks.

@@ -5,6 +5,7 @@
 
 mod carry;
 mod check;
+pub mod keys;
 mod policy;
 mod problem;
 mod reader;
@@ -30,8 +31,8 @@ use toml::de::{DeTable, DeValue};
 pub use trust::{Reveal, Trust};
 pub use unwrap::Unwrap;
 
-use crate::containers;
-use crate::statistics::Lengths;
+use crate::observe::statistics::Lengths;
+use crate::workloads::containers;
 
 /// The default configuration, commented: what `truepeer config default` prints.
 pub const DEFAULT: &str = include_str!("default.toml");
@@ -344,6 +345,11 @@ fn header(section: &str) -> String {
 }
 
 impl AgentSettings {
+    /// The file that says what to undo: rules, routes and sysctls.
+    pub fn journal(&self) -> PathBuf {
+        self.socket.with_file_name("journal.json")
+    }
+
     fn read(section: &Section<'_, '_>, problems: &mut Problems) -> Self {
         let default = Self::default();
         section.refuse_unknown(problems);

@@ -1,5 +1,6 @@
 //! One `[[steer]]` section.
 
+use std::collections::BTreeSet;
 use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;
 
@@ -49,6 +50,17 @@ pub struct Steer {
     pub mark: Mark,
     /// The routing table that delivers marked packets here.
     pub table: u32,
+}
+
+impl Steer {
+    /// The interfaces that these steers attach to, each once.
+    pub fn interfaces(steers: &[Self]) -> BTreeSet<&str> {
+        steers
+            .iter()
+            .flat_map(|s| s.interface.iter().chain(s.answers.iter().flatten()))
+            .map(String::as_str)
+            .collect()
+    }
 }
 
 /// A steer with the places in the text that later problems point to.

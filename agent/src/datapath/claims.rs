@@ -1,82 +1,82 @@
-//! The relay's side of the maps.
+//! What the relay writes into the maps, and asks of them.
 
 use std::{
     os::fd::BorrowedFd,
-    sync::{Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use agent_common::{Address, Claim, Counter, Origin};
 use anyhow::Result;
-use aya::maps::{HashMap, MapData, MapError, PerCpuArray, PerCpuValues, SkStorage};
+use aya::maps::{MapData, MapError, PerCpuArray, PerCpuValues, SkStorage};
 
 use super::{
     guard,
-    pins::{Pins, Plain, Policies, PolicyPrefixes},
+    maps::{self, NOEXIST, Plain, Policies, PolicyPrefixes, found},
+    object::Datapath,
+    pins::Pins,
 };
-use crate::origins::Claims;
+use crate::connections::origins::Claims;
 
-/// `bpf_map_update_elem` fails if there is an entry (linux/bpf.h).
-const BPF_NOEXIST: u64 = 1;
+impl Datapath {
+    /// What the relay needs.
+    pub fn claims(&self) -> Result<Arc<dyn Claims>> {
+        Ok(Arc::new(OpenMaps::open(&self.pins)?))
+    }
+}
 
 /// Maps that stay open, as they are used for each connection.
-pub(super) struct Maps {
+struct OpenMaps {
     claims: Mutex<SkStorage<MapData, Plain<Claim>>>,
-    origins: Mutex<Origins>,
+    origins: Mutex<Learnt>,
     policies: Policies,
     prefixes: PolicyPrefixes,
 }
 
-struct Origins {
-    map: HashMap<MapData, u64, Plain<Origin>>,
+/// The map of origins, and how many of them the relay wrote.
+struct Learnt {
+    map: maps::Origins,
     counters: PerCpuArray<MapData, u64>,
-    /// [`Counter::LearntRelay`], which nobody else counts.
-    learnt: Vec<u64>,
+    /// [`Counter::LearntRelay`] on each CPU; nobody else counts it.
+    count: Vec<u64>,
 }
 
-impl Origins {
+impl Learnt {
     fn count(&mut self, by: i64) -> Result<()> {
-        self.learnt[0] = self.learnt[0].saturating_add_signed(by);
-        let values = PerCpuValues::try_from(self.learnt.clone())?;
+        self.count[0] = self.count[0].saturating_add_signed(by);
+        let values = PerCpuValues::try_from(self.count.clone())?;
         Ok(self.counters.set(Counter::LearntRelay as u32, values, 0)?)
     }
 }
 
-impl Maps {
-    pub(super) fn open(pins: &Pins) -> Result<Self> {
-        let counters = pins.counter_slots()?;
+impl OpenMaps {
+    fn open(pins: &Pins) -> Result<Self> {
+        let counters = pins.counters()?;
         Ok(Self {
             claims: Mutex::new(pins.claims()?),
             policies: pins.policies()?,
-            prefixes: pins.prefixes()?,
-            origins: Mutex::new(Origins {
+            prefixes: pins.policy_prefixes()?,
+            origins: Mutex::new(Learnt {
                 map: pins.origins()?,
-                learnt: counters.get(&(Counter::LearntRelay as u32), 0)?.to_vec(),
+                count: counters.get(&(Counter::LearntRelay as u32), 0)?.to_vec(),
                 counters,
             }),
         })
     }
 
-    fn origins(&self) -> MutexGuard<'_, Origins> {
+    fn origins(&self) -> MutexGuard<'_, Learnt> {
         self.origins.lock().expect("no holder panics")
     }
 }
 
-impl Claims for Maps {
+impl Claims for OpenMaps {
     fn origin(&self, cookie: u64) -> Result<Option<Origin>> {
-        match self.origins().map.get(&cookie, 0) {
-            Ok(Plain(origin)) => Ok(Some(origin)),
-            Err(MapError::KeyNotFound) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        let origin = found(self.origins().map.get(&cookie, 0))?;
+        Ok(origin.map(|Plain(origin)| origin))
     }
 
     fn learn(&self, cookie: u64, origin: Origin) -> Result<()> {
         let origins = &mut *self.origins();
-        if origins
-            .map
-            .insert(cookie, Plain(origin), BPF_NOEXIST)
-            .is_err()
-        {
+        if origins.map.insert(cookie, Plain(origin), NOEXIST).is_err() {
             // There is one, or no room for another.
             return Ok(origins.map.insert(cookie, Plain(origin), 0)?);
         }
@@ -86,7 +86,7 @@ impl Claims for Maps {
     fn forget(&self, cookie: u64) -> Result<()> {
         let origins = &mut *self.origins();
         match origins.map.remove(&cookie) {
-            // Else the data path was first, and has counted it.
+            // Where there is none, the data path was first, and has counted it.
             Ok(()) => origins.count(-1),
             Err(MapError::KeyNotFound) => Ok(()),
             Err(error) => Err(error.into()),

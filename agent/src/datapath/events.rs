@@ -4,12 +4,37 @@ use std::sync::Mutex;
 
 use agent_common::Closed;
 use anyhow::{Context as _, Result};
-use aya::{
-    Ebpf,
-    maps::{MapData, RingBuf},
-};
+use aya::maps::{MapData, RingBuf};
 use aya_log::EbpfLogger;
 use tokio::io::unix::AsyncFd;
+
+use super::object::Datapath;
+use crate::connections::origins::Headers;
+
+impl Datapath {
+    /// The stream of closed connections. To be called within the async runtime.
+    pub fn events(&self) -> Result<Events> {
+        Ok(Events {
+            // SAFETY: the ring owns its descriptor, and the AsyncFd owns the ring until it is dropped.
+            ring: unsafe { AsyncFd::register(self.pins.events()?) }?,
+        })
+    }
+
+    /// The stream of PROXY headers that say more than addresses.
+    pub fn headers(&self) -> Result<Box<dyn Headers>> {
+        Ok(Box::new(HeaderRing(Mutex::new(self.pins.headers()?))))
+    }
+
+    /// The stream of the programs' own messages. To be called within the async runtime.
+    pub fn diagnostics(&mut self) -> Result<Diagnostics> {
+        let logger = EbpfLogger::init(&mut self.object);
+        let logger = logger.context("cannot read the data path's messages")?;
+        Ok(Diagnostics {
+            // SAFETY: the logger owns its ring and that its descriptor, and the AsyncFd owns the logger.
+            logger: unsafe { AsyncFd::register(logger) }?,
+        })
+    }
+}
 
 /// Closed connections, in the order in which they closed.
 pub struct Events {
@@ -17,13 +42,6 @@ pub struct Events {
 }
 
 impl Events {
-    pub(super) fn new(ring: RingBuf<MapData>) -> Result<Self> {
-        Ok(Self {
-            // SAFETY: the ring owns its descriptor, and the AsyncFd owns the ring until it is dropped.
-            ring: unsafe { AsyncFd::register(ring) }?,
-        })
-    }
-
     /// Waits until there are some.
     ///
     /// # Errors
@@ -46,16 +64,11 @@ impl Events {
     }
 }
 
-/// PROXY headers that were taken off and say more than addresses.
-pub struct Headers(Mutex<RingBuf<MapData>>);
+/// PROXY headers that the data path took off.
+struct HeaderRing(Mutex<RingBuf<MapData>>);
 
-impl Headers {
-    pub(super) fn new(ring: RingBuf<MapData>) -> Self {
-        Self(Mutex::new(ring))
-    }
-
-    /// Gives each that is there to `each`, with its number.
-    pub fn read(&self, mut each: impl FnMut(u64, &[u8])) {
+impl Headers for HeaderRing {
+    fn read(&self, each: &mut dyn FnMut(u64, &[u8])) {
         let mut ring = self.0.lock().expect("no holder panics");
         while let Some(record) = ring.next() {
             if let Some((number, header)) = record.split_first_chunk() {
@@ -71,14 +84,6 @@ pub struct Diagnostics {
 }
 
 impl Diagnostics {
-    pub(super) fn new(object: &mut Ebpf) -> Result<Self> {
-        let logger = EbpfLogger::init(object).context("cannot read the data path's messages")?;
-        Ok(Self {
-            // SAFETY: as for the ring, which is inside.
-            logger: unsafe { AsyncFd::register(logger) }?,
-        })
-    }
-
     /// Passes messages on, for ever.
     pub async fn forward(mut self) -> Result<()> {
         loop {

@@ -1,4 +1,4 @@
-//! Puts policies into their maps.
+//! guard: who may connect, by the policies in their maps.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -9,6 +9,7 @@ use std::{
 use agent_common::{
     Address,
     guard::{self, Prefix, Tally, Verdict},
+    names::program,
     origin::rule_id,
 };
 use anyhow::{Context as _, Result};
@@ -18,17 +19,33 @@ use aya::{
 };
 use nix::libc;
 
-use super::pins::{self, Pins, Plain, Policies, PolicyPrefixes};
+use super::{
+    cgroups,
+    maps::{self, NOEXIST, Plain, Policies, PolicyPrefixes, found},
+    object::Datapath,
+    pins::Pins,
+};
 use crate::config::Policy;
 
-/// `BPF_NOEXIST` of linux/bpf.h.
-const NOEXIST: u64 = 1;
 /// `MEMBARRIER_CMD_GLOBAL` of linux/membarrier.h.
 const GLOBAL: libc::c_int = 1;
 
+impl Datapath {
+    /// Makes these policies hold and no others.
+    pub(super) fn guard(&self, policies: &[Policy]) -> Result<()> {
+        replace(&self.pins, policies)
+    }
+
+    /// Attaches what judges connections. Returns the names of the pins.
+    pub(super) fn attach_guard(&mut self) -> Result<Vec<String>> {
+        let programs = [program::GUARD];
+        cgroups::attach_to_root(&mut self.object, &self.pins, &self.cgroup, &programs)
+    }
+}
+
 /// Makes these policies hold and no others. Each port goes over in one step: at no moment is anybody
 /// judged by a part of a policy.
-pub(super) fn replace(pins: &Pins, policies: &[Policy]) -> Result<()> {
+fn replace(pins: &Pins, policies: &[Policy]) -> Result<()> {
     let mut ports = pins.policies()?;
     let used = groups(&ports)?;
     // What a former agent did not finish.
@@ -36,11 +53,11 @@ pub(super) fn replace(pins: &Pins, policies: &[Policy]) -> Result<()> {
     let first = used.iter().max().map_or(0, |last| last + 1);
     let numbered = || (first..).zip(policies);
 
-    let mut trie = pins.prefixes()?;
+    let mut trie = pins.policy_prefixes()?;
     for (group, policy) in numbered() {
         for (prefix, verdict) in &policy.prefixes {
             let address = Address::from(prefix.network());
-            let length = Prefix::SCOPE + pins::length(prefix);
+            let length = Prefix::SCOPE + maps::prefix_length(prefix);
             let key = Key::new(length, Plain(Prefix::new(group, address)));
             trie.insert(&key, *verdict as u32, 0)
                 .with_context(|| format!("cannot store {prefix} of policy \"{}\"", policy.name))?;
@@ -66,7 +83,7 @@ pub(super) fn replace(pins: &Pins, policies: &[Policy]) -> Result<()> {
         let ports = policy.ports.iter().cloned().flatten();
         ports.map(move |port| (u32::from(port), Plain(value)))
     });
-    pins::replace(&mut ports, wanted.collect())?;
+    maps::replace(&mut ports, wanted)?;
 
     if !used.is_empty() {
         wait_for_programs();
@@ -100,13 +117,6 @@ pub(super) fn allows(
     Ok(true)
 }
 
-fn found<T>(looked_up: Result<T, MapError>) -> Result<Option<T>, MapError> {
-    match looked_up {
-        Err(MapError::KeyNotFound) => Ok(None),
-        looked_up => looked_up.map(Some),
-    }
-}
-
 /// What each policy has let in and refused, by its rule.
 pub(super) fn tallies(pins: &Pins) -> Result<HashMap<u32, Tally>> {
     let mut all = HashMap::new();
@@ -128,7 +138,7 @@ fn groups(ports: &Policies) -> Result<HashSet<u32>> {
 
 /// Removes the prefixes of all other groups.
 fn sweep(pins: &Pins, used: &HashSet<u32>) -> Result<()> {
-    let mut trie = pins.prefixes()?;
+    let mut trie = pins.policy_prefixes()?;
     let keys: Vec<_> = trie.keys().collect::<Result<_, _>>()?;
     for key in keys {
         let Plain(prefix) = key.data();

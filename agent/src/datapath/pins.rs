@@ -1,91 +1,25 @@
-//! The data path's pins: what outlives the agent, and how it is read.
+//! The data path's pins: the maps and links that outlive the agent.
 
 use std::{
-    collections::HashSet,
-    ffi::OsStr,
-    fs,
-    hash::Hash,
-    io,
+    fs, io,
     path::{Path, PathBuf},
 };
 
-use agent_common::{
-    Address, Claim, Connection, Counter, ListenerKey, Namespace, Origin,
-    guard::{Policy, Prefix, Tally},
-    names::{LAYOUT, map},
-    node::{Interface, Node},
-    tag::Keys,
-    toa::Kinds,
-    unwrap::{Handshake, UnwrapPort},
-};
+use agent_common::names::{LAYOUT, map};
 use anyhow::{Context as _, Result, bail};
 use aya::{
-    Pod,
-    maps::{
-        Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, RingBuf,
-        SkStorage, lpm_trie::Key,
+    maps::MapData,
+    programs::{
+        ProgramError, ProgramInfo,
+        links::{FdLink, LinkError, PinnedLink},
     },
-    programs::links::{FdLink, PinnedLink},
-};
-use ipnet::IpNet;
-use nix::{
-    mount::{MntFlags, MsFlags, mount, umount2},
-    sys::statfs::{BPF_FS_MAGIC, statfs},
+    sys::SyscallError,
 };
 
-use crate::origins::{Link, MapFill, Origins, Status};
+use super::bpffs::{self, OwnMount};
 
-/// Mount source by which a file system that truepeer mounted is known again.
-const MOUNT_SOURCE: &str = "truepeer";
-/// Where bpffs usually is.
-const BPFFS: &str = "/sys/fs/bpf";
-/// Prefix of a link's pin while it is about to replace the one in use.
+/// Prefix of a link's pin while the link is about to replace the one in use.
 const NEW: &str = "new:";
-
-/// A shared type as the kernel's maps hold it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(transparent)]
-pub(super) struct Plain<T>(pub(super) T);
-
-// SAFETY: `repr(C)` types of agent-common, with explicit padding and no pointers.
-unsafe impl Pod for Plain<Origin> {}
-// SAFETY: as above.
-unsafe impl Pod for Plain<Namespace> {}
-// SAFETY: as above.
-unsafe impl Pod for Plain<ListenerKey> {}
-// SAFETY: as above.
-unsafe impl Pod for Plain<Kinds> {}
-// SAFETY: as above.
-unsafe impl Pod for Plain<Keys> {}
-// SAFETY: as above.
-unsafe impl Pod for Plain<UnwrapPort> {}
-// SAFETY: as above.
-unsafe impl Pod for Plain<Interface> {}
-// SAFETY: as above.
-unsafe impl Pod for Plain<Node> {}
-// SAFETY: as above.
-unsafe impl Pod for Plain<Connection> {}
-// SAFETY: as above.
-unsafe impl Pod for Plain<Handshake> {}
-// SAFETY: as above.
-unsafe impl Pod for Plain<Address> {}
-// SAFETY: as above.
-unsafe impl Pod for Plain<Claim> {}
-// SAFETY: as above.
-unsafe impl Pod for Plain<Policy> {}
-// SAFETY: as above.
-unsafe impl Pod for Plain<Prefix> {}
-
-/// Address prefixes with a number each.
-pub(super) type Prefixes = LpmTrie<MapData, Plain<Address>, u32>;
-/// Unwrapping ports with the versions of the header.
-pub(super) type Unwraps = HashMap<MapData, Plain<UnwrapPort>, u32>;
-/// Ports with their policies.
-pub(super) type Policies = HashMap<MapData, u32, Plain<Policy>>;
-/// Handshakes of connections that begin with a PROXY header.
-pub(super) type Handshakes = HashMap<MapData, Plain<Connection>, Plain<Handshake>>;
-/// Prefixes of policies with their verdicts.
-pub(super) type PolicyPrefixes = LpmTrie<MapData, Plain<Prefix>, u32>;
 
 /// The directory on bpffs that holds truepeer's maps and links.
 #[derive(Clone, Debug)]
@@ -98,6 +32,16 @@ impl Pins {
     pub fn new(root: &Path) -> Self {
         Self {
             root: root.to_owned(),
+        }
+    }
+
+    /// Where `truepeer doctor` pins a data path of its own, beside the agent's at `bpffs`. A doctor that was
+    /// killed leaves it there; the next one removes it, and so does `truepeer detach`.
+    pub fn of_doctor(bpffs: &Path) -> Self {
+        Self {
+            root: bpffs
+                .parent()
+                .map_or_else(PathBuf::new, |parent| parent.join("truepeer-probe")),
         }
     }
 
@@ -119,7 +63,7 @@ impl Pins {
                 root.display()
             );
         }
-        pins.map(map::COUNTERS).with_context(|| {
+        pins.map_data(map::COUNTERS).with_context(|| {
             format!(
                 "{} holds no data path of this version: start the agent, which replaces it, or type \
                  `truepeer detach`",
@@ -129,12 +73,37 @@ impl Pins {
         Ok(pins)
     }
 
-    pub(super) fn map_path(&self, name: &str) -> PathBuf {
-        self.maps().join(name)
+    /// Makes the directories, and mounts bpffs where there is none.
+    pub fn create(&self) -> Result<()> {
+        bpffs::provide(&self.root)?;
+        for directory in [self.maps(), self.links(), self.filters(), self.qdiscs()] {
+            fs::create_dir_all(&directory)
+                .with_context(|| format!("cannot create {}", directory.display()))?;
+        }
+        Ok(())
     }
 
-    pub(super) fn link_path(&self, name: &str) -> PathBuf {
-        self.links().join(name)
+    /// Removes every pin. That detaches the programs, unless somebody else holds their links.
+    pub fn remove(&self) -> Result<()> {
+        let mount = OwnMount::of(&self.root)?;
+        let failed = || format!("cannot remove {}", self.root.display());
+        if self.root.exists() {
+            self.remove_maps(false)?;
+            for directory in [self.links(), self.filters(), self.qdiscs()] {
+                ignore_missing(fs::remove_dir_all(directory)).with_context(failed)?;
+            }
+        }
+        let is_mount_point = mount.as_ref().is_some_and(|m| m.is_at(&self.root));
+        if !is_mount_point {
+            ignore_missing(fs::remove_dir(&self.root)).with_context(failed)?;
+        }
+        if let Some(mount) = mount {
+            mount.remove()?;
+        }
+        if is_mount_point {
+            ignore_missing(fs::remove_dir(&self.root)).with_context(failed)?;
+        }
+        Ok(())
     }
 
     fn maps(&self) -> PathBuf {
@@ -145,70 +114,33 @@ impl Pins {
         self.root.join("links")
     }
 
-    /// Makes the directories, and mounts bpffs where there is none.
-    pub(super) fn create(&self) -> Result<()> {
-        let mount_point = if self.root.starts_with(BPFFS) {
-            Path::new(BPFFS)
-        } else {
-            &self.root
-        };
-        fs::create_dir_all(mount_point)
-            .with_context(|| format!("cannot create {}", mount_point.display()))?;
-        let is_bpffs = statfs(mount_point).is_ok_and(|s| s.filesystem_type() == BPF_FS_MAGIC);
-        if !is_bpffs {
-            mount(
-                Some(MOUNT_SOURCE),
-                mount_point,
-                Some("bpf"),
-                MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
-                None::<&str>,
-            )
-            .with_context(|| {
-                format!(
-                    "{0} is not on bpffs and cannot be mounted: type `mount -t bpf bpf {0}`, or set \
-                     `bpffs` to a directory on one",
-                    mount_point.display()
-                )
-            })?;
-        }
-        for directory in [self.maps(), self.links()] {
-            fs::create_dir_all(&directory)
-                .with_context(|| format!("cannot create {}", directory.display()))?;
-        }
-        Ok(())
+    /// The programs that clsact filters run.
+    fn filters(&self) -> PathBuf {
+        self.root.join("filters")
     }
 
-    /// Removes every pin. What was attached is thereby detached, unless somebody else holds it.
-    pub fn remove(&self) -> Result<()> {
-        let mount = mounts()?
-            .into_iter()
-            .find(|m| m.source == MOUNT_SOURCE && self.root.starts_with(&m.point));
-        let failed = || format!("cannot remove {}", self.root.display());
-        if self.root.exists() {
-            self.remove_maps(false)?;
-            ignore_missing(fs::remove_dir_all(self.links())).with_context(failed)?;
-        }
-        // Somebody else's pins keep the file system.
-        let kernels_own = |name: &OsStr| name == "maps.debug" || name == "progs.debug";
-        let is_mount_point = mount.as_ref().is_some_and(|m| m.point == self.root);
-        if !is_mount_point {
-            ignore_missing(fs::remove_dir(&self.root)).with_context(failed)?;
-        }
-        if let Some(Mount { point, .. }) = mount
-            && fs::read_dir(&point)
-                .is_ok_and(|entries| entries.flatten().all(|e| kernels_own(&e.file_name())))
-        {
-            // Lazily: the agent's lock still holds the directory.
-            umount2(&point, MntFlags::MNT_DETACH)
-                .with_context(|| format!("cannot unmount {}", point.display()))?;
-        }
-        if is_mount_point {
-            ignore_missing(fs::remove_dir(&self.root)).with_context(failed)?;
-        }
-        Ok(())
+    /// A directory for each clsact qdisc that truepeer added.
+    fn qdiscs(&self) -> PathBuf {
+        self.root.join("qdiscs")
     }
 
-    /// Removes the maps, of this version or another.
+    /// Where the map with this name is pinned.
+    pub(super) fn map_path(&self, name: &str) -> PathBuf {
+        self.maps().join(name)
+    }
+
+    /// Where the link with this name is pinned.
+    pub(super) fn link_path(&self, name: &str) -> PathBuf {
+        self.links().join(name)
+    }
+
+    /// The map with this name.
+    pub(super) fn map_data(&self, name: &str) -> Result<MapData> {
+        let path = self.map_path(name);
+        MapData::from_pin(&path).with_context(|| format!("cannot open {}", path.display()))
+    }
+
+    /// Removes the maps of every version; `keep_current` spares those of this one.
     pub(super) fn remove_maps(&self, keep_current: bool) -> Result<()> {
         for entry in fs::read_dir(&self.root)?.flatten() {
             let path = entry.path();
@@ -221,330 +153,122 @@ impl Pins {
         Ok(())
     }
 
-    /// Has `pin` pin a link, as `name`. A link of that name is replaced, and detached only then, so
-    /// that there is no moment without.
+    /// Has `pin` pin a link, as `name`. A link of that name is replaced in one step, and detached by that: at no
+    /// moment is there none.
     pub(super) fn pin_link(&self, name: &str, pin: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-        let (new, path) = (
-            self.links().join(format!("{NEW}{name}")),
-            self.links().join(name),
-        );
-        ignore_missing(fs::remove_file(&new))?;
-        let failed = || format!("cannot pin a program at {}", path.display());
-        pin(&new).with_context(failed)?;
-        fs::rename(&new, &path).with_context(failed)
+        replace(&self.links(), name, pin)
     }
 
-    /// Unpins, and so detaches, the links that `keep` does not want.
-    pub(super) fn retain_links(&self, keep: impl Fn(&str) -> bool) -> Result<()> {
-        for name in self.link_names()? {
-            if !keep(&name) {
-                self.unpin_link(&name)?;
-            }
+    /// Has `pin` pin the program that a clsact filter runs, as `name`, instead of another.
+    pub(super) fn pin_filter(
+        &self,
+        name: &str,
+        pin: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<()> {
+        replace(&self.filters(), name, pin)
+    }
+
+    /// The link with this name; `None` when it is not, or no longer, pinned.
+    pub(super) fn link(&self, name: &str) -> Result<Option<FdLink>> {
+        let path = self.link_path(name);
+        match PinnedLink::from_pin(&path) {
+            Ok(link) => Ok(Some(link.into())),
+            Err(LinkError::SyscallError(error)) if is_missing(&error) => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("cannot open {}", path.display())),
         }
-        Ok(())
+    }
+
+    /// The id of the program that the clsact filter with this name runs; `None` when none is, or is no longer,
+    /// pinned.
+    pub(super) fn filter(&self, name: &str) -> Result<Option<u32>> {
+        let path = self.filter_path(name);
+        match ProgramInfo::from_pin(&path) {
+            Ok(program) => Ok(Some(program.id())),
+            Err(ProgramError::SyscallError(error)) if is_missing(&error) => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("cannot open {}", path.display())),
+        }
+    }
+
+    /// Where the program of the clsact filter with this name is pinned.
+    pub(super) fn filter_path(&self, name: &str) -> PathBuf {
+        self.filters().join(name)
+    }
+
+    /// The names of all links, in order.
+    pub(super) fn link_names(&self) -> Result<Vec<String>> {
+        names(&self.links())
+    }
+
+    /// The names of all clsact filters, in order.
+    pub(super) fn filter_names(&self) -> Result<Vec<String>> {
+        names(&self.filters())
     }
 
     /// Unpins, and so detaches, a link, if it is there.
     pub(super) fn unpin_link(&self, name: &str) -> Result<()> {
-        Ok(ignore_missing(fs::remove_file(self.link_path(name)))?)
+        unpin(&self.links(), name)
     }
 
-    fn link_names(&self) -> Result<Vec<String>> {
-        let entries = match fs::read_dir(self.links()) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries?,
-        };
-        let mut names: Vec<_> = entries
-            .flatten()
-            .map(|entry| entry.file_name().to_string_lossy().into_owned())
-            .collect();
-        names.sort();
-        Ok(names)
+    /// Unpins the program of a clsact filter, if it is there.
+    pub(super) fn unpin_filter(&self, name: &str) -> Result<()> {
+        unpin(&self.filters(), name)
     }
 
-    fn map(&self, name: &str) -> Result<MapData> {
-        let path = self.map_path(name);
-        MapData::from_pin(&path).with_context(|| format!("cannot open {}", path.display()))
-    }
-
-    pub(super) fn origins(&self) -> Result<HashMap<MapData, u64, Plain<Origin>>> {
-        Ok(HashMap::try_from(Map::from_map_data(
-            self.map(map::ORIGINS)?,
-        )?)?)
-    }
-
-    pub(super) fn namespaces(&self) -> Result<HashMap<MapData, u64, Plain<Namespace>>> {
-        Ok(HashMap::try_from(Map::from_map_data(
-            self.map(map::NAMESPACES)?,
-        )?)?)
-    }
-
-    pub(super) fn adopt(&self) -> Result<HashMap<MapData, u64, Plain<ListenerKey>>> {
-        Ok(HashMap::try_from(Map::from_map_data(
-            self.map(map::ADOPT)?,
-        )?)?)
-    }
-
-    pub(super) fn adopt_capacity(&self) -> Result<usize> {
-        Ok(self.map(map::ADOPT)?.info()?.max_entries() as usize)
-    }
-
-    pub(super) fn events(&self) -> Result<RingBuf<MapData>> {
-        Ok(RingBuf::try_from(Map::from_map_data(
-            self.map(map::EVENTS)?,
-        )?)?)
-    }
-
-    pub(super) fn headers(&self) -> Result<RingBuf<MapData>> {
-        Ok(RingBuf::try_from(Map::from_map_data(
-            self.map(map::HEADERS)?,
-        )?)?)
-    }
-
-    pub(super) fn trusted_uids(&self) -> Result<HashMap<MapData, u32, u32>> {
-        Ok(HashMap::try_from(Map::from_map_data(
-            self.map(map::TRUSTED_UIDS)?,
-        )?)?)
-    }
-
-    pub(super) fn trusted_cgroups(&self) -> Result<HashMap<MapData, u64, u32>> {
-        Ok(HashMap::try_from(Map::from_map_data(
-            self.map(map::TRUSTED_CGROUPS)?,
-        )?)?)
-    }
-
-    pub(super) fn trusted_sources(&self) -> Result<Prefixes> {
-        Ok(LpmTrie::try_from(Map::from_map_data(
-            self.map(map::TRUSTED_SOURCES)?,
-        )?)?)
-    }
-
-    pub(super) fn signers(&self) -> Result<Prefixes> {
-        Ok(LpmTrie::try_from(Map::from_map_data(
-            self.map(map::SIGNERS)?,
-        )?)?)
-    }
-
-    pub(super) fn keys(&self) -> Result<HashMap<MapData, u32, Plain<Keys>>> {
-        Ok(HashMap::try_from(Map::from_map_data(
-            self.map(map::KEYS)?,
-        )?)?)
-    }
-
-    pub(super) fn carry(&self) -> Result<Prefixes> {
-        Ok(LpmTrie::try_from(Map::from_map_data(
-            self.map(map::CARRY)?,
-        )?)?)
-    }
-
-    pub(super) fn unwraps(&self) -> Result<Unwraps> {
-        Ok(HashMap::try_from(Map::from_map_data(
-            self.map(map::UNWRAPS)?,
-        )?)?)
-    }
-
-    pub(super) fn nodes(&self) -> Result<HashMap<MapData, Plain<Interface>, Plain<Node>>> {
-        Ok(HashMap::try_from(Map::from_map_data(
-            self.map(map::NODES)?,
-        )?)?)
-    }
-
-    pub(super) fn translated(&self) -> Result<HashMap<MapData, Plain<Connection>, i32>> {
-        Ok(HashMap::try_from(Map::from_map_data(
-            self.map(map::TRANSLATED)?,
-        )?)?)
-    }
-
-    pub(super) fn unwrapping(&self) -> Result<Handshakes> {
-        Ok(HashMap::try_from(Map::from_map_data(
-            self.map(map::UNWRAPPING)?,
-        )?)?)
-    }
-
-    pub(super) fn toa(&self) -> Result<Array<MapData, Plain<Kinds>>> {
-        Ok(Array::try_from(Map::from_map_data(self.map(map::TOA)?)?)?)
-    }
-
-    pub(super) fn local_sources(&self) -> Result<HashMap<MapData, u32, Plain<Address>>> {
-        Ok(HashMap::try_from(Map::from_map_data(
-            self.map(map::LOCAL_SOURCES)?,
-        )?)?)
-    }
-
-    pub(super) fn claims(&self) -> Result<SkStorage<MapData, Plain<Claim>>> {
-        Ok(SkStorage::try_from(Map::from_map_data(
-            self.map(map::CLAIMS)?,
-        )?)?)
-    }
-
-    pub(super) fn counter_slots(&self) -> Result<PerCpuArray<MapData, u64>> {
-        Ok(PerCpuArray::try_from(Map::from_map_data(
-            self.map(map::COUNTERS)?,
-        )?)?)
-    }
-
-    pub(super) fn policies(&self) -> Result<Policies> {
-        Ok(HashMap::try_from(Map::from_map_data(
-            self.map(map::POLICIES)?,
-        )?)?)
-    }
-
-    pub(super) fn prefixes(&self) -> Result<PolicyPrefixes> {
-        Ok(LpmTrie::try_from(Map::from_map_data(
-            self.map(map::PREFIXES)?,
-        )?)?)
-    }
-
-    pub(super) fn tallies(&self) -> Result<PerCpuHashMap<MapData, u32, Tally>> {
-        Ok(PerCpuHashMap::try_from(Map::from_map_data(
-            self.map(map::TALLIES)?,
-        )?)?)
-    }
-
-    fn counters(&self) -> Result<Vec<(Counter, u64)>> {
-        let counters = self.counter_slots()?;
-        Counter::ALL
-            .into_iter()
-            .map(|counter| Ok((counter, counters.get(&(counter as u32), 0)?.iter().sum())))
-            .collect()
+    /// The mark of the clsact qdisc of an interface, by the inode of its network namespace and its index.
+    pub(super) fn qdisc_mark(&self, netns: u64, index: u32) -> Mark {
+        Mark(self.qdiscs().join(format!("{netns}:{index}")))
     }
 }
 
-impl Origins for Pins {
-    fn get(&self, cookie: u64) -> Result<Option<Origin>> {
-        match self.origins()?.get(&cookie, 0) {
-            Ok(Plain(origin)) => Ok(Some(origin)),
-            Err(MapError::KeyNotFound) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+/// Whether truepeer added something that the kernel does not let it pin. It lasts until the next boot, as that does.
+pub(super) struct Mark(PathBuf);
+
+impl Mark {
+    pub(super) fn is_set(&self) -> bool {
+        self.0.exists()
     }
 
-    fn all(&self) -> Result<Vec<(u64, Origin)>> {
-        // The kernel starts an iteration anew when the key that it stands on is deleted.
-        let mut all = std::collections::HashMap::new();
-        for entry in self.origins()?.iter() {
-            match entry {
-                Ok((cookie, Plain(origin))) => drop(all.insert(cookie, origin)),
-                Err(MapError::KeyNotFound) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(all.into_iter().collect())
+    pub(super) fn set(&self) -> Result<()> {
+        fs::create_dir(&self.0).with_context(|| format!("cannot create {}", self.0.display()))
     }
 
-    fn status(&self) -> Result<Status> {
-        let counters = self.counters()?;
-        let of = |wanted| {
-            counters
-                .iter()
-                .find(|(c, _)| *c == wanted)
-                .map_or(0, |(_, n)| *n)
-        };
-        let origins = MapFill {
-            name: map::ORIGINS.into(),
-            // A hash does not tell how full it is, and counting a million entries takes a second.
-            entries: [
-                Counter::LearntWire,
-                Counter::LearntBind,
-                Counter::LearntToa,
-                Counter::LearntProxy,
-                Counter::LearntRelay,
-                Counter::LearntXff,
-            ]
-            .map(of)
-            .iter()
-            .sum::<u64>()
-            .saturating_sub(of(Counter::Closed)),
-            max_entries: self.map(map::ORIGINS)?.info()?.max_entries().into(),
-        };
-        let namespaces = MapFill {
-            name: map::NAMESPACES.into(),
-            entries: self.namespaces()?.keys().count() as u64,
-            max_entries: self.map(map::NAMESPACES)?.info()?.max_entries().into(),
-        };
-        let translated = MapFill {
-            name: map::TRANSLATED.into(),
-            entries: self.translated()?.keys().count() as u64,
-            max_entries: self.map(map::TRANSLATED)?.info()?.max_entries().into(),
-        };
-        let links = self.link_names()?.into_iter().map(|name| {
-            let pin = self.links().join(&name);
-            let info = FdLink::from(PinnedLink::from_pin(&pin)?).info()?;
-            let (program, target) = super::attach::describe(&name);
-            Ok(Link {
-                program,
-                program_id: info.program_id(),
-                target,
-                pin,
-            })
-        });
-        Ok(Status {
-            links: links.collect::<Result<_>>()?,
-            maps: vec![origins, namespaces, translated],
-            counters,
-            tallies: super::guard::tallies(self)?,
-        })
+    pub(super) fn clear(&self) -> Result<()> {
+        fs::remove_dir(&self.0).with_context(|| format!("cannot remove {}", self.0.display()))
     }
 }
 
-/// Makes a map hold what is wanted and nothing else.
-pub(super) fn replace<K: Pod + Eq + Hash, V: Pod>(
-    map: &mut HashMap<MapData, K, V>,
-    wanted: Vec<(K, V)>,
-) -> Result<()> {
-    let mut unwanted: HashSet<K> = map.keys().collect::<Result<_, _>>()?;
-    for (key, value) in wanted {
-        map.insert(key, value, 0)?;
-        unwanted.remove(&key);
-    }
-    for key in unwanted {
-        map.remove(&key)?;
-    }
-    Ok(())
+/// Has `pin` pin something in a directory, instead of what has that name.
+fn replace(directory: &Path, name: &str, pin: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let (new, path) = (directory.join(format!("{NEW}{name}")), directory.join(name));
+    ignore_missing(fs::remove_file(&new))?;
+    let failed = || format!("cannot pin a program at {}", path.display());
+    pin(&new).with_context(failed)?;
+    fs::rename(&new, &path).with_context(failed)
 }
 
-/// Makes a trie hold what is wanted and nothing else.
-pub(super) fn replace_prefixes(
-    trie: &mut Prefixes,
-    wanted: impl IntoIterator<Item = (IpNet, u32)>,
-) -> Result<()> {
-    let mut unwanted: HashSet<(u32, Address)> = trie
-        .keys()
-        .map(|key| key.map(|key| (key.prefix_len(), key.data().0)))
-        .collect::<Result<_, _>>()?;
-    for (prefix, value) in wanted {
-        let address = Address::from(prefix.network());
-        let length = length(&prefix);
-        trie.insert(&Key::new(length, Plain(address)), value, 0)?;
-        unwanted.remove(&(length, address));
-    }
-    for (length, address) in unwanted {
-        trie.remove(&Key::new(length, Plain(address)))?;
-    }
-    Ok(())
+/// Removes a pin, and one that was to replace it when an agent died.
+fn unpin(directory: &Path, name: &str) -> Result<()> {
+    ignore_missing(fs::remove_file(directory.join(format!("{NEW}{name}"))))?;
+    Ok(ignore_missing(fs::remove_file(directory.join(name)))?)
 }
 
-/// The prefix's length in bits of an [`Address`].
-pub(super) fn length(prefix: &IpNet) -> u32 {
-    u32::from(prefix.prefix_len()) + Address::BITS - u32::from(prefix.max_prefix_len())
+/// The names of all pins in a directory, in order, but for what is about to replace another.
+fn names(directory: &Path) -> Result<Vec<String>> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut names: Vec<_> = entries
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| !name.starts_with(NEW))
+        .collect();
+    names.sort();
+    Ok(names)
 }
 
-struct Mount {
-    source: String,
-    point: PathBuf,
-}
-
-fn mounts() -> Result<Vec<Mount>> {
-    let mounts = procfs::process::Process::myself()?.mountinfo()?;
-    Ok(mounts
-        .into_iter()
-        .filter_map(|m| {
-            Some(Mount {
-                source: m.mount_source?,
-                point: m.mount_point,
-            })
-        })
-        .collect())
+fn is_missing(error: &SyscallError) -> bool {
+    error.io_error.kind() == io::ErrorKind::NotFound
 }
 
 fn ignore_missing(result: io::Result<()>) -> io::Result<()> {

@@ -5,7 +5,10 @@ use std::path::Path;
 use anyhow::Result;
 
 use super::{Check, Outcome, or_failed};
-use crate::{netns::Netns, route, route::sysctl};
+use crate::{
+    host::netns::Netns,
+    route::{self, sysctl},
+};
 
 const BTF: &str = "/sys/kernel/btf/vmlinux";
 

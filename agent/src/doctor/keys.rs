@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::MetadataExt, path::Path};
 use anyhow::Result;
 
 use super::{Check, Outcome};
-use crate::keys::Keys;
+use crate::config::keys::Keys;
 
 const NAME: &str = "keys";
 /// Permissions of group and others.

@@ -6,7 +6,7 @@ use anyhow::Result;
 use super::{Check, Outcome, or_failed};
 use crate::{
     config::Steer,
-    netns::Netns,
+    host::netns::Netns,
     route::{self, PREFERENCE, Rule},
 };
 

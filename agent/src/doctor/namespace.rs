@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Error, Result};
 
 use super::{Check, Outcome, or_failed};
-use crate::{agent::plan::interfaces, config::Steer, netns::Netns, route::sysctl};
+use crate::{config::Steer, host::netns::Netns, route::sysctl};
 
 pub(super) const AT_START: &str = "the agent does not start";
 
@@ -24,7 +24,7 @@ pub(super) fn check(netns: &Netns, steers: &[Steer]) -> Vec<Check> {
 
 fn look(netns: &Netns, steers: &[Steer]) -> Result<Vec<Check>> {
     let mut checks = Vec::new();
-    for name in interfaces(steers) {
+    for name in Steer::interfaces(steers) {
         let title = format!("interface {name}");
         checks.push(match netns.interface_index(name) {
             Ok(index) => Check::ok(title, format!("is number {index} in {netns}")),

@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::{Check, Outcome, namespace};
 use crate::{
     config::{CarryNode, Config},
-    netns::Netns,
+    host::netns::Netns,
 };
 
 pub(super) fn check(config: &Config) -> Vec<Check> {

@@ -8,7 +8,7 @@ use std::{
         linux::net::SocketAddrExt as _,
         unix::net::{self, UnixDatagram},
     },
-    path::{Path, PathBuf},
+    path::Path,
     thread,
     time::{Duration, Instant},
 };
@@ -19,12 +19,10 @@ use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 
 use super::{Check, Outcome};
 use crate::{
+    connections::origins::Origins,
     datapath::{Datapath, Job, Pins},
-    netns::Netns,
-    origins::Origins,
-    processes::cgroup2_mount,
+    host::{netns::Netns, processes::cgroup2_mount, sockets},
     route::sysctl,
-    sockets,
 };
 
 const NAME: &str = "probe";
@@ -64,21 +62,11 @@ pub(super) fn check(host_is_fit: bool, bpffs: &Path) -> Check {
     }
 }
 
-/// Where the probe pins its own data path, beside the agent's. A probe that was killed leaves it
-/// there; the next one removes it, and so does `truepeer detach`.
-pub fn pins(bpffs: &Path) -> Pins {
-    Pins::new(
-        &bpffs
-            .parent()
-            .map_or_else(PathBuf::new, |p| p.join("truepeer-probe")),
-    )
-}
-
 /// Steers one connection over each IP version, and says which there were. Everything is removed
 /// again.
 fn probe(bpffs: &Path) -> Result<&'static str> {
     let _turn = turn()?;
-    let pins = pins(bpffs);
+    let pins = Pins::of_doctor(bpffs);
     pins.remove()?;
     let outcome = steer(&pins);
     pins.remove()?;
@@ -119,7 +107,7 @@ fn steer(pins: &Pins) -> Result<&'static str> {
         to: TO,
         ..Range::default()
     };
-    datapath.configure(&node, &settings)?;
+    datapath.steer(&node, &settings)?;
     datapath.attach(&node, &[(STEERED, Job::Steer)], true)?;
 
     connection(&node, &client, IPV4[0], pins).context("over IPv4")?;

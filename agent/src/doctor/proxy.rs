@@ -7,9 +7,11 @@ use anyhow::Result;
 use super::{Check, Outcome, or_failed};
 use crate::{
     config::Steer,
-    netns::Netns,
+    host::{
+        netns::Netns,
+        sockets::{self, ListenerInfo},
+    },
     route::sysctl,
-    sockets::{self, ListenerInfo},
 };
 
 pub(super) fn check(netns: &Netns, steers: &[Steer]) -> Vec<Check> {

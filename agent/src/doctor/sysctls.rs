@@ -4,9 +4,8 @@ use anyhow::Result;
 
 use super::{Check, Outcome, or_failed};
 use crate::{
-    agent::plan::interfaces,
     config::Steer,
-    netns::Netns,
+    host::netns::Netns,
     route::{self, Item, sysctl},
 };
 
@@ -20,10 +19,10 @@ fn look(netns: &Netns, steers: &[Steer]) -> Result<Vec<Check>> {
         .cloned()
         .partition(|steer| steer.answers.is_some());
     let mut checks = installed(netns, steers)?;
-    for interface in interfaces(&sidecars) {
+    for interface in Steer::interfaces(&sidecars) {
         checks.push(martians(netns, interface)?);
     }
-    for interface in interfaces(&gateways) {
+    for interface in Steer::interfaces(&gateways) {
         checks.push(reverse_path(netns, interface)?);
         checks.extend(forwarding(netns, interface)?);
     }

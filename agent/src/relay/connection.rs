@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     config::{Accept, Protocol, Send},
-    ended::Ended,
+    connections::ended::Ended,
 };
 
 /// For whom a connection is relayed.
@@ -107,7 +107,7 @@ impl Accepted {
 
     /// The record of its client; without one, the evidence is 0, and the client is the sender.
     fn origin(&self, stream: &TcpStream, client: Option<&Client>) -> Result<Origin> {
-        let netns = crate::netns::cookie_of(stream.as_fd())?;
+        let netns = crate::host::netns::cookie_of(stream.as_fd())?;
         Ok(match client {
             Some(client) => client.origin(self.ends, netns, now()),
             None => Origin {
@@ -281,7 +281,7 @@ async fn begin(
         greeting,
         client,
         ends,
-        netns: crate::netns::cookie_of(stream.as_fd())?,
+        netns: crate::host::netns::cookie_of(stream.as_fd())?,
     }))
 }
 

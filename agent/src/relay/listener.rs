@@ -18,7 +18,7 @@ use tokio::{net::TcpListener, runtime::Handle, sync::watch, task::JoinHandle, ti
 use tracing::{debug, info, warn};
 
 use super::{Service, connection, files, header::Refusal, health};
-use crate::origins::Claims;
+use crate::connections::origins::Claims;
 
 /// Handshakes that may wait to be accepted; the kernel's `net.core.somaxconn` is the bound.
 const BACKLOG: i32 = 65_535;

@@ -22,10 +22,8 @@ use tracing::info;
 use self::{balance::Balancer, copy::Pipes, listener::Listener, metrics::Metrics};
 use crate::{
     config::{Config, Relay, Trust},
-    details::Kept,
-    ended::Refusals,
-    netns::Netns,
-    origins::Claims,
+    connections::{details::Kept, ended::Refusals, origins::Claims},
+    host::netns::Netns,
 };
 
 /// All relays of the configuration.

@@ -17,7 +17,7 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::sync::mpsc::Receiver;
 
 use super::*;
-use crate::ended::Ended;
+use crate::connections::ended::Ended;
 
 #[derive(Default)]
 pub(super) struct Notes {

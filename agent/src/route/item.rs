@@ -12,7 +12,7 @@ use super::{
     rule::{self, Rule},
     sysctl, table,
 };
-use crate::{config::Steer, netns::Netns};
+use crate::{config::Steer, host::netns::Netns};
 
 /// One thing to install in one network namespace (`None`: the agent's own).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

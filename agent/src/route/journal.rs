@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::{Item, one_error, sweep_all, sysctl};
-use crate::{
+use crate::host::{
     file,
     netns::{Netns, boot_id},
 };

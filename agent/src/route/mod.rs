@@ -18,7 +18,7 @@ pub use self::{
     rule::{Rule, rules},
     table::{Route, routes},
 };
-use crate::netns::Netns;
+use crate::host::netns::Netns;
 
 /// Preference of truepeer's rules: after the kernel's `local` table, before nearly everything else.
 pub const PREFERENCE: u32 = 133;

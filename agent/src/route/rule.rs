@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use rtnetlink::IpVersion;
 
 use super::{PREFERENCE, PROTOCOL, errno, explain};
-use crate::netns::Netns;
+use crate::host::netns::Netns;
 
 /// A rule as the kernel has it, as far as truepeer cares.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::{fs, io, path::PathBuf};
 use anyhow::{Context, Result, anyhow};
 use nix::mount::{MsFlags, mount};
 
-use crate::netns::Netns;
+use crate::host::netns::Netns;
 
 /// The value of `key`; `None` when the kernel has no such key. Keys are written as for sysctl(8): in
 /// an interface's name, a slash stands for a dot.

@@ -11,7 +11,7 @@ use netlink_packet_route::{
 use nix::errno::Errno;
 
 use super::{PROTOCOL, errno, explain};
-use crate::netns::{LOOPBACK, Netns};
+use crate::host::netns::{LOOPBACK, Netns};
 
 /// A route of some table, as far as truepeer cares.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::{Map, Value, json};
 
 use super::{BEFORE, LIST, PLUGIN, SINGLE, remove};
-use crate::file;
+use crate::host::file;
 
 /// A network's configuration.
 pub(super) struct Network {

@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use tracing::warn;
 
 use self::chain::{Network, is_truepeer};
-use crate::file;
+use crate::host::file;
 
 /// The plugin's type, and so its file's name.
 const PLUGIN: &str = "truepeer";

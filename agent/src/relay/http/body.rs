@@ -18,7 +18,7 @@ use hyper::{
 
 use super::Session;
 use crate::{
-    ended::{Ended, Request},
+    connections::ended::{Ended, Request},
     relay::{
         connection::{Client, now},
         metrics::Direction,

@@ -1,0 +1,319 @@
+//! A running agent: follows the host, the configuration and the pods until it is told to stop.
+
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+use tokio::{
+    sync::mpsc::{self, Receiver},
+    task::{JoinSet, block_in_place},
+    time::{self, MissedTickBehavior},
+};
+use tracing::{debug, error, info, warn};
+
+use super::{
+    adoption,
+    keeper::Keeper,
+    plan::Place,
+    served::Missing,
+    signals::{Signals, Wish},
+    supervisor::Supervisor,
+};
+use crate::{
+    api::{Server, State},
+    config::{Config, ConfigError},
+    connections::{
+        ended::{Ended, Refusals},
+        origins::Origins as _,
+        peers::Names,
+    },
+    datapath::{Events, Orphans, Pins},
+    observe::access_log::AccessLog,
+    relay::Relays,
+    route::Journal,
+    workloads::pods::{Directory, Request as PodRequest},
+};
+
+/// How often named namespaces, keys and clock are looked at: nothing tells when one is replaced.
+const LOOK: Duration = Duration::from_secs(1);
+/// How often the agent looks for what connections that never came about have left.
+const SWEEP: Duration = Duration::from_secs(5);
+/// How often closed connections are fetched; the data path wakes the agent only when many wait.
+const FETCH: Duration = Duration::from_millis(50);
+
+/// Reads the configuration again.
+pub type Load = Box<dyn Fn() -> Result<Config, ConfigError>>;
+
+/// A running agent.
+pub(super) struct Agent {
+    config: Config,
+    load: Load,
+    supervisor: Supervisor,
+    keeper: Keeper,
+    /// What the CNI plugin asks for.
+    requests: Receiver<PodRequest>,
+    relays: Relays,
+    /// Served namespaces of which an interface has changed.
+    changed: Receiver<Place>,
+    state: Arc<State>,
+    events: Events,
+    /// Whom the relays refused.
+    refused: Receiver<Ended>,
+    log: AccessLog,
+    /// The API and the data path's messages, for as long as the agent runs.
+    tasks: JoinSet<Result<()>>,
+}
+
+impl Agent {
+    pub(super) async fn start(config: Config, load: Load, server: Server) -> Result<Self> {
+        let names = Names::new(&config);
+        let pins = Pins::new(&config.agent.bpffs);
+        let (state, requests) = State::new(Arc::new(pins), names.clone(), &config.agent);
+        let failures = state.metrics.access_log_failures.clone();
+        let omissions = state.metrics.access_log_omissions.clone();
+        let target = &config.agent.access_log;
+        let log = AccessLog::open(target, names.clone(), failures.clone(), omissions)?;
+        let (notify, changed) = mpsc::channel(64);
+        let journal = Journal::open(&config.agent.journal())?;
+        let containers = state.containers.clone();
+        let mut supervisor =
+            block_in_place(|| Supervisor::new(&config, journal, containers, notify))?;
+        let pods = state.pods.clone();
+        let directory = Directory::new(&config.agent.pods);
+        block_in_place(|| adoption::adopt(&state.containers, &directory))
+            .unwrap_or_else(|error| warn!("pods are not adopted: {error:#}"));
+        let keeper = Keeper::load(&config.agent.pods, pods, names, &mut supervisor)?;
+        block_in_place(|| supervisor.apply(&config))?;
+
+        let claims = supervisor.datapath.claims()?;
+        let (refusals, refused) = Refusals::channel(failures);
+        let (metrics, details) = (state.metrics.relay.clone(), state.details.clone());
+        let mut relays = Relays::new(claims, metrics, details, refusals);
+        block_in_place(|| relays.apply(&config))?;
+
+        let events = supervisor.datapath.events()?;
+        state.details.follow(supervisor.datapath.headers()?);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(server.serve(state.clone()));
+        tasks.spawn(supervisor.datapath.diagnostics()?.forward());
+        state.set_ready(true);
+        give_back_memory();
+        Ok(Self {
+            config,
+            load,
+            supervisor,
+            keeper,
+            requests,
+            relays,
+            changed,
+            state,
+            events,
+            refused,
+            log,
+            tasks,
+        })
+    }
+
+    /// Serves until a signal says to stop, then until the connections in progress have ended.
+    pub(super) async fn serve(mut self, mut signals: Signals) -> Result<()> {
+        let mut look = time::interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut sweep = time::interval(SWEEP);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut orphans = Orphans::new();
+        let mut fetch = time::interval(FETCH);
+        fetch.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                wish = signals.next() => match wish {
+                    Wish::Stop => break,
+                    Wish::Reload => self.reload(),
+                },
+                Some(request) = self.requests.recv() => self.act(request),
+                Some(place) = self.changed.recv() => self.note_changed(place),
+                _ = look.tick() => self.look(),
+                _ = sweep.tick() => self.sweep(&mut orphans),
+                _ = fetch.tick() => self.note_ended(),
+                ready = self.events.ready() => {
+                    ready?;
+                    self.note_ended();
+                }
+                Some(ended) = self.tasks.join_next() => ended??,
+            }
+        }
+        self.state.set_ready(false);
+        self.requests.close();
+        // Those that wait are told by that.
+        while self.requests.try_recv().is_ok() {}
+        self.relays.close();
+        if !self.config.agent.keep {
+            block_in_place(|| self.supervisor.drain())?;
+        }
+        self.drain(&mut signals).await
+    }
+
+    /// Has statistics and access log know of connections that have ended.
+    fn note_ended(&mut self) {
+        let State {
+            metrics,
+            details,
+            containers,
+            ..
+        } = &*self.state;
+        let mut note = |mut ended: Ended| {
+            ended.workload = containers.of(&ended.closed.origin);
+            if let Some(workload) = &ended.workload {
+                containers.count(workload, ended.refused.is_some());
+            }
+            metrics.statistics.note(&ended);
+            self.log.write(ended);
+        };
+        self.events
+            .read(|closed| note(Ended::new(*closed, details.take_ended(closed))));
+        // Lest they find no room, even if nobody asks.
+        details.fetch();
+        while let Ok(ended) = self.refused.try_recv() {
+            note(ended);
+        }
+    }
+
+    fn sweep(&self, orphans: &mut Orphans) {
+        match block_in_place(|| self.supervisor.datapath.sweep(orphans)) {
+            Ok(now) => *orphans = now,
+            Err(error) => warn!("cannot look for what connections have left: {error:#}"),
+        }
+    }
+
+    /// Does what the CNI plugin asks for.
+    fn act(&mut self, request: PodRequest) {
+        let PodRequest { id, action, reply } = request;
+        let outcome = block_in_place(|| self.keeper.act(&mut self.supervisor, &id, action));
+        // The plugin may have lost patience.
+        let _ = reply.send(outcome);
+    }
+
+    /// Follows each namespace with changes once.
+    fn note_changed(&mut self, place: Place) {
+        let mut places = BTreeSet::from([place]);
+        while let Ok(place) = self.changed.try_recv() {
+            places.insert(place);
+        }
+        self.follow(places);
+    }
+
+    /// Follows what tells of no change itself: namespaces and files.
+    fn look(&mut self) {
+        if let Err(error) = block_in_place(|| self.supervisor.follow_keys()) {
+            error!("{error:#}");
+        }
+        let looked = block_in_place(|| {
+            self.state.containers.refresh();
+            self.keeper.look(&mut self.supervisor)?;
+            if self.relays.is_outdated() {
+                self.relays.apply(&self.config)?;
+            }
+            Ok::<_, anyhow::Error>(())
+        });
+        if let Err(error) = looked {
+            error!("{error:#}");
+        }
+        self.follow(self.supervisor.outdated());
+    }
+
+    fn follow(&mut self, places: impl IntoIterator<Item = Place>) {
+        for place in places {
+            let followed = block_in_place(|| self.supervisor.follow(&place, Missing::Waits));
+            let Err(error) = followed else { continue };
+            let path = place.as_deref();
+            if path.is_none_or(|path| self.supervisor.wanted.is_configured(path)) {
+                warn!("{error:#}; waiting for it");
+            } else {
+                // Every pod that is removed loses its interfaces first.
+                debug!("{error:#}");
+            }
+        }
+    }
+
+    /// Takes up the configuration, all but `[agent]`, which needs a new start; a bad one changes nothing.
+    fn reload(&mut self) {
+        self.log.reopen();
+        let new = match (self.load)() {
+            Ok(new) => new,
+            Err(error) => return error!("the configuration is not read again: {error}"),
+        };
+        if new.agent != self.config.agent {
+            warn!("changes below [agent] take effect at the next start");
+        }
+        let applied = block_in_place(|| {
+            self.supervisor.apply(&new)?;
+            self.relays.apply(&new).inspect_err(|_| {
+                if let Err(error) = self.supervisor.apply(&self.config) {
+                    warn!("cannot go back to the former configuration: {error:#}");
+                }
+            })
+        });
+        match applied {
+            Ok(()) => {
+                self.state.names.set(&new);
+                self.keeper.tell_names();
+                self.config = Config {
+                    agent: self.config.agent.clone(),
+                    ..new
+                };
+                info!("configuration read again");
+            }
+            Err(error) => error!("the new configuration is not taken up: {error:#}"),
+        }
+    }
+
+    /// Waits for the connections in progress, at most as long as configured or until another signal.
+    async fn drain(&mut self, signals: &mut Signals) -> Result<()> {
+        let limit = self.config.agent.drain;
+        let deadline = Instant::now() + limit;
+        let mut told = 0;
+        loop {
+            let left = self.in_progress()?;
+            self.note_ended();
+            if left == 0 {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                let seconds = limit.as_secs();
+                warn!("{left} connections were still in progress after {seconds} s");
+                return Ok(());
+            }
+            if left != told {
+                info!("waiting for {left} connections; another signal stops at once");
+                told = left;
+            }
+            tokio::select! {
+                () = time::sleep(FETCH) => {}
+                Wish::Stop = signals.next() => return Ok(()),
+            }
+        }
+    }
+
+    /// How many connections are open that would end with the agent: of the relays and, unless the data
+    /// path stays, those with an origin.
+    fn in_progress(&self) -> Result<u64> {
+        if self.config.agent.keep {
+            return Ok(self.relays.open());
+        }
+        let maps = self.supervisor.datapath.pins().status()?.maps;
+        let known = maps.first().map_or(0, |origins| origins.entries);
+        Ok(known.max(self.relays.open()))
+    }
+}
+
+/// Returns what only the start needed to the system: reading the kernel's BTF takes tens of megabytes,
+/// which glibc would keep.
+fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim(3) has no preconditions and may be called from any thread.
+    unsafe {
+        nix::libc::malloc_trim(0);
+    }
+}

@@ -1,0 +1,200 @@
+//! From the configuration of one network namespace to what the data path is told.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
+
+use agent_common::{
+    Mark, Namespace, Range,
+    node::{Interface, Node},
+    origin::rule_id,
+    unwrap::{UnwrapPort, Versions},
+};
+use anyhow::{Result, bail};
+
+use crate::{
+    config::{CarryNode, Steer, Unwrap},
+    datapath::Job,
+};
+
+/// Path of a network namespace; `None`: the agent's own.
+pub(super) type Place = Option<PathBuf>;
+
+/// The settings of a namespace with these steers. `index` gives an interface's index; ranges of an
+/// interface that is missing (`None`) are left out.
+pub(super) fn settings(steers: &[Steer], index: impl Fn(&str) -> Option<u32>) -> Result<Namespace> {
+    let mut settings = Namespace::default();
+    let mut ranges = Vec::new();
+    let mut answers = Vec::new();
+    for steer in steers {
+        let is_gateway = steer.answers.is_some();
+        if is_gateway {
+            settings.gateway = steer.mark;
+        } else if settings.spoofed == Mark::default() {
+            settings.spoofed = steer.mark;
+            settings.spoofed_rule = rule_id(&steer.name);
+        }
+        let ifindex = match &steer.interface {
+            Some(name) => index(name),
+            None => Some(0),
+        };
+        if let Some(ifindex) = ifindex {
+            ranges.extend(steer.ports.iter().map(|ports| Range {
+                ifindex,
+                rule: rule_id(&steer.name),
+                first: *ports.start(),
+                last: *ports.end(),
+                to: *steer.to.start(),
+                further: (steer.to.end() - steer.to.start()) as u8,
+                flags: if is_gateway { Range::GATEWAY } else { 0 },
+            }));
+        }
+        let indices = steer
+            .answers
+            .iter()
+            .flatten()
+            .filter_map(|name| index(name));
+        answers.extend(indices.map(|ifindex| Range {
+            ifindex,
+            flags: Range::ANSWERS,
+            ..Range::default()
+        }));
+    }
+    ranges.append(&mut answers);
+    if ranges.len() > settings.ranges.len() {
+        bail!(
+            "{} port ranges and answers in one namespace; it can have {}",
+            ranges.len(),
+            settings.ranges.len()
+        );
+    }
+    settings.ranges[..ranges.len()].copy_from_slice(&ranges);
+    Ok(settings)
+}
+
+/// What is to be done in one namespace.
+pub(super) struct Rules {
+    pub(super) steers: Vec<Steer>,
+    pub(super) unwraps: Vec<Unwrap>,
+    pub(super) nodes: Vec<CarryNode>,
+}
+
+impl Rules {
+    /// The interfaces that something is attached to, and what, each once.
+    pub(super) fn jobs(&self) -> BTreeSet<(&str, Job)> {
+        let steers = Steer::interfaces(&self.steers).into_iter();
+        let steers = steers.map(|i| (i, Job::Steer));
+        let unwraps = self.unwraps.iter();
+        let unwraps = unwraps.map(|u| (u.interface.as_str(), Job::Unwrap));
+        let nodes = self.nodes.iter();
+        let nodes = nodes.map(|n| (n.interface.as_str(), Job::Node));
+        steers.chain(unwraps).chain(nodes).collect()
+    }
+}
+
+/// The unwrapping ports of the namespace with this cookie; those of an interface that is missing are left
+/// out.
+pub(super) fn unwraps(
+    unwraps: &[Unwrap],
+    netns: u64,
+    index: impl Fn(&str) -> Option<u32>,
+) -> Vec<(UnwrapPort, Versions)> {
+    let here = unwraps
+        .iter()
+        .filter_map(|u| Some((u, index(&u.interface)?)));
+    here.flat_map(|(unwrap, ifindex)| {
+        let ports = unwrap.ports.iter().cloned().flatten();
+        ports.map(move |port| {
+            let port = UnwrapPort {
+                netns,
+                ifindex,
+                port,
+                padding: 0,
+            };
+            (port, unwrap.versions)
+        })
+    })
+    .collect()
+}
+
+/// The interfaces of the namespace with this cookie whose SYNs are given TOA, as options of this kind; those that
+/// are missing are left out.
+pub(super) fn nodes(
+    nodes: &[CarryNode],
+    kind: u8,
+    netns: u64,
+    index: impl Fn(&str) -> Option<u32>,
+) -> Vec<(Interface, Node)> {
+    let mut interfaces: BTreeMap<u32, Node> = BTreeMap::new();
+    for node in nodes {
+        let Some(ifindex) = index(&node.interface) else {
+            continue;
+        };
+        let known = interfaces
+            .entry(ifindex)
+            .or_insert_with(|| Node::new(rule_id(&node.rule()), kind));
+        for port in node.ports.iter().cloned().flatten() {
+            known.add(port);
+        }
+    }
+    let interface = |ifindex| Interface {
+        netns,
+        ifindex,
+        padding: 0,
+    };
+    let interfaces = interfaces.into_iter();
+    interfaces.map(|(i, node)| (interface(i), node)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    fn steers() -> Vec<Steer> {
+        let text = r#"
+            [[steer]]
+            name = "in"
+            interface = "eth0"
+            ports = ["80", "9000-9010"]
+            to = 15006
+            answers = ["eth1"]
+            [[steer]]
+            name = "own"
+            ports = ["7000"]
+            to = 15007
+            mark = "0x53a/0xfff"
+            table = 134
+        "#;
+        Config::parse(text, "test").unwrap().steer
+    }
+
+    #[test]
+    fn ranges_with_ports_come_before_answers() {
+        let index = |name: &str| Some(if name == "eth0" { 2 } else { 3 });
+        let settings = settings(&steers(), index).unwrap();
+        let used: Vec<_> = settings.ranges.iter().filter(|r| r.is_used()).collect();
+        assert_eq!(used.len(), 4);
+        assert!(used[0].steers(2, 80) && used[1].steers(2, 9010));
+        assert_eq!(used[0].flags, Range::GATEWAY);
+        assert!(used[2].steers(0, 7000) && used[2].is_sidecar());
+        assert!(used[3].concerns(3, 0));
+        assert_eq!(settings.spoofed_rule, rule_id("own"));
+        assert_eq!(
+            (settings.gateway.value, settings.spoofed.value),
+            (0x539, 0x53a)
+        );
+        assert_eq!(
+            Vec::from_iter(Steer::interfaces(&steers())),
+            ["eth0", "eth1"]
+        );
+    }
+
+    #[test]
+    fn a_missing_interface_leaves_the_rest() {
+        let settings = settings(&steers(), |_| None).unwrap();
+        assert!(settings.ranges[0].steers(0, 7000));
+        assert!(!settings.ranges[1].is_used());
+    }
+}

@@ -1,0 +1,221 @@
+//! The pinned maps, each with its type, and what is done with any of them.
+
+use std::{collections::HashSet, hash::Hash};
+
+use agent_common::{
+    Address, Claim, Connection, ListenerKey, Namespace, Origin,
+    guard::{Policy, Prefix, Tally},
+    names::map,
+    node::{Interface, Node},
+    tag::Keys,
+    toa::Kinds,
+    unwrap::{Handshake, UnwrapPort},
+};
+use anyhow::Result;
+use aya::{
+    Pod,
+    maps::{
+        Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, RingBuf,
+        SkStorage, lpm_trie::Key,
+    },
+};
+use ipnet::IpNet;
+
+use super::pins::Pins;
+
+/// `bpf_map_update_elem` fails if there is an entry already (`BPF_NOEXIST` of linux/bpf.h).
+pub(super) const NOEXIST: u64 = 1;
+
+/// A type of agent-common as a map holds it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub(super) struct Plain<T>(pub(super) T);
+
+/// Lets maps hold types of agent-common.
+macro_rules! plain {
+    ($($shared:ty),* $(,)?) => {
+        $(
+            // SAFETY: `repr(C)`, with explicit padding and without pointers, so that any bits are valid.
+            unsafe impl Pod for Plain<$shared> {}
+        )*
+    };
+}
+plain!(
+    Address,
+    Claim,
+    Connection,
+    Handshake,
+    Interface,
+    Keys,
+    Kinds,
+    ListenerKey,
+    Namespace,
+    Node,
+    Origin,
+    Policy,
+    Prefix,
+    UnwrapPort,
+);
+
+/// Socket cookies with the sockets' origins.
+pub(super) type Origins = HashMap<MapData, u64, Plain<Origin>>;
+/// Address prefixes with a number each.
+pub(super) type Prefixes = LpmTrie<MapData, Plain<Address>, u32>;
+/// Unwrapping ports with the versions of the header.
+pub(super) type Unwraps = HashMap<MapData, Plain<UnwrapPort>, u32>;
+/// Handshakes of connections that begin with a PROXY header.
+pub(super) type Handshakes = HashMap<MapData, Plain<Connection>, Plain<Handshake>>;
+/// Ports with their policies.
+pub(super) type Policies = HashMap<MapData, u32, Plain<Policy>>;
+/// Prefixes of policies with their verdicts.
+pub(super) type PolicyPrefixes = LpmTrie<MapData, Plain<Prefix>, u32>;
+
+/// One method for each map that the agent reads or writes.
+impl Pins {
+    fn map<M: TryFrom<Map, Error = MapError>>(&self, name: &str) -> Result<M> {
+        Ok(M::try_from(Map::from_map_data(self.map_data(name)?)?)?)
+    }
+
+    /// How many entries a map can have.
+    pub(super) fn capacity(&self, name: &str) -> Result<u32> {
+        Ok(self.map_data(name)?.info()?.max_entries())
+    }
+
+    pub(super) fn origins(&self) -> Result<Origins> {
+        self.map(map::ORIGINS)
+    }
+
+    pub(super) fn namespaces(&self) -> Result<HashMap<MapData, u64, Plain<Namespace>>> {
+        self.map(map::NAMESPACES)
+    }
+
+    pub(super) fn counters(&self) -> Result<PerCpuArray<MapData, u64>> {
+        self.map(map::COUNTERS)
+    }
+
+    pub(super) fn events(&self) -> Result<RingBuf<MapData>> {
+        self.map(map::EVENTS)
+    }
+
+    pub(super) fn headers(&self) -> Result<RingBuf<MapData>> {
+        self.map(map::HEADERS)
+    }
+
+    pub(super) fn adopt(&self) -> Result<HashMap<MapData, u64, Plain<ListenerKey>>> {
+        self.map(map::ADOPT)
+    }
+
+    pub(super) fn claims(&self) -> Result<SkStorage<MapData, Plain<Claim>>> {
+        self.map(map::CLAIMS)
+    }
+
+    pub(super) fn trusted_uids(&self) -> Result<HashMap<MapData, u32, u32>> {
+        self.map(map::TRUSTED_UIDS)
+    }
+
+    pub(super) fn trusted_cgroups(&self) -> Result<HashMap<MapData, u64, u32>> {
+        self.map(map::TRUSTED_CGROUPS)
+    }
+
+    pub(super) fn trusted_sources(&self) -> Result<Prefixes> {
+        self.map(map::TRUSTED_SOURCES)
+    }
+
+    pub(super) fn signers(&self) -> Result<Prefixes> {
+        self.map(map::SIGNERS)
+    }
+
+    pub(super) fn keys(&self) -> Result<HashMap<MapData, u32, Plain<Keys>>> {
+        self.map(map::KEYS)
+    }
+
+    pub(super) fn toa(&self) -> Result<Array<MapData, Plain<Kinds>>> {
+        self.map(map::TOA)
+    }
+
+    pub(super) fn local_sources(&self) -> Result<HashMap<MapData, u32, Plain<Address>>> {
+        self.map(map::LOCAL_SOURCES)
+    }
+
+    pub(super) fn carry(&self) -> Result<Prefixes> {
+        self.map(map::CARRY)
+    }
+
+    pub(super) fn nodes(&self) -> Result<HashMap<MapData, Plain<Interface>, Plain<Node>>> {
+        self.map(map::NODES)
+    }
+
+    pub(super) fn unwraps(&self) -> Result<Unwraps> {
+        self.map(map::UNWRAPS)
+    }
+
+    pub(super) fn unwrapping(&self) -> Result<Handshakes> {
+        self.map(map::UNWRAPPING)
+    }
+
+    pub(super) fn translated(&self) -> Result<HashMap<MapData, Plain<Connection>, i32>> {
+        self.map(map::TRANSLATED)
+    }
+
+    pub(super) fn policies(&self) -> Result<Policies> {
+        self.map(map::POLICIES)
+    }
+
+    pub(super) fn policy_prefixes(&self) -> Result<PolicyPrefixes> {
+        self.map(map::PREFIXES)
+    }
+
+    pub(super) fn tallies(&self) -> Result<PerCpuHashMap<MapData, u32, Tally>> {
+        self.map(map::TALLIES)
+    }
+}
+
+/// What a look-up found; `None`: there is no entry.
+pub(super) fn found<T>(looked_up: Result<T, MapError>) -> Result<Option<T>, MapError> {
+    match looked_up {
+        Err(MapError::KeyNotFound) => Ok(None),
+        looked_up => looked_up.map(Some),
+    }
+}
+
+/// Makes a map hold what is wanted and nothing else.
+pub(super) fn replace<K: Pod + Eq + Hash, V: Pod>(
+    map: &mut HashMap<MapData, K, V>,
+    wanted: impl IntoIterator<Item = (K, V)>,
+) -> Result<()> {
+    let mut unwanted: HashSet<K> = map.keys().collect::<Result<_, _>>()?;
+    for (key, value) in wanted {
+        map.insert(key, value, 0)?;
+        unwanted.remove(&key);
+    }
+    for key in unwanted {
+        map.remove(&key)?;
+    }
+    Ok(())
+}
+
+/// Makes a trie hold what is wanted and nothing else.
+pub(super) fn replace_prefixes(
+    trie: &mut Prefixes,
+    wanted: impl IntoIterator<Item = (IpNet, u32)>,
+) -> Result<()> {
+    let mut unwanted: HashSet<(u32, Address)> = trie
+        .keys()
+        .map(|key| key.map(|key| (key.prefix_len(), key.data().0)))
+        .collect::<Result<_, _>>()?;
+    for (prefix, value) in wanted {
+        let address = Address::from(prefix.network());
+        let length = prefix_length(&prefix);
+        trie.insert(&Key::new(length, Plain(address)), value, 0)?;
+        unwanted.remove(&(length, address));
+    }
+    for (length, address) in unwanted {
+        trie.remove(&Key::new(length, Plain(address)))?;
+    }
+    Ok(())
+}
+
+/// The prefix's length in bits of an [`Address`], which holds IPv4 in mapped form.
+pub(super) fn prefix_length(prefix: &IpNet) -> u32 {
+    u32::from(prefix.prefix_len()) + Address::BITS - u32::from(prefix.max_prefix_len())
+}

@@ -1,0 +1,117 @@
+//! The BPF object, and the data path that is made of it.
+
+use std::path::{Path, PathBuf};
+
+use agent_common::names::{self, map, program};
+use anyhow::{Context as _, Result};
+use aya::{Ebpf, EbpfLoader};
+use tracing::{level_filters::LevelFilter, warn};
+
+use super::{cgroups, pins::Pins, programs::OBJECT};
+
+/// The data path of this host. It stays in place when this value, or the agent, is gone: only
+/// [`super::remove`] takes it away.
+pub struct Datapath {
+    pub(super) pins: Pins,
+    loader: EbpfLoader<'static>,
+    /// Holds the programs of the host, and the iterator that adopts listeners.
+    pub(super) object: Ebpf,
+    /// The root of the cgroup v2 hierarchy.
+    pub(super) cgroup: PathBuf,
+    /// Pins of the host's programs that are always there.
+    pub(super) always: Vec<String>,
+    /// Pins of the host's programs that the configuration needs.
+    pub(super) by_need: Vec<String>,
+}
+
+impl Datapath {
+    /// Puts in place what learns origins, for all processes below `cgroup` (the root of the cgroup v2
+    /// hierarchy). `origins` is the size of the map of origins; `processes` says whether to note who has a
+    /// connection. A data path that an agent left is taken over with its origins; at no moment do neither work.
+    pub fn load(root: &Path, origins: u32, processes: bool, cgroup: &Path) -> Result<Self> {
+        let pins = Pins::new(root);
+        pins.create()?;
+        if !can_take_over(&pins, origins) {
+            pins.remove_maps(false)?;
+            pins.create()?;
+        }
+        let mut loader = loader(&pins, origins, processes);
+        let mut object = load_object(&mut loader, 0)?;
+        let needed: &[&str] = if processes {
+            &[program::LEARN, program::RELEASE]
+        } else {
+            &[program::LEARN]
+        };
+        let always = cgroups::attach_to_root(&mut object, &pins, cgroup, needed)?;
+        pins.remove_maps(true)?;
+        Ok(Self {
+            pins,
+            loader,
+            object,
+            cgroup: cgroup.to_owned(),
+            always,
+            by_need: Vec::new(),
+        })
+    }
+
+    /// Where the maps and links are pinned.
+    pub fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
+    /// Loads the object anew, for the packet programs of the namespace with this cookie.
+    pub(super) fn load_for(&mut self, netns: u64) -> Result<Ebpf> {
+        load_object(&mut self.loader, netns)
+    }
+}
+
+/// Whether the maps that are pinned fit this version and this configuration, and no end of a socket was missed:
+/// without the program that deletes origins, they may name sockets that are long gone.
+fn can_take_over(pins: &Pins, origins: u32) -> bool {
+    let was_learning = pins.link(program::LEARN).is_ok_and(|link| link.is_some());
+    let fits = pins.origins().and_then(|_| pins.namespaces()).is_ok();
+    let same_size = pins
+        .capacity(map::ORIGINS)
+        .is_ok_and(|size| size == origins);
+    if was_learning && fits && !same_size {
+        warn!("`origins` has changed: connections in progress become unknown");
+    }
+    was_learning && fits && same_size
+}
+
+/// What is the same for each load of the object. To make it takes longer than all loads, because aya reads the
+/// kernel's BTF for it.
+fn loader(pins: &Pins, origins: u32, processes: bool) -> EbpfLoader<'static> {
+    let mut loader = EbpfLoader::new();
+    // The object has no relocation that needs it, and it takes tens of megabytes.
+    loader.btf(None);
+    loader.map_max_entries(map::ORIGINS, origins);
+    loader.override_global(names::PROCESSES, if processes { &1_u8 } else { &0 }, true);
+    for name in map::ALL {
+        loader.map_pin_path(name, pins.map_path(name));
+    }
+    loader
+}
+
+/// Loads the object for the namespace with this cookie. Maps that are pinned are used again.
+fn load_object(loader: &mut EbpfLoader<'static>, netns: u64) -> Result<Ebpf> {
+    // The loader borrows globals for as long as it lives, which is as long as the agent: nine bytes
+    // a namespace.
+    loader
+        .override_global(names::NETNS, &*Box::leak(Box::new(netns)), true)
+        .override_global(aya_log::LEVEL, &*Box::leak(Box::new(log_level())), true);
+    loader.load(OBJECT).context("cannot load the BPF object")
+}
+
+/// The level up to which the programs log: that of the agent's own subscriber.
+fn log_level() -> u8 {
+    let level = match LevelFilter::current() {
+        LevelFilter::TRACE => aya_log::Level::Trace,
+        LevelFilter::DEBUG => aya_log::Level::Debug,
+        LevelFilter::INFO => aya_log::Level::Info,
+        LevelFilter::WARN => aya_log::Level::Warn,
+        LevelFilter::ERROR => aya_log::Level::Error,
+        _ => return 0,
+    };
+    level as u8
+}

@@ -1,0 +1,78 @@
+//! Takes away what is no longer wanted, or all of it.
+
+use std::collections::HashSet;
+
+use agent_common::unwrap::{UnwrapPort, Versions};
+use anyhow::Result;
+use aya::maps::MapError;
+use nix::net::if_::if_nameindex;
+use tracing::{debug, warn};
+
+use super::{filters, interfaces, jobs::PacketProgram, object::Datapath, pins::Pins, unwrap};
+use crate::host::netns::Netns;
+
+impl Datapath {
+    /// Forgets the settings of the namespace with this cookie.
+    pub fn forget(&self, netns: u64) -> Result<()> {
+        self.carry_node(netns, &[])?;
+        match self.pins.namespaces()?.remove(&netns) {
+            Err(MapError::KeyNotFound) => Ok(()),
+            removed => Ok(removed?),
+        }
+    }
+
+    /// Removes what another agent has left, and what the configuration no longer needs: detaches every program
+    /// whose pin is not among `names`, forgets the settings of every namespace whose cookie is not among
+    /// `cookies`, and takes headers off `ports` only.
+    pub fn retain(
+        &self,
+        names: &[&str],
+        cookies: &[u64],
+        ports: &[(UnwrapPort, Versions)],
+    ) -> Result<()> {
+        let own = self.always.iter().chain(&self.by_need);
+        let keep: HashSet<&str> = own
+            .map(String::as_str)
+            .chain(names.iter().copied())
+            .collect();
+        let known = [self.pins.link_names()?, self.pins.filter_names()?];
+        for name in known.iter().flatten() {
+            if !keep.contains(name.as_str()) {
+                interfaces::detach(&self.pins, name)?;
+            }
+        }
+        let namespaces = self.pins.namespaces()?;
+        let known: Vec<u64> = namespaces.keys().collect::<Result<_, _>>()?;
+        for cookie in known.iter().filter(|cookie| !cookies.contains(cookie)) {
+            self.forget(*cookie)?;
+        }
+        self.retain_unwraps(ports)
+    }
+}
+
+/// Removes the data path pinned at `pins`, whoever left it: programs, maps, and clsact filters in
+/// every namespace that can be seen.
+pub fn remove(pins: &Pins) -> Result<()> {
+    if let Err(error) = unwrap::reset(pins, |_| true) {
+        debug!("no translated connections: {error:#}");
+    }
+    for netns in Netns::all()? {
+        if let Err(error) = netns.run(|| remove_filters(pins)) {
+            warn!("clsact filters in {netns} were not looked for: {error:#}");
+        }
+    }
+    pins.remove()
+}
+
+/// Removes truepeer's clsact filters from all interfaces of the calling thread's network namespace.
+fn remove_filters(pins: &Pins) -> Result<()> {
+    for interface in if_nameindex()?.iter() {
+        let interface = interface.name().to_string_lossy();
+        for program in PacketProgram::all() {
+            if let Err(error) = filters::remove(pins, &interface, program) {
+                debug!("{error:#}");
+            }
+        }
+    }
+    Ok(())
+}

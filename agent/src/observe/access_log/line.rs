@@ -1,0 +1,154 @@
+//! One line of the access log.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use agent_common::{Closed, Evidence, Origin};
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::{
+    connections::{
+        details::Details,
+        ended::{Ended, Request},
+        peers::{Clock, Names},
+    },
+    host::{netns::Netns, processes::Cgroups},
+    workloads::containers::Workload,
+};
+
+/// How often, at most, namespaces are looked up to name an unknown one.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Writes lines, and remembers what ids in them mean.
+pub(super) struct Lines {
+    names: Names,
+    cgroups: Cgroups,
+    namespaces: Namespaces,
+}
+
+impl Lines {
+    pub(super) fn new(names: Names) -> Self {
+        Self {
+            names,
+            cgroups: Cgroups::default(),
+            namespaces: Namespaces::default(),
+        }
+    }
+
+    /// The connection as JSON, with a newline.
+    pub(super) fn line(&mut self, ended: &Ended) -> Result<Vec<u8>> {
+        let Closed { origin, closed, .. } = &ended.closed;
+        let time = Clock::read()?.wall(*closed);
+        let line = Line {
+            time: humantime::format_rfc3339_millis(time).to_string(),
+            refused: ended.refused,
+            policy: self.names.policy(ended.closed.policy),
+            origin: self.known(origin),
+            local: origin.local.socket_addr(),
+            remote: origin.remote.socket_addr(),
+            netns: self.namespaces.inode(origin.netns),
+            workload: ended.workload.as_deref(),
+            proxy: ended.details.as_deref(),
+            request: ended.request.as_ref(),
+            served: ended.refused.is_none().then(|| self.served(&ended.closed)),
+        };
+        let mut json = serde_json::to_vec(&line)?;
+        json.push(b'\n');
+        Ok(json)
+    }
+
+    /// `None` where a connection was refused before its client was known.
+    fn known(&self, origin: &Origin) -> Option<Known> {
+        Some(Known {
+            evidence: Evidence::from_u8(origin.evidence)?.name(),
+            client: origin.client.socket_addr(),
+            original_dst: origin.original_dst.socket_addr(),
+            trusted_by: self.names.trusted_by(origin.rule),
+        })
+    }
+
+    fn served(&mut self, closed: &Closed) -> Served {
+        let Closed { origin, .. } = closed;
+        let process = (origin.process.pid != 0).then_some(&origin.process);
+        let comm = process.map(|process| {
+            let name = process.comm.split(|&byte| byte == 0).next();
+            String::from_utf8_lossy(name.unwrap_or_default()).into_owned()
+        });
+        let duration = Duration::from_nanos(closed.closed.saturating_sub(origin.since));
+        Served {
+            pid: process.map(|process| process.pid),
+            comm,
+            uid: process.map(|process| process.uid),
+            cgroup: process.and_then(|process| self.cgroups.path(process.cgroup)),
+            bytes_received: closed.received,
+            bytes_sent: closed.sent,
+            duration_seconds: duration.as_secs_f64(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    time: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refused: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy: Option<String>,
+    #[serde(flatten)]
+    origin: Option<Known>,
+    local: SocketAddr,
+    remote: SocketAddr,
+    netns: Option<u64>,
+    #[serde(flatten)]
+    workload: Option<&'a Workload>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    proxy: Option<&'a Details>,
+    #[serde(flatten)]
+    request: Option<&'a Request>,
+    #[serde(flatten)]
+    served: Option<Served>,
+}
+
+/// Who the client is.
+#[derive(Serialize)]
+struct Known {
+    client: SocketAddr,
+    original_dst: SocketAddr,
+    evidence: &'static str,
+    trusted_by: String,
+}
+
+/// What a connection had that was not refused.
+#[derive(Serialize)]
+struct Served {
+    pid: Option<u32>,
+    comm: Option<String>,
+    uid: Option<u32>,
+    cgroup: Option<String>,
+    bytes_received: u64,
+    bytes_sent: u64,
+    duration_seconds: f64,
+}
+
+/// Inodes of network namespaces by their cookies, which are never reused.
+#[derive(Default)]
+struct Namespaces {
+    inodes: HashMap<u64, u64>,
+    looked: Option<Instant>,
+}
+
+impl Namespaces {
+    fn inode(&mut self, cookie: u64) -> Option<u64> {
+        let is_due = self.looked.is_none_or(|looked| looked.elapsed() >= LOOK);
+        if !self.inodes.contains_key(&cookie) && is_due {
+            self.looked = Some(Instant::now());
+            let all = Netns::all().unwrap_or_default();
+            self.inodes = all.iter().map(|n| (n.cookie(), n.inode())).collect();
+        }
+        self.inodes.get(&cookie).copied()
+    }
+}

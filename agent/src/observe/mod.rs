@@ -1,0 +1,5 @@
+//! What operators see of connections: metrics, statistics and the access log.
+
+pub mod access_log;
+pub mod metrics;
+pub mod statistics;

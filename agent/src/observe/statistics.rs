@@ -1,0 +1,307 @@
+//! Statistics of connections: by prefix of the client, and how long and how large they are.
+//!
+//! Memory is bounded however many clients there are. Counts by prefix are those of frequent-items sketches
+//! (Misra and Gries, with the purge of Anderson et al., 2017): exact up to [`SIZE`] × 3/4 prefixes, and from
+//! then on too low by at most 3.5 / [`SIZE`] of what is counted in all, less than 0.1 %.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+    sync::{Mutex, MutexGuard},
+    time::{Duration, SystemTime},
+};
+
+use agent_common::{Evidence, Origin};
+use anyhow::Result;
+use datasketches::frequencies::{ErrorType, FrequentItemsSketch};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use prometheus_client::{
+    metrics::{
+        family::Family,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::{Registry, Unit},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    connections::{ended::Ended, origins::Origins},
+    host::{
+        netns::Netns,
+        sockets::{self, Traffic},
+    },
+};
+
+/// Slots of a sketch at most, which take less than 200 KiB.
+const SIZE: usize = 4096;
+
+/// Which clients are counted together: lengths of their prefixes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lengths {
+    /// At most 32.
+    pub ipv4: u8,
+    /// At most 128.
+    pub ipv6: u8,
+}
+
+impl Default for Lengths {
+    fn default() -> Self {
+        Self { ipv4: 24, ipv6: 64 }
+    }
+}
+
+impl Lengths {
+    /// The client's prefix.
+    fn prefix(self, origin: &Origin) -> IpNet {
+        match origin.client.socket_addr().ip() {
+            IpAddr::V4(ip) => Ipv4Net::new_assert(ip, self.ipv4).trunc().into(),
+            IpAddr::V6(ip) => Ipv6Net::new_assert(ip, self.ipv6).trunc().into(),
+        }
+    }
+}
+
+/// By what prefixes are put in order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum By {
+    /// Connections, open ones and those that have ended.
+    #[default]
+    Connections,
+    /// Bytes both ways.
+    Bytes,
+    /// Connections that were refused.
+    Refused,
+}
+
+/// The prefixes of the busiest clients.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Top {
+    /// Since when it is counted (RFC 3339).
+    pub since: String,
+    /// By how much, at most, the counts may be too low.
+    pub error: Counts,
+    /// The busiest first.
+    pub prefixes: Vec<Prefix>,
+}
+
+/// A prefix with its connections. Each hop on this host has an origin, and so counts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prefix {
+    /// A prefix of clients; of senders, where a connection was refused before its client was known.
+    pub prefix: IpNet,
+    /// Connections with an origin that are open now. Never wrong.
+    pub open: u64,
+    /// What has ended, and what has gone over open connections.
+    #[serde(flatten)]
+    pub counts: Counts,
+}
+
+/// What is counted for each prefix.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Connections that have ended.
+    pub connections: u64,
+    /// Payload bytes received.
+    pub bytes_received: u64,
+    /// Payload bytes that the other ends acknowledged.
+    pub bytes_sent: u64,
+    /// Connections that were refused.
+    pub refused: u64,
+}
+
+type Sketch = FrequentItemsSketch<IpNet>;
+type Labels = [(&'static str, &'static str); 1];
+
+/// All statistics.
+pub struct Statistics {
+    lengths: Lengths,
+    since: SystemTime,
+    sketches: Mutex<Sketches>,
+    /// By evidence.
+    duration: Family<Labels, Histogram, fn() -> Histogram>,
+    received: Histogram,
+    sent: Histogram,
+}
+
+struct Sketches {
+    connections: Sketch,
+    bytes_received: Sketch,
+    bytes_sent: Sketch,
+    refused: Sketch,
+}
+
+impl Default for Statistics {
+    fn default() -> Self {
+        Self::new(Lengths::default())
+    }
+}
+
+impl Statistics {
+    /// Nothing counted yet.
+    pub fn new(lengths: Lengths) -> Self {
+        let sketch = || Sketch::new(SIZE).expect("a power of two");
+        // 256 bytes to 4 GiB.
+        let bytes = || Histogram::new(exponential_buckets(256.0, 8.0, 9));
+        Self {
+            lengths,
+            since: SystemTime::now(),
+            sketches: Mutex::new(Sketches {
+                connections: sketch(),
+                bytes_received: sketch(),
+                bytes_sent: sketch(),
+                refused: sketch(),
+            }),
+            // A millisecond to four and a half hours.
+            duration: Family::new_with_constructor(|| {
+                Histogram::new(exponential_buckets(0.001, 4.0, 13))
+            }),
+            received: bytes(),
+            sent: bytes(),
+        }
+    }
+
+    /// Has the histograms told.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register_with_unit(
+            "connection_duration",
+            "How long connections with an origin lasted, by its evidence",
+            Unit::Seconds,
+            self.duration.clone(),
+        );
+        registry.register_with_unit(
+            "connection_received",
+            "Payload that connections with an origin received",
+            Unit::Bytes,
+            self.received.clone(),
+        );
+        registry.register_with_unit(
+            "connection_sent",
+            "Payload that connections with an origin sent and the other end acknowledged",
+            Unit::Bytes,
+            self.sent.clone(),
+        );
+    }
+
+    /// Counts a connection.
+    pub fn note(&self, ended: &Ended) {
+        let closed = &ended.closed;
+        let prefix = self.lengths.prefix(&closed.origin);
+        if ended.refused.is_some() {
+            return self.lock().refused.update(prefix);
+        }
+        let mut sketches = self.lock();
+        sketches.connections.update(prefix);
+        sketches
+            .bytes_received
+            .update_with_count(prefix, closed.received);
+        sketches.bytes_sent.update_with_count(prefix, closed.sent);
+        drop(sketches);
+        self.received.observe(closed.received as f64);
+        self.sent.observe(closed.sent as f64);
+        if let Some(evidence) = Evidence::from_u8(closed.origin.evidence) {
+            let lasted = closed.closed.saturating_sub(closed.origin.since);
+            self.duration
+                .get_or_create(&[("evidence", evidence.name())])
+                .observe(Duration::from_nanos(lasted).as_secs_f64());
+        }
+    }
+
+    /// The busiest prefixes, at most `limit`.
+    ///
+    /// # Errors
+    ///
+    /// When live connections cannot be read.
+    pub fn top(&self, origins: &dyn Origins, by: By, limit: usize) -> Result<Top> {
+        let open = self.open(origins)?;
+        let sketches = self.lock();
+        let known: HashSet<_> = sketches.prefixes().chain(open.keys().copied()).collect();
+        let mut prefixes: Vec<_> = known
+            .into_iter()
+            .map(|prefix| {
+                let mut counts = sketches.each(|sketch| sketch.lower_bound(&prefix));
+                let open = open.get(&prefix).copied().unwrap_or_default();
+                counts.bytes_received += open.bytes_received;
+                counts.bytes_sent += open.bytes_sent;
+                Prefix {
+                    prefix,
+                    open: open.connections,
+                    counts,
+                }
+            })
+            .filter(|prefix| prefix.rank(by) > 0)
+            .collect();
+        let error = sketches.each(Sketch::maximum_error);
+        drop(sketches);
+        prefixes.sort_unstable_by_key(|p| (std::cmp::Reverse(p.rank(by)), p.prefix));
+        prefixes.truncate(limit);
+        Ok(Top {
+            since: humantime::format_rfc3339_seconds(self.since).to_string(),
+            error,
+            prefixes,
+        })
+    }
+
+    /// What is open. Bytes are the kernel's, without the FINs that it counts.
+    fn open(&self, origins: &dyn Origins) -> Result<HashMap<IpNet, Counts>> {
+        let mut traffic = HashMap::new();
+        for netns in Netns::all()? {
+            let of_netns = sockets::traffic(&netns)?.into_iter();
+            traffic.extend(of_netns.map(|traffic| (traffic.cookie, traffic)));
+        }
+        let mut open: HashMap<_, Counts> = HashMap::new();
+        for (cookie, origin) in origins.all()? {
+            let counts = open.entry(self.lengths.prefix(&origin)).or_default();
+            counts.connections += 1;
+            if let Some(Traffic {
+                received, acked, ..
+            }) = traffic.get(&cookie)
+            {
+                let has = |fin| u64::from(origin.fins & fin != 0);
+                counts.bytes_received += received.saturating_sub(has(Origin::FIN_RECEIVED));
+                counts.bytes_sent += acked.saturating_sub(has(Origin::FIN_ACKED));
+            }
+        }
+        Ok(open)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Sketches> {
+        self.sketches.lock().expect("no holder panics")
+    }
+}
+
+impl Sketches {
+    /// What `count` makes of each.
+    fn each(&self, count: impl Fn(&Sketch) -> u64) -> Counts {
+        Counts {
+            connections: count(&self.connections),
+            bytes_received: count(&self.bytes_received),
+            bytes_sent: count(&self.bytes_sent),
+            refused: count(&self.refused),
+        }
+    }
+
+    /// Those that any of them knows, some more than once.
+    fn prefixes(&self) -> impl Iterator<Item = IpNet> {
+        let all = [
+            &self.connections,
+            &self.bytes_received,
+            &self.bytes_sent,
+            &self.refused,
+        ];
+        let known = |sketch: &Sketch| sketch.frequent_items(ErrorType::NoFalseNegatives);
+        all.into_iter().flat_map(known).map(|row| *row.item())
+    }
+}
+
+impl Prefix {
+    fn rank(&self, by: By) -> u64 {
+        match by {
+            By::Connections => self.open + self.counts.connections,
+            By::Bytes => self.counts.bytes_received + self.counts.bytes_sent,
+            By::Refused => self.counts.refused,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
