@@ -174,7 +174,7 @@ impl Checker<'_> {
                     .get(1)
                     .is_some_and(|word| HARMLESS.contains(&word.as_str()))
         };
-        if commands.iter().all(harmless) {
+        if commands.iter().all(harmless) && writes_here(line) {
             let mut shell = Command::new("sh");
             let path = format!(
                 "{}:{}",
@@ -278,6 +278,12 @@ impl Checker<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether all that a line redirects goes to files in the directory where it is run.
+fn writes_here(line: &str) -> bool {
+    let mut targets = line.split('>').skip(1).map(str::trim_start);
+    targets.all(|target| target.starts_with(char::is_alphanumeric) && !target.contains(".."))
 }
 
 /// Whether a word is the name of a variable.

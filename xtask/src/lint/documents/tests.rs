@@ -61,6 +61,9 @@ fn what_is_true_is_fine() {
         "$ truepeer peers --top 5   # who is busy?",
         "$ truepeer config default > t.toml\n$ truepeer config check t.toml",
         "$ A=1 sudo truepeer detach",
+        // Parsed, but not run.
+        "$ truepeer config default > /nowhere/t.toml",
+        "$ truepeer config default > x/../../t.toml",
         "$ cargo xtask run -- --config x.toml\n$ cargo xtask bench -- --only accept",
         "$ sudo curl --unix-socket /run/s 'http://localhost/v1/peers?by=x'",
         "# (umask 077; openssl rand -hex 16 > /etc/keys)",
