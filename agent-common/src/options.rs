@@ -3,10 +3,15 @@
 /// Room for a TCP header. It has 60 bytes at most; a power of two bounds an index by a mask.
 pub const HEADER_ROOM: usize = 64;
 /// Where a TCP header's options begin.
-const OPTIONS: usize = 20;
-const MAX_OPTIONS: usize = 40;
+pub const OPTIONS: usize = 20;
+/// Longest TCP header: its length has four bits, and counts four bytes.
+pub const MAX_HEADER: usize = 60;
+const MAX_OPTIONS: usize = MAX_HEADER - OPTIONS;
 const END_OF_OPTIONS: u8 = 0;
-const NO_OPERATION: u8 = 1;
+/// Kind of an option of one byte, which pads.
+pub const NO_OPERATION: u8 = 1;
+/// Kind of the option of selective acknowledgments (RFC 2018).
+pub const SACK: u8 = 5;
 
 /// Looks for options in a TCP header, of which `header` has all bytes that the header says it has; those
 /// after its end are zero. `is_wanted` gets a kind, a length and a place and answers 1 or 0. How many are wanted,
