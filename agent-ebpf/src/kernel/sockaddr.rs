@@ -1,6 +1,6 @@
 //! Socket addresses as system calls and helpers take them.
 
-use crate::steer::{AF_INET, AF_INET6};
+use super::uapi::{AF_INET, AF_INET6};
 
 /// `struct sockaddr_in`: address and port in network byte order.
 #[repr(C)]
@@ -23,7 +23,7 @@ impl SockAddr4 {
     }
 }
 
-/// `struct sockaddr_in6`, likewise.
+/// `struct sockaddr_in6`: address and port in network byte order.
 #[repr(C)]
 pub(crate) struct SockAddr6 {
     family: u16,

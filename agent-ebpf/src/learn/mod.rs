@@ -1,22 +1,25 @@
 //! learn: writes the origin of a socket, in time for `accept()`.
 
-use agent_common::{
-    Claim, Connection, Counter, Endpoint, Evidence, Listener, ListenerKey, Namespace, Origin, Syn,
-};
+pub(crate) mod bind;
+pub(crate) mod process;
+pub(crate) mod snat;
+pub(crate) mod tag;
+pub(crate) mod toa;
+
+use agent_common::{Claim, Counter, Endpoint, Evidence, Listener, Namespace, Origin, Syn};
 use aya_ebpf::{
-    bindings::{BPF_ANY, BPF_NOEXIST, BPF_SOCK_OPS_STATE_CB_FLAG},
-    cty::c_void,
-    helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_boot_ns, bpf_map_update_elem},
+    bindings::{BPF_NOEXIST, BPF_SOCK_OPS_STATE_CB_FLAG},
     programs::SockOpsContext,
 };
 use aya_log_ebpf::debug;
 
 use crate::{
-    carry,
-    counters::count,
-    maps::{ADOPT, CLAIMS, HANDOVERS, LISTENERS, ORIGINS, OWN, PROXIES},
-    sockops::{self, local, namespace, remote},
-    tag, toa,
+    kernel::{
+        clock::boottime,
+        context::{Cookie as _, SockOps as _},
+    },
+    maps::{CLAIMS, HANDOVERS, LISTENERS, ORIGINS, Replaced as _},
+    tell::count,
 };
 
 const WIRE: u8 = Evidence::Wire as u8;
@@ -28,78 +31,18 @@ const XFF: u8 = Evidence::Xff as u8;
 /// Follows what the agent's own relay accepts to its end, should it have an origin: accepted sockets
 /// inherit the flag.
 #[inline(always)]
-pub(crate) fn relays(ctx: &SockOpsContext) {
-    if sockops::socket(ctx).and_then(|sk| CLAIMS.get(sk)).is_some() {
-        sockops::call_for(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
-    }
-}
-
-/// Remembers the listener of a proxy that starts, or starts again.
-#[inline(always)]
-pub(crate) fn listen(ctx: &SockOpsContext) {
-    let Some((netns, namespace)) = namespace(ctx) else {
-        return;
-    };
-    let port = ctx.local_port();
-    if namespace.find(|range| range.is_proxys(port)).is_none() {
-        return;
-    }
-    if let Some(sk) = sockops::socket(ctx) {
-        LISTENERS.set(sk, Listener { port });
-    }
-    let key = ListenerKey {
-        netns,
-        port,
-        family: ctx.family(),
-    };
-    // SAFETY: the context is valid while the program runs.
-    let ops = unsafe { &mut *ctx.ops };
-    // A full map leaves this listener to the steers with an interface, which look it up themselves.
-    let _ = PROXIES.update(key, ops, BPF_ANY.into());
-}
-
-/// Remembers a connection that a socket of this host makes to a steered port, before its first packet
-/// is sent.
-#[inline(never)]
-pub(crate) fn connects(ctx: &SockOpsContext) {
-    let Some((netns, namespace)) = namespace(ctx) else {
-        return;
-    };
-    let destination = remote(ctx);
-    if namespace
-        .find(|range| range.steers(range.ifindex, destination.port))
-        .is_none()
-    {
-        return;
-    }
-    let own = Connection {
-        netns,
-        source: local(ctx),
-        destination,
-    };
-    if OWN.insert(own, 0, BPF_ANY.into()).is_ok() {
-        sockops::call_for(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
-    }
-}
-
-/// Forgets a connection of this host: it failed, or its packets find its socket from now on.
-#[inline(never)]
-pub(crate) fn forget_connection(ctx: &SockOpsContext) {
-    if let Some((netns, _)) = namespace(ctx) {
-        let _ = OWN.remove(Connection {
-            netns,
-            source: local(ctx),
-            destination: remote(ctx),
-        });
+pub(crate) fn relay_listens(ctx: &SockOpsContext) {
+    if ctx.socket().and_then(|sk| CLAIMS.get(sk)).is_some() {
+        ctx.call_for(BPF_SOCK_OPS_STATE_CB_FLAG);
     }
 }
 
 /// Learns the origin of a socket that `accept()` is about to return.
 #[inline(never)]
 pub(crate) fn accepted(ctx: &SockOpsContext) {
-    let (local, remote) = (local(ctx), remote(ctx));
+    let (local, remote) = (ctx.local(), ctx.remote());
     if let Some(claim) = handed_over(ctx, local, remote) {
-        let client = carry::named_by(&claim, remote.port);
+        let client = claim.client_behind(remote.port);
         // All zero where nobody said.
         let original_dst = match claim.original_dst.port {
             0 => local,
@@ -115,7 +58,7 @@ pub(crate) fn accepted(ctx: &SockOpsContext) {
             header: claim.header,
             ..Origin::default()
         };
-        if write(ctx, origin) {
+        if record(ctx, origin) {
             count(match claim.evidence {
                 PROXY => Counter::LearntProxy,
                 XFF => Counter::LearntXff,
@@ -127,10 +70,10 @@ pub(crate) fn accepted(ctx: &SockOpsContext) {
         }
         return;
     }
-    let Some((_, namespace)) = namespace(ctx) else {
+    let Some((_, namespace)) = ctx.namespace() else {
         return;
     };
-    let Some(sk) = sockops::socket(ctx) else {
+    let Some(sk) = ctx.socket() else {
         return;
     };
     let listener = LISTENERS.get(sk);
@@ -140,7 +83,7 @@ pub(crate) fn accepted(ctx: &SockOpsContext) {
         None => is_spoofed(ctx, namespace, local, remote),
     };
     if !is_known
-        || !write(
+        || !record(
             ctx,
             Origin {
                 client: remote,
@@ -156,7 +99,7 @@ pub(crate) fn accepted(ctx: &SockOpsContext) {
         return;
     }
     count(Counter::LearntWire);
-    name_steer(sockops::cookie(ctx), namespace, listener, local.port);
+    name_steer(ctx.cookie(), namespace, listener, local.port);
 }
 
 /// What was said about the client of a connection that is being accepted.
@@ -165,32 +108,29 @@ fn handed_over(ctx: &SockOpsContext, local: Endpoint, remote: Endpoint) -> Optio
     let syn = Syn {
         source: remote,
         destination: local,
-        // SAFETY: the context is valid while the program runs.
-        isn: unsafe { (*ctx.ops).rcv_nxt }.wrapping_sub(1),
+        isn: ctx.rcv_nxt().wrapping_sub(1),
     };
-    // SAFETY: values are never changed in place.
-    let claim = *unsafe { HANDOVERS.get(syn) }?;
+    let claim = *HANDOVERS.look_up(syn)?;
     let _ = HANDOVERS.remove(syn);
     if claim.is_signed != 0 {
         tag::used(claim.client, syn.isn);
     }
-    (claim.evidence != 0).then_some(claim)
+    claim.names_client().then_some(claim)
 }
 
 /// Writes an origin for the socket, with time and namespace, and has its end told. `false`: there was no
 /// room.
 #[inline(always)]
-fn write(ctx: &SockOpsContext, origin: Origin) -> bool {
+fn record(ctx: &SockOpsContext, origin: Origin) -> bool {
     // Of interest even without an origin: what else is known of the socket goes with it.
-    sockops::call_for(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
+    ctx.call_for(BPF_SOCK_OPS_STATE_CB_FLAG);
     let origin = Origin {
-        // SAFETY: a helper without arguments.
-        since: unsafe { bpf_ktime_get_boot_ns() },
-        netns: sockops::netns(ctx),
+        since: boottime(),
+        netns: ctx.netns(),
         ..origin
     };
     if ORIGINS
-        .insert(sockops::cookie(ctx), origin, BPF_NOEXIST.into())
+        .insert(ctx.cookie(), origin, BPF_NOEXIST.into())
         .is_err()
     {
         count(Counter::OriginsFull);
@@ -230,54 +170,10 @@ fn is_spoofed(
     local: Endpoint,
     remote: Endpoint,
 ) -> bool {
-    // SAFETY: `sockops::socket` found the socket; the verifier translates the access.
-    let mark = unsafe {
-        let sk = (*ctx.ops).__bindgen_anon_2.sk;
-        if sk.is_null() {
-            return false;
-        }
-        (*sk).mark
+    let Some(mark) = ctx.mark() else {
+        return false;
     };
     namespace.spoofed.matches(mark)
         && remote.address != local.address
         && !remote.address.is_loopback()
-}
-
-/// `struct bpf_iter__tcp`.
-#[repr(C)]
-pub(crate) struct IterTcp {
-    meta: *mut c_void,
-    sk_common: *mut c_void,
-    uid: u32,
-}
-
-/// Treats a listener of the `ADOPT` map as if it had just begun to listen.
-#[inline(always)]
-pub(crate) fn adopt(ctx: *mut IterTcp) {
-    // SAFETY: the context is valid while the program runs; the fields are UAPI of the iterator.
-    let sk = unsafe { (*ctx).sk_common };
-    if sk.is_null() {
-        return;
-    }
-    // SAFETY: a socket of the iterator, valid during this call.
-    let cookie = unsafe { bpf_get_socket_cookie(sk) };
-    // SAFETY: the agent fills the map before it iterates.
-    let Some(key) = (unsafe { ADOPT.get(cookie) }) else {
-        return;
-    };
-    let key = *key;
-    toa::adopts(sk);
-    if key.port == 0 {
-        return;
-    }
-    LISTENERS.set(sk, Listener { port: key.port });
-    // SAFETY: key and socket are what a sockhash takes.
-    unsafe {
-        bpf_map_update_elem(
-            core::ptr::from_ref(&PROXIES).cast_mut().cast(),
-            core::ptr::from_ref(&key).cast(),
-            sk.cast_const(),
-            BPF_ANY.into(),
-        )
-    };
 }

@@ -6,16 +6,17 @@ use agent_common::{
 };
 use aya_ebpf::{
     bindings::tcx_action_base::{TCX_DROP, TCX_NEXT},
-    helpers::generated::bpf_ktime_get_boot_ns,
     programs::TcContext,
 };
 
-use super::{Incoming, craft::Crafted};
+use super::{craft::Crafted, incoming::Incoming};
 use crate::{
-    close,
-    counters::count,
+    kernel::{
+        clock::boottime,
+        tcp::{ACK, RST, SYN},
+    },
     maps::UNWRAPPING,
-    packet::{ACK, RST, SYN},
+    tell::{self, count},
 };
 
 /// Why, and the sequence number that the server expects if it knows of the connection.
@@ -81,9 +82,8 @@ impl Refused {
     #[inline(never)]
     fn log(&self, incoming: &Incoming) {
         let connection = incoming.connection;
-        // SAFETY: a helper without arguments.
-        let now = unsafe { bpf_ktime_get_boot_ns() };
-        close::tell_refused(Closed {
+        let now = boottime();
+        tell::refused(|| Closed {
             origin: Origin {
                 since: now,
                 netns: connection.netns,

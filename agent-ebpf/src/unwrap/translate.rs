@@ -10,8 +10,11 @@ use aya_ebpf::{
 };
 
 use crate::{
-    maps::{LINGERING, TRANSLATED, TRANSLATING, UNWRAPPING},
-    sockops,
+    kernel::{
+        context::SockOps as _,
+        tcp::{ACKNOWLEDGMENT, CHECKSUM, SEQUENCE},
+    },
+    maps::{LINGERING, Replaced as _, TRANSLATED, TRANSLATING, UNWRAPPING},
 };
 
 /// Whether any connection is translated.
@@ -29,8 +32,7 @@ pub(super) fn delta(connection: &Connection) -> Option<i32> {
     if !any() {
         return None;
     }
-    // SAFETY: values are never changed in place.
-    unsafe { TRANSLATED.get(connection) }.copied()
+    TRANSLATED.look_up(connection).copied()
 }
 
 /// Has the connection translated from now on. `false`: there is no room.
@@ -69,11 +71,6 @@ fn count(by: i64) {
     }
 }
 
-/// Offsets in the TCP header.
-const SEQUENCE: usize = 4;
-const ACKNOWLEDGMENT: usize = 8;
-const CHECKSUM: usize = 16;
-
 /// Adds to the sequence number of the TCP header at `offset`.
 #[inline(always)]
 pub(super) fn sequence(ctx: &TcContext, offset: usize, old: u32, delta: i32) {
@@ -97,7 +94,7 @@ pub(super) fn acknowledgment(ctx: &TcContext, offset: usize, old: u32, delta: i3
 pub(super) fn replace(ctx: &TcContext, offset: usize, field: usize, old: u32, new: u32) {
     let (old, new) = (old.to_be(), new.to_be());
     let skb = ctx.skb.skb;
-    // SAFETY: the context is valid while the program runs; the value lives on the stack.
+    // SAFETY: helpers that take this context; the value lives on the stack.
     unsafe {
         bpf_l4_csum_replace(
             skb,
@@ -116,20 +113,11 @@ pub(super) fn replace(ctx: &TcContext, offset: usize, field: usize, old: u32, ne
     }
 }
 
-#[inline(always)]
-fn connection(ctx: &SockOpsContext) -> Connection {
-    Connection {
-        netns: sockops::netns(ctx),
-        source: sockops::remote(ctx),
-        destination: sockops::local(ctx),
-    }
-}
-
 /// A server's socket has gone. What is still on the way is translated for a while. What was a handshake is
 /// remembered until now: when a socket follows it, packets find the handshake, or neither, for a moment.
 #[inline(always)]
 pub(crate) fn closed(ctx: &SockOpsContext) {
-    let connection = connection(ctx);
+    let connection = ctx.incoming();
     let _ = UNWRAPPING.remove(connection);
     // Before it ends, lest a packet finds neither.
     if let Some(delta) = delta(&connection) {
