@@ -23,6 +23,7 @@ pub mod steer;
 pub mod tag;
 pub mod toa;
 pub mod unwrap;
+mod verifier;
 
 pub use address::{Address, Endpoint};
 pub use claim::{Claim, Connection, Syn};

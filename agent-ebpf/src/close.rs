@@ -69,8 +69,8 @@ fn closed(ctx: &SockOpsContext) {
         origin: *origin,
         cookie,
         closed: boottime(),
-        received: bytes_received(ctx, origin),
-        sent: bytes_sent(ctx, origin),
+        received: payload_received(ctx, origin),
+        sent: payload_acked(ctx, origin),
         ..Closed::default()
     });
     if ORIGINS.remove(cookie).is_ok() {
@@ -80,13 +80,13 @@ fn closed(ctx: &SockOpsContext) {
 
 /// Payload that came in: TCP's count less the FIN.
 #[inline(always)]
-fn bytes_received(ctx: &SockOpsContext, origin: &Origin) -> u64 {
+fn payload_received(ctx: &SockOpsContext, origin: &Origin) -> u64 {
     ctx.bytes_received() - u64::from(origin.fins & Origin::FIN_RECEIVED)
 }
 
 /// Payload that the other end acknowledged: TCP's count less the FIN.
 #[inline(always)]
-fn bytes_sent(ctx: &SockOpsContext, origin: &Origin) -> u64 {
+fn payload_acked(ctx: &SockOpsContext, origin: &Origin) -> u64 {
     let last = ctx.arg(0);
     let fin = origin.fins & Origin::FIN_ACKED != 0
         || last == BPF_TCP_CLOSING

@@ -9,7 +9,7 @@ use agent_common::{
     Address, Claim, Closed, Endpoint, Evidence, Origin, Syn,
     guard::{Policy, Prefix, Verdict},
     options::HEADER_ROOM,
-    toa::{Toa, find},
+    toa::{Toa, find as find_toa},
     unwrap::Refusal,
 };
 use aya_ebpf::{
@@ -26,15 +26,12 @@ use crate::{
         opening::Opening,
         packet::NoSegment,
         tcp::LENGTH,
+        uapi::{PASS, REJECT},
     },
     learn::toa,
     maps::{CLAIMS, HANDOVERS, POLICIES, PREFIXES, REFUSED, Replaced as _, TALLIES},
     tell,
 };
-
-/// Answers of a program at `cgroup_skb`.
-const PASS: i32 = 1;
-const DROP: i32 = 0;
 
 /// Whether there is a policy for this port.
 #[inline(always)]
@@ -129,7 +126,7 @@ fn to_listener(ctx: &SkBuffContext) -> i32 {
         Ok(Some(opening)) => opening,
         Ok(None) | Err(NoSegment::Other) => return PASS,
         // What cannot be read cannot be judged.
-        Err(NoSegment::Unreadable(_)) => return DROP,
+        Err(NoSegment::Unreadable(_)) => return REJECT,
     };
     if !is_guarded(syn.destination.port) || is_relays(ctx) {
         return PASS;
@@ -155,7 +152,7 @@ fn to_listener(ctx: &SkBuffContext) -> i32 {
     if REFUSED.insert(syn, &0, BPF_NOEXIST.into()).is_ok() {
         refused(&claim, &syn.source, &syn.destination);
     }
-    DROP
+    REJECT
 }
 
 /// Whether TOA on the SYN is to be believed; if so, `claim` is what it says.
@@ -164,7 +161,7 @@ fn hear(ctx: &SkBuffContext, offset: u32, syn: &Syn, claim: &mut Claim) -> bool 
     let mut header = [0; HEADER_ROOM];
     if let Some(kinds) = toa::kinds()
         && read_header(ctx, offset, &mut header).is_some()
-        && let Toa::Client(client) = find(&header, kinds)
+        && let Toa::Client(client) = find_toa(&header, kinds)
     {
         toa::believe(&header, client, syn, claim).is_ok()
     } else {
@@ -181,7 +178,7 @@ fn read_header(ctx: &SkBuffContext, offset: u32, header: &mut [u8; HEADER_ROOM])
     if length == 0 {
         return None;
     }
-    // Zero, which the verifier does not know: `find` wants that of what follows the header.
+    // Zero, which the verifier does not know: `find_toa` wants that of what follows the header.
     // SAFETY: a reference is valid for reads.
     header[HEADER_ROOM - 1] = unsafe { read_volatile(&first) ^ read_volatile(&first) };
     copy(&ctx.skb, offset, header, length).then_some(())

@@ -24,16 +24,16 @@ pub(crate) fn peer4(ctx: &SockAddrContext) {
         count(Counter::RevealInexpressible);
         return;
     }
-    ctx.set_address_v4(origin.client.address);
-    ctx.set_port(origin.client.port);
+    ctx.set_user_v4(origin.client.address);
+    ctx.set_user_port(origin.client.port);
 }
 
 /// What they return for an AF_INET6 socket, which has an IPv4 client's address in mapped form.
 #[inline(always)]
 pub(crate) fn peer6(ctx: &SockAddrContext) {
     let Some(origin) = origin(ctx) else { return };
-    ctx.set_address_v6(origin.client.address);
-    ctx.set_port(origin.client.port);
+    ctx.set_user_v6(origin.client.address);
+    ctx.set_user_port(origin.client.port);
 }
 
 /// The origin of the context's socket, if it tells more than the wire does. Whoever accepts a
@@ -54,7 +54,7 @@ fn origin(ctx: &SockAddrContext) -> Option<&'static Origin> {
 #[inline(always)]
 pub(crate) fn original_dst(ctx: &SockoptContext) {
     let level = ctx.level();
-    if ctx.name() != SO_ORIGINAL_DST || (level != SOL_IP && level != SOL_IPV6) {
+    if ctx.optname() != SO_ORIGINAL_DST || (level != SOL_IP && level != SOL_IPV6) {
         return;
     }
     let Some(sk) = ctx.socket() else { return };
@@ -69,9 +69,9 @@ pub(crate) fn original_dst(ctx: &SockoptContext) {
     let port = (port as u16).to_be();
     let written = if level == SOL_IP {
         // SAFETY: as for the port.
-        write(ctx, || SockAddr4::new(unsafe { (*sk).src_ip4 }, port))
+        answer_with(ctx, || SockAddr4::new(unsafe { (*sk).src_ip4 }, port))
     } else {
-        write(ctx, || {
+        answer_with(ctx, || {
             // SAFETY: as for the port. Reads that the compiler may not make one: the verifier takes them
             // at fixed offsets.
             let address = unsafe {
@@ -86,15 +86,15 @@ pub(crate) fn original_dst(ctx: &SockoptContext) {
         })
     };
     if let Some(length) = written {
-        ctx.set_length(length as i32);
+        ctx.set_optlen(length as i32);
         ctx.succeed();
     }
 }
 
 /// Writes the answer where the caller wants it, and says how long it is. `None`: there is no room.
 #[inline(always)]
-fn write<T>(ctx: &SockoptContext, answer: impl FnOnce() -> T) -> Option<usize> {
-    let value = ctx.value::<T>()?;
+fn answer_with<T>(ctx: &SockoptContext, answer: impl FnOnce() -> T) -> Option<usize> {
+    let value = ctx.optval::<T>()?;
     // SAFETY: the buffer has room for it.
     unsafe { *value = answer() };
     Some(size_of::<T>())

@@ -77,7 +77,7 @@ pub(crate) fn writes(ctx: &SockOpsContext) {
         return count(Counter::CarryNoRoom);
     }
     count(Counter::CarriedToa);
-    if let Some(tag) = tag::option(client, ctx.snd_una())
+    if let Some(tag) = tag::sign(client, ctx.snd_una())
         && !store(ctx, &tag)
     {
         count(Counter::CarryUnsigned);

@@ -219,7 +219,7 @@ fn append_toa(
     } else {
         options::append(header, end, &toa::option_v4(kind, syn.source))
     };
-    let Some(tag) = tag::option(syn.source, syn.isn) else {
+    let Some(tag) = tag::sign(syn.source, syn.isn) else {
         return Some(end);
     };
     if end + tag.len() > room {

@@ -15,17 +15,12 @@ use crate::{
     guard,
     kernel::{
         context::SockAddr as _,
-        sockaddr::{SockAddr4, SockAddr6},
-        uapi::{AF_INET, AF_INET6},
+        sockaddr::{ANY, SockAddr4, SockAddr6},
+        uapi::{AF_INET, AF_INET6, PASS, REJECT},
     },
     maps::{CLAIMS, LOCAL_SOURCES, Replaced as _},
 };
 
-/// Answers of a program at `cgroup/connect`: `connect()` goes on, or fails with EPERM.
-const PASS: i32 = 1;
-const REFUSE: i32 = 0;
-
-const ANY: Address = Address([0; 4]);
 /// Addresses that no host has: the first of TEST-NET-1 (RFC 5737) and of the discard-only block (RFC
 /// 6666).
 const NOBODYS_V4: Address = Address::v4(0xc000_0200_u32.to_be());
@@ -34,7 +29,7 @@ const NOBODYS_V6: Address = Address::v6([0x0100_0000_u32.to_be(), 0, 0, 0]);
 /// An AF_INET socket is about to connect.
 #[inline(always)]
 pub(crate) fn connect4(ctx: &SockAddrContext) -> i32 {
-    choose(ctx, ctx.address_v4(), |address| {
+    choose_source(ctx, ctx.user_v4(), |address| {
         bind(ctx, SockAddr4::new(address.0[3], 0))
     })
 }
@@ -42,7 +37,7 @@ pub(crate) fn connect4(ctx: &SockAddrContext) -> i32 {
 /// An AF_INET6 socket is about to connect, perhaps to an IPv4 address in mapped form.
 #[inline(always)]
 pub(crate) fn connect6(ctx: &SockAddrContext) -> i32 {
-    choose(ctx, ctx.address_v6(), |address| {
+    choose_source(ctx, ctx.user_v6(), |address| {
         bind(ctx, SockAddr6::new(address.0, 0))
     })
 }
@@ -54,7 +49,11 @@ pub(crate) fn connect6(ctx: &SockAddrContext) -> i32 {
 /// any, for its option or a sysctl, leaves that open. Each bind replaces the one before, as none chooses
 /// a port. If the socket has one already, they all fail, and change nothing.
 #[inline(always)]
-fn choose(ctx: &SockAddrContext, destination: Address, bind: impl Fn(Address) -> bool) -> i32 {
+fn choose_source(
+    ctx: &SockAddrContext,
+    destination: Address,
+    bind: impl Fn(Address) -> bool,
+) -> i32 {
     let claim = ctx.socket().and_then(|sk| CLAIMS.get(sk));
     let Some(claim) = claim.filter(Claim::names_client) else {
         return PASS;
@@ -64,13 +63,13 @@ fn choose(ctx: &SockAddrContext, destination: Address, bind: impl Fn(Address) ->
     } else {
         (AF_INET6, NOBODYS_V6)
     };
-    let destination = Endpoint::new(destination, ctx.port());
+    let destination = Endpoint::new(destination, ctx.user_port());
     let binds_own = || !bind(nobodys) && bind(destination.address);
     if !guard::allows(&claim.client.address, destination.port) {
         // Where it is open, the SYN is judged where it arrives.
         if destination.address.is_loopback() || binds_own() {
             guard::refused(&claim, &Endpoint::new(ANY, 0), &destination);
-            return REFUSE;
+            return REJECT;
         }
         bind(ANY);
     }

@@ -31,7 +31,7 @@ pub(crate) struct Socket(*mut bpf_sock);
 impl Drop for Socket {
     #[inline(always)]
     fn drop(&mut self) {
-        // SAFETY: `lookup` hands out non-null sockets only, each dropped once.
+        // SAFETY: `look_up` hands out non-null sockets only, each dropped once.
         unsafe { bpf_sk_release(self.0.cast()) };
     }
 }
@@ -55,7 +55,7 @@ impl Socket {
                 dport,
             };
             let size = size_of_val(&ipv6);
-            Self::lookup(ctx, bpf_sock_tuple__bindgen_ty_1 { ipv6 }, size)
+            Self::look_up(ctx, bpf_sock_tuple__bindgen_ty_1 { ipv6 }, size)
         } else {
             let ipv4 = TupleV4 {
                 saddr: from[3],
@@ -64,13 +64,13 @@ impl Socket {
                 dport,
             };
             let size = size_of_val(&ipv4);
-            Self::lookup(ctx, bpf_sock_tuple__bindgen_ty_1 { ipv4 }, size)
+            Self::look_up(ctx, bpf_sock_tuple__bindgen_ty_1 { ipv4 }, size)
         }
     }
 
     /// The size of the tuple's variant tells the helper the address family.
     #[inline(always)]
-    fn lookup(ctx: &TcContext, ends: bpf_sock_tuple__bindgen_ty_1, size: usize) -> Option<Self> {
+    fn look_up(ctx: &TcContext, ends: bpf_sock_tuple__bindgen_ty_1, size: usize) -> Option<Self> {
         let mut tuple = bpf_sock_tuple {
             __bindgen_anon_1: ends,
         };
@@ -90,7 +90,7 @@ impl Socket {
     }
 
     #[inline(always)]
-    pub(crate) fn listens(&self) -> bool {
+    pub(crate) fn is_listener(&self) -> bool {
         self.state() == BPF_TCP_LISTEN
     }
 

@@ -5,6 +5,11 @@ use aya_ebpf::bindings::{
     BPF_TCP_LAST_ACK,
 };
 
+/// Answers of a program at a cgroup: the call or the packet goes on, or the call fails with EPERM and the packet is
+/// dropped.
+pub(crate) const PASS: i32 = 1;
+pub(crate) const REJECT: i32 = 0;
+
 /// Address families and socket types (linux/socket.h, linux/net.h).
 pub(crate) const AF_INET: u32 = 2;
 pub(crate) const AF_INET6: u32 = 10;

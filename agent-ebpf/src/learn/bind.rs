@@ -7,6 +7,7 @@ use aya_ebpf::programs::{SockAddrContext, SockoptContext};
 use crate::{
     kernel::{
         context::{SockAddr as _, Sockopt as _},
+        sockaddr::ANY,
         task,
         uapi::{
             IP_FREEBIND, IP_TRANSPARENT, IPV6_FREEBIND, IPV6_TRANSPARENT, SO_MARK, SOCK_STREAM,
@@ -16,7 +17,6 @@ use crate::{
     maps::{CLAIMS, Replaced as _, TRUSTED_CGROUPS, TRUSTED_UIDS},
 };
 
-const ANY: Address = Address::v6([0; 4]);
 const FIRST_UNPRIVILEGED_PORT: u16 = 1024;
 /// How deep a trusted cgroup can lie below the root.
 const MAX_DEPTH: i32 = 8;
@@ -24,7 +24,7 @@ const MAX_DEPTH: i32 = 8;
 /// Grants a trusted proxy's request to use a foreign address, which needs a capability otherwise.
 #[inline(always)]
 pub(crate) fn ask(ctx: &SockoptContext) {
-    let (level, name) = (ctx.level(), ctx.name());
+    let (level, name) = (ctx.level(), ctx.optname());
     let asks = match level {
         SOL_IP => name == IP_TRANSPARENT || name == IP_FREEBIND,
         SOL_IPV6 => name == IPV6_TRANSPARENT || name == IPV6_FREEBIND,
@@ -49,7 +49,7 @@ pub(crate) fn ask(ctx: &SockoptContext) {
     }
     // A proxy of root may listen on foreign addresses, for which the kernel's own option is needed.
     if task::uid() != 0 {
-        ctx.set_length(-1);
+        ctx.set_optlen(-1);
     }
 }
 
@@ -57,7 +57,7 @@ pub(crate) fn ask(ctx: &SockoptContext) {
 #[inline(always)]
 fn is_on(ctx: &SockoptContext) -> bool {
     // SAFETY: the buffer has room for the value, and any bits are a valid one.
-    ctx.value::<i32>()
+    ctx.optval::<i32>()
         .is_some_and(|value| unsafe { *value } != 0)
 }
 
@@ -78,16 +78,16 @@ fn trusting_rule() -> Option<u32> {
 /// Takes a bind of an AF_INET socket as evidence.
 #[inline(always)]
 pub(crate) fn bind4(ctx: &SockAddrContext) {
-    if take(ctx, ctx.address_v4()) {
-        ctx.set_address_v4(ANY);
+    if take(ctx, ctx.user_v4()) {
+        ctx.set_user_v4(ANY);
     }
 }
 
 /// Takes a bind of an AF_INET6 socket as evidence.
 #[inline(always)]
 pub(crate) fn bind6(ctx: &SockAddrContext) {
-    if take(ctx, ctx.address_v6()) {
-        ctx.set_address_v6(ANY);
+    if take(ctx, ctx.user_v6()) {
+        ctx.set_user_v6(ANY);
     }
 }
 
@@ -99,7 +99,7 @@ fn take(ctx: &SockAddrContext, address: Address) -> bool {
     let Some(sk) = socket.filter(|_| is_clients) else {
         return false;
     };
-    let port = ctx.port();
+    let port = ctx.user_port();
     // No client has such a port, but a transparent listener may.
     if port != 0 && port < FIRST_UNPRIVILEGED_PORT {
         return false;
@@ -112,6 +112,6 @@ fn take(ctx: &SockAddrContext, address: Address) -> bool {
         (*claim).client = Endpoint::new(address, port);
         (*claim).evidence = Evidence::Bind as u8;
     }
-    ctx.set_port(0);
+    ctx.set_user_port(0);
     true
 }

@@ -22,12 +22,6 @@ use crate::{
     tell::count,
 };
 
-const WIRE: u8 = Evidence::Wire as u8;
-const TOA: u8 = Evidence::Toa as u8;
-const SNAT: u8 = Evidence::Snat as u8;
-const PROXY: u8 = Evidence::Proxy as u8;
-const XFF: u8 = Evidence::Xff as u8;
-
 /// Follows what the agent's own relay accepts to its end, should it have an origin: accepted sockets
 /// inherit the flag.
 #[inline(always)]
@@ -59,14 +53,7 @@ pub(crate) fn accepted(ctx: &SockOpsContext) {
             ..Origin::default()
         };
         if record(ctx, origin) {
-            count(match claim.evidence {
-                PROXY => Counter::LearntProxy,
-                XFF => Counter::LearntXff,
-                TOA => Counter::LearntToa,
-                SNAT => Counter::LearntSnat,
-                WIRE => Counter::LearntWire,
-                _ => Counter::LearntBind,
-            });
+            count(counter(claim.evidence));
         }
         return;
     }
@@ -91,7 +78,7 @@ pub(crate) fn accepted(ctx: &SockOpsContext) {
                 local,
                 remote,
                 rule: namespace.spoofed_rule,
-                evidence: WIRE,
+                evidence: Evidence::Wire as u8,
                 ..Origin::default()
             },
         )
@@ -100,6 +87,24 @@ pub(crate) fn accepted(ctx: &SockOpsContext) {
     }
     count(Counter::LearntWire);
     name_steer(ctx.cookie(), namespace, listener, local.port);
+}
+
+/// What counts the origins with this evidence.
+#[inline(always)]
+fn counter(evidence: u8) -> Counter {
+    const WIRE: u8 = Evidence::Wire as u8;
+    const TOA: u8 = Evidence::Toa as u8;
+    const SNAT: u8 = Evidence::Snat as u8;
+    const PROXY: u8 = Evidence::Proxy as u8;
+    const XFF: u8 = Evidence::Xff as u8;
+    match evidence {
+        PROXY => Counter::LearntProxy,
+        XFF => Counter::LearntXff,
+        TOA => Counter::LearntToa,
+        SNAT => Counter::LearntSnat,
+        WIRE => Counter::LearntWire,
+        _ => Counter::LearntBind,
+    }
 }
 
 /// What was said about the client of a connection that is being accepted.

@@ -28,7 +28,7 @@ pub(crate) fn is_wanted() -> bool {
 
 /// The option that goes with TOA for `client` on a SYN with this sequence number; `None`: there is no key.
 #[inline(always)]
-pub(crate) fn option(client: Endpoint, isn: u32) -> Option<[u8; tag::LEN as usize]> {
+pub(crate) fn sign(client: Endpoint, isn: u32) -> Option<[u8; tag::LEN as usize]> {
     let keys = keys()?;
     let signed = Signed { client, isn };
     Some(tag::option(keys.sign(&signed, keys.epoch(boottime()))))
@@ -57,7 +57,7 @@ fn spend(tag: u64, syn: &Syn, claim: &Claim) -> Result<(), Counter> {
     // Until the connection is made the SYN may be sent again, signed anew.
     spending.epoch = epoch.ok_or(Counter::ToaForged)? + 1;
     let Some(last) = SPENT.look_up(&spending.signed) else {
-        forget(now);
+        forget_expired(now);
         // First, as an entry that is not in the queue would stay.
         let queued = SPENDING.push(&spending, 0);
         queued.map_err(|_| Counter::ToaFull)?;
@@ -98,7 +98,7 @@ fn prolong(spending: &Spending, last: u64) {
 
 /// Forgets the oldest tags, if they are not valid any more.
 #[inline(never)]
-fn forget(now: u64) {
+fn forget_expired(now: u64) {
     for _ in 0..FORGOTTEN {
         let Ok(Some(oldest)) = SPENDING.peek() else {
             return;

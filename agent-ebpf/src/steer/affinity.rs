@@ -19,7 +19,7 @@ use crate::{
 /// The port of the listener for this client's connection, which is of `family`. Where none listens, the
 /// first one's.
 #[inline(always)]
-pub(super) fn port(range: &Range, netns: u64, family: u32, client: &Address) -> u16 {
+pub(super) fn listener_port(range: &Range, netns: u64, family: u32, client: &Address) -> u16 {
     if range.further == 0 {
         return range.to;
     }

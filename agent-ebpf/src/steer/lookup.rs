@@ -14,8 +14,12 @@ use crate::{
 /// is used again ([`super::ingress`]).
 #[inline(always)]
 pub(crate) fn lookup(ctx: &SkLookupContext) {
-    let (protocol, family, port, ifindex) =
-        (ctx.protocol(), ctx.family(), ctx.port(), ctx.ifindex());
+    let (protocol, family, port, ifindex) = (
+        ctx.protocol(),
+        ctx.family(),
+        ctx.local_port(),
+        ctx.ifindex(),
+    );
     if protocol != TCP.into() {
         return;
     }
@@ -47,7 +51,7 @@ pub(crate) fn lookup(ctx: &SkLookupContext) {
     if namespace.draining != 0 {
         return tally(Counter::Drained);
     }
-    let to = affinity::port(&range, netns, family, &connection.source.address);
+    let to = affinity::listener_port(&range, netns, family, &connection.source.address);
     let key = |family| ListenerKey {
         netns,
         port: to.into(),

@@ -47,9 +47,9 @@ pub(crate) fn ingress(ctx: &TcContext) {
     let mut reopens = false;
     if let Some(sk) = found {
         reopens = segment.tcp.opens() && sk.state() == BPF_TCP_TIME_WAIT;
-        if !reopens && !sk.listens() {
+        if !reopens && !sk.is_listener() {
             if sk.assign(ctx) {
-                mark(ctx, namespace, &range);
+                set_mark(ctx, namespace, &range);
             }
             return;
         }
@@ -74,7 +74,7 @@ fn bring_to_listener(
     }
     let family = if segment.is_v6 { AF_INET6 } else { AF_INET };
     let client = segment.source.address;
-    let to = affinity::port(range, NETNS.load(), family, &client);
+    let to = affinity::listener_port(range, NETNS.load(), family, &client);
     if namespace.draining != 0 && opens {
         count(Counter::Drained);
         return;
@@ -101,7 +101,7 @@ fn bring_to_listener(
     // Where the client uses a port again that an old connection still has (TIME_WAIT), the kernel alone
     // can put an end to that: it does, and then asks `lookup` for the listener.
     if reopens || listener.assign(ctx) {
-        mark(ctx, namespace, range);
+        set_mark(ctx, namespace, range);
         if opens {
             count(Counter::Steered);
         }
@@ -110,7 +110,7 @@ fn bring_to_listener(
 
 /// Marks what a gateway keeps, so that the rules of the interface deliver it here.
 #[inline(always)]
-fn mark(ctx: &TcContext, namespace: &Namespace, range: &Range) {
+fn set_mark(ctx: &TcContext, namespace: &Namespace, range: &Range) {
     if !range.is_sidecar() {
         ctx.set_mark(namespace.gateway.apply(ctx.mark()));
     }
@@ -122,7 +122,7 @@ fn mark(ctx: &TcContext, namespace: &Namespace, range: &Range) {
 fn find_listener(ctx: &TcContext, segment: &Segment, to: u16) -> Option<Socket> {
     let listener = |source: Endpoint, address: Address| {
         let sk = Socket::between(ctx, segment.is_v6, source, Endpoint::new(address, to))?;
-        if sk.listens() { Some(sk) } else { None }
+        if sk.is_listener() { Some(sk) } else { None }
     };
     let (source, destination) = (segment.source, segment.destination.address);
     if let Some(sk) = listener(source, destination) {

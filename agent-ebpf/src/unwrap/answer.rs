@@ -46,7 +46,8 @@ pub(crate) fn egress(ctx: &TcContext) -> i32 {
         if let Some(handshake) = UNWRAPPING.look_up(connection)
             && tcp.acknowledgment == handshake.first()
         {
-            acknowledges(ctx, &segment, handshake.shift.into());
+            let shift = handshake.shift.into();
+            translate::acknowledgment(ctx, segment.offset, tcp.acknowledgment, shift);
             return TCX_NEXT;
         }
     }
@@ -55,9 +56,9 @@ pub(crate) fn egress(ctx: &TcContext) -> i32 {
         delta => delta,
     };
     if let Some(delta) = delta {
-        acknowledges(ctx, &segment, delta);
+        translate::acknowledgment(ctx, segment.offset, tcp.acknowledgment, delta);
         if tcp.length > OPTIONS {
-            selectively(ctx, &segment, delta);
+            translate_sack(ctx, &segment, delta);
         }
     }
     TCX_NEXT
@@ -71,28 +72,23 @@ fn is_connected(ctx: &TcContext) -> bool {
     state.is_some_and(|state| 1 << (state & 31) & CONNECTED != 0)
 }
 
-#[inline(always)]
-fn acknowledges(ctx: &TcContext, segment: &Segment, delta: i32) {
-    translate::acknowledgment(ctx, segment.offset, segment.tcp.acknowledgment, delta);
-}
-
 /// The edges of the blocks that the server has got out of order. The kernel writes them behind two bytes
 /// of padding, first or after its timestamps (`tcp_options_write()`).
 #[inline(always)]
-fn selectively(ctx: &TcContext, segment: &Segment, delta: i32) {
+fn translate_sack(ctx: &TcContext, segment: &Segment, delta: i32) {
     for at in [OPTIONS, OPTIONS + TIMESTAMPS] {
         if at + HEAD >= segment.tcp.length {
             return;
         }
         if let Some([NO_OPERATION, NO_OPERATION, SACK, length]) = ctx.skb.read(segment.offset + at)
         {
-            return blocks(ctx, segment, at + HEAD, length.into(), delta);
+            return translate_blocks(ctx, segment, at + HEAD, length.into(), delta);
         }
     }
 }
 
 #[inline(always)]
-fn blocks(ctx: &TcContext, segment: &Segment, at: usize, length: usize, delta: i32) {
+fn translate_blocks(ctx: &TcContext, segment: &Segment, at: usize, length: usize, delta: i32) {
     for edge in 0..EDGES {
         if 2 + edge * EDGE >= length {
             break;

@@ -56,7 +56,7 @@ static ROOM: Scratch<Room> = Scratch::new();
 impl Crafted {
     /// Writes it over the packet.
     #[inline(never)]
-    pub(super) fn write(&self, ctx: &TcContext, incoming: &Incoming) {
+    pub(super) fn overwrite(&self, ctx: &TcContext, incoming: &Incoming) {
         let offset = incoming.offset;
         let length = if self.options {
             incoming.tcp.length
@@ -90,10 +90,10 @@ impl Crafted {
     }
 
     /// Sends it out of the interface by which the packet came in; the packet is as before, but for what
-    /// [`Self::write`] changes.
+    /// [`Self::overwrite`] changes.
     #[inline(always)]
     pub(super) fn send(&self, ctx: &TcContext, incoming: &Incoming) {
-        self.write(ctx, incoming);
+        self.overwrite(ctx, incoming);
         swap_macs(ctx);
         // SAFETY: a helper that takes this context.
         unsafe { bpf_clone_redirect(ctx.skb.skb, ctx.ifindex(), 0) };

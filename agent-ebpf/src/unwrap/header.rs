@@ -5,7 +5,7 @@ use agent_common::{
     proxy::{
         V1_MAX,
         line::{self, ROOM},
-        v2::{Family, PREFIX, Prefix, tcp4, tcp6},
+        v2::{Family, PREFACE, Preface, tcp4, tcp6},
     },
     unwrap::{Refusal, Versions},
 };
@@ -54,24 +54,24 @@ fn binary(ctx: &TcContext, incoming: &Incoming, claim: &mut Claim) -> u32 {
 
 #[inline(always)]
 fn read_binary(ctx: &TcContext, incoming: &Incoming, claim: &mut Claim) -> Result<(), Refusal> {
-    if incoming.payload < PREFIX {
+    if incoming.payload < PREFACE {
         return Err(Refusal::Split);
     }
     let start = incoming.payload_at();
-    let prefix = Prefix::read(&ctx.skb.read(start).ok_or(Refusal::Invalid)?)?;
-    let length = prefix.len();
+    let preface = Preface::read(&ctx.skb.read(start).ok_or(Refusal::Invalid)?)?;
+    let length = preface.len();
     if incoming.payload < length {
         return Err(Refusal::Split);
     }
     tlvs::follow(
         start,
         length,
-        PREFIX + prefix.family.len(),
-        prefix.is_local || prefix.family.is_empty(),
+        PREFACE + preface.family.len(),
+        preface.is_local || preface.family.is_empty(),
     );
-    let addresses = start + PREFIX;
-    let ends = match prefix.family {
-        _ if prefix.is_local => return Ok(()),
+    let addresses = start + PREFACE;
+    let ends = match preface.family {
+        _ if preface.is_local => return Ok(()),
         Family::Tcp4 => tcp4(&ctx.skb.read(addresses).ok_or(Refusal::Invalid)?)?,
         Family::Tcp6 => tcp6(&ctx.skb.read(addresses).ok_or(Refusal::Invalid)?)?,
         Family::Unspecified | Family::Other(_) => return Ok(()),

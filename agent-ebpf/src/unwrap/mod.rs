@@ -26,6 +26,6 @@ pub(crate) fn ingress(ctx: &TcContext) -> i32 {
     };
     match incoming.arrives(ctx) {
         Ok(action) => action,
-        Err(refused) => refused.tell(ctx, incoming),
+        Err(refused) => refused.reset(ctx, incoming),
     }
 }

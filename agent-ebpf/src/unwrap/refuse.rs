@@ -36,7 +36,7 @@ impl Refused {
 
     /// Tells everybody; the action for the packet.
     #[inline(never)]
-    pub(super) fn tell(&self, ctx: &TcContext, incoming: &Incoming) -> i32 {
+    pub(super) fn reset(&self, ctx: &TcContext, incoming: &Incoming) -> i32 {
         let counter = match self.reason {
             Refusal::Untrusted => Some(Counter::UnwrapUntrusted),
             Refusal::NoHeader => Some(Counter::UnwrapNoHeader),
@@ -75,7 +75,7 @@ impl Refused {
             to_sender: false,
             options: false,
         };
-        reset.write(ctx, incoming);
+        reset.overwrite(ctx, incoming);
         TCX_NEXT
     }
 

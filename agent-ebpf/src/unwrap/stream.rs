@@ -36,7 +36,7 @@ impl Incoming {
     #[inline(always)]
     pub(super) fn arrives(&self, ctx: &TcContext) -> Result<i32, Refused> {
         if self.tcp.has(SYN) {
-            return self.opens(ctx);
+            return self.syn_arrives(ctx);
         }
         let Connection {
             source,
@@ -47,18 +47,18 @@ impl Incoming {
             return Ok(TCX_NEXT);
         };
         match found.state() {
-            BPF_TCP_LISTEN | BPF_TCP_NEW_SYN_RECV => self.handshakes(ctx, &found),
+            BPF_TCP_LISTEN | BPF_TCP_NEW_SYN_RECV => self.handshake_goes_on(ctx, &found),
             BPF_TCP_TIME_WAIT => {
                 let delta = LINGERING.look_up(self.connection);
-                Ok(self.goes_on(ctx, delta.copied()))
+                Ok(self.stream_goes_on(ctx, delta.copied()))
             }
-            _ => Ok(self.goes_on(ctx, translate::delta(&self.connection))),
+            _ => Ok(self.stream_goes_on(ctx, translate::delta(&self.connection))),
         }
     }
 
     /// A SYN: the server is told that the stream begins behind the header.
     #[inline(never)]
-    fn opens(&self, ctx: &TcContext) -> Result<i32, Refused> {
+    fn syn_arrives(&self, ctx: &TcContext) -> Result<i32, Refused> {
         if self.tcp.has(ACK) || !self.is_local(ctx) {
             return Ok(TCX_NEXT);
         }
@@ -66,7 +66,7 @@ impl Incoming {
         if LINGERING.get_ptr(self.connection).is_some() {
             let _ = LINGERING.remove(self.connection);
         }
-        let handshake = self.note()?;
+        let handshake = self.remember()?;
         // A header on the SYN (TCP Fast Open) could not be taken off. The sender repeats it without.
         if self.payload != 0 {
             return Ok(TCX_DROP);
@@ -81,10 +81,10 @@ impl Incoming {
 
     /// A segment before the server has established the connection.
     #[inline(always)]
-    fn handshakes(&self, ctx: &TcContext, found: &Socket) -> Result<i32, Refused> {
+    fn handshake_goes_on(&self, ctx: &TcContext, found: &Socket) -> Result<i32, Refused> {
         let Some(handshake) = self.handshake() else {
             // Evicted, or never begun. Without a header nothing may be established.
-            let completes = !found.listens() || found.sent_cookie(ctx, self.is_v6, self.offset);
+            let completes = !found.is_listener() || found.sent_cookie(ctx, self.is_v6, self.offset);
             return if completes && !self.tcp.has(RST) && self.is_local(ctx) {
                 Err(Refused::new(Refusal::NoHeader, None))
             } else {
@@ -96,7 +96,7 @@ impl Incoming {
             if is_first {
                 self.add_to_sequence(ctx, handshake.shift.into());
             } else {
-                self.goes_on(ctx, translate::delta(&self.connection));
+                self.stream_goes_on(ctx, translate::delta(&self.connection));
             }
             // No socket will, as none was made. Should the server not take the reset for the sender's, the
             // repeated header is read again.
@@ -108,7 +108,7 @@ impl Incoming {
             return Ok(TCX_DROP);
         }
         if self.payload != 0 {
-            return self.begins(ctx, found, handshake);
+            return self.header_arrives(ctx, found, handshake);
         }
         if self.tcp.has(FIN) {
             return Err(Refused::new(Refusal::NoHeader, Some(&handshake)));
@@ -119,7 +119,7 @@ impl Incoming {
 
     /// The first bytes of the stream.
     #[inline(never)]
-    fn begins(
+    fn header_arrives(
         &self,
         ctx: &TcContext,
         found: &Socket,
@@ -146,14 +146,14 @@ impl Incoming {
             }
             count(Counter::UnwrapTranslated);
         }
-        if claim.header != 0 && !tlvs::tell() {
+        if claim.header != 0 && !tlvs::report() {
             claim.header = 0;
         }
         self.learn(&claim, length, handshake);
         let is_alone = self.payload == length as usize;
         // The kernel has no sequence number to trim by while it uses SYN cookies: the sender repeats what
         // is cut off here.
-        if is_alone || found.listens() {
+        if is_alone || found.is_listener() {
             let fin = if is_alone { self.tcp.flags & FIN } else { 0 };
             Crafted {
                 sequence: handshake.first(),
@@ -162,7 +162,7 @@ impl Incoming {
                 to_sender: false,
                 options: true,
             }
-            .write(ctx, self);
+            .overwrite(ctx, self);
         } else {
             self.add_to_sequence(ctx, delta);
         }
@@ -216,7 +216,7 @@ impl Incoming {
     /// A segment of a connection that the server has: changed only if the header's length was not as
     /// expected.
     #[inline(always)]
-    fn goes_on(&self, ctx: &TcContext, delta: Option<i32>) -> i32 {
+    fn stream_goes_on(&self, ctx: &TcContext, delta: Option<i32>) -> i32 {
         if let Some(delta) = delta {
             self.add_to_sequence(ctx, delta);
         }
@@ -231,7 +231,7 @@ impl Incoming {
     /// Notes the handshake that begins, unless it is the same SYN again. Not in place: an entry of an LRU map may
     /// have become another connection's meanwhile.
     #[inline(always)]
-    fn note(&self) -> Result<Handshake, Refused> {
+    fn remember(&self) -> Result<Handshake, Refused> {
         let untrusted = Refused::new(Refusal::Untrusted, None);
         let rule = longest_match(&TRUSTED_SOURCES, self.connection.source.address);
         let handshake = Handshake {

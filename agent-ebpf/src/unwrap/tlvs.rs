@@ -97,7 +97,7 @@ fn check() -> Result<(), Refusal> {
 
 /// Hands the header that was read to the agent. `false`: there was no room.
 #[inline(never)]
-pub(super) fn tell() -> bool {
+pub(super) fn report() -> bool {
     let Some(last) = LAST.get() else { return false };
     let length = size_of::<u64>() + (last.length & (block::ROOM - 1));
     // SAFETY: the header is longer than that.

@@ -39,7 +39,7 @@ pub(super) fn delta(connection: &Connection) -> Option<i32> {
 #[inline(never)]
 pub(super) fn begin(connection: &Connection, delta: i32) -> bool {
     // Counted before it is there: the number is never too low.
-    count(1);
+    add_to_number(1);
     if TRANSLATED
         .insert(connection, delta, BPF_NOEXIST.into())
         .is_ok()
@@ -50,7 +50,7 @@ pub(super) fn begin(connection: &Connection, delta: i32) -> bool {
     let is_replaced = TRANSLATED
         .insert(connection, delta, BPF_EXIST.into())
         .is_ok();
-    count(-1);
+    add_to_number(-1);
     is_replaced
 }
 
@@ -58,12 +58,12 @@ pub(super) fn begin(connection: &Connection, delta: i32) -> bool {
 #[inline(always)]
 pub(super) fn end(connection: &Connection) {
     if any() && TRANSLATED.remove(connection).is_ok() {
-        count(-1);
+        add_to_number(-1);
     }
 }
 
 #[inline(always)]
-fn count(by: i64) {
+fn add_to_number(by: i64) {
     if let Some(number) = TRANSLATING.get_ptr_mut(0) {
         // An atomic addition, which the standard library lacks for this target.
         // SAFETY: the pointer is to the map's only value, to which all add so.
@@ -117,7 +117,11 @@ pub(super) fn replace(ctx: &TcContext, offset: usize, field: usize, old: u32, ne
 /// remembered until now: when a socket follows it, packets find the handshake, or neither, for a moment.
 #[inline(always)]
 pub(crate) fn closed(ctx: &SockOpsContext) {
-    let connection = ctx.incoming();
+    let connection = Connection {
+        netns: ctx.netns(),
+        source: ctx.remote(),
+        destination: ctx.local(),
+    };
     let _ = UNWRAPPING.remove(connection);
     // Before it ends, lest a packet finds neither.
     if let Some(delta) = delta(&connection) {
