@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use agent_common::Mark;
 use agent_common::origin::rule_id;
-use agent_common::settings::MAX_RANGES;
+use agent_common::steer::MAX_RANGES;
 
 use super::problem::Problems;
 use super::steer::{Located, Steer};

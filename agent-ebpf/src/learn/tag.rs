@@ -5,26 +5,19 @@ use agent_common::{
     options::HEADER_ROOM,
     tag::{self, Keys, Signed, Spending, has_expired},
 };
-use aya_ebpf::{
-    bindings::{BPF_ANY, BPF_NOEXIST},
-    helpers::generated::bpf_ktime_get_boot_ns,
-};
+use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 
-use crate::maps::{HANDOVERS, KEYS, SPENDING, SPENT};
+use crate::{
+    kernel::clock::boottime,
+    maps::{HANDOVERS, KEYS, Replaced as _, SPENDING, SPENT},
+};
 
 /// So many entries of `SPENT` are looked at for each that is made: more go than come.
 const FORGOTTEN: usize = 2;
 
 #[inline(always)]
 fn keys() -> Option<&'static Keys> {
-    // SAFETY: the entry is replaced, never changed in place.
-    unsafe { KEYS.get(0) }
-}
-
-#[inline(always)]
-fn boottime() -> u64 {
-    // SAFETY: a helper without arguments.
-    unsafe { bpf_ktime_get_boot_ns() }
+    KEYS.look_up(0)
 }
 
 /// Whether what is sent is to be signed.
@@ -35,7 +28,7 @@ pub(crate) fn is_wanted() -> bool {
 
 /// The option that goes with TOA for `client` on a SYN with this sequence number; `None`: there is no key.
 #[inline(always)]
-pub(crate) fn option(client: Endpoint, isn: u32) -> Option<[u8; tag::LEN as usize]> {
+pub(crate) fn sign(client: Endpoint, isn: u32) -> Option<[u8; tag::LEN as usize]> {
     let keys = keys()?;
     let signed = Signed { client, isn };
     Some(tag::option(keys.sign(&signed, keys.epoch(boottime()))))
@@ -63,9 +56,8 @@ fn spend(tag: u64, syn: &Syn, claim: &Claim) -> Result<(), Counter> {
     let epoch = keys.verify(tag, &spending.signed, now);
     // Until the connection is made the SYN may be sent again, signed anew.
     spending.epoch = epoch.ok_or(Counter::ToaForged)? + 1;
-    // SAFETY: entries are replaced, never changed in place.
-    let Some(last) = (unsafe { SPENT.get(&spending.signed) }) else {
-        forget(now);
+    let Some(last) = SPENT.look_up(&spending.signed) else {
+        forget_expired(now);
         // First, as an entry that is not in the queue would stay.
         let queued = SPENDING.push(&spending, 0);
         queued.map_err(|_| Counter::ToaFull)?;
@@ -74,8 +66,7 @@ fn spend(tag: u64, syn: &Syn, claim: &Claim) -> Result<(), Counter> {
         let _ = HANDOVERS.insert(syn, claim, BPF_ANY.into());
         return Ok(());
     };
-    // SAFETY: as above.
-    let handed_over = unsafe { HANDOVERS.get(syn) };
+    let handed_over = HANDOVERS.look_up(syn);
     if handed_over.is_none_or(|known| known.client != claim.client) {
         return Err(Counter::ToaReplayed);
     }
@@ -91,8 +82,7 @@ pub(crate) fn used(client: Endpoint, isn: u32) {
         epoch: keys.epoch(boottime()) + 1,
         signed: Signed { client, isn },
     };
-    // SAFETY: entries are replaced, never changed in place.
-    if let Some(last) = unsafe { SPENT.get(&spending.signed) } {
+    if let Some(last) = SPENT.look_up(&spending.signed) {
         prolong(&spending, *last);
     }
 }
@@ -108,7 +98,7 @@ fn prolong(spending: &Spending, last: u64) {
 
 /// Forgets the oldest tags, if they are not valid any more.
 #[inline(never)]
-fn forget(now: u64) {
+fn forget_expired(now: u64) {
     for _ in 0..FORGOTTEN {
         let Ok(Some(oldest)) = SPENDING.peek() else {
             return;
@@ -124,8 +114,7 @@ fn forget(now: u64) {
             let _ = SPENDING.push(oldest, 0);
             return;
         }
-        // SAFETY: entries are replaced, never changed in place.
-        let last = unsafe { SPENT.get(oldest.signed) };
+        let last = SPENT.look_up(oldest.signed);
         if last.is_some_and(|epoch| has_expired(*epoch, now)) {
             let _ = SPENT.remove(oldest.signed);
         }

@@ -1,6 +1,11 @@
 //! All maps of the data path. The agent pins them, so that they are shared by the programs of every
 //! namespace and outlive the agent; sizes marked so are the agent's to set.
 
+mod scratch;
+mod storage;
+
+use core::borrow::Borrow;
+
 use agent_common::{
     Address, Claim, Connection, Counter, Listener, ListenerKey, Namespace, Origin, Syn,
     guard::{MAX_POLICIES, MAX_PREFIXES, Policy, Prefix, Tally},
@@ -11,18 +16,15 @@ use agent_common::{
 };
 use aya_ebpf::{
     Global,
-    bindings::{
-        BPF_F_CLONE, BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE,
-        bpf_map_type::BPF_MAP_TYPE_SK_STORAGE,
-    },
-    cty::c_void,
-    helpers::generated::bpf_sk_storage_get,
+    bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC},
     macros::{btf_map, map},
     maps::{
         Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, Queue, RingBuf, SockHash,
         lpm_trie::Key,
     },
 };
+
+pub(crate) use self::{scratch::Scratch, storage::SocketStorage};
 
 /// Cookie of the namespace that this instance of the packet programs is attached in: a tc program
 /// cannot ask for it before Linux 6.15.
@@ -202,70 +204,22 @@ pub(crate) fn longest_match(trie: &LpmTrie<Address, u32>, address: Address) -> O
     trie.get(Key::new(Address::BITS, address)).copied()
 }
 
-/// A value that belongs to a socket and goes with it. aya-ebpf's `SkStorage` has no `BPF_F_CLONE`, by
-/// which accepted sockets inherit the listener's.
-#[repr(C)]
-pub(crate) struct SocketStorage<T, const FLAGS: usize> {
-    r#type: *const [i32; BPF_MAP_TYPE_SK_STORAGE as usize],
-    key: *const i32,
-    value: *const T,
-    max_entries: *const [i32; 0],
-    map_flags: *const [i32; FLAGS],
+/// Hash maps whose values are replaced as a whole and never changed in place: all but `ORIGINS`.
+pub(crate) trait Replaced<K, V> {
+    /// What the map holds for `key`.
+    fn look_up(&self, key: impl Borrow<K>) -> Option<&V>;
 }
 
-// SAFETY: the pointers only describe the map to the loader and are never followed.
-unsafe impl<T, const FLAGS: usize> Sync for SocketStorage<T, FLAGS> {}
-
-impl<T: Copy, const FLAGS: usize> SocketStorage<T, FLAGS> {
-    const fn new() -> Self {
-        Self {
-            r#type: core::ptr::null(),
-            key: core::ptr::null(),
-            value: core::ptr::null(),
-            max_entries: core::ptr::null(),
-            map_flags: core::ptr::null(),
-        }
-    }
-
-    fn as_ptr(&self) -> *mut c_void {
-        core::ptr::from_ref(self).cast_mut().cast()
-    }
-
-    /// What `sk`, a socket pointer of a BPF context, carries.
-    #[inline(always)]
-    pub(crate) fn get_ptr(&self, sk: *mut c_void) -> Option<*mut T> {
-        // SAFETY: the verifier accepts only a socket here, and the helper returns null or a value.
-        let value = unsafe { bpf_sk_storage_get(self.as_ptr(), sk, core::ptr::null_mut(), 0) };
-        if value.is_null() {
-            None
-        } else {
-            Some(value.cast())
-        }
-    }
-
-    /// A copy of what `sk`, a socket pointer of a BPF context, carries.
-    #[inline(always)]
-    pub(crate) fn get(&self, sk: *mut c_void) -> Option<T> {
-        // SAFETY: the value lives as long as the socket, which outlives the program's run.
-        self.get_ptr(sk).map(|value| unsafe { *value })
-    }
-
-    /// Makes `sk`, a socket pointer of a BPF context, carry `value`.
-    #[inline(always)]
-    pub(crate) fn set(&self, sk: *mut c_void, value: T) {
-        let mut first = value;
-        // SAFETY: as in `get_ptr`; the helper copies the value.
-        unsafe {
-            let stored = bpf_sk_storage_get(
-                self.as_ptr(),
-                sk,
-                core::ptr::from_mut(&mut first).cast(),
-                BPF_SK_STORAGE_GET_F_CREATE.into(),
-            )
-            .cast::<T>();
-            if !stored.is_null() {
-                *stored = value;
+macro_rules! replaced {
+    ($($map:ident),*) => {$(
+        impl<K, V> Replaced<K, V> for $map<K, V> {
+            #[inline(always)]
+            fn look_up(&self, key: impl Borrow<K>) -> Option<&V> {
+                // SAFETY: nobody writes to a value, and the kernel keeps an entry's memory while a program runs.
+                unsafe { self.get(key) }
             }
         }
-    }
+    )*};
 }
+
+replaced!(HashMap, LruHashMap);

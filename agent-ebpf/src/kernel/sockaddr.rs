@@ -1,6 +1,11 @@
 //! Socket addresses as system calls and helpers take them.
 
-use crate::steer::{AF_INET, AF_INET6};
+use agent_common::Address;
+
+use super::uapi::{AF_INET, AF_INET6};
+
+/// The address by which a bind leaves the choice to the kernel: `INADDR_ANY`, `in6addr_any`.
+pub(crate) const ANY: Address = Address([0; 4]);
 
 /// `struct sockaddr_in`: address and port in network byte order.
 #[repr(C)]
@@ -23,7 +28,7 @@ impl SockAddr4 {
     }
 }
 
-/// `struct sockaddr_in6`, likewise.
+/// `struct sockaddr_in6`: address and port in network byte order.
 #[repr(C)]
 pub(crate) struct SockAddr6 {
     family: u16,

@@ -1,7 +1,11 @@
 //! carry: what a local proxy says about its client goes with the SYN, to a socket of this host through
 //! `HANDOVERS` and to the destinations of `[carry.toa]` as a TCP option.
 
-use agent_common::{Claim, Counter, Endpoint, Syn, toa};
+pub(crate) mod node;
+pub(crate) mod source;
+mod unreadable;
+
+use agent_common::{Claim, Counter, Syn, toa};
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{BPF_ANY, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG},
@@ -10,17 +14,17 @@ use aya_ebpf::{
 };
 
 use crate::{
-    counters::count,
+    kernel::context::SockOps as _,
+    learn::tag,
     maps::{CARRY, CLAIMS, HANDOVERS, longest_match},
-    sockops::{self, local, remote},
-    tag,
+    tell::count,
 };
 
 /// A socket begins to connect: if it speaks for a client, its SYN is wanted.
 #[inline(always)]
 pub(crate) fn connects(ctx: &SockOpsContext) {
     if claim(ctx).is_some() {
-        sockops::call_for(ctx, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG);
+        ctx.call_for(BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG);
     }
 }
 
@@ -29,9 +33,9 @@ pub(crate) fn connects(ctx: &SockOpsContext) {
 pub(crate) fn sends(ctx: &SockOpsContext) {
     let Some(claim) = claim(ctx) else { return };
     let syn = Syn {
-        source: local(ctx),
-        destination: remote(ctx),
-        isn: isn(ctx),
+        source: ctx.local(),
+        destination: ctx.remote(),
+        isn: ctx.snd_una(),
     };
     let _ = HANDOVERS.insert(syn, claim, BPF_ANY.into());
     if longest_match(&CARRY, syn.destination.address).is_none() {
@@ -60,10 +64,10 @@ fn reserve(ctx: &SockOpsContext, length: u8) -> bool {
 #[inline(never)]
 pub(crate) fn writes(ctx: &SockOpsContext) {
     let Some(claim) = claim(ctx) else { return };
-    let Some(kind) = longest_match(&CARRY, remote(ctx).address) else {
+    let Some(kind) = longest_match(&CARRY, ctx.remote().address) else {
         return;
     };
-    let client = named_by(&claim, local(ctx).port);
+    let client = claim.client_behind(ctx.local().port);
     let stored = if client.address.is_v4() {
         store(ctx, &toa::option_v4(kind as u8, client))
     } else {
@@ -73,18 +77,11 @@ pub(crate) fn writes(ctx: &SockOpsContext) {
         return count(Counter::CarryNoRoom);
     }
     count(Counter::CarriedToa);
-    if let Some(tag) = tag::option(client, isn(ctx))
+    if let Some(tag) = tag::sign(client, ctx.snd_una())
         && !store(ctx, &tag)
     {
         count(Counter::CarryUnsigned);
     }
-}
-
-/// The sequence number of the SYN that is being sent.
-#[inline(always)]
-fn isn(ctx: &SockOpsContext) -> u32 {
-    // SAFETY: the context is valid while the program runs.
-    unsafe { (*ctx.ops).snd_una }
 }
 
 #[inline(always)]
@@ -102,20 +99,8 @@ pub(crate) fn connected(ctx: &SockOpsContext) {
     }
 }
 
-/// The client of a connection whose sender's port is `port` on the wire. A proxy that names no port
-/// leaves it to the kernel, as if it had spoofed the address.
-#[inline(always)]
-pub(crate) fn named_by(claim: &Claim, port: u16) -> Endpoint {
-    let port = match claim.client.port {
-        0 => port,
-        port => port,
-    };
-    Endpoint::new(claim.client.address, port)
-}
-
+/// What the socket says about its client, if it names one.
 #[inline(always)]
 fn claim(ctx: &SockOpsContext) -> Option<Claim> {
-    CLAIMS
-        .get(sockops::socket(ctx)?)
-        .filter(|claim| claim.evidence != 0)
+    CLAIMS.get(ctx.socket()?).filter(Claim::names_client)
 }

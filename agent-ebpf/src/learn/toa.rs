@@ -16,28 +16,25 @@ use aya_ebpf::{
     programs::SockOpsContext,
 };
 
+use super::{snat, tag};
 use crate::{
-    counters::count,
+    kernel::{
+        context::SockOps as _,
+        uapi::{SOL_TCP, TCP_BPF_SOCK_OPS_CB_FLAGS, TCP_BPF_SYN},
+    },
     maps::{HANDOVERS, SIGNERS, TOA, TRUSTED_SOURCES, longest_match},
-    node,
-    sockops::{self, local, remote},
-    tag,
+    tell::count,
 };
-
-const SOL_TCP: i32 = 6;
-/// `enum` of linux/bpf.h.
-const TCP_BPF_SYN: i32 = 1005;
-const TCP_BPF_SOCK_OPS_CB_FLAGS: i32 = 1008;
 
 /// A socket comes to listen: the SYNs that it answers are wanted.
 #[inline(always)]
 pub(crate) fn listens(ctx: &SockOpsContext) {
     if kinds().is_some() {
-        sockops::call_for(ctx, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG);
+        ctx.call_for(BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG);
     }
 }
 
-/// The same for a socket that listens already.
+/// Has the SYNs shown that a socket answers which listens already: a socket of the TCP iterator.
 #[inline(always)]
 pub(crate) fn adopts(sk: *mut c_void) {
     if kinds().is_none() {
@@ -87,8 +84,8 @@ pub(crate) fn answers(ctx: &SockOpsContext) {
         Toa::Client(client) => client,
     };
     let syn = Syn {
-        source: remote(ctx),
-        destination: local(ctx),
+        source: ctx.remote(),
+        destination: ctx.local(),
         isn: u32::from_be_bytes([header[4], header[5], header[6], header[7]]),
     };
     let mut claim = Claim::default();
@@ -107,7 +104,7 @@ pub(crate) fn believe(
     syn: &Syn,
     claim: &mut Claim,
 ) -> Result<(), Counter> {
-    let Some(voucher) = node::voucher(client, syn.isn) else {
+    let Some(voucher) = snat::voucher(client, syn.isn) else {
         return believe_hop(header, client, syn, claim);
     };
     *claim = Claim {
@@ -120,7 +117,7 @@ pub(crate) fn believe(
     Ok(())
 }
 
-/// The same of TOA that another hop wrote.
+/// Makes `claim` what TOA says that another hop wrote, or tells why it is not to be believed.
 #[inline(always)]
 pub(crate) fn believe_hop(
     header: &[u8; HEADER_ROOM],

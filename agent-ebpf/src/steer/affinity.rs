@@ -12,14 +12,14 @@ use aya_ebpf::{
 };
 
 use crate::{
+    kernel::uapi::{AF_INET, AF_INET6},
     maps::PROXIES,
-    steer::{AF_INET, AF_INET6},
 };
 
 /// The port of the listener for this client's connection, which is of `family`. Where none listens, the
 /// first one's.
 #[inline(always)]
-pub(crate) fn port(range: &Range, netns: u64, family: u32, client: &Address) -> u16 {
+pub(super) fn listener_port(range: &Range, netns: u64, family: u32, client: &Address) -> u16 {
     if range.further == 0 {
         return range.to;
     }
@@ -48,11 +48,11 @@ fn listening(first: &ListenerKey, further: u32, veil: u32) -> u32 {
             port: first.port + n,
             ..*first
         };
-        let mut is_there = listens(&key);
+        let mut is_there = is_listening(&key);
         if first.family == AF_INET {
             // An IPv4 connection may belong to a dual-stack listener.
             key.family = AF_INET6;
-            is_there |= listens(&key);
+            is_there |= is_listening(&key);
         }
         listening |= ((is_there ^ veil) & 1) << n;
     }
@@ -61,7 +61,7 @@ fn listening(first: &ListenerKey, further: u32, veil: u32) -> u32 {
 
 /// 1 if a listener is known by this key, else 0.
 #[inline(always)]
-fn listens(key: &ListenerKey) -> u32 {
+fn is_listening(key: &ListenerKey) -> u32 {
     // SAFETY: the map has such keys; what it answers with is null or a socket, to be released once.
     unsafe {
         let map = core::ptr::from_ref(&PROXIES).cast_mut().cast();

@@ -4,7 +4,7 @@
 //!
 //! A client that a policy of this host denies is refused here, so that the proxy need not wait.
 
-use agent_common::{Address, Endpoint};
+use agent_common::{Address, Claim, Endpoint};
 use aya_ebpf::{
     bindings::{bpf_sock_addr, sockaddr},
     helpers::generated::bpf_bind,
@@ -13,16 +13,14 @@ use aya_ebpf::{
 
 use crate::{
     guard,
-    maps::{CLAIMS, LOCAL_SOURCES},
-    sockaddr::{SockAddr4, SockAddr6},
-    steer::{AF_INET, AF_INET6},
+    kernel::{
+        context::SockAddr as _,
+        sockaddr::{ANY, SockAddr4, SockAddr6},
+        uapi::{AF_INET, AF_INET6, PASS, REJECT},
+    },
+    maps::{CLAIMS, LOCAL_SOURCES, Replaced as _},
 };
 
-/// Answers of a program at `cgroup/connect`: `connect()` goes on, or fails with EPERM.
-const PASS: i32 = 1;
-const REFUSE: i32 = 0;
-
-const ANY: Address = Address([0; 4]);
 /// Addresses that no host has: the first of TEST-NET-1 (RFC 5737) and of the discard-only block (RFC
 /// 6666).
 const NOBODYS_V4: Address = Address::v4(0xc000_0200_u32.to_be());
@@ -31,9 +29,7 @@ const NOBODYS_V6: Address = Address::v6([0x0100_0000_u32.to_be(), 0, 0, 0]);
 /// An AF_INET socket is about to connect.
 #[inline(always)]
 pub(crate) fn connect4(ctx: &SockAddrContext) -> i32 {
-    // SAFETY: the context is valid while the program runs.
-    let destination = Address::v4(unsafe { (*ctx.sock_addr).user_ip4 });
-    choose(ctx, destination, |address| {
+    choose_source(ctx, ctx.user_v4(), |address| {
         bind(ctx, SockAddr4::new(address.0[3], 0))
     })
 }
@@ -41,9 +37,7 @@ pub(crate) fn connect4(ctx: &SockAddrContext) -> i32 {
 /// An AF_INET6 socket is about to connect, perhaps to an IPv4 address in mapped form.
 #[inline(always)]
 pub(crate) fn connect6(ctx: &SockAddrContext) -> i32 {
-    // SAFETY: the context is valid while the program runs.
-    let destination = Address::v6(unsafe { (*ctx.sock_addr).user_ip6 });
-    choose(ctx, destination, |address| {
+    choose_source(ctx, ctx.user_v6(), |address| {
         bind(ctx, SockAddr6::new(address.0, 0))
     })
 }
@@ -55,16 +49,13 @@ pub(crate) fn connect6(ctx: &SockAddrContext) -> i32 {
 /// any, for its option or a sysctl, leaves that open. Each bind replaces the one before, as none chooses
 /// a port. If the socket has one already, they all fail, and change nothing.
 #[inline(always)]
-fn choose(ctx: &SockAddrContext, destination: Address, bind: impl Fn(Address) -> bool) -> i32 {
-    // SAFETY: the context is valid while the program runs.
-    let (sk, port) = unsafe {
-        let sock_addr = ctx.sock_addr;
-        ((*sock_addr).__bindgen_anon_1.sk, (*sock_addr).user_port)
-    };
-    if sk.is_null() {
-        return PASS;
-    }
-    let Some(claim) = CLAIMS.get(sk.cast()).filter(|claim| claim.evidence != 0) else {
+fn choose_source(
+    ctx: &SockAddrContext,
+    destination: Address,
+    bind: impl Fn(Address) -> bool,
+) -> i32 {
+    let claim = ctx.socket().and_then(|sk| CLAIMS.get(sk));
+    let Some(claim) = claim.filter(Claim::names_client) else {
         return PASS;
     };
     let (family, nobodys) = if destination.is_v4() {
@@ -72,18 +63,17 @@ fn choose(ctx: &SockAddrContext, destination: Address, bind: impl Fn(Address) ->
     } else {
         (AF_INET6, NOBODYS_V6)
     };
-    let destination = Endpoint::new(destination, u16::from_be(port as u16));
+    let destination = Endpoint::new(destination, ctx.user_port());
     let binds_own = || !bind(nobodys) && bind(destination.address);
     if !guard::allows(&claim.client.address, destination.port) {
         // Where it is open, the SYN is judged where it arrives.
         if destination.address.is_loopback() || binds_own() {
             guard::refused(&claim, &Endpoint::new(ANY, 0), &destination);
-            return REFUSE;
+            return REJECT;
         }
         bind(ANY);
     }
-    // SAFETY: values are replaced, never changed in place.
-    if let Some(source) = unsafe { LOCAL_SOURCES.get(family) } {
+    if let Some(source) = LOCAL_SOURCES.look_up(family) {
         let is_chosen = binds_own() && bind(*source);
         if !is_chosen {
             bind(ANY);

@@ -1,6 +1,4 @@
-//! What the agent tells the data path: one record a network namespace.
-
-use crate::Endpoint;
+//! steer: which connections of a network namespace go to a local proxy.
 
 /// A firewall mark written and compared under a mask.
 #[repr(C)]
@@ -201,62 +199,8 @@ impl Namespace {
     }
 }
 
-/// Key of the `OWN` map: a connection that a socket of this host is making, as its packets name it.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Connection {
-    /// Cookie of the network namespace.
-    pub netns: u64,
-    /// Where it comes from: perhaps a client's address that a proxy took.
-    pub source: Endpoint,
-    /// Where it goes to.
-    pub destination: Endpoint,
-}
-
-/// What a trusted hop says about its client: value of the `CLAIMS` socket storage, for a local proxy's
-/// socket, and of the `HANDOVERS` map.
-///
-/// Layout (56 bytes): client 0..20, original_dst 20..40, rule 40..44, evidence 44, is_signed 45, padding 46..48,
-/// header 48..56.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Claim {
-    /// The client; port 0 where the proxy named none.
-    pub client: Endpoint,
-    /// Where the client wanted to go; all zero where nobody said.
-    pub original_dst: Endpoint,
-    /// [`crate::origin::rule_id`] of the rule that trusts the hop: `uid 1337`, `source 10.0.0.0/8`.
-    pub rule: u32,
-    /// An [`crate::Evidence`] as its discriminant; 0 while a proxy's socket may name a client but has
-    /// not.
-    pub evidence: u8,
-    /// 1 if a tag proves it, else 0.
-    pub is_signed: u8,
-    /// Always zero.
-    pub padding: [u8; 2],
-    /// Number of the PROXY header that says more of the connection; 0: none.
-    pub header: u64,
-}
-
-/// Key of the `HANDOVERS` map: a SYN that carries a claim, from a trusted proxy on this host or with
-/// TOA. The initial sequence number keeps a reused port from naming another client.
-///
-/// Layout (44 bytes): source 0..20, destination 20..40, isn 40..44.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Syn {
-    /// Where it comes from, as on the wire.
-    pub source: Endpoint,
-    /// Where it goes to.
-    pub destination: Endpoint,
-    /// Its sequence number, host byte order.
-    pub isn: u32,
-}
-
 const _: () = {
     use core::mem::offset_of;
-    assert!(size_of::<Claim>() == 56 && size_of::<Syn>() == 44);
-    assert!(size_of::<Connection>() == 48);
     assert!(size_of::<Mark>() == 8);
     assert!(size_of::<Range>() == 16);
     assert!(size_of::<ListenerKey>() == 16);
