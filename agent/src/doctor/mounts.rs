@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::{Check, Outcome, or_failed};
-use crate::host::processes::cgroup2_mount;
+use crate::host::cgroups::cgroup2_mount;
 
 /// Inode of the host's own pid namespace (`PROC_PID_INIT_INO`).
 const HOST_PIDS: u64 = 0xeffffffc;

@@ -21,7 +21,7 @@ use super::{Check, Outcome};
 use crate::{
     connections::origins::Origins,
     datapath::{Datapath, Job, Pins},
-    host::{netns::Netns, processes::cgroup2_mount, sockets},
+    host::{cgroups::cgroup2_mount, netns::Netns, sockets},
     route::sysctl,
 };
 

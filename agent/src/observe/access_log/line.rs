@@ -16,7 +16,7 @@ use crate::{
         ended::{Ended, Request},
         peers::{Clock, Names},
     },
-    host::{netns::Netns, processes::Cgroups},
+    host::{cgroups::Cgroups, netns::Netns},
     workloads::containers::Workload,
 };
 

@@ -12,7 +12,7 @@ use tracing::debug;
 
 use super::{Sandbox, Workload, bundle::Bundle, cache, listing::Listing, tally::Tallies};
 use crate::{
-    host::{netns::Netns, processes::Cgroups},
+    host::{cgroups::Cgroups, netns::Netns},
     workloads::pods::Pods,
 };
 
