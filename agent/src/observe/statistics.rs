@@ -6,7 +6,6 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    net::IpAddr,
     sync::{Mutex, MutexGuard},
     time::{Duration, SystemTime},
 };
@@ -14,7 +13,7 @@ use std::{
 use agent_common::{Evidence, Origin};
 use anyhow::Result;
 use datasketches::frequencies::{ErrorType, FrequentItemsSketch};
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 use prometheus_client::{
     metrics::{
         family::Family,
@@ -25,6 +24,7 @@ use prometheus_client::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    config::PrefixLengths,
     connections::{ended::Ended, origins::Origins},
     host::{
         netns::Netns,
@@ -34,31 +34,6 @@ use crate::{
 
 /// Slots of a sketch at most, which take less than 200 KiB.
 const SIZE: usize = 4096;
-
-/// Which clients are counted together: lengths of their prefixes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lengths {
-    /// At most 32.
-    pub ipv4: u8,
-    /// At most 128.
-    pub ipv6: u8,
-}
-
-impl Default for Lengths {
-    fn default() -> Self {
-        Self { ipv4: 24, ipv6: 64 }
-    }
-}
-
-impl Lengths {
-    /// The client's prefix.
-    fn prefix(self, origin: &Origin) -> IpNet {
-        match origin.client.socket_addr().ip() {
-            IpAddr::V4(ip) => Ipv4Net::new_assert(ip, self.ipv4).trunc().into(),
-            IpAddr::V6(ip) => Ipv6Net::new_assert(ip, self.ipv6).trunc().into(),
-        }
-    }
-}
 
 /// By what prefixes are put in order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -114,7 +89,7 @@ type Labels = [(&'static str, &'static str); 1];
 
 /// All statistics.
 pub struct Statistics {
-    lengths: Lengths,
+    lengths: PrefixLengths,
     since: SystemTime,
     sketches: Mutex<Sketches>,
     /// By evidence.
@@ -132,13 +107,13 @@ struct Sketches {
 
 impl Default for Statistics {
     fn default() -> Self {
-        Self::new(Lengths::default())
+        Self::new(PrefixLengths::default())
     }
 }
 
 impl Statistics {
     /// Nothing counted yet.
-    pub fn new(lengths: Lengths) -> Self {
+    pub fn new(lengths: PrefixLengths) -> Self {
         let sketch = || Sketch::new(SIZE).expect("a power of two");
         // 256 bytes to 4 GiB.
         let bytes = || Histogram::new(exponential_buckets(256.0, 8.0, 9));
@@ -185,7 +160,7 @@ impl Statistics {
     /// Counts a connection.
     pub fn note(&self, ended: &Ended) {
         let closed = &ended.closed;
-        let prefix = self.lengths.prefix(&closed.origin);
+        let prefix = self.lengths.prefix(closed.origin.client.socket_addr().ip());
         if ended.refused.is_some() {
             return self.lock().refused.update(prefix);
         }
@@ -250,7 +225,9 @@ impl Statistics {
         }
         let mut open: HashMap<_, Counts> = HashMap::new();
         for (cookie, origin) in origins.all()? {
-            let counts = open.entry(self.lengths.prefix(&origin)).or_default();
+            let counts = open
+                .entry(self.lengths.prefix(origin.client.socket_addr().ip()))
+                .or_default();
             counts.connections += 1;
             if let Some(Traffic {
                 received, acked, ..

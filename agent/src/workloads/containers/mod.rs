@@ -28,15 +28,6 @@ use crate::{
     workloads::pods::{ANNOTATIONS, PodName, Pods},
 };
 
-/// Where containerd (also that of k3s and MicroK8s), CRI-O and Podman keep their bundles, and libcni its cache.
-pub const DIRECTORIES: [&str; 5] = [
-    "/run/containerd",
-    "/run/k3s/containerd",
-    "/var/snap/microk8s/common/run/containerd",
-    "/run/containers/storage",
-    "/var/lib/cni",
-];
-
 /// Pod and container, in Kubernetes' words.
 #[derive(
     Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, EncodeLabelSet,

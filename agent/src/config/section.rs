@@ -1,4 +1,4 @@
-//! Typed reading of one section, with every problem noted and none fatal.
+//! Typed reading of one section. Every reader notes what is wrong, and goes on.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::{Range, RangeInclusive};
@@ -9,18 +9,16 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::problem::Problems;
+use super::value::{Located, absolute, describe, integer, nearest, scalar, string};
 
-/// A prefix for hints.
+/// The prefix that hints show for example.
 const EXAMPLE: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 0), 8));
 
-/// A value with its place in the text.
-pub(super) type Located<T> = (T, Range<usize>);
-
-/// A section of the file: its header, its keys and the keys that it may have.
+/// A section of the file: its header, its values and the keys that it may have.
 pub(super) struct Section<'a, 'text> {
     header: &'static str,
     table: &'a DeTable<'text>,
-    /// Of the header.
+    /// Place of the header.
     pub(super) span: Range<usize>,
     keys: &'static [&'static str],
 }
@@ -40,7 +38,7 @@ impl<'a, 'text> Section<'a, 'text> {
         }
     }
 
-    /// Notes each key that does not exist.
+    /// Notes each key that the section may not have.
     pub(super) fn refuse_unknown(&self, problems: &mut Problems) {
         for key in self.table.keys() {
             let name = key.get_ref().as_ref();
@@ -66,7 +64,7 @@ impl<'a, 'text> Section<'a, 'text> {
         self.table.get(key)
     }
 
-    /// Notes it when a key that must be there is not, unless it is there mistyped.
+    /// Whether a required key is there. Notes that it is missing, unless it is there but mistyped.
     pub(super) fn require(&self, key: &str, example: &str, problems: &mut Problems) -> bool {
         let there = self.table.contains_key(key);
         let is_mistyped = || {
@@ -146,6 +144,33 @@ impl<'a, 'text> Section<'a, 'text> {
         boolean
     }
 
+    /// The value of one of `words`, and its place. Without the key, it is that of the first word, at the header.
+    pub(super) fn word<T: Copy>(
+        &self,
+        key: &str,
+        words: &[(&'static str, T)],
+        problems: &mut Problems,
+    ) -> Located<T> {
+        let default = (words[0].1, self.span.clone());
+        let Some((text, span)) = self.string(key, problems) else {
+            return default;
+        };
+        if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
+            return (*value, span);
+        }
+        let all: Vec<_> = words
+            .iter()
+            .map(|(word, _)| format!("\"{word}\""))
+            .collect();
+        let all = all.join(", ");
+        let help = match nearest(text, words.iter().map(|(word, _)| *word)) {
+            Some(word) => format!("did you mean \"{word}\"? There are {all}"),
+            None => format!("there are {all}"),
+        };
+        problems.add(span, format!("`{key}` cannot be \"{text}\""), Some(help));
+        default
+    }
+
     /// A list of strings.
     pub(super) fn strings(
         &self,
@@ -163,7 +188,7 @@ impl<'a, 'text> Section<'a, 'text> {
         located.into_iter().map(|(prefix, _)| prefix).collect()
     }
 
-    /// The same with their places in the text.
+    /// A list of address prefixes with their places in the text.
     pub(super) fn located_prefixes(
         &self,
         key: &str,
@@ -192,7 +217,13 @@ impl<'a, 'text> Section<'a, 'text> {
         prefixes
     }
 
-    /// A list of items that are written within `quote`.
+    /// Whether a key is there and holds an empty list.
+    pub(super) fn is_empty_list(&self, key: &str) -> bool {
+        let list = self.get(key).and_then(|value| value.get_ref().as_array());
+        list.is_some_and(|list| list.is_empty())
+    }
+
+    /// A list, of which `read` reads the items. Hints show items within `quote`.
     fn list<T>(
         &self,
         key: &str,
@@ -219,102 +250,46 @@ impl<'a, 'text> Section<'a, 'text> {
     }
 }
 
-fn absolute(key: &str, (text, span): Located<&str>, problems: &mut Problems) -> Located<PathBuf> {
-    if !text.starts_with('/') {
-        problems.add(
-            span.clone(),
-            format!("`{key}` is not an absolute path: \"{text}\""),
-            Some(format!("write \"/{text}\", for example")),
-        );
-    }
-    (text.into(), span)
+/// Notes that a value stands where a section is expected.
+pub(super) fn not_a_section(
+    span: Range<usize>,
+    name: &str,
+    value: &DeValue<'_>,
+    problems: &mut Problems,
+) {
+    problems.add(
+        span,
+        format!("`{name}` is {}, not a section", describe(value)),
+        Some(format!("write `[{name}]`")),
+    );
 }
 
-/// A whole number, which hints write after `prefix`.
-fn integer(
-    key: &str,
-    prefix: &str,
-    value: &Spanned<DeValue<'_>>,
-    allowed: &RangeInclusive<u32>,
+/// The sections of a name that can occur several times.
+pub(super) fn sections<'a, 'text>(
+    name: &str,
+    header: &'static str,
+    keys: &'static [&'static str],
+    value: &'a Spanned<DeValue<'text>>,
     problems: &mut Problems,
-) -> Option<Located<u32>> {
-    let span = value.span();
-    let (low, high) = (*allowed.start(), *allowed.end());
-    let DeValue::Integer(integer) = value.get_ref() else {
-        let help = value
-            .get_ref()
-            .as_str()
-            .and_then(|text| text.parse::<u32>().ok())
-            .map(|n| format!("write `{prefix}{n}`, without quotes"));
-        problems.add(
-            span,
-            format!("`{key}` is {}, not a number", describe(value.get_ref())),
-            help,
-        );
-        return None;
+) -> Vec<Section<'a, 'text>> {
+    let mut not_sections = |span, value: &DeValue<'_>| {
+        let message = match value {
+            DeValue::Table(_) => format!("`{name}` is one section, but there can be several"),
+            other => format!("`{name}` is {}, not a list of sections", describe(other)),
+        };
+        let help = format!("write `{header}`, in double brackets");
+        problems.add(span, message, Some(help));
     };
-    let number = i128::from_str_radix(integer.as_str(), integer.radix()).unwrap_or(i128::MAX);
-    match u32::try_from(number) {
-        Ok(number) if allowed.contains(&number) => Some((number, span)),
-        _ => {
-            let nearest = number.clamp(low.into(), high.into());
-            problems.add(
-                span,
-                format!("`{key}` must be between {low} and {high}"),
-                Some(format!("the nearest is `{prefix}{nearest}`")),
-            );
-            None
+    let DeValue::Array(array) = value.get_ref() else {
+        not_sections(value.span(), value.get_ref());
+        return Vec::new();
+    };
+    let mut sections = Vec::new();
+    for item in array.iter() {
+        match item.get_ref() {
+            DeValue::Table(table) => sections.push(Section::new(header, table, item.span(), keys)),
+            other => not_sections(item.span(), other),
         }
     }
-}
-
-fn string<'a>(
-    key: &str,
-    value: &'a Spanned<DeValue<'_>>,
-    problems: &mut Problems,
-) -> Option<Located<&'a str>> {
-    let text = value.get_ref().as_str();
-    if text.is_none() {
-        problems.add(
-            value.span(),
-            format!("`{key}` holds {}, not a string", describe(value.get_ref())),
-            scalar(value.get_ref()).map(|text| format!("write \"{text}\", in quotes")),
-        );
-    }
-    Some((text?, value.span()))
-}
-
-/// A string or a number as it was written.
-fn scalar(value: &DeValue<'_>) -> Option<String> {
-    match value {
-        DeValue::String(text) => Some(text.to_string()),
-        DeValue::Integer(integer) => Some(integer.to_string()),
-        _ => None,
-    }
-}
-
-/// The type of a value, in a sentence.
-pub(super) fn describe(value: &DeValue<'_>) -> &'static str {
-    match value {
-        DeValue::String(_) => "a string",
-        DeValue::Integer(_) => "a number",
-        DeValue::Float(_) => "a fraction",
-        DeValue::Boolean(_) => "a boolean",
-        DeValue::Datetime(_) => "a date",
-        DeValue::Array(_) => "a list",
-        DeValue::Table(_) => "a section",
-    }
-}
-
-/// The word that was probably meant by `word`, if one is near enough.
-pub(super) fn nearest(
-    word: &str,
-    known: impl IntoIterator<Item = &'static str>,
-) -> Option<&'static str> {
-    known
-        .into_iter()
-        .map(|candidate| (strsim::jaro_winkler(word, candidate), candidate))
-        .filter(|(likeness, _)| *likeness >= 0.75)
-        .max_by(|(a, _), (b, _)| a.total_cmp(b))
-        .map(|(_, candidate)| candidate)
+    sections
 }
