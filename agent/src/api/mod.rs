@@ -48,7 +48,7 @@ use crate::{
     },
     workloads::{
         containers::Containers,
-        pods::{Pods, Request},
+        pods::{PodRequest, Pods},
     },
 };
 
@@ -67,7 +67,7 @@ pub struct State {
     /// The pods that are served.
     pub pods: Pods,
     /// What the CNI plugin asks of the agent.
-    requests: mpsc::Sender<Request>,
+    requests: mpsc::Sender<PodRequest>,
     started: SystemTime,
     /// Held while processes are looked up, so that many callers don't load the host.
     snapshot: Mutex<()>,
@@ -79,7 +79,7 @@ impl State {
         origins: Arc<dyn Origins>,
         names: Names,
         settings: &AgentSettings,
-    ) -> (Arc<Self>, mpsc::Receiver<Request>) {
+    ) -> (Arc<Self>, mpsc::Receiver<PodRequest>) {
         let (requests, received) = mpsc::channel(1);
         let pods = Pods::default();
         let containers = Containers::new(&settings.runtimes, pods.clone());

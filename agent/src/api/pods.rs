@@ -11,7 +11,7 @@ use axum::{
 use tokio::sync::oneshot;
 
 use super::{Answer, Caller, State, View, answer::Failure, query};
-use crate::workloads::pods::{Action, Refusal, Request};
+use crate::workloads::pods::{Action, PodError, PodRequest};
 
 /// Every attachment that is served.
 pub(super) async fn list(
@@ -33,7 +33,7 @@ pub(super) async fn act(
 ) -> Answer {
     require_root(caller)?;
     let (reply, outcome) = oneshot::channel();
-    let request = Request {
+    let request = PodRequest {
         id: query::attachment(&uri)?,
         action: match method {
             Method::PUT => Action::TakeUp,
@@ -50,12 +50,12 @@ pub(super) async fn act(
     sent.map_err(|_| stopping())?;
     let outcome = outcome.await.map_err(|_| stopping())?;
     outcome.map_err(|refusal| match refusal {
-        Refusal::Unknown(error) => Failure::new(StatusCode::NOT_FOUND, format!("{error:#}")),
-        Refusal::Unfit(error) => {
+        PodError::Unknown(error) => Failure::new(StatusCode::NOT_FOUND, format!("{error:#}")),
+        PodError::Unfit(error) => {
             Failure::new(StatusCode::UNPROCESSABLE_ENTITY, format!("{error:#}"))
         }
-        Refusal::Amiss(error) => Failure::new(StatusCode::CONFLICT, format!("{error:#}")),
-        Refusal::Failed(error) => error.into(),
+        PodError::Amiss(error) => Failure::new(StatusCode::CONFLICT, format!("{error:#}")),
+        PodError::Failed(error) => error.into(),
     })?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::error::{Code, Error};
-use crate::workloads::pods::{ANNOTATIONS, Sections};
+use crate::workloads::{annotations::PREFIX, pods::Sections};
 
 /// Lays annotations over the steers and unwraps that the network has for all pods.
 ///
@@ -20,7 +20,7 @@ pub(super) fn lay_over(
     let (mut steer, mut unwrap) = (steer.clone(), unwrap.clone());
     let mut is_enabled = true;
     for (annotation, value) in annotations {
-        let Some(key) = annotation.strip_prefix(ANNOTATIONS) else {
+        let Some(key) = annotation.strip_prefix(PREFIX) else {
             continue;
         };
         let wrong = |reason| {

@@ -6,7 +6,7 @@ use super::{
     COMMAND,
     error::{Code, Error},
 };
-use crate::workloads::pods::{Id, PodName};
+use crate::workloads::{PodName, pods::Id};
 
 /// `IFNAMSIZ` without its final zero.
 const IFNAME_MAX: usize = 15;

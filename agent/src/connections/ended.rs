@@ -7,7 +7,7 @@ use prometheus_client::metrics::counter::Counter;
 use serde::Serialize;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-use crate::{connections::details::Details, workloads::containers::Workload};
+use crate::{connections::details::Details, workloads::Workload};
 
 /// How many refused connections and ended requests of the relays can wait for the agent.
 const QUEUE: usize = 4096;

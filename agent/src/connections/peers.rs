@@ -17,7 +17,7 @@ use crate::{
     config::{Config, Policy, Relay, Steer},
     connections::{details::Details, origins::Origins},
     host::processes::{Owner, Owners},
-    workloads::containers::{Containers, Workload},
+    workloads::{Workload, containers::Containers},
 };
 
 /// A live connection with its origin.
@@ -374,7 +374,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_peer_of_a_pod_has_its_names() {
-        let (_directory, containers) = containers::tests::web();
+        let (_directory, containers) = containers::fixtures::web();
         let mut of_pod = origin("203.0.113.7:1");
         of_pod.netns = Netns::current().unwrap().cookie();
         let origins = Fake(vec![(1, of_pod), (2, origin("203.0.113.7:2"))]);

@@ -33,7 +33,7 @@ use crate::{
     observe::access_log::AccessLog,
     relay::Relays,
     route::Journal,
-    workloads::pods::{Directory, Request as PodRequest},
+    workloads::pods::{Directory, PodRequest},
 };
 
 /// How often named namespaces, keys and clock are looked at: nothing tells when one is replaced.

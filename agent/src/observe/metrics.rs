@@ -206,7 +206,7 @@ mod tests {
     use super::*;
     use crate::{
         connections::peers::tests::{Fake, names, origin},
-        workloads::containers::Workload,
+        workloads::Workload,
     };
 
     #[test]

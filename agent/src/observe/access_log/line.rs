@@ -17,7 +17,7 @@ use crate::{
         peers::{Clock, Names},
     },
     host::{cgroups::Cgroups, netns::Netns},
-    workloads::containers::Workload,
+    workloads::Workload,
 };
 
 /// How often, at most, namespaces are looked up to name an unknown one.

@@ -1,41 +1,40 @@
-//! What libcni remembers of a container that it connected: a file in `results` for each interface.
+//! libcni's cache: a file in `results` for each interface of a container that it connected.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fs,
-    path::PathBuf,
-};
+use std::{collections::HashMap, fs, path::PathBuf};
 
 use serde::Deserialize;
 
-use super::{Workload, own};
+use crate::workloads::{
+    annotations::{Annotations, for_truepeer},
+    workload::Workload,
+};
 
-/// What is known of a container.
+/// What the cache says of a container.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Cached {
     /// Name of the runtime's network.
     pub(super) network: String,
-    /// The interface inside.
+    /// The interface inside the pod.
     pub(super) interface: String,
     pub(super) workload: Option<Workload>,
-    /// Annotations of the pod, those of truepeer.
-    pub(super) annotations: BTreeMap<String, String>,
+    /// The pod's annotations for truepeer.
+    pub(super) annotations: Annotations,
 }
 
-/// What holds where libcni tells nothing.
+/// What holds where libcni has no cache.
 impl Default for Cached {
     fn default() -> Self {
         Self {
             network: String::new(),
-            // What kubelets call it (`network.DefaultInterfaceName`).
+            // The name that kubelets give it (`network.DefaultInterfaceName`).
             interface: "eth0".into(),
             workload: None,
-            annotations: BTreeMap::new(),
+            annotations: Annotations::new(),
         }
     }
 }
 
-/// A file, of kind `cniCacheV1`.
+/// A file of kind `cniCacheV1`.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct File {
@@ -52,13 +51,13 @@ struct File {
 #[derive(Deserialize)]
 struct Capabilities {
     #[serde(rename = "io.kubernetes.cri.pod-annotations")]
-    annotations: Option<BTreeMap<String, String>>,
+    annotations: Option<Annotations>,
 }
 
-/// Runtimes have CNI set that up, too.
+/// The loopback interface, which runtimes have CNI set up too.
 const LOOPBACK: &str = "lo";
 
-/// What the caches in these directories tell of the container with this id.
+/// What the caches in these directories say of the container with this id.
 pub(super) fn read(directories: &[PathBuf], id: &str) -> Option<Cached> {
     let files = directories
         .iter()
@@ -66,9 +65,9 @@ pub(super) fn read(directories: &[PathBuf], id: &str) -> Option<Cached> {
         .flatten()
         .flatten();
     // NETWORK-ID-INTERFACE
-    let names_it = |name: &str| name.contains(&format!("-{id}-"));
+    let is_its_own = |name: &str| name.contains(&format!("-{id}-"));
     files
-        .filter(|file| file.file_name().to_str().is_some_and(names_it))
+        .filter(|file| file.file_name().to_str().is_some_and(is_its_own))
         .filter_map(|file| serde_json::from_slice::<File>(&fs::read(file.path()).ok()?).ok())
         .find(|file| file.container_id == id && file.if_name != LOOPBACK)
         .map(Cached::from)
@@ -89,7 +88,7 @@ impl From<File> for Cached {
                     pod,
                     container: None,
                 }),
-            annotations: own(annotations.unwrap_or_default()),
+            annotations: for_truepeer(annotations.unwrap_or_default()),
         }
     }
 }

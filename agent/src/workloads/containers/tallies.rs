@@ -1,4 +1,4 @@
-//! How many connections pods and containers had, as metrics.
+//! Counts of connections by pod and container, as metrics.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -7,21 +7,20 @@ use std::{
 };
 
 use prometheus_client::{
-    collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric as _},
     metrics::{MetricType, counter::ConstCounter},
 };
 
-use super::{Containers, Workload};
+use crate::workloads::workload::Workload;
 
-/// How many pods and containers are counted at a time. A node has a few hundred.
+/// How many pods and containers are counted at the same time. A node has a few hundred.
 const COUNTED: usize = 2048;
 
-/// Counts of those that run, and of those that are remembered.
-#[derive(Debug, Default)]
+/// Counts of the workloads that run or are still remembered.
+#[derive(Clone, Debug, Default)]
 pub(super) struct Tallies(HashMap<Arc<Workload>, Tally>);
 
-/// Connections that ended, and those that were refused.
+/// The number of connections that have ended, and of those that were refused.
 type Tally = [u64; 2];
 
 impl Tallies {
@@ -33,17 +32,14 @@ impl Tallies {
         tally[usize::from(is_refused)] += 1;
     }
 
-    /// Forgets all others.
+    /// Forgets the counts of all workloads but these.
     pub(super) fn retain(&mut self, live: impl Iterator<Item = Arc<Workload>>) {
         let live: HashSet<_> = live.collect();
         self.0.retain(|workload, _| live.contains(workload));
     }
-}
 
-impl Collector for Containers {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        // A metric's samples stand together.
-        let tallies = self.lock().tallies.0.clone();
+    /// Writes the metrics, all samples of one together.
+    pub(super) fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let metrics = [
             (
                 "pod_connections",
@@ -56,7 +52,7 @@ impl Collector for Containers {
         ];
         for (which, (name, help)) in metrics.into_iter().enumerate() {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-            for (workload, tally) in &tallies {
+            for (workload, tally) in &self.0 {
                 let counter = ConstCounter::new(tally[which]);
                 counter.encode(family.encode_family(&**workload)?)?;
             }

@@ -1,4 +1,4 @@
-//! What has been read so far.
+//! The containers and pods that have been found so far.
 
 use std::{
     collections::HashMap,
@@ -10,27 +10,30 @@ use std::{
 use agent_common::Origin;
 use tracing::debug;
 
-use super::{Sandbox, Workload, bundle::Bundle, cache, listing::Listing, tally::Tallies};
+use super::{bundle::Bundle, cni_cache, listing::Listing, tallies::Tallies};
 use crate::{
     host::{cgroups::Cgroups, netns::Netns},
-    workloads::pods::Pods,
+    workloads::{
+        pods::Pods,
+        workload::{Sandbox, Workload},
+    },
 };
 
-/// How often, at most, directories are looked at because something is unknown.
+/// How long to wait between two looks at the directories for a workload that is unknown.
 const LOOK: Duration = Duration::from_millis(100);
-/// How long what has gone is remembered: until its connections are logged, and its counters scraped.
+/// How long a container is remembered after its end: until its connections are logged and its counters scraped.
 const KEEP: Duration = Duration::from_secs(300);
 
 #[derive(Debug, Default)]
-pub(super) struct Known {
+pub(super) struct Inventory {
     directories: Vec<PathBuf>,
     listing: Listing,
     looked: Option<Instant>,
-    /// By their ids.
+    /// Containers by their ids.
     containers: HashMap<String, Container>,
     /// Ids of sandboxes by the cookies of their network namespaces.
     pods: HashMap<u64, String>,
-    /// What the CNI plugin told.
+    /// The pods that the CNI plugin attached.
     pub(super) attached: Pods,
     cgroups: Cgroups,
     pub(super) tallies: Tallies,
@@ -40,13 +43,13 @@ pub(super) struct Known {
 struct Container {
     workload: Option<Arc<Workload>>,
     sandbox: Option<Sandbox>,
-    /// Its cgroup, until that was seen.
+    /// Path of its cgroup, until its id is known.
     cgroup: Option<String>,
-    /// Since when it is missing.
+    /// When it was first missing.
     gone: Option<Instant>,
 }
 
-impl Known {
+impl Inventory {
     pub(super) fn new(directories: &[PathBuf], attached: Pods) -> Self {
         Self {
             directories: directories.to_vec(),
@@ -58,9 +61,9 @@ impl Known {
     pub(super) fn refresh(&mut self) {
         self.looked = Some(Instant::now());
         self.list();
-        // Connections that end with their container are told of when its cgroup has gone.
-        let young = self.containers.values_mut().filter(|c| c.gone.is_none());
-        for cgroup in young.map(|container| &mut container.cgroup) {
+        // The record of a connection that ends with its container arrives when the cgroup is gone already.
+        let running = self.containers.values_mut().filter(|c| c.gone.is_none());
+        for cgroup in running.map(|container| &mut container.cgroup) {
             cgroup.take_if(|path| self.cgroups.remember(path));
         }
     }
@@ -79,7 +82,7 @@ impl Known {
             }
             match Bundle::read(&path) {
                 Ok(bundle) => self.add(id, bundle),
-                // The runtime writes it just now, or a moment later.
+                // The runtime has not written it yet.
                 Err(error) => {
                     debug!("{error:#}");
                     self.listing.look_again();
@@ -96,13 +99,13 @@ impl Known {
     }
 
     fn add(&mut self, id: String, bundle: Bundle) {
-        // Only sandboxes are connected, each for all containers of its pod.
+        // CNI connects only sandboxes, each for all containers of its pod.
         let cached = bundle.netns.as_ref();
-        let cached = cached.and_then(|_| cache::read(&self.directories, &id));
+        let cached = cached.and_then(|_| cni_cache::read(&self.directories, &id));
         let told = || cached.as_ref()?.workload.clone();
         let workload = bundle.workload.or_else(told).map(Arc::new);
         let sandbox = bundle.netns.and_then(|path| {
-            // Not kept open: that would keep it alive.
+            // An open handle would keep the namespace alive.
             let netns = Netns::open(&path).inspect_err(|error| debug!("{error:#}"));
             let cached = cached.unwrap_or_default();
             let annotations = bundle.annotations.into_iter().chain(cached.annotations);
@@ -145,7 +148,7 @@ impl Known {
     pub(super) fn find(&mut self, netns: u64, cgroup: Option<&str>) -> Option<Arc<Workload>> {
         let found = self.look_up(netns, cgroup);
         let is_due = self.looked.is_none_or(|looked| looked.elapsed() >= LOOK);
-        // A container can be younger than what is known of its pod.
+        // A pod that is known may have a container that is not.
         let is_known = found.as_ref().is_some_and(|w| w.container.is_some());
         if is_known || !is_due {
             return found;
@@ -155,7 +158,7 @@ impl Known {
     }
 
     fn look_up(&self, netns: u64, cgroup: Option<&str>) -> Option<Arc<Workload>> {
-        // The outermost: a container may name cgroups of its own as it likes.
+        // The outermost counts: inside its own cgroup, a container may name others as it likes.
         let mut ids = cgroup.into_iter().flat_map(|path| path.split('/'));
         let container = ids.find_map(|name| self.containers.get(container_id(name)));
         let of_container = container.and_then(|container| container.workload.clone());
@@ -172,7 +175,7 @@ impl Known {
     }
 }
 
-/// The id in the name of a container's cgroup: `ID`, or `cri-containerd-ID.scope` by systemd.
+/// The id in the name of a container's cgroup: `ID`, or `cri-containerd-ID.scope` under systemd.
 fn container_id(cgroup: &str) -> &str {
     let name = cgroup.strip_suffix(".scope").unwrap_or(cgroup);
     name.rsplit('-').next().unwrap_or(name)
