@@ -1,4 +1,4 @@
-//! What the relay answers itself, byte by byte, in the test's own namespace.
+//! Requests over HTTP/1.1, byte by byte: what goes on to the upstream, and what the relay answers itself.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -7,17 +7,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::relay::tests::Setting;
+use super::Fixture;
 
 const LINES: &str = "protocol = \"http\"\ntrusted_hops = 1\nheader_timeout = 1\nidle_timeout = 2\n\
     add_headers = [\"Forwarded\"]";
 
-/// A relay whose server answers with `answer` once it has a request's head.
-fn relay(answer: &'static [u8]) -> Setting {
-    let setting = Setting::new(LINES);
-    let server = setting.server.try_clone().unwrap();
+/// A relay whose server sends `answer` for the head of each request.
+fn relay(answer: &'static [u8]) -> Fixture {
+    let fixture = Fixture::new(LINES);
+    let server = fixture.server.try_clone().unwrap();
     thread::spawn(move || serve(&server, answer));
-    setting
+    fixture
 }
 
 fn serve(server: &TcpListener, answer: &'static [u8]) {
@@ -31,7 +31,7 @@ fn serve(server: &TcpListener, answer: &'static [u8]) {
     }
 }
 
-/// A message up to its empty line; empty at the end.
+/// The head of a message, up to its empty line. Empty when the stream has ended.
 fn head(mut stream: &TcpStream) -> String {
     let mut bytes = Vec::new();
     while !bytes.ends_with(b"\r\n\r\n") {
@@ -52,9 +52,9 @@ fn connect(address: SocketAddr) -> TcpStream {
     stream
 }
 
-/// All that comes back for these bytes, until the relay closes.
-fn answer(setting: &Setting, bytes: &[u8]) -> String {
-    let mut stream = connect(setting.relay);
+/// Everything that comes back for these bytes, until the relay closes the connection.
+fn answer(fixture: &Fixture, bytes: &[u8]) -> String {
+    let mut stream = connect(fixture.relay);
     stream.write_all(bytes).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
@@ -66,7 +66,7 @@ const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nKeep-Alive: 5\r\nX-O
 
 #[tokio::test(flavor = "multi_thread")]
 async fn heads_that_another_hop_could_read_otherwise_are_refused() {
-    let setting = relay(OK);
+    let fixture = relay(OK);
     let post = "POST / HTTP/1.1\r\nHost: a\r\n";
     let get = "GET / HTTP/1.1\r\nHost: a\r\n";
     for (status, head) in [
@@ -115,7 +115,7 @@ async fn heads_that_another_hop_could_read_otherwise_are_refused() {
         } else {
             close
         };
-        let answer = answer(&setting, head.as_bytes());
+        let answer = answer(&fixture, head.as_bytes());
         assert!(
             answer.starts_with(&format!("HTTP/1.1 {status} ")),
             "{status} of {head:?}: {answer:?}"
@@ -125,8 +125,8 @@ async fn heads_that_another_hop_could_read_otherwise_are_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_is_written_anew() {
-    let setting = Setting::new(LINES);
-    let mut client = connect(setting.relay);
+    let fixture = Fixture::new(LINES);
+    let mut client = connect(fixture.relay);
     client
         .write_all(
             b"POST http://real:81/a?b HTTP/1.1\r\nHost: other\r\nContent-Length: 5\r\n\
@@ -135,7 +135,7 @@ async fn a_request_is_written_anew() {
               \r\n2\r\nab\r\n0\r\n\r\n",
         )
         .unwrap();
-    let (mut server, _) = setting.server.accept().unwrap();
+    let (mut server, _) = fixture.server.accept().unwrap();
     let mut lines: Vec<_> = head(&server).lines().map(str::to_owned).collect();
     lines[1..].sort();
     assert_eq!(
@@ -156,13 +156,13 @@ async fn a_request_is_written_anew() {
     server.write_all(OK).unwrap();
     let answer = head(&client);
     assert!(answer.contains("content-length: 2"), "{answer}");
-    // Where a request had two lengths, nothing else is read from its connection.
+    // After a request that had two lengths, nothing else is read from its connection.
     assert!(answer.contains("connection: close"), "{answer}");
     for once in ["keep-alive", "x-once"] {
         assert!(!answer.to_ascii_lowercase().contains(once), "{answer}");
     }
-    // The upstream's claim belongs to one client's requests only.
-    let claims = setting.notes.claims.lock().unwrap();
+    // The claim names the request's client, without a port.
+    let claims = fixture.notes.claims.lock().unwrap();
     assert_eq!(
         claims[0].client.socket_addr().to_string(),
         "[2001:db8::1]:0"
@@ -192,16 +192,16 @@ async fn what_takes_too_long_or_fails_is_told() {
         junk.starts_with("HTTP/1.1 502 ") && junk.ends_with("in HTTP\n"),
         "{junk}"
     );
-    let mut nobody = Setting::new(LINES);
+    let mut nobody = Fixture::new(LINES);
     nobody.server = TcpListener::bind("127.0.0.1:0").unwrap();
     let none = answer(&nobody, get);
     assert!(
         none.starts_with("HTTP/1.1 503 ") && none.ends_with("can be reached\n"),
         "{none}"
     );
-    // Between two requests, a client may take as long as anything.
-    let setting = relay(OK);
-    let mut client = connect(setting.relay);
+    // Between two requests, only the idle timeout counts.
+    let fixture = relay(OK);
+    let mut client = connect(fixture.relay);
     for _ in 0..2 {
         client
             .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -216,11 +216,11 @@ async fn what_takes_too_long_or_fails_is_told() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bytes_pass_both_ways_after_an_upgrade() {
-    let setting = Setting::new(LINES);
-    let mut client = connect(setting.relay);
+    let fixture = Fixture::new(LINES);
+    let mut client = connect(fixture.relay);
     let request = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
     client.write_all(request).unwrap();
-    let (mut server, _) = setting.server.accept().unwrap();
+    let (mut server, _) = fixture.server.accept().unwrap();
     let asked = head(&server);
     assert!(asked.contains("upgrade: websocket") && asked.contains("connection: upgrade"));
     let switch =
@@ -234,22 +234,22 @@ async fn bytes_pass_both_ways_after_an_upgrade() {
     let mut bytes = [0; 4];
     server.read_exact(&mut bytes).unwrap();
     assert_eq!(&bytes, b"\x81\x02hi");
-    assert_eq!(setting.relays.open(), 1);
+    assert_eq!(fixture.relays.open(), 1);
     drop(server);
     assert!(lines.next().is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_to_the_upstream_serves_one_client() {
-    let setting = relay(OK);
-    let mut client = connect(setting.relay);
+    let fixture = relay(OK);
+    let mut client = connect(fixture.relay);
     for named in ["192.0.2.1", "192.0.2.2", "192.0.2.1", "192.0.2.2"] {
         let request = format!("GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: {named}\r\n\r\n");
         client.write_all(request.as_bytes()).unwrap();
         assert!(head(&client).starts_with("HTTP/1.1 200 "));
         client.read_exact(&mut [0; 2]).unwrap();
     }
-    let claims = setting.notes.claims.lock().unwrap();
+    let claims = fixture.notes.claims.lock().unwrap();
     let clients: Vec<_> = claims
         .iter()
         .map(|claim| claim.client.address.ip().to_string())
@@ -259,10 +259,10 @@ async fn a_connection_to_the_upstream_serves_one_client() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_policy_denies_requests_and_not_the_gateway() {
-    let setting = relay(OK);
+    let fixture = relay(OK);
     let denied: std::net::IpAddr = "192.0.2.66".parse().unwrap();
-    setting.notes.denied.lock().unwrap().push(denied.into());
-    let mut client = connect(setting.relay);
+    fixture.notes.denied.lock().unwrap().push(denied.into());
+    let mut client = connect(fixture.relay);
     for (named, status) in [("192.0.2.66", 403), ("192.0.2.1", 200), ("192.0.2.66", 403)] {
         let request = format!("GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: {named}\r\n\r\n");
         client.write_all(request.as_bytes()).unwrap();

@@ -1,27 +1,28 @@
-//! Whose request it is, by `X-Forwarded-For`: exactly as Envoy decides it.
+//! Which client `X-Forwarded-For` names, decided exactly as Envoy decides it.
 //!
-//! By count as with `use_remote_address` and `xff_num_trusted_hops`; by prefixes as Envoy's extension
-//! `original_ip_detection.xff` with `xff_trusted_cidrs`. Where the header does not tell, the
-//! client is whoever connects.
+//! A count of hops means what Envoy's `use_remote_address` with `xff_num_trusted_hops` means, and prefixes mean
+//! what its extension `original_ip_detection.xff` with `xff_trusted_cidrs` means. Where the header does not
+//! tell, the client is the peer that connects.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-/// How many entries the walk by prefixes reads at most; of a longer header, none (Envoy's bound).
+/// How many entries a header may have for the walk by prefixes, which reads none of a longer one (Envoy's
+/// bound).
 const MAX_ENTRIES: usize = 20;
 
-/// Which hops are trusted to have told the truth.
+/// The hops that are trusted to have told the truth.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Hops<'a> {
-    /// So many in front of this one.
+    /// As many in front of this one.
     Count(u32),
-    /// Those of these prefixes.
+    /// Those with addresses in these prefixes.
     Prefixes(&'a [IpNet]),
 }
 
 impl Hops<'_> {
-    /// Whether the one that connects is among them.
+    /// Whether the peer that connects is among them.
     pub(super) fn trust(self, peer: IpAddr) -> bool {
         match self {
             Self::Count(count) => count > 0,
@@ -29,8 +30,8 @@ impl Hops<'_> {
         }
     }
 
-    /// The client that the header names; `None`: the one that connects, `peer`, is the client itself, or
-    /// nothing better is known.
+    /// The client that the header names. `None`: the peer that connects is the client itself, or nothing
+    /// better is known.
     ///
     /// `forwarded_for` is the header's value as it came in, its lines joined by commas.
     pub(super) fn client(self, forwarded_for: &[u8], peer: IpAddr) -> Option<IpAddr> {
@@ -47,7 +48,7 @@ impl Hops<'_> {
                 }
                 let mut last = None;
                 for entry in from_the_right {
-                    // One that cannot be read leaves open who stands behind it.
+                    // Nobody can tell who is behind an entry that cannot be read.
                     last = Some(entry?);
                     if !contains(prefixes, entry?) {
                         break;
@@ -59,7 +60,7 @@ impl Hops<'_> {
     }
 }
 
-/// An entry: an address without port or brackets, between blanks.
+/// The address in an entry, which may have blanks around it but neither port nor brackets.
 fn address(entry: &[u8]) -> Option<IpAddr> {
     std::str::from_utf8(entry.trim_ascii()).ok()?.parse().ok()
 }

@@ -1,4 +1,4 @@
-//! Connections to upstreams that serve one client's requests after another.
+//! Connections to upstreams, each of which serves one client's requests one after another.
 
 use std::{collections::VecDeque, sync::Mutex};
 
@@ -10,30 +10,34 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tracing::debug;
 
-use super::{MAX_HEAD, Session, answer::Problem, body::Body};
+use super::{body::Body, headers::MAX_HEAD, local_reply::LocalReply, session::Session};
 use crate::{
     config::Send,
-    relay::connection::{self, Client},
+    relay::{client::Client, upstream},
 };
 
-/// How many a client's connection keeps for further requests.
+/// How many connections to upstreams a client's connection keeps for further requests.
 const KEPT: usize = 64;
 
-/// The upstream connections of a client's connection. They are not shared with others, and each speaks for
-/// one client only, unless the relay does not tell its clients.
+/// The connections to upstreams of one client's connection. No other connection uses them, and each speaks
+/// for one client only, unless the relay does not tell upstreams of clients.
 #[derive(Default)]
 pub(super) struct Pool(Mutex<VecDeque<(Client, SendRequest<Body>)>>);
 
 impl Pool {
-    /// Sends a request in this client's name; the answer's head.
+    /// Sends a request on the client's behalf, and returns the head of the answer.
+    ///
+    /// # Errors
+    ///
+    /// What to answer when no upstream can be reached, or when it does not answer.
     pub(super) async fn send(
+        &self,
         session: &Session,
         client: &Client,
         mut request: Request<Body>,
-    ) -> Result<Response<Incoming>, Problem> {
-        let pool = &session.pool;
+    ) -> Result<Response<Incoming>, LocalReply> {
         loop {
-            let kept = pool.take(client, session.service.relay.send == Send::Plain);
+            let kept = self.take(client, session.service.relay.send == Send::Plain);
             let is_kept = kept.is_some();
             let mut sender = match kept {
                 Some(sender) => sender,
@@ -41,15 +45,15 @@ impl Pool {
             };
             match sender.try_send_request(request).await {
                 Ok(response) => {
-                    pool.keep(*client, sender);
+                    self.keep(*client, sender);
                     return Ok(response);
                 }
                 Err(mut error) => match error.take_message() {
-                    // It was closed before the request could be sent.
+                    // The upstream closed a kept connection before the request could be sent.
                     Some(unsent) if is_kept => request = unsent,
                     _ => {
                         debug!("{}: {}", session.service.name, error.error());
-                        return Err(Problem(
+                        return Err(LocalReply(
                             StatusCode::BAD_GATEWAY,
                             "the upstream did not answer in HTTP",
                         ));
@@ -59,7 +63,7 @@ impl Pool {
         }
     }
 
-    /// One that waits for a request of this client.
+    /// Takes a connection that waits for a request of this client, or of any if `is_anyones`.
     fn take(&self, client: &Client, is_anyones: bool) -> Option<SendRequest<Body>> {
         let mut kept = self.0.lock().expect("no holder panics");
         kept.retain(|(_, sender)| !sender.is_closed());
@@ -69,7 +73,7 @@ impl Pool {
         Some(kept.remove(at)?.1)
     }
 
-    /// For the next request, once this one is answered; the oldest has to go when there are too many.
+    /// Keeps a connection for the request after this one. The oldest has to go when there are too many.
     fn keep(&self, client: Client, sender: SendRequest<Body>) {
         let mut kept = self.0.lock().expect("no holder panics");
         if kept.len() == KEPT {
@@ -79,12 +83,13 @@ impl Pool {
     }
 }
 
-async fn connect(session: &Session, client: &Client) -> Result<SendRequest<Body>, Problem> {
-    let unavailable = Problem(
+/// Connects to an upstream on the client's behalf.
+async fn connect(session: &Session, client: &Client) -> Result<SendRequest<Body>, LocalReply> {
+    let unavailable = LocalReply(
         StatusCode::SERVICE_UNAVAILABLE,
         "no upstream can be reached",
     );
-    let stream = match connection::upstream(&session.service, &session.begun, client).await {
+    let stream = match upstream::open(&session.service, &session.beginning, client).await {
         Ok(Some(stream)) => stream,
         Ok(None) => return Err(unavailable),
         Err(error) => {
