@@ -37,9 +37,10 @@ use self::{
 use crate::{
     config::AgentSettings,
     connections::{
-        details::Kept,
+        names::Names,
         origins::{Origins, Status},
-        peers::{self, Names, Peer, View},
+        peers::{self, Peer, View},
+        tlv_store::TlvStore,
     },
     host::{netns::Netns, sockets},
     observe::{
@@ -61,7 +62,7 @@ pub struct State {
     /// What `/metrics` tells, and whether the agent is ready.
     pub metrics: Metrics,
     /// What PROXY headers said besides addresses.
-    pub details: Arc<Kept>,
+    pub details: Arc<TlvStore>,
     /// Pods and containers.
     pub containers: Containers,
     /// The pods that are served.

@@ -10,8 +10,8 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::connections::{
-    details::Details,
-    peers::tests::{Fake, connection, names, origin},
+    fixtures::{FakeOrigins, connection, names, origin},
+    proxy_tlvs::ProxyTlvs,
 };
 
 /// An API with a fake data path behind it.
@@ -32,7 +32,7 @@ impl Fixture {
     async fn new(cookies: &[u64]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let entry = |cookie: &u64| (*cookie, origin("203.0.113.7:51812"));
-        let origins = Fake(cookies.iter().map(entry).collect());
+        let origins = FakeOrigins(cookies.iter().map(entry).collect());
         let (state, _) = State::new(Arc::new(origins), names(), &AgentSettings::default());
         let any = "127.0.0.1:0".parse().unwrap();
         let server = Server::bind(&dir.path().join("run/sock"), Some(any))
@@ -141,9 +141,9 @@ async fn what_a_header_said_is_part_of_the_peer() {
     let (_client, _server, told) = connection();
     let (_other_client, _other_server, other) = connection();
     let api = Fixture::new(&[told, other]).await;
-    let details = Details {
+    let details = ProxyTlvs {
         aws_vpc_endpoint: Some("vpce-1".into()),
-        ..Details::default()
+        ..ProxyTlvs::default()
     };
     api.state.details.keep(told, details);
     let expected = json!({"aws_vpc_endpoint": "vpce-1"});

@@ -14,7 +14,7 @@ use tokio::runtime::{self, Runtime};
 use crate::{
     api::client,
     config::Config,
-    connections::{origins::Origins, peers::Names},
+    connections::{names::Names, origins::Origins},
     datapath::Pins,
     workloads::{containers::Containers, pods::Pods},
 };

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     config::{Accept, Protocol, Send},
-    connections::ended::Ended,
+    connections::summary::Summary as Ended,
 };
 
 /// For whom a connection is relayed.

@@ -5,7 +5,7 @@ use std::{io, time::Duration};
 use agent_common::proxy::{self, Header, Parsed, Peer, Tlv, kind, write};
 use tokio::{net::TcpStream, time};
 
-use crate::{config::Send, connections::details::Details};
+use crate::{config::Send, connections::proxy_tlvs::ProxyTlvs as Details};
 
 /// Room for a header with the first payload: one segment, as a rule.
 const ROOM: usize = 1460;

@@ -22,7 +22,9 @@ use tracing::info;
 use self::{balance::Balancer, copy::Pipes, listener::Listener, metrics::Metrics};
 use crate::{
     config::{Config, Relay, Trust},
-    connections::{details::Kept, ended::Refusals, origins::Claims},
+    connections::{
+        origins::Claims, summary::SummarySender as Refusals, tlv_store::TlvStore as Kept,
+    },
     host::netns::Netns,
 };
 

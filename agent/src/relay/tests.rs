@@ -17,7 +17,7 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::sync::mpsc::Receiver;
 
 use super::*;
-use crate::connections::ended::Ended;
+use crate::connections::summary::Summary as Ended;
 
 #[derive(Default)]
 pub(super) struct Notes {

@@ -18,7 +18,7 @@ use hyper::{
 
 use super::Session;
 use crate::{
-    connections::ended::{Ended, Request},
+    connections::summary::{HttpRequest as Request, Summary as Ended},
     relay::{
         connection::{Client, now},
         metrics::Direction,
