@@ -11,7 +11,7 @@ use super::{
     source::Source,
 };
 use crate::{
-    api::{Agent, PolicyTally, Report},
+    api::{AgentReport, PolicyTally, Report},
     connections::origins::{Link, MapFill},
 };
 
@@ -49,7 +49,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
 /// A [`Report`] as it is read.
 #[derive(Deserialize)]
 struct Known {
-    agent: Option<Agent>,
+    agent: Option<AgentReport>,
     links: Vec<Link>,
     maps: Vec<MapFill>,
     counters: BTreeMap<String, u64>,

@@ -53,7 +53,7 @@ fn verdict(socket: &Path, method: Method, path: &str) -> Verdict {
     }
 }
 
-fn exchange(socket: &Path, method: Method, path: &str) -> Result<Option<client::Answer>> {
+fn exchange(socket: &Path, method: Method, path: &str) -> Result<Option<client::Reply>> {
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;

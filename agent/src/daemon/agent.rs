@@ -89,12 +89,12 @@ impl Agent {
 
         let claims = supervisor.datapath.claims()?;
         let (refusals, refused) = SummarySender::channel(failures);
-        let (metrics, details) = (state.metrics.relay.clone(), state.details.clone());
-        let mut relays = Relays::new(claims, metrics, details, refusals);
+        let (metrics, tlvs) = (state.metrics.relay.clone(), state.tlvs.clone());
+        let mut relays = Relays::new(claims, metrics, tlvs, refusals);
         block_in_place(|| relays.apply(&config))?;
 
         let events = supervisor.datapath.events()?;
-        state.details.follow(supervisor.datapath.headers()?);
+        state.tlvs.follow(supervisor.datapath.headers()?);
         let mut tasks = JoinSet::new();
         tasks.spawn(server.serve(state.clone()));
         tasks.spawn(supervisor.datapath.diagnostics()?.forward());
@@ -158,7 +158,7 @@ impl Agent {
     fn note_ended(&mut self) {
         let State {
             metrics,
-            details,
+            tlvs,
             containers,
             ..
         } = &*self.state;
@@ -171,9 +171,9 @@ impl Agent {
             self.log.write(ended);
         };
         self.events
-            .read(|closed| note(Summary::new(*closed, details.take_ended(closed))));
+            .read(|closed| note(Summary::new(*closed, tlvs.take_ended(closed))));
         // Lest they find no room, even if nobody asks.
-        details.fetch();
+        tlvs.fetch();
         while let Ok(ended) = self.refused.try_recv() {
             note(ended);
         }
