@@ -1,11 +1,9 @@
 //! `truepeer run`
 
-use std::path::PathBuf;
-
 use anyhow::Result;
 
-use super::{output::log_to_stderr, privileges};
-use crate::{config::Config, daemon};
+use super::{arguments::ConfigArgs, output::log_to_stderr, privileges};
+use crate::daemon;
 
 /// Run the agent in the foreground
 ///
@@ -19,9 +17,8 @@ Examples:
   truepeer run --config /etc/truepeer.toml
   systemctl kill --signal HUP truepeer        Read the configuration again")]
 pub(super) struct Args {
-    /// Configuration; without it, the default one (`truepeer config default`)
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    config: ConfigArgs,
 
     /// Let everything but relays go on when the agent stops, as `keep` in the configuration does
     #[arg(long)]
@@ -30,7 +27,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: Args) -> Result<()> {
     let load = move || {
-        let mut config = Config::load(args.config.as_deref())?;
+        let mut config = args.config.load()?;
         config.agent.keep |= args.keep;
         Ok(config)
     };
