@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::{arguments::ConfigArgs, output::log_to_stderr, privileges};
-use crate::daemon;
+use crate::daemon::{self, Partial};
 
 /// Run the agent in the foreground
 ///
@@ -23,16 +23,30 @@ pub(super) struct Args {
     /// Let everything but relays go on when the agent stops, as `keep` in the configuration does
     #[arg(long)]
     keep: bool,
+
+    /// Leave out what this kernel refuses, and do the rest; without it, the agent does not start
+    #[arg(long)]
+    partial: bool,
 }
 
 pub(super) fn run(args: Args) -> Result<()> {
-    let load = move || {
+    let read = move || {
         let mut config = args.config.load()?;
         config.agent.keep |= args.keep;
         Ok(config)
     };
-    let config = load()?;
+    // Mistakes in the configuration come first: they need no privileges to be found.
+    read()?;
     privileges::require("run")?;
     log_to_stderr();
+    let partial = args.partial.then(Partial::find).transpose()?;
+    let load = move || {
+        let mut config = read()?;
+        if let Some(partial) = &partial {
+            partial.reduce(&mut config);
+        }
+        Ok(config)
+    };
+    let config = load()?;
     tokio::runtime::Runtime::new()?.block_on(daemon::run(config, Box::new(load)))
 }

@@ -18,8 +18,9 @@ use super::{
     adoption,
     keeper::Keeper,
     plan::Place,
+    served::Missing,
     signals::{Signals, Wish},
-    supervisor::{Missing, Supervisor},
+    supervisor::Supervisor,
 };
 use crate::{
     api::{Server, State},

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Result, anyhow};
 use tracing::{info, warn};
 
-use super::supervisor::{Missing, Supervisor};
+use super::{served::Missing, supervisor::Supervisor};
 use crate::{
     config::Config,
     connections::names::Names,

@@ -4,7 +4,9 @@ mod adoption;
 mod agent;
 mod keeper;
 mod lock;
+mod partial;
 mod plan;
+mod served;
 mod signals;
 mod supervisor;
 mod wanted;
@@ -15,8 +17,8 @@ use anyhow::Result;
 use tokio::task::block_in_place;
 use tracing::info;
 
-pub use self::agent::Load;
 use self::{agent::Agent, lock::Lock, signals::Signals};
+pub use self::{agent::Load, partial::Partial};
 use crate::{
     api::Server,
     config::Config,

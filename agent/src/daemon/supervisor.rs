@@ -6,22 +6,19 @@ use std::{
     path::Path,
 };
 
-use agent_common::{
-    ListenerKey, Namespace,
-    node::{Interface, Node},
-    unwrap::{UnwrapPort, Versions},
-};
+use agent_common::ListenerKey;
 use anyhow::{Context as _, Result, bail};
-use tokio::{runtime::Handle, sync::mpsc::Sender, task::JoinHandle};
+use tokio::{runtime::Handle, sync::mpsc::Sender};
 use tracing::{info, warn};
 
 use super::{
-    plan::{self, Place, Rules},
+    plan::Place,
+    served::{Missing, Served},
     wanted::Wanted,
 };
 use crate::{
     config::{AccessLogTarget, Config, Steer, keys::KeyFile},
-    datapath::{Datapath, HostRules, Job},
+    datapath::{Datapath, HostRules},
     host::{
         cgroups::cgroup2_mount,
         netns::Netns,
@@ -44,34 +41,6 @@ pub(super) struct Supervisor {
     served: BTreeMap<Place, Served>,
     /// Told the namespace when an interface of a served one changes.
     changed: Sender<Place>,
-}
-
-/// A network namespace in which something is to be done.
-struct Served {
-    netns: Netns,
-    settings: Namespace,
-    unwraps: Vec<(UnwrapPort, Versions)>,
-    nodes: Vec<(Interface, Node)>,
-    /// Name of each interface that is attached to, for what, and its index.
-    interfaces: Vec<(String, Job, u32)>,
-    /// Whether the namespace has steers, which also look up sockets.
-    steers: bool,
-    /// Names of the pins of what is attached.
-    pins: Vec<String>,
-    watch: JoinHandle<()>,
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        self.watch.abort();
-    }
-}
-
-/// Whether a namespace or an interface that is missing is an error, or comes later.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Missing {
-    Fails,
-    Waits,
 }
 
 impl Supervisor {
@@ -191,8 +160,8 @@ impl Supervisor {
                 bail!("interface {name} of {} is missing", served.netns);
             }
         }
-        self.datapath.check(&served.pins)?;
         let netns = &served.netns;
+        self.datapath.check(netns, &served.pins)?;
         netns.run(|| route::check(netns, &route::items(&rules.steers)))
     }
 
@@ -252,7 +221,8 @@ impl Supervisor {
     /// Puts in place what is wanted in a namespace.
     fn serve(&mut self, place: &Place, netns: Netns, missing: Missing) -> Result<()> {
         let rules = self.wanted.of(place);
-        let mut served = self.survey(place, netns, &rules, missing)?;
+        let kind = self.wanted.config.carry_toa.kind;
+        let mut served = Served::survey(place, netns, &rules, kind, missing, &self.changed)?;
         let before = self.served.remove(place);
         let installed = self.install(&mut served, before, &rules.steers);
         // Whether or not all of it is there: what is can be taken away.
@@ -315,47 +285,6 @@ impl Supervisor {
         self.datapath.detach(&served.pins)?;
         self.datapath.unwrap(&served.unwraps, &[])?;
         self.datapath.forget(served.netns.cookie())
-    }
-
-    /// Looks at a namespace, and says what is to be there.
-    fn survey(
-        &self,
-        place: &Place,
-        netns: Netns,
-        rules: &Rules,
-        missing: Missing,
-    ) -> Result<Served> {
-        // Before looking, so that no change goes by unseen.
-        let changed = self.changed.clone();
-        let watched = place.clone();
-        let mut links = netns.watch_links()?;
-        let watch = tokio::spawn(async move {
-            while links.recv().await.is_some() && changed.send(watched.clone()).await.is_ok() {}
-        });
-        let here = netns.interfaces()?;
-        let index = |name: &str| here.iter().find(|i| i.name == name).map(|i| i.index);
-        let mut interfaces = Vec::new();
-        for (name, job) in rules.jobs() {
-            match index(name) {
-                Some(index) => {
-                    netns.check_ethernet(name)?;
-                    interfaces.push((name.to_owned(), job, index));
-                }
-                None if missing == Missing::Fails => drop(netns.interface_index(name)?),
-                None => warn!("interface {name} of {netns} is missing; waiting for it"),
-            }
-        }
-        let kind = self.wanted.config.carry_toa.kind;
-        Ok(Served {
-            settings: plan::settings(&rules.steers, index)?,
-            unwraps: plan::unwraps(&rules.unwraps, netns.cookie(), index),
-            nodes: plan::nodes(&rules.nodes, kind, netns.cookie(), index),
-            netns,
-            interfaces,
-            steers: !rules.steers.is_empty(),
-            pins: Vec::new(),
-            watch,
-        })
     }
 
     /// Makes known the listeners on `port` that were there before this agent: a proxy's, or with 0 all.

@@ -7,12 +7,9 @@ use agent_common::{
     names::{map, program},
 };
 use anyhow::{Context as _, Result};
-use aya::{Btf, programs::Iter};
+use aya::programs::Iter;
 
-use super::{
-    maps::Plain,
-    object::{self, Datapath},
-};
+use super::{maps::Plain, object::Datapath, programs};
 use crate::host::netns::Netns;
 
 impl Datapath {
@@ -31,10 +28,8 @@ impl Datapath {
         for (cookie, key) in listeners {
             adopt.insert(cookie, Plain(*key), 0)?;
         }
-        let iterator: &mut Iter = object::program(&mut self.object, program::ADOPT)?;
-        if iterator.fd().is_err() {
-            iterator.load("tcp", &Btf::from_sys_fs()?)?;
-        }
+        programs::load(&mut self.object, program::ADOPT)?;
+        let iterator: &mut Iter = programs::named(&mut self.object, program::ADOPT)?;
         // The iterator walks the sockets of the namespace that opens it.
         let walked = netns.run(|| {
             let id = iterator.attach()?;

@@ -15,7 +15,7 @@ use aya::{
     },
 };
 
-use super::{links, pins::Pins, sys};
+use super::{links, pins::Pins, programs, sys};
 
 /// The id by which the kernel knows a cgroup: the inode of its directory.
 pub(super) fn id(cgroup: &Path) -> Result<u64> {
@@ -57,23 +57,11 @@ fn attach(
 ) -> Result<String> {
     let directory = File::open(cgroup)
         .with_context(|| format!("cannot open the cgroup {}", cgroup.display()))?;
-    let program = object
-        .program_mut(name)
-        .with_context(|| format!("the BPF object has no program {name}"))?;
-    let is_loaded = program.fd().is_ok();
-    // The types of aya have no trait in common that would load and attach them.
-    macro_rules! load {
-        ($program:expr) => {
-            if !is_loaded {
-                $program
-                    .load()
-                    .with_context(|| format!("cannot load {name}"))?;
-            }
-        };
-    }
+    programs::load(object, name)?;
+    let program = object.program_mut(name).context("it was loaded just now")?;
+    // The types of aya have no trait in common that would attach them.
     macro_rules! link {
         ($program:expr $(, $kind:expr)?) => {{
-            load!($program);
             let id = $program.attach(&directory $(, $kind)?, CgroupAttachMode::Single)?;
             let link = FdLink::try_from($program.take_link(id)?)?;
             pins.pin_link(&pin, |path| Ok(link.pin(path).map(drop)?))?;
@@ -85,7 +73,6 @@ fn attach(
         Program::CgroupSock(program) => link!(program),
         Program::CgroupSockAddr(program) => link!(program),
         Program::CgroupSockopt(program) => {
-            load!(program);
             let kind = if name == program::ASK {
                 CgroupSockoptAttachType::Set
             } else {

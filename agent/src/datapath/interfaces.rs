@@ -1,64 +1,28 @@
 //! Attaches packet programs to interfaces of a network namespace, and `sk_lookup` to the namespace.
 
-use std::{fmt, fs::File, path::Path};
+use std::{fs::File, path::Path};
 
 use agent_common::names::program;
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf,
     programs::{
-        ProgramError, SchedClassifier, SkLookup, TcAttachType,
+        ProgramError, SchedClassifier, SkLookup,
         links::{FdLink, LinkOrder, PinnedLink},
-        tc::{
-            NlOptions, SchedClassifierLink, TcAttachOptions, qdisc_add_clsact, qdisc_detach_program,
-        },
+        tc::{SchedClassifierLink, TcAttachOptions},
     },
 };
 use nix::libc;
 
 use super::{
+    filters,
+    jobs::{Job, PacketProgram},
     links,
-    object::{self, Datapath},
+    object::Datapath,
     pins::Pins,
+    programs,
 };
 use crate::host::netns::Netns;
-
-/// What is done on an interface. Jobs on one interface run in this order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Job {
-    /// PROXY headers are taken off, before anything else sees them.
-    Unwrap,
-    /// SYNs are given TOA before the node's own NAT.
-    Node,
-    /// Connections are brought to a proxy, or its own to it.
-    Steer,
-}
-
-impl Job {
-    const ALL: [Self; 3] = [Self::Unwrap, Self::Node, Self::Steer];
-
-    /// The programs that do it.
-    fn programs(self) -> &'static [(&'static str, TcAttachType)] {
-        match self {
-            Self::Unwrap => &[
-                (program::UNWRAP, TcAttachType::Ingress),
-                (program::ANSWER, TcAttachType::Egress),
-            ],
-            Self::Node => &[(program::NODE, TcAttachType::Ingress)],
-            Self::Steer => &[(program::STEER, TcAttachType::Ingress)],
-        }
-    }
-}
-
-impl fmt::Display for Job {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Unwrap => "unwrap on",
-            Self::Node => "carry on",
-            Self::Steer => "steer on",
-        })
-    }
-}
 
 impl Datapath {
     /// Attaches the packet programs to interfaces of `netns`, and `sk_lookup` to the namespace if it has
@@ -70,23 +34,17 @@ impl Datapath {
         steers: bool,
     ) -> Result<Vec<String>> {
         let mut object = self.load_for(netns.cookie())?;
-        let pins = &self.pins;
+        let (pins, inode) = (&self.pins, netns.inode());
         netns.run(move || {
             let mut names = Vec::new();
             for (interface, job) in jobs {
-                for (name, direction) in job.programs() {
-                    let place = Place {
-                        netns: netns.inode(),
-                        interface,
-                        name,
-                        direction: *direction,
-                    };
-                    let attached = attach_packets(&mut object, pins, &place);
+                for program in PacketProgram::of(*job) {
+                    let attached = attach_packets(&mut object, pins, inode, interface, program);
                     names.push(attached.with_context(|| format!("cannot attach to {interface}"))?);
                 }
             }
             if steers {
-                let attached = attach_lookup(&mut object, pins, netns.inode());
+                let attached = attach_lookup(&mut object, pins, inode);
                 names.push(attached.context("cannot attach sk_lookup")?);
             }
             Ok(names)
@@ -96,35 +54,55 @@ impl Datapath {
     /// Detaches the programs with these pins.
     pub fn detach<'a>(&self, names: impl IntoIterator<Item = &'a String>) -> Result<()> {
         let mut names = names.into_iter();
-        names.try_for_each(|name| self.pins.unpin_link(name))
+        names.try_for_each(|name| detach(&self.pins, name))
     }
 
-    /// Fails when one of these pins is missing.
-    pub fn check(&self, names: &[String]) -> Result<()> {
-        for name in names {
-            let link = self.pins.link(name)?;
-            link.with_context(|| format!("{} is missing", self.pins.link_path(name).display()))?;
-        }
-        Ok(())
+    /// Fails when a program with one of these pins is not attached, all of which are in `netns`.
+    pub fn check(&self, netns: &Netns, names: &[String]) -> Result<()> {
+        netns.run(|| names.iter().try_for_each(|name| check(&self.pins, name)))
     }
 }
 
-/// Where a packet program is attached.
-struct Place<'a> {
-    /// Inode of the calling thread's network namespace.
-    netns: u64,
-    interface: &'a str,
-    /// The program's.
-    name: &'a str,
-    direction: TcAttachType,
+/// Fails when the program with this pin is not attached in the calling thread's network namespace.
+fn check(pins: &Pins, name: &str) -> Result<()> {
+    if pins.link(name)?.is_some() {
+        return Ok(());
+    }
+    if let (Some(id), Some((program, _, interface))) = (pins.filter(name)?, links::interface(name))
+        && let Some(program) = PacketProgram::named(program)
+    {
+        if !filters::runs(&interface, program, id)? {
+            bail!("the filter {} on {interface} is missing", program.name);
+        }
+        return Ok(());
+    }
+    bail!("{} is missing", pins.link_path(name).display());
+}
+
+/// Detaches the program with this pin, if there is one, from wherever it is.
+pub(super) fn detach(pins: &Pins, name: &str) -> Result<()> {
+    if let (Some(_), Some((program, inode, interface))) =
+        (pins.filter(name)?, links::interface(name))
+        && let Some(program) = PacketProgram::named(program)
+    {
+        let netns = Netns::all()?.into_iter().find(|n| n.inode() == inode);
+        // With a namespace or an interface that is gone, the filter is, too.
+        if let Some(netns) = netns
+            && netns.interface_index(&interface).is_ok()
+        {
+            netns.run(|| filters::remove(pins, &interface, program))?;
+        }
+        pins.unpin_filter(name)?;
+    }
+    pins.unpin_link(name)
 }
 
 /// Attaches `sk_lookup` to the calling thread's network namespace, whose inode is `netns`. Returns the name of
 /// the pin.
 fn attach_lookup(object: &mut Ebpf, pins: &Pins, netns: u64) -> Result<String> {
     let here = File::open("/proc/thread-self/ns/net")?;
-    let lookup: &mut SkLookup = object::program(object, program::LOOKUP)?;
-    lookup.load()?;
+    programs::load(object, program::LOOKUP)?;
+    let lookup: &mut SkLookup = programs::named(object, program::LOOKUP)?;
     let id = lookup.attach(&here)?;
     let link = FdLink::from(lookup.take_link(id)?);
     let pin = links::of_lookup(netns);
@@ -132,19 +110,23 @@ fn attach_lookup(object: &mut Ebpf, pins: &Pins, netns: u64) -> Result<String> {
     Ok(pin)
 }
 
-/// Attaches a packet program: by TCX, or before Linux 6.6 by a clsact filter, which needs no pin to stay.
-/// Returns the name of the pin.
-fn attach_packets(object: &mut Ebpf, pins: &Pins, place: &Place<'_>) -> Result<String> {
-    let classifier: &mut SchedClassifier = object::program(object, place.name)?;
-    if classifier.fd().is_err() {
-        classifier.load()?;
-    }
-    let pin = links::on_interface(place.name, place.netns, place.interface);
+/// Attaches a packet program to an interface of the calling thread's network namespace, whose inode is `netns`: by
+/// TCX, or before Linux 6.6 by a clsact filter. Returns the name of the pin.
+fn attach_packets(
+    object: &mut Ebpf,
+    pins: &Pins,
+    netns: u64,
+    interface: &str,
+    program: &PacketProgram,
+) -> Result<String> {
+    programs::load(object, program.name)?;
+    let classifier: &mut SchedClassifier = programs::named(object, program.name)?;
+    let pin = links::on_interface(program.name, netns, interface);
     if replace(classifier, &pins.link_path(&pin)) {
         return Ok(pin);
     }
     let tcx = TcAttachOptions::TcxOrder(LinkOrder::default());
-    match classifier.attach_with_options(place.interface, place.direction, tcx) {
+    match classifier.attach_with_options(interface, program.direction, tcx) {
         Ok(id) => {
             let link = FdLink::try_from(classifier.take_link(id)?)?;
             pins.pin_link(&pin, |path| Ok(link.pin(path).map(drop)?))?;
@@ -152,7 +134,9 @@ fn attach_packets(object: &mut Ebpf, pins: &Pins, place: &Place<'_>) -> Result<S
         Err(ProgramError::SyscallError(error))
             if error.io_error.raw_os_error() == Some(libc::EINVAL) =>
         {
-            add_filter(classifier, place)?;
+            // Pinned first: what is pinned and does not run is attached by the next start, or removed.
+            pins.pin_filter(&pin, |path| Ok(classifier.pin(path)?))?;
+            filters::run(classifier, pins, interface, program)?;
         }
         Err(error) => return Err(error.into()),
     }
@@ -169,33 +153,4 @@ fn replace(classifier: &mut SchedClassifier, path: &Path) -> bool {
             // Dropped, it stays pinned.
             .is_some_and(|id| classifier.take_link(id).is_ok())
     })
-}
-
-/// Adds a clsact filter, instead of the one that may be there.
-fn add_filter(classifier: &mut SchedClassifier, place: &Place<'_>) -> Result<()> {
-    let Place {
-        interface,
-        name,
-        direction,
-        ..
-    } = *place;
-    // Fails when the interface has a clsact already, which serves as well.
-    let _ = qdisc_add_clsact(interface);
-    let _ = qdisc_detach_program(interface, direction, name);
-    let options = TcAttachOptions::Netlink(NlOptions::default());
-    let id = classifier
-        .attach_with_options(interface, direction, options)
-        .with_context(|| format!("cannot add a clsact filter to {interface}"))?;
-    // The filter is to outlive the agent; dropping the link would remove it.
-    std::mem::forget(classifier.take_link(id)?);
-    Ok(())
-}
-
-/// Removes truepeer's clsact filters from `interface` of the calling thread's network namespace, where
-/// there are any.
-pub(super) fn remove_filters(interface: &str) {
-    for (name, direction) in Job::ALL.into_iter().flat_map(Job::programs) {
-        // An error says that there is no such filter, as on nearly every interface.
-        let _ = qdisc_detach_program(interface, *direction, name);
-    }
 }

@@ -10,6 +10,14 @@ pub(super) fn on_interface(program: &str, netns: u64, interface: &str) -> String
     format!("{program}:{netns}:{}", interface.replace('.', ":"))
 }
 
+/// Program, inode of the network namespace and interface that the pin of a packet program tells; `None`: it is
+/// another program's.
+pub(super) fn interface(pin: &str) -> Option<(&str, u64, String)> {
+    let mut parts = pin.splitn(3, ':');
+    let (program, netns, interface) = (parts.next()?, parts.next()?, parts.next()?);
+    Some((program, netns.parse().ok()?, interface.replace(':', ".")))
+}
+
 /// The pin of `sk_lookup` in the namespace with this inode.
 pub(super) fn of_lookup(netns: u64) -> String {
     format!("{}:{netns}", program::LOOKUP)
@@ -22,6 +30,10 @@ pub(super) fn on_cgroup(program: &str, cgroup: u64) -> String {
 
 /// Program and target that a pin's name tells, for people.
 pub(super) fn describe(pin: &str) -> (String, String) {
+    if let Some((program, netns, interface)) = interface(pin) {
+        let target = format!("{interface} in network namespace {netns}");
+        return (program.to_owned(), target);
+    }
     let mut parts = pin.splitn(3, ':');
     let program = parts.next().unwrap_or_default().to_owned();
     let target = match (parts.next(), parts.next()) {
@@ -29,13 +41,7 @@ pub(super) fn describe(pin: &str) -> (String, String) {
             let path = id.parse().ok().and_then(cgroup_path);
             format!("cgroup {}", path.as_deref().unwrap_or(id))
         }
-        (Some(netns), Some(interface)) => {
-            format!(
-                "{} in network namespace {netns}",
-                interface.replace(':', ".")
-            )
-        }
-        (Some(netns), None) => format!("network namespace {netns}"),
+        (Some(netns), _) => format!("network namespace {netns}"),
         _ => "the root cgroup".to_owned(),
     };
     (program, target)

@@ -4,12 +4,10 @@ use std::path::{Path, PathBuf};
 
 use agent_common::names::{self, map, program};
 use anyhow::{Context as _, Result};
-use aya::{Ebpf, EbpfLoader, programs::ProgramError};
+use aya::{Ebpf, EbpfLoader};
 use tracing::{level_filters::LevelFilter, warn};
 
-use super::{cgroups, pins::Pins};
-
-static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("TRUEPEER_OBJECT"));
+use super::{cgroups, pins::Pins, programs::OBJECT};
 
 /// The data path of this host. It stays in place when this value, or the agent, is gone: only
 /// [`super::remove`] takes it away.
@@ -116,15 +114,4 @@ fn log_level() -> u8 {
         _ => return 0,
     };
     level as u8
-}
-
-/// The program of the object with this name and type.
-pub(super) fn program<'a, P>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut P>
-where
-    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
-{
-    let program = object
-        .program_mut(name)
-        .with_context(|| format!("the BPF object has no program {name}"))?;
-    Ok(program.try_into()?)
 }

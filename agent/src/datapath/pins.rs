@@ -9,7 +9,11 @@ use agent_common::names::{LAYOUT, map};
 use anyhow::{Context as _, Result, bail};
 use aya::{
     maps::MapData,
-    programs::links::{FdLink, LinkError, PinnedLink},
+    programs::{
+        ProgramError, ProgramInfo,
+        links::{FdLink, LinkError, PinnedLink},
+    },
+    sys::SyscallError,
 };
 
 use super::bpffs::{self, OwnMount};
@@ -72,7 +76,7 @@ impl Pins {
     /// Makes the directories, and mounts bpffs where there is none.
     pub fn create(&self) -> Result<()> {
         bpffs::provide(&self.root)?;
-        for directory in [self.maps(), self.links()] {
+        for directory in [self.maps(), self.links(), self.filters(), self.qdiscs()] {
             fs::create_dir_all(&directory)
                 .with_context(|| format!("cannot create {}", directory.display()))?;
         }
@@ -85,7 +89,9 @@ impl Pins {
         let failed = || format!("cannot remove {}", self.root.display());
         if self.root.exists() {
             self.remove_maps(false)?;
-            ignore_missing(fs::remove_dir_all(self.links())).with_context(failed)?;
+            for directory in [self.links(), self.filters(), self.qdiscs()] {
+                ignore_missing(fs::remove_dir_all(directory)).with_context(failed)?;
+            }
         }
         let is_mount_point = mount.as_ref().is_some_and(|m| m.is_at(&self.root));
         if !is_mount_point {
@@ -106,6 +112,16 @@ impl Pins {
 
     fn links(&self) -> PathBuf {
         self.root.join("links")
+    }
+
+    /// The programs that clsact filters run.
+    fn filters(&self) -> PathBuf {
+        self.root.join("filters")
+    }
+
+    /// A directory for each clsact qdisc that truepeer added.
+    fn qdiscs(&self) -> PathBuf {
+        self.root.join("qdiscs")
     }
 
     /// Where the map with this name is pinned.
@@ -140,14 +156,16 @@ impl Pins {
     /// Has `pin` pin a link, as `name`. A link of that name is replaced in one step, and detached by that: at no
     /// moment is there none.
     pub(super) fn pin_link(&self, name: &str, pin: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-        let (new, path) = (
-            self.link_path(&format!("{NEW}{name}")),
-            self.link_path(name),
-        );
-        ignore_missing(fs::remove_file(&new))?;
-        let failed = || format!("cannot pin a program at {}", path.display());
-        pin(&new).with_context(failed)?;
-        fs::rename(&new, &path).with_context(failed)
+        replace(&self.links(), name, pin)
+    }
+
+    /// Has `pin` pin the program that a clsact filter runs, as `name`, instead of another.
+    pub(super) fn pin_filter(
+        &self,
+        name: &str,
+        pin: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<()> {
+        replace(&self.filters(), name, pin)
     }
 
     /// The link with this name; `None` when it is not, or no longer, pinned.
@@ -155,49 +173,102 @@ impl Pins {
         let path = self.link_path(name);
         match PinnedLink::from_pin(&path) {
             Ok(link) => Ok(Some(link.into())),
-            Err(LinkError::SyscallError(error))
-                if error.io_error.kind() == io::ErrorKind::NotFound =>
-            {
-                Ok(None)
-            }
+            Err(LinkError::SyscallError(error)) if is_missing(&error) => Ok(None),
             Err(error) => Err(error).with_context(|| format!("cannot open {}", path.display())),
         }
     }
 
-    /// The names of all links, in order. Links that are about to replace others are not among them.
-    pub(super) fn link_names(&self) -> Result<Vec<String>> {
-        let mut names = self.entries()?;
-        names.retain(|name| !name.starts_with(NEW));
-        Ok(names)
+    /// The id of the program that the clsact filter with this name runs; `None` when none is, or is no longer,
+    /// pinned.
+    pub(super) fn filter(&self, name: &str) -> Result<Option<u32>> {
+        let path = self.filter_path(name);
+        match ProgramInfo::from_pin(&path) {
+            Ok(program) => Ok(Some(program.id())),
+            Err(ProgramError::SyscallError(error)) if is_missing(&error) => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("cannot open {}", path.display())),
+        }
     }
 
-    /// Unpins, and so detaches, the links that `keep` does not want.
-    pub(super) fn retain_links(&self, keep: impl Fn(&str) -> bool) -> Result<()> {
-        for name in self.entries()? {
-            if !keep(&name) {
-                self.unpin_link(&name)?;
-            }
-        }
-        Ok(())
+    /// Where the program of the clsact filter with this name is pinned.
+    pub(super) fn filter_path(&self, name: &str) -> PathBuf {
+        self.filters().join(name)
+    }
+
+    /// The names of all links, in order.
+    pub(super) fn link_names(&self) -> Result<Vec<String>> {
+        names(&self.links())
+    }
+
+    /// The names of all clsact filters, in order.
+    pub(super) fn filter_names(&self) -> Result<Vec<String>> {
+        names(&self.filters())
     }
 
     /// Unpins, and so detaches, a link, if it is there.
     pub(super) fn unpin_link(&self, name: &str) -> Result<()> {
-        Ok(ignore_missing(fs::remove_file(self.link_path(name)))?)
+        unpin(&self.links(), name)
     }
 
-    fn entries(&self) -> Result<Vec<String>> {
-        let entries = match fs::read_dir(self.links()) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries?,
-        };
-        let mut names: Vec<_> = entries
-            .flatten()
-            .map(|entry| entry.file_name().to_string_lossy().into_owned())
-            .collect();
-        names.sort();
-        Ok(names)
+    /// Unpins the program of a clsact filter, if it is there.
+    pub(super) fn unpin_filter(&self, name: &str) -> Result<()> {
+        unpin(&self.filters(), name)
     }
+
+    /// The mark of the clsact qdisc of an interface, by the inode of its network namespace and its index.
+    pub(super) fn qdisc_mark(&self, netns: u64, index: u32) -> Mark {
+        Mark(self.qdiscs().join(format!("{netns}:{index}")))
+    }
+}
+
+/// Whether truepeer added something that the kernel does not let it pin. It lasts until the next boot, as that does.
+pub(super) struct Mark(PathBuf);
+
+impl Mark {
+    pub(super) fn is_set(&self) -> bool {
+        self.0.exists()
+    }
+
+    pub(super) fn set(&self) -> Result<()> {
+        fs::create_dir(&self.0).with_context(|| format!("cannot create {}", self.0.display()))
+    }
+
+    pub(super) fn clear(&self) -> Result<()> {
+        fs::remove_dir(&self.0).with_context(|| format!("cannot remove {}", self.0.display()))
+    }
+}
+
+/// Has `pin` pin something in a directory, instead of what has that name.
+fn replace(directory: &Path, name: &str, pin: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let (new, path) = (directory.join(format!("{NEW}{name}")), directory.join(name));
+    ignore_missing(fs::remove_file(&new))?;
+    let failed = || format!("cannot pin a program at {}", path.display());
+    pin(&new).with_context(failed)?;
+    fs::rename(&new, &path).with_context(failed)
+}
+
+/// Removes a pin, and one that was to replace it when an agent died.
+fn unpin(directory: &Path, name: &str) -> Result<()> {
+    ignore_missing(fs::remove_file(directory.join(format!("{NEW}{name}"))))?;
+    Ok(ignore_missing(fs::remove_file(directory.join(name)))?)
+}
+
+/// The names of all pins in a directory, in order, but for what is about to replace another.
+fn names(directory: &Path) -> Result<Vec<String>> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut names: Vec<_> = entries
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| !name.starts_with(NEW))
+        .collect();
+    names.sort();
+    Ok(names)
+}
+
+fn is_missing(error: &SyscallError) -> bool {
+    error.io_error.kind() == io::ErrorKind::NotFound
 }
 
 fn ignore_missing(result: io::Result<()>) -> io::Result<()> {

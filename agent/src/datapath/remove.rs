@@ -1,12 +1,14 @@
 //! Takes away what is no longer wanted, or all of it.
 
+use std::collections::HashSet;
+
 use agent_common::unwrap::{UnwrapPort, Versions};
 use anyhow::Result;
 use aya::maps::MapError;
 use nix::net::if_::if_nameindex;
 use tracing::{debug, warn};
 
-use super::{interfaces, object::Datapath, pins::Pins, unwrap};
+use super::{filters, interfaces, jobs::PacketProgram, object::Datapath, pins::Pins, unwrap};
 use crate::host::netns::Netns;
 
 impl Datapath {
@@ -28,11 +30,17 @@ impl Datapath {
         cookies: &[u64],
         ports: &[(UnwrapPort, Versions)],
     ) -> Result<()> {
-        self.pins.retain_links(|name| {
-            let own = self.always.iter().chain(&self.by_need);
-            let keep = own.map(String::as_str).chain(names.iter().copied());
-            keep.into_iter().any(|n| n == name)
-        })?;
+        let own = self.always.iter().chain(&self.by_need);
+        let keep: HashSet<&str> = own
+            .map(String::as_str)
+            .chain(names.iter().copied())
+            .collect();
+        let known = [self.pins.link_names()?, self.pins.filter_names()?];
+        for name in known.iter().flatten() {
+            if !keep.contains(name.as_str()) {
+                interfaces::detach(&self.pins, name)?;
+            }
+        }
         let namespaces = self.pins.namespaces()?;
         let known: Vec<u64> = namespaces.keys().collect::<Result<_, _>>()?;
         for cookie in known.iter().filter(|cookie| !cookies.contains(cookie)) {
@@ -48,17 +56,23 @@ pub fn remove(pins: &Pins) -> Result<()> {
     if let Err(error) = unwrap::reset(pins, |_| true) {
         debug!("no translated connections: {error:#}");
     }
-    let removed = pins.remove();
     for netns in Netns::all()? {
-        let swept = netns.run(|| {
-            for interface in if_nameindex()?.iter() {
-                interfaces::remove_filters(&interface.name().to_string_lossy());
-            }
-            Ok(())
-        });
-        if let Err(error) = swept {
+        if let Err(error) = netns.run(|| remove_filters(pins)) {
             warn!("clsact filters in {netns} were not looked for: {error:#}");
         }
     }
-    removed
+    pins.remove()
+}
+
+/// Removes truepeer's clsact filters from all interfaces of the calling thread's network namespace.
+fn remove_filters(pins: &Pins) -> Result<()> {
+    for interface in if_nameindex()?.iter() {
+        let interface = interface.name().to_string_lossy();
+        for program in PacketProgram::all() {
+            if let Err(error) = filters::remove(pins, &interface, program) {
+                debug!("{error:#}");
+            }
+        }
+    }
+    Ok(())
 }

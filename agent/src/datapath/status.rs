@@ -31,7 +31,9 @@ impl Origins for Pins {
     fn status(&self) -> Result<Status> {
         let counters = counters(self)?;
         let links = self.link_names()?.into_iter().map(|name| link(self, &name));
-        // A link that was unpinned since the names were read is none any more.
+        let filters = self.filter_names()?.into_iter();
+        let links = links.chain(filters.map(|name| filter(self, &name)));
+        // What was unpinned since the names were read is attached no more.
         let links = links.filter_map(Result::transpose);
         Ok(Status {
             links: links.collect::<Result<_>>()?,
@@ -95,5 +97,19 @@ fn link(pins: &Pins, name: &str) -> Result<Option<Link>> {
         program_id: link.info()?.program_id(),
         target,
         pin: pins.link_path(name),
+    }))
+}
+
+/// The clsact filter whose program is pinned by this name; `None`: it is no longer.
+fn filter(pins: &Pins, name: &str) -> Result<Option<Link>> {
+    let Some(program_id) = pins.filter(name)? else {
+        return Ok(None);
+    };
+    let (program, target) = links::describe(name);
+    Ok(Some(Link {
+        program,
+        program_id,
+        target,
+        pin: pins.filter_path(name),
     }))
 }

@@ -10,6 +10,7 @@ mod marks;
 mod mounts;
 mod namespace;
 mod probe;
+mod programs;
 mod proxy;
 mod sysctls;
 
@@ -27,11 +28,13 @@ pub fn run(pre: bool, config: &Config) -> Vec<Check> {
     let mut checks = capabilities::check();
     checks.extend(kernel::check());
     checks.extend(mounts::check(&config.agent.bpffs));
+    let host_is_fit = |checks: &[Check]| checks.iter().all(|c| c.outcome != Outcome::Fail);
+    checks.extend(programs::check(host_is_fit(&checks), config));
     if pre {
         return checks;
     }
     checks.extend(config.trust.keys.as_deref().map(keys::check));
-    let host_is_fit = checks.iter().all(|check| check.outcome != Outcome::Fail);
+    let host_is_fit = host_is_fit(&checks);
     for (path, steers) in by_namespace(&config.steer) {
         match Netns::open_or_current(path) {
             Ok(netns) => {

@@ -1,0 +1,89 @@
+//! What is in place in one network namespace, or is to be.
+
+use agent_common::{
+    Namespace,
+    node::{Interface, Node},
+    unwrap::{UnwrapPort, Versions},
+};
+use anyhow::Result;
+use tokio::{sync::mpsc::Sender, task::JoinHandle};
+use tracing::warn;
+
+use super::plan::{self, Place, Rules};
+use crate::{datapath::Job, host::netns::Netns};
+
+/// A network namespace in which something is to be done.
+pub(super) struct Served {
+    pub(super) netns: Netns,
+    pub(super) settings: Namespace,
+    pub(super) unwraps: Vec<(UnwrapPort, Versions)>,
+    pub(super) nodes: Vec<(Interface, Node)>,
+    /// Name of each interface that is attached to, for what, and its index.
+    pub(super) interfaces: Vec<(String, Job, u32)>,
+    /// Whether the namespace has steers, which also look up sockets.
+    pub(super) steers: bool,
+    /// Names of the pins of what is attached.
+    pub(super) pins: Vec<String>,
+    watch: JoinHandle<()>,
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.watch.abort();
+    }
+}
+
+/// Whether a namespace or an interface that is missing is an error, or comes later.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Missing {
+    Fails,
+    Waits,
+}
+
+impl Served {
+    /// Looks at a namespace, and says what is to be there. From now on, `changed` is told `place` when one of its
+    /// interfaces changes. `kind` is that of the TOA which nodes write.
+    ///
+    /// # Errors
+    ///
+    /// When an interface is missing that may not be, or is no Ethernet device, or the steers do not fit.
+    pub(super) fn survey(
+        place: &Place,
+        netns: Netns,
+        rules: &Rules,
+        kind: u8,
+        missing: Missing,
+        changed: &Sender<Place>,
+    ) -> Result<Self> {
+        // Before looking, so that no change goes by unseen.
+        let changed = changed.clone();
+        let watched = place.clone();
+        let mut links = netns.watch_links()?;
+        let watch = tokio::spawn(async move {
+            while links.recv().await.is_some() && changed.send(watched.clone()).await.is_ok() {}
+        });
+        let here = netns.interfaces()?;
+        let index = |name: &str| here.iter().find(|i| i.name == name).map(|i| i.index);
+        let mut interfaces = Vec::new();
+        for (name, job) in rules.jobs() {
+            match index(name) {
+                Some(index) => {
+                    netns.check_ethernet(name)?;
+                    interfaces.push((name.to_owned(), job, index));
+                }
+                None if missing == Missing::Fails => drop(netns.interface_index(name)?),
+                None => warn!("interface {name} of {netns} is missing; waiting for it"),
+            }
+        }
+        Ok(Self {
+            settings: plan::settings(&rules.steers, index)?,
+            unwraps: plan::unwraps(&rules.unwraps, netns.cookie(), index),
+            nodes: plan::nodes(&rules.nodes, kind, netns.cookie(), index),
+            netns,
+            interfaces,
+            steers: !rules.steers.is_empty(),
+            pins: Vec::new(),
+            watch,
+        })
+    }
+}

@@ -1,0 +1,212 @@
+//! clsact filters, by which packet programs run on an interface before Linux 6.6 has TCX.
+//!
+//! A filter stays until it is removed, whoever added it. Its program is pinned by the name that a link would have:
+//! that tells which filters there are to be, and which program each of them runs. All functions act in the calling
+//! thread's network namespace.
+
+use anyhow::{Context as _, Result, bail};
+use aya::programs::{
+    Link as _, SchedClassifier, TcAttachType,
+    tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact},
+};
+use futures_util::TryStreamExt as _;
+use netlink_packet_route::tc::{
+    TcAttribute, TcFilterBpfOption, TcHandle as Handle, TcMessage, TcOption,
+};
+use nix::net::if_::if_nametoindex;
+
+use super::{jobs::PacketProgram, pins::Pins};
+use crate::host::netns::Netns;
+
+/// The handle of truepeer's filter among those of its priority.
+const HANDLE: u32 = 1;
+
+/// A BPF filter that the kernel has.
+struct Filter {
+    priority: u16,
+    handle: u32,
+    /// What whoever added it calls its program.
+    name: String,
+    /// The kernel's id of its program.
+    program_id: u32,
+}
+
+/// Has a filter of the interface run this program, instead of the one that the filter ran before: from one packet to
+/// the next.
+///
+/// # Errors
+///
+/// When somebody else's filter has the priority, or the kernel refuses.
+pub(super) fn run(
+    classifier: &mut SchedClassifier,
+    pins: &Pins,
+    interface: &str,
+    program: &PacketProgram,
+) -> Result<()> {
+    let PacketProgram {
+        name,
+        direction,
+        priority,
+        ..
+    } = *program;
+    add_qdisc(pins, interface)?;
+    let filters = on(interface, direction)?;
+    let is_ours = |f: &&Filter| (f.priority, f.handle) == (priority, HANDLE);
+    // Two at a time would both change a packet.
+    for misplaced in filters.iter().filter(|f| f.name == name && !is_ours(f)) {
+        link(interface, direction, misplaced.priority, misplaced.handle)?.detach()?;
+    }
+    let id = match filters.iter().find(is_ours) {
+        Some(filter) if filter.name == name => {
+            classifier.attach_to_link(link(interface, direction, priority, HANDLE)?)
+        }
+        Some(filter) => bail!(
+            "the filter of priority {priority} on {interface} is \"{}\", which is not truepeer's: give it another \
+             priority (`tc filter show dev {interface} {}`)",
+            filter.name,
+            word(direction),
+        ),
+        None => {
+            let options = NlOptions {
+                priority,
+                handle: HANDLE.into(),
+                ..NlOptions::default()
+            };
+            classifier.attach_with_options(interface, direction, TcAttachOptions::Netlink(options))
+        }
+    };
+    let id = id.with_context(|| format!("cannot add a clsact filter to {interface}"))?;
+    // The filter is to outlive the agent; dropping the link would remove it.
+    std::mem::forget(classifier.take_link(id)?);
+    Ok(())
+}
+
+/// Whether truepeer's filter for this program is there, and runs the program with this id.
+pub(super) fn runs(interface: &str, program: &PacketProgram, id: u32) -> Result<bool> {
+    let filters = on(interface, program.direction)?;
+    let is_it = |f: &Filter| (f.priority, f.handle, f.program_id) == (program.priority, HANDLE, id);
+    Ok(filters.iter().any(is_it))
+}
+
+/// Removes every filter that runs a program of this name, and the qdisc if truepeer added it and nobody else needs
+/// it by now.
+pub(super) fn remove(pins: &Pins, interface: &str, program: &PacketProgram) -> Result<()> {
+    let PacketProgram {
+        name, direction, ..
+    } = *program;
+    for filter in on(interface, direction)? {
+        if filter.name == name {
+            link(interface, direction, filter.priority, filter.handle)?.detach()?;
+        }
+    }
+    remove_qdisc(pins, interface)
+}
+
+fn link(
+    interface: &str,
+    direction: TcAttachType,
+    priority: u16,
+    handle: u32,
+) -> Result<SchedClassifierLink> {
+    let handle = TcHandle::from(handle);
+    Ok(SchedClassifierLink::attached(
+        interface, direction, priority, handle, None,
+    )?)
+}
+
+/// The BPF filters of an interface.
+fn on(interface: &str, direction: TcAttachType) -> Result<Vec<Filter>> {
+    Ok(dump(interface, direction)?
+        .iter()
+        .filter_map(Filter::read)
+        .collect())
+}
+
+/// All filters of an interface.
+fn dump(interface: &str, direction: TcAttachType) -> Result<Vec<TcMessage>> {
+    let index = if_nametoindex(interface)?;
+    let filters = Netns::current()?.netlink(async |handle| {
+        let filters = handle.traffic_filter(index as i32).get();
+        let filters = match direction {
+            TcAttachType::Egress => filters.egress(),
+            _ => filters.ingress(),
+        };
+        Ok(filters.execute().try_collect().await?)
+    });
+    filters.with_context(|| format!("cannot list the {} filters of {interface}", word(direction)))
+}
+
+impl Filter {
+    /// `None`: it is no BPF filter, or one without a name, and so not truepeer's.
+    fn read(message: &TcMessage) -> Option<Self> {
+        let mut name = None;
+        let mut program_id = None;
+        let options = message
+            .attributes
+            .iter()
+            .filter_map(|attribute| match attribute {
+                TcAttribute::Options(options) => Some(options),
+                _ => None,
+            });
+        for option in options.flatten() {
+            match option {
+                TcOption::Bpf(TcFilterBpfOption::ProgName(text)) => name = Some(text.clone()),
+                TcOption::Bpf(TcFilterBpfOption::ProgId(id)) => program_id = Some(*id),
+                _ => {}
+            }
+        }
+        Some(Self {
+            // The upper half of `tcm_info` (TC_H_MAJ of linux/pkt_sched.h).
+            priority: (message.header.info >> 16) as u16,
+            handle: message.header.handle.into(),
+            name: name?,
+            program_id: program_id?,
+        })
+    }
+}
+
+/// Makes sure that the interface has a clsact qdisc, and notes whether truepeer added it.
+fn add_qdisc(pins: &Pins, interface: &str) -> Result<()> {
+    let mark = pins.qdisc_mark(Netns::current()?.inode(), if_nametoindex(interface)?);
+    if mark.is_set() {
+        return Ok(());
+    }
+    // Noted first, lest a crash in between leaves one that nobody removes.
+    mark.set()?;
+    // Fails when the interface has a clsact already, which serves as well. Where it fails for another reason,
+    // the filter does, too.
+    if qdisc_add_clsact(interface).is_err() {
+        mark.clear()?;
+    }
+    Ok(())
+}
+
+/// Removes the clsact qdisc if truepeer added it and it has no filter any more.
+pub(super) fn remove_qdisc(pins: &Pins, interface: &str) -> Result<()> {
+    let netns = Netns::current()?;
+    let index = if_nametoindex(interface)?;
+    let mark = pins.qdisc_mark(netns.inode(), index);
+    if !mark.is_set() {
+        return Ok(());
+    }
+    for direction in [TcAttachType::Ingress, TcAttachType::Egress] {
+        if !dump(interface, direction)?.is_empty() {
+            return Ok(());
+        }
+    }
+    let removed = netns.netlink(async |handle| {
+        let mut qdisc = handle.qdisc().del(index as i32);
+        qdisc.message_mut().header.parent = Handle::CLSACT;
+        Ok(qdisc.execute().await?)
+    });
+    removed.with_context(|| format!("cannot remove the clsact qdisc of {interface}"))?;
+    mark.clear()
+}
+
+/// What `tc` calls it.
+fn word(direction: TcAttachType) -> &'static str {
+    match direction {
+        TcAttachType::Egress => "egress",
+        _ => "ingress",
+    }
+}

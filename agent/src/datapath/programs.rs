@@ -1,0 +1,272 @@
+//! Loads the programs of the BPF object, and explains when the kernel refuses one.
+
+use std::fmt;
+
+use agent_common::names::program;
+use anyhow::{Context as _, Result};
+use aya::{
+    Btf, Ebpf, EbpfLoader,
+    programs::{Program, ProgramError},
+};
+
+/// The BPF programs and maps, as ELF.
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("TRUEPEER_OBJECT"));
+
+/// How many lines of what the verifier says are told: the last ones name the instruction and the reason.
+const TOLD: usize = 6;
+
+/// What a program is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Purpose {
+    /// Its name in the BPF object.
+    pub program: &'static str,
+    /// What of the configuration needs it; `None`: the agent itself.
+    pub section: Option<Section>,
+    /// What does not work without it.
+    pub consequence: &'static str,
+}
+
+/// What of the configuration needs programs of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Section {
+    /// `[[steer]]`, and a `[[relay]]` with `send = "transparent"`.
+    Steer,
+    /// `[[unwrap]]`.
+    Unwrap,
+    /// `[[carry.node]]`.
+    CarryNode,
+    /// `[[policy]]`.
+    Policy,
+    /// `uids` and `cgroups` of `[trust]`.
+    Bind,
+    /// `[reveal]`.
+    Reveal,
+}
+
+impl fmt::Display for Section {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Steer => "[[steer]]",
+            Self::Unwrap => "[[unwrap]]",
+            Self::CarryNode => "[[carry.node]]",
+            Self::Policy => "[[policy]]",
+            Self::Bind => "[trust] with uids or cgroups",
+            Self::Reveal => "[reveal]",
+        })
+    }
+}
+
+/// Every program of the object.
+const PURPOSES: [Purpose; 17] = {
+    const fn of(program: &'static str, section: Section, consequence: &'static str) -> Purpose {
+        Purpose {
+            program,
+            section: Some(section),
+            consequence,
+        }
+    }
+    const fn always(program: &'static str, consequence: &'static str) -> Purpose {
+        Purpose {
+            program,
+            section: None,
+            consequence,
+        }
+    }
+    const UNREVEALED: &str = "applications are told the last hop instead of the client";
+    const UNBOUND: &str = "proxies that bind to a client's address are not believed";
+    const UNSOURCED: &str = "proxies in a pod with Istio's rules connect from the wrong address, and those that a policy denies wait";
+    [
+        always(program::LEARN, "no origin is learnt: nothing works"),
+        always(
+            program::RELEASE,
+            "the access log does not tell which process had a connection",
+        ),
+        always(
+            program::ADOPT,
+            "listeners that are older than the agent are not known",
+        ),
+        of(
+            program::STEER,
+            Section::Steer,
+            "connections are not brought to the proxy",
+        ),
+        of(
+            program::LOOKUP,
+            Section::Steer,
+            "connections to the host's own addresses are not brought to the proxy",
+        ),
+        of(
+            program::UNWRAP,
+            Section::Unwrap,
+            "PROXY headers are not taken off: use a [[relay]]",
+        ),
+        of(
+            program::ANSWER,
+            Section::Unwrap,
+            "PROXY headers are not taken off: use a [[relay]]",
+        ),
+        of(
+            program::NODE,
+            Section::CarryNode,
+            "the node's NAT hides the clients of node ports",
+        ),
+        of(
+            program::GUARD,
+            Section::Policy,
+            "nobody is refused but by the relay",
+        ),
+        of(program::ASK, Section::Bind, UNBOUND),
+        of(program::BIND4, Section::Bind, UNBOUND),
+        of(program::BIND6, Section::Bind, UNBOUND),
+        of(program::SOURCE4, Section::Bind, UNSOURCED),
+        of(program::SOURCE6, Section::Bind, UNSOURCED),
+        of(program::PEER4, Section::Reveal, UNREVEALED),
+        of(program::PEER6, Section::Reveal, UNREVEALED),
+        of(
+            program::ORIGINAL_DST,
+            Section::Reveal,
+            "a proxy that is set up for REDIRECT does not learn where clients wanted to go",
+        ),
+    ]
+};
+
+impl Purpose {
+    fn of(program: &str) -> Option<&'static Self> {
+        const { &PURPOSES }
+            .iter()
+            .find(|purpose| purpose.program == program)
+    }
+}
+
+/// The program of the object with this name and type.
+pub(super) fn named<'a, P>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut P>
+where
+    &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
+{
+    let program = object
+        .program_mut(name)
+        .with_context(|| format!("the BPF object has no program {name}"))?;
+    Ok(program.try_into()?)
+}
+
+/// Loads the program with this name, unless it is loaded already.
+///
+/// # Errors
+///
+/// When the kernel refuses it: names the program, what needs it, the last words of the verifier, and what follows.
+pub(super) fn load(object: &mut Ebpf, name: &str) -> Result<()> {
+    let program = object
+        .program_mut(name)
+        .with_context(|| format!("the BPF object has no program {name}"))?;
+    if program.fd().is_ok() {
+        return Ok(());
+    }
+    let loaded = match program {
+        Program::SchedClassifier(program) => program.load(),
+        Program::SkLookup(program) => program.load(),
+        Program::SockOps(program) => program.load(),
+        Program::CgroupSkb(program) => program.load(),
+        Program::CgroupSock(program) => program.load(),
+        Program::CgroupSockAddr(program) => program.load(),
+        Program::CgroupSockopt(program) => program.load(),
+        Program::Iter(program) => program.load("tcp", &Btf::from_sys_fs()?),
+        _ => unreachable!("the object has no program of another type"),
+    };
+    loaded.map_err(|error| explain(name, error))
+}
+
+/// Tries every program on this kernel, attaches none, and leaves nothing. Returns what the kernel says of each.
+///
+/// # Errors
+///
+/// When the kernel refuses already the maps.
+pub fn try_all() -> Result<Vec<(Purpose, Result<()>)>> {
+    let mut object = EbpfLoader::new()
+        .btf(None)
+        .load(OBJECT)
+        .context("cannot load the BPF object")?;
+    let tried = PURPOSES
+        .iter()
+        .map(|purpose| (*purpose, load(&mut object, purpose.program)));
+    Ok(tried.collect())
+}
+
+fn explain(name: &str, error: ProgramError) -> anyhow::Error {
+    let ProgramError::LoadError {
+        io_error,
+        verifier_log,
+    } = error
+    else {
+        return anyhow::Error::new(error).context(format!("cannot load {name}"));
+    };
+    let log = verifier_log.to_string();
+    let (section, consequence) =
+        Purpose::of(name).map_or((None, ""), |p| (p.section, p.consequence));
+    let needed = section.map_or_else(|| "the agent itself".to_owned(), |s| s.to_string());
+    anyhow::anyhow!(
+        "this kernel refuses the program {name}, which {needed} needs ({io_error}): {}; without it, {consequence}",
+        last_words(&log)
+    )
+}
+
+/// The last lines of the verifier's log that give its reason; its statistics come behind them.
+fn last_words(log: &str) -> String {
+    let is_statistics = |line: &&str| {
+        let starts = ["processed ", "verification time ", "stack depth "];
+        line.is_empty() || starts.iter().any(|start| line.starts_with(start))
+    };
+    let lines: Vec<_> = log
+        .lines()
+        .map(str::trim)
+        .filter(|line| !is_statistics(line))
+        .collect();
+    if lines.is_empty() {
+        return "the verifier gives no reason".to_owned();
+    }
+    let words = &lines[lines.len().saturating_sub(TOLD)..];
+    format!("the verifier says \"{}\"", words.join(" | "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_program_has_a_purpose() {
+        let object = aya_obj::Object::parse(OBJECT).unwrap();
+        for name in object.programs.keys() {
+            assert!(Purpose::of(name).is_some(), "{name}");
+        }
+        assert_eq!(object.programs.len(), PURPOSES.len());
+    }
+
+    #[test]
+    fn the_verifiers_reason_is_told_and_not_its_statistics() {
+        let log = "0: R1=ctx()\n1: (b7) r0 = 0\nR4 min value is negative\nprocessed 12 insns (limit 1000000)\n\n";
+        assert_eq!(
+            last_words(log),
+            "the verifier says \"0: R1=ctx() | 1: (b7) r0 = 0 | R4 min value is negative\""
+        );
+        assert_eq!(last_words("\n"), "the verifier gives no reason");
+    }
+
+    #[test]
+    fn an_error_names_program_section_reason_and_consequence() {
+        let error = explain(
+            program::UNWRAP,
+            ProgramError::LoadError {
+                io_error: std::io::Error::from_raw_os_error(nix::libc::EACCES),
+                verifier_log: aya_obj::VerifierLog::new("R4 min value is negative".into()),
+            },
+        );
+        let text = format!("{error:#}");
+        for part in [
+            "truepeer_unwrap",
+            "[[unwrap]]",
+            "R4 min value is negative",
+            "[[relay]]",
+        ] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+}
