@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use super::{served::Missing, supervisor::Supervisor};
 use crate::{
     config::Config,
-    connections::peers::Names,
+    connections::names::Names,
     workloads::pods::{self, Action, Directory, Id, PodError, Pods},
 };
 

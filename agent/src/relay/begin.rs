@@ -114,7 +114,7 @@ pub(super) async fn begin(
     }))
 }
 
-/// Records the client of an accepted connection, and keeps the details that its PROXY header tells.
+/// Records the client of an accepted connection, and keeps the TLVs of its PROXY header.
 fn learn(
     service: &Service,
     stream: &TcpStream,
@@ -124,18 +124,18 @@ fn learn(
 ) -> Result<()> {
     let cookie = accepted.cookie;
     let origin = accepted.origin(stream, Some(client))?;
-    // The details come first: once the origin is recorded, the data path may report the connection's end.
-    if let Some(details) = preamble.details() {
-        service.details.keep(cookie, details);
+    // The TLVs come first: once the origin is recorded, the data path may report the connection's end.
+    if let Some(tlvs) = preamble.tlvs() {
+        service.tlvs.keep(cookie, tlvs);
     }
     if let Err(error) = service.claims.learn(cookie, origin) {
         // The map may be full. The connection works without a record.
         debug!("{}: the origin is not recorded: {error:#}", service.name);
-        service.details.take(cookie);
+        service.tlvs.take(cookie);
     } else if stream.peer_addr().is_err() {
         // The data path may have seen the connection end before there was a record to remove.
         service.claims.forget(cookie)?;
-        service.details.take(cookie);
+        service.tlvs.take(cookie);
     }
     Ok(())
 }

@@ -30,7 +30,7 @@ use self::{
 };
 use crate::{
     config::{Config, Relay, Trust},
-    connections::{details::Kept, ended::Refusals, origins::Claims},
+    connections::{origins::Claims, summary::SummarySender, tlv_store::TlvStore},
     host::netns::Netns,
 };
 
@@ -38,8 +38,8 @@ use crate::{
 pub struct Relays {
     claims: Arc<dyn Claims>,
     metrics: Metrics,
-    details: Arc<Kept>,
-    refusals: Refusals,
+    tlvs: Arc<TlvStore>,
+    summaries: SummarySender,
     listeners: Vec<Listener>,
     /// Threads inside other namespaces, by the namespace's cookie. They outlive their listeners for as long as
     /// connections are in progress.
@@ -47,19 +47,19 @@ pub struct Relays {
 }
 
 impl Relays {
-    /// No relay yet. `details` keeps what PROXY headers say besides addresses, for as long as their origins
-    /// live.
+    /// No relay yet. The relays keep the TLVs of PROXY headers in `tlvs`, and send to `summaries` what they refuse
+    /// and which requests they serve.
     pub fn new(
         claims: Arc<dyn Claims>,
         metrics: Metrics,
-        details: Arc<Kept>,
-        refusals: Refusals,
+        tlvs: Arc<TlvStore>,
+        summaries: SummarySender,
     ) -> Self {
         Self {
             claims,
             metrics,
-            details,
-            refusals,
+            tlvs,
+            summaries,
             listeners: Vec::new(),
             runtimes: HashMap::new(),
         }
@@ -131,8 +131,8 @@ impl Relays {
             balancer: Balancer::new(relay.balance, &relay.upstream),
             claims: self.claims.clone(),
             metrics: self.metrics.of(&relay.listen.to_string()),
-            details: self.details.clone(),
-            refusals: self.refusals.clone(),
+            tlvs: self.tlvs.clone(),
+            summaries: self.summaries.clone(),
             pipes: Pipes::default(),
             relay: relay.clone(),
         }

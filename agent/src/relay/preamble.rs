@@ -6,7 +6,7 @@ use agent_common::proxy::{self, Header, Parsed, Peer, Tlv, kind, write};
 use tokio::{net::TcpStream, time};
 
 use super::reason::RefusalReason;
-use crate::{config::Send, connections::details::Details};
+use crate::{config::Send, connections::proxy_tlvs::ProxyTlvs};
 
 /// Room for a header with the first payload: what one segment carries, as a rule.
 const ROOM: usize = 1460;
@@ -53,8 +53,8 @@ impl Preamble {
     }
 
     /// What the header says besides addresses.
-    pub(super) fn details(&self) -> Option<Details> {
-        Details::read(self.header()?.tlvs)
+    pub(super) fn tlvs(&self) -> Option<ProxyTlvs> {
+        ProxyTlvs::read(self.header()?.tlvs)
     }
 
     /// What follows the header.

@@ -13,7 +13,7 @@ use super::{
     reason::RefusalReason,
     service::Service,
 };
-use crate::{config::Accept, connections::ended::Ended};
+use crate::{config::Accept, connections::summary::Summary};
 
 /// Why a connection is refused, and its client if that is known.
 pub(super) struct Refused {
@@ -58,7 +58,7 @@ pub(super) fn reset(stream: &TcpStream) {
     let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }
 
-/// Tells the statistics and the access log of a refused connection.
+/// Sends the summary of a refused connection.
 fn report(
     service: &Service,
     stream: &TcpStream,
@@ -77,9 +77,9 @@ fn report(
         // The relay recorded this origin; the data path would report the connection's end a second time.
         service.claims.forget(accepted.cookie)?;
     }
-    service.refusals.tell(Ended {
+    service.summaries.tell(Summary {
         refused: Some(refused.reason.name()),
-        ..Ended::new(closed, service.details.take(accepted.cookie))
+        ..Summary::new(closed, service.tlvs.take(accepted.cookie))
     });
     Ok(())
 }

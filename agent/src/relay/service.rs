@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::{balance::Balancer, metrics::RelayMetrics, pipes::Pipes};
 use crate::{
     config::{Relay, Trust},
-    connections::{details::Kept, ended::Refusals, origins::Claims},
+    connections::{origins::Claims, summary::SummarySender, tlv_store::TlvStore},
 };
 
 /// What all connections of one relay share. A reload of the configuration makes a new one.
@@ -20,8 +20,8 @@ pub(super) struct Service {
     pub(super) balancer: Balancer,
     pub(super) claims: Arc<dyn Claims>,
     pub(super) metrics: RelayMetrics,
-    pub(super) details: Arc<Kept>,
-    pub(super) refusals: Refusals,
+    pub(super) tlvs: Arc<TlvStore>,
+    pub(super) summaries: SummarySender,
     pub(super) pipes: Pipes,
 }
 

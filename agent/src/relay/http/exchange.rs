@@ -10,12 +10,12 @@ use hyper::{Request, StatusCode};
 
 use super::session::Session;
 use crate::{
-    connections::ended::{self, Ended},
+    connections::summary::{HttpRequest, Summary},
     host::clock::now,
     relay::{client::Client, metrics::Direction},
 };
 
-/// A request and its answer. Dropped when both have ended, and told to the statistics and the access log then.
+/// A request and its answer. It is dropped when both have ended, and sends a summary of them then.
 pub(super) struct Exchange {
     pub(super) session: Arc<Session>,
     pub(super) client: Client,
@@ -77,7 +77,7 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         self.session.timeouts.end();
         let status = *self.status.get_mut();
-        let request = ended::Request {
+        let request = HttpRequest {
             method: std::mem::take(&mut self.method),
             path: std::mem::take(&mut self.path),
             status: (status != 0).then_some(status),
@@ -89,9 +89,9 @@ impl Drop for Exchange {
             sent: *self.sent.get_mut(),
             ..Closed::default()
         };
-        self.session.service.refusals.tell(Ended {
+        self.session.service.summaries.tell(Summary {
             request: Some(request),
-            ..Ended::new(closed, None)
+            ..Summary::new(closed, None)
         });
     }
 }

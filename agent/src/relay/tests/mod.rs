@@ -15,7 +15,7 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::sync::mpsc::Receiver;
 
 use super::*;
-use crate::connections::ended::Ended;
+use crate::connections::summary::Summary;
 
 /// What the relay told the data path.
 #[derive(Default)]
@@ -73,8 +73,8 @@ struct Fixture {
     relay: SocketAddr,
     notes: Arc<Notes>,
     relays: Relays,
-    details: Arc<Kept>,
-    refused: Receiver<Ended>,
+    tlvs: Arc<TlvStore>,
+    summaries: Receiver<Summary>,
 }
 
 impl Fixture {
@@ -88,18 +88,18 @@ impl Fixture {
         );
         let config = Config::parse(&text, "test").unwrap();
         let notes = Arc::new(Notes::default());
-        let details = Arc::new(Kept::default());
-        let (refusals, refused) = Refusals::channel(Counter::default());
+        let tlvs = Arc::new(TlvStore::default());
+        let (sender, summaries) = SummarySender::channel(Counter::default());
         let metrics = Metrics::default();
-        let mut relays = Relays::new(notes.clone(), metrics, details.clone(), refusals);
+        let mut relays = Relays::new(notes.clone(), metrics, tlvs.clone(), sender);
         relays.apply(&config).unwrap();
         Self {
             server,
             relay,
             notes,
             relays,
-            details,
-            refused,
+            tlvs,
+            summaries,
         }
     }
 

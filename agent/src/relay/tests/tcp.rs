@@ -121,8 +121,8 @@ async fn what_a_header_says_is_kept_with_its_origin() {
     client.write_all(&bytes).unwrap();
     let _accepted = fixture.server.accept().unwrap();
     let cookies = fixture.notes.cookies.lock().unwrap();
-    let details = fixture.details.take(cookies[0]).unwrap();
-    assert_eq!(details.authority.as_deref(), Some("example.com"));
+    let tlvs = fixture.tlvs.take(cookies[0]).unwrap();
+    assert_eq!(tlvs.authority.as_deref(), Some("example.com"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -141,9 +141,9 @@ async fn whom_it_refuses_is_told_with_the_client_if_it_is_known() {
     ] {
         let mut client = TcpStream::connect(relay).unwrap();
         client.write_all(bytes).unwrap();
-        let ended = fixture.refused.recv().await.unwrap();
-        assert_eq!(ended.refused, Some(why));
-        let origin = ended.closed.origin;
+        let summary = fixture.summaries.recv().await.unwrap();
+        assert_eq!(summary.refused, Some(why));
+        let origin = summary.closed.origin;
         let own = client.local_addr().unwrap();
         assert_eq!(origin.remote.socket_addr(), own);
         let is_known = why == "upstream";

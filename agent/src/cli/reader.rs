@@ -1,4 +1,4 @@
-//! Where the commands that read get their answers: from the agent, or from the pins of one that died.
+//! Reads from the agent or, when there is none, from the pins that it left.
 
 use std::{
     cell::Cell,
@@ -11,61 +11,48 @@ use hyper::Method;
 use serde::de::DeserializeOwned;
 use tokio::runtime::{self, Runtime};
 
+use super::arguments::ReadArgs;
 use crate::{
     api::client,
     config::Config,
-    connections::{origins::Origins, peers::Names},
+    connections::{names::Names, origins::Origins},
     datapath::Pins,
     workloads::{containers::Containers, pods::Pods},
 };
 
-/// Which agent to ask.
-#[derive(Clone, Debug, clap::Args)]
-pub(super) struct Source {
-    /// Configuration of the agent; without it, the default one
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-
-    /// Unix socket of the agent; without it, the configuration's
-    #[arg(long, value_name = "PATH")]
-    socket: Option<PathBuf>,
+/// Asks the agent, or reads the pins.
+pub(super) struct Reader {
+    /// The agent's configuration, as far as this command knows.
+    pub(super) config: Config,
+    /// The pods and containers of this host, for when there is no agent.
+    pub(super) containers: Containers,
+    socket: PathBuf,
+    runtime: Runtime,
+    /// Whether the command has already said that there is no agent.
+    has_warned: Cell<bool>,
 }
 
-impl Source {
-    /// Gets ready to ask.
-    pub(super) fn open(&self) -> Result<Reader> {
-        let config = Config::load(self.config.as_deref())?;
-        let socket = self.socket.as_ref().unwrap_or(&config.agent.socket);
-        Ok(Reader {
+impl Reader {
+    /// Prepares to ask the agent.
+    pub(super) fn new(args: &ReadArgs) -> Result<Self> {
+        let config = args.config.load()?;
+        let socket = args.socket.as_ref().unwrap_or(&config.agent.socket);
+        Ok(Self {
             containers: Containers::new(&config.agent.runtimes, Pods::default()),
             socket: socket.clone(),
             config,
             runtime: runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?,
-            told: Cell::new(false),
+            has_warned: Cell::new(false),
         })
     }
-}
 
-/// Asks the agent, or reads the pins.
-pub(super) struct Reader {
-    /// The agent's, as far as this command knows.
-    pub(super) config: Config,
-    /// What runs here, for when there is no agent.
-    pub(super) containers: Containers,
-    socket: PathBuf,
-    runtime: Runtime,
-    /// Whether it has been said that the agent is dead.
-    told: Cell<bool>,
-}
-
-impl Reader {
-    /// What the agent tells at `path`. When there is no agent, what `pins` reads instead.
+    /// The agent's answer at `path` or, when there is no agent, what `pins` reads instead.
     ///
     /// # Errors
     ///
-    /// Also when the agent answers with an error: its reason.
+    /// When the agent answers with an error, or neither agent nor pins can be read.
     pub(super) fn read<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -92,7 +79,7 @@ impl Reader {
         let pins = Pins::open(&self.config.agent.bpffs).with_context(|| {
             format!("{no_agent} (one that was started with `--config` needs the same here)")
         })?;
-        if !self.told.replace(true) {
+        if !self.has_warned.replace(true) {
             let _ = writeln!(stderr(), "{no_agent}: read from the pins instead");
         }
         read(&pins, &Names::new(&self.config))

@@ -1,48 +1,37 @@
-//! What a PROXY header of version 2 says besides addresses, for people and logs.
+//! The TLVs of a PROXY header, version 2, decoded for people and logs.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, OnceLock},
-};
-
-use agent_common::{
-    Closed,
-    proxy::{Meaning, Parsed, Ssl, Tlv, Tlvs, kind, parse},
-};
+use agent_common::proxy::{Meaning, Ssl, Tlv, Tlvs, kind};
 use serde::{Deserialize, Serialize};
 
-use super::origins::Headers;
-
-/// Longer values are left out: no host name is longer.
+/// The longest value that is shown, in bytes. No host name is longer.
 const LONGEST: usize = 255;
-/// Of how many connections details are kept; beyond, the oldest have none.
-const CONNECTIONS: usize = 65_536;
 
-/// What one header says; what it does not is left out of JSON. Bytes that are no text are escaped (`\xff`).
+/// The TLVs of one header that truepeer knows. JSON has only those that the header has, with bytes that are no text
+/// escaped (`\xff`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Details {
-    /// Application-layer protocol.
+pub struct ProxyTlvs {
+    /// Application-layer protocol (ALPN).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alpn: Option<String>,
-    /// Host name that the client asked for (SNI).
+    /// The host name that the client asked for (SNI).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub authority: Option<String>,
-    /// The sender's identification of the connection.
+    /// The id that the sender gave the connection.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unique_id: Option<String>,
     /// The sender's network namespace.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub netns: Option<String>,
-    /// How the client reached the sender by TLS.
+    /// The client's TLS session with the sender.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
-    /// AWS: id of the VPC endpoint.
+    /// Id of the VPC endpoint (AWS).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub aws_vpc_endpoint: Option<String>,
-    /// Azure: link id of the private endpoint.
+    /// Link id of the private endpoint (Azure).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub azure_private_endpoint: Option<u32>,
-    /// Google Cloud: id of the Private Service Connect connection.
+    /// Id of the Private Service Connect connection (Google Cloud).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gcp_psc_connection: Option<u64>,
 }
@@ -56,7 +45,7 @@ pub struct Tls {
     /// Cipher.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cipher: Option<String>,
-    /// Algorithm by which the sender's certificate is signed.
+    /// Algorithm of the signature of the sender's certificate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub signature_algorithm: Option<String>,
     /// Algorithm of the sender's key.
@@ -65,33 +54,33 @@ pub struct Tls {
     /// Common name of the client's certificate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_name: Option<String>,
-    /// Whether the client has shown a certificate that was verified.
+    /// Whether the client presented a certificate that the sender verified.
     pub client_verified: bool,
 }
 
-impl Details {
-    /// What these TLVs say; `None` if that is nothing of the above.
+impl ProxyTlvs {
+    /// Decodes TLVs; `None` if truepeer knows none of them.
     pub fn read(tlvs: Tlvs<'_>) -> Option<Self> {
-        let mut details = Self::default();
+        let mut decoded = Self::default();
         for meaning in tlvs.filter_map(Tlv::meaning) {
             match meaning {
-                Meaning::Alpn(value) => details.alpn = text(value),
-                Meaning::Authority(value) => details.authority = text(value),
-                Meaning::UniqueId(value) => details.unique_id = text(value),
-                Meaning::Netns(value) => details.netns = text(value),
-                Meaning::Ssl(ssl) => details.tls = Tls::read(ssl),
-                Meaning::AwsVpcEndpoint(id) => details.aws_vpc_endpoint = text(id),
-                Meaning::AzurePrivateEndpoint(id) => details.azure_private_endpoint = Some(id),
-                Meaning::GcpPscConnection(id) => details.gcp_psc_connection = Some(id),
+                Meaning::Alpn(value) => decoded.alpn = text(value),
+                Meaning::Authority(value) => decoded.authority = text(value),
+                Meaning::UniqueId(value) => decoded.unique_id = text(value),
+                Meaning::Netns(value) => decoded.netns = text(value),
+                Meaning::Ssl(ssl) => decoded.tls = Tls::read(ssl),
+                Meaning::AwsVpcEndpoint(id) => decoded.aws_vpc_endpoint = text(id),
+                Meaning::AzurePrivateEndpoint(id) => decoded.azure_private_endpoint = Some(id),
+                Meaning::GcpPscConnection(id) => decoded.gcp_psc_connection = Some(id),
                 Meaning::Crc32c(_) | Meaning::Noop | Meaning::Unknown => {}
             }
         }
-        (details != Self::default()).then_some(details)
+        (decoded != Self::default()).then_some(decoded)
     }
 }
 
 impl Tls {
-    /// `None` if the client came without TLS.
+    /// Decodes the TLV for TLS; `None` if the client did not use TLS.
     fn read(ssl: Ssl<'_>) -> Option<Self> {
         if ssl.client & Ssl::CLIENT_SSL == 0 {
             return None;
@@ -115,6 +104,7 @@ impl Tls {
     }
 }
 
+/// A value as text; `None` if it is too long.
 fn text(value: &[u8]) -> Option<String> {
     let is_plain = |text: &&str| !text.contains(char::is_control);
     let text = str::from_utf8(value).ok().filter(is_plain);
@@ -122,86 +112,6 @@ fn text(value: &[u8]) -> Option<String> {
         Some(text) => text.to_owned(),
         None => value.escape_ascii().to_string(),
     })
-}
-
-/// Details of live connections.
-#[derive(Default)]
-pub struct Kept {
-    /// Of those that a relay accepted, by the cookies of their sockets.
-    relayed: Table,
-    /// Of those whose header the data path took off, by the number of the header.
-    unwrapped: Table,
-    headers: OnceLock<Box<dyn Headers>>,
-}
-
-impl Kept {
-    /// Reads the headers that the data path takes off, from now on.
-    pub fn follow(&self, headers: Box<dyn Headers>) {
-        // Once in an agent's life.
-        let _ = self.headers.set(headers);
-    }
-
-    /// Keeps those of a relay's connection until they are taken.
-    pub fn keep(&self, cookie: u64, details: Details) {
-        self.relayed.keep(cookie, details);
-    }
-
-    /// Those of the connection whose origin has this number of a header, or whose socket has this cookie.
-    pub fn get(&self, cookie: u64, header: u64) -> Option<Arc<Details>> {
-        if header == 0 {
-            return self.relayed.lock().get(&cookie).cloned();
-        }
-        self.fetch();
-        self.unwrapped.lock().get(&header).cloned()
-    }
-
-    /// Those of a relay's connection that has ended, which are kept no longer.
-    pub fn take(&self, cookie: u64) -> Option<Arc<Details>> {
-        self.relayed.lock().remove(&cookie)
-    }
-
-    /// Likewise of any connection.
-    pub fn take_ended(&self, closed: &Closed) -> Option<Arc<Details>> {
-        match closed.origin.header {
-            0 => self.take(closed.cookie),
-            header => {
-                self.fetch();
-                self.unwrapped.lock().remove(&header)
-            }
-        }
-    }
-
-    /// Reads what the data path has told meanwhile.
-    pub fn fetch(&self) {
-        let Some(headers) = self.headers.get() else {
-            return;
-        };
-        headers.read(&mut |number, header| {
-            if let Parsed::Header(header) = parse(header)
-                && let Some(details) = Details::read(header.tlvs)
-            {
-                self.unwrapped.keep(number, details);
-            }
-        });
-    }
-}
-
-#[derive(Default)]
-struct Table(Mutex<BTreeMap<u64, Arc<Details>>>);
-
-impl Table {
-    fn keep(&self, key: u64, details: Details) {
-        let mut kept = self.lock();
-        kept.insert(key, Arc::new(details));
-        if kept.len() > CONNECTIONS {
-            // Cookies and numbers grow.
-            kept.pop_first();
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Details>>> {
-        self.0.lock().expect("no holder panics")
-    }
 }
 
 #[cfg(test)]
@@ -217,8 +127,8 @@ mod tests {
 
     fn read(tlvs: &[Vec<u8>]) -> serde_json::Value {
         let bytes = tlvs.concat();
-        let details = Details::read(Tlvs::well_formed(&bytes).unwrap());
-        serde_json::to_value(details).unwrap()
+        let decoded = ProxyTlvs::read(Tlvs::well_formed(&bytes).unwrap());
+        serde_json::to_value(decoded).unwrap()
     }
 
     #[test]
@@ -266,17 +176,5 @@ mod tests {
             let shown = read(&[tlv(kind::SSL, &[client, 0, 0, 0, verify])]);
             assert_eq!(shown, json!({"tls": {"client_verified": false}}));
         }
-    }
-
-    #[test]
-    fn the_oldest_make_room() {
-        let kept = Kept::default();
-        for cookie in 0..=CONNECTIONS as u64 {
-            kept.keep(cookie, Details::default());
-        }
-        assert_eq!(kept.get(0, 0), None);
-        assert!(kept.take(1).is_some());
-        assert_eq!(kept.take(1), None);
-        assert_eq!(kept.relayed.lock().len(), CONNECTIONS - 1);
     }
 }

@@ -1,8 +1,11 @@
-//! What `[[carry.node]]` needs.
+//! What the sections `[[carry.node]]` need.
 
 use anyhow::Result;
 
-use super::{Check, Outcome, namespace};
+use super::{
+    check::{Check, Outcome},
+    namespace,
+};
 use crate::{
     config::{CarryNode, Config},
     host::netns::Netns,

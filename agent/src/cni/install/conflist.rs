@@ -1,4 +1,4 @@
-//! A network's list of plugins, with and without truepeer.
+//! A network configuration list, with and without truepeer.
 
 use std::{
     fs,
@@ -9,24 +9,32 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Map, Value, json};
 
-use super::{BEFORE, LIST, PLUGIN, SINGLE, remove};
 use crate::host::file;
 
-/// A network's configuration.
-pub(super) struct Network {
+/// The plugin's type, which is also the name of its file.
+pub(super) const PLUGIN: &str = "truepeer";
+/// The extensions of files with a single plugin, as libcni reads them.
+pub(super) const SINGLE: [&str; 2] = ["conf", "json"];
+/// The extension of files with a list of plugins.
+pub(super) const LIST: &str = "conflist";
+/// The extension that is added to the former file while truepeer is in the list; libcni does not read such files.
+pub(super) const BEFORE: &str = "truepeer";
+
+/// The configuration of a network.
+pub(super) struct Conflist {
     pub(super) path: PathBuf,
-    /// As read.
+    /// The file's content.
     bytes: Vec<u8>,
-    /// As a list of plugins, be it one or not.
+    /// The configuration as a list, even if the file has a single plugin.
     pub(super) list: Map<String, Value>,
 }
 
-impl Network {
+impl Conflist {
     pub(super) fn read(path: &Path) -> Result<Self> {
         Self::parse(path, fs::read(path).context("cannot read it")?)
     }
 
-    /// What a file at `path` with these bytes says.
+    /// Parses the content of the file at `path`.
     fn parse(path: &Path, bytes: Vec<u8>) -> Result<Self> {
         let mut list: Map<String, Value> =
             serde_json::from_slice(&bytes).context("it is not a JSON object")?;
@@ -56,17 +64,17 @@ impl Network {
         self.plugins().iter().any(is_truepeer)
     }
 
-    /// Where it is, or would be, as a list.
+    /// Path of the file as a list.
     pub(super) fn list_path(&self) -> PathBuf {
         self.path.with_extension(LIST)
     }
 
-    /// Where it is kept while truepeer is in the list.
+    /// Path at which the former file is kept while truepeer is in the list.
     fn before(&self) -> PathBuf {
         self.path.with_added_extension(BEFORE)
     }
 
-    /// The list with these plugins instead of its own.
+    /// The list with other plugins.
     fn with(&self, plugins: Vec<Value>) -> Map<String, Value> {
         let mut list = self.list.clone();
         list.insert("plugins".to_owned(), plugins.into());
@@ -78,7 +86,7 @@ impl Network {
         self.with([self.plugins(), std::slice::from_ref(entry)].concat())
     }
 
-    /// Appends the plugin. At any time the first network of the directory is either the former or the new one.
+    /// Appends the plugin. At any time, the first network of the directory is either the former or the new one.
     pub(super) fn chain(&self, entry: &Value) -> Result<()> {
         let list = self.list_path();
         let chained = self.chained(entry);
@@ -86,9 +94,9 @@ impl Network {
             file::replace(&self.before(), &self.bytes, self.mode()?)?;
             return self.write(&list, &chained);
         }
-        // `10-x.conf` comes before `10-x.conflist`, and so counts until it has another name.
-        let is_half_done = |there: Network| there.list == chained;
-        if list.exists() && !Network::read(&list).is_ok_and(is_half_done) {
+        // `10-x.conf` sorts before `10-x.conflist`, so it is the first until it is renamed.
+        let is_half_done = |there: Conflist| there.list == chained;
+        if list.exists() && !Conflist::read(&list).is_ok_and(is_half_done) {
             bail!(
                 "{} and {} are both there: remove the one that is not in use",
                 self.path.display(),
@@ -99,7 +107,7 @@ impl Network {
         rename(&self.path, &self.before())
     }
 
-    /// Removes the plugin: to the byte, if nobody else has changed the list since. Returns what is left.
+    /// Removes the plugin and returns what is left: the former file, byte by byte, if nobody else has changed the list.
     pub(super) fn unchain(&self) -> Result<Self> {
         let (entries, others): (Vec<_>, Vec<_>) =
             self.plugins().iter().cloned().partition(is_truepeer);
@@ -117,8 +125,8 @@ impl Network {
         Self::read(&self.path)
     }
 
-    /// What the network was before truepeer was chained. A single plugin that has not got its other name yet,
-    /// or has got back its own, is that, too.
+    /// The network before truepeer was chained. If that was interrupted, it may be a file with a single plugin that still
+    /// has, or has again, its own name.
     fn former(&self) -> Option<Self> {
         let list = (self.list_path(), None);
         let singles = SINGLE.map(|end| self.path.with_extension(end));
@@ -144,12 +152,12 @@ impl Network {
     }
 }
 
-/// Whether a list's entry is truepeer's.
+/// Whether an entry of a list is truepeer's.
 pub(super) fn is_truepeer(plugin: &Value) -> bool {
     plugin["type"] == PLUGIN
 }
 
-/// A single plugin as a list of one, as libcni makes it.
+/// The list that libcni makes of a single plugin.
 fn listed(plugin: Map<String, Value>) -> Map<String, Value> {
     let shared = ["cniVersion", "name"]
         .into_iter()
@@ -163,4 +171,13 @@ fn rename(from: &Path, to: &Path) -> Result<()> {
     fs::rename(from, to)
         .and_then(|()| file::sync_parent(to))
         .with_context(|| format!("cannot rename {} to {}", from.display(), to.display()))
+}
+
+/// Removes a file for good, and says whether there was one.
+pub(super) fn remove(path: &Path) -> Result<bool> {
+    let was_there = file::remove(path)?;
+    if was_there {
+        file::sync_parent(path).with_context(|| format!("cannot remove {}", path.display()))?;
+    }
+    Ok(was_there)
 }

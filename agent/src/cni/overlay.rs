@@ -1,4 +1,4 @@
-//! What a pod's annotations say, laid over the network's configuration.
+//! A pod's annotations, which go before the network's configuration.
 
 use std::collections::BTreeMap;
 
@@ -7,11 +7,11 @@ use serde_json::{Map, Value, json};
 use super::error::{Code, Error};
 use crate::workloads::{annotations::PREFIX, pods::Sections};
 
-/// Lays annotations over the steers and unwraps that the network has for all pods.
+/// Changes the steers and unwraps that the network has for all pods as a pod's annotations say.
 ///
 /// # Errors
 ///
-/// When an annotation is unknown, or does not tell what it is to be laid over.
+/// When an annotation is unknown or invalid, or could concern several sections.
 pub(super) fn lay_over(
     annotations: &BTreeMap<String, String>,
     steer: &Sections,
@@ -59,7 +59,7 @@ pub(super) fn lay_over(
     })
 }
 
-/// The one section, or a new one.
+/// The only section, or a new one if there is none.
 fn only<'a>(
     sections: &'a mut Sections,
     name: Option<&str>,
@@ -77,7 +77,7 @@ fn only<'a>(
     }
 }
 
-/// A list of words with commas between them.
+/// A list of words, separated by commas.
 fn list(text: &str) -> Value {
     text.split(',').map(str::trim).collect()
 }

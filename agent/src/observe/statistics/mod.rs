@@ -1,8 +1,12 @@
-//! Statistics of connections: by prefix of the client, and how long and how large they are.
+//! Statistics of connections: their number by the client's prefix, their duration and their size.
 //!
-//! Memory is bounded however many clients there are. Counts by prefix are those of frequent-items sketches
-//! (Misra and Gries, with the purge of Anderson et al., 2017): exact up to [`SIZE`] × 3/4 prefixes, and from
-//! then on too low by at most 3.5 / [`SIZE`] of what is counted in all, less than 0.1 %.
+//! They use a bounded amount of memory, however many clients there are. Frequent-items sketches count by prefix (Misra
+//! and Gries, with the purge of Anderson et al., 2017). They are exact for up to [`SIZE`] × 3/4 prefixes. Beyond that,
+//! each count is too low by at most 3.5 / [`SIZE`] of the sum of all counts, which is less than 0.1 %.
+
+mod ranking;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -21,78 +25,29 @@ use prometheus_client::{
     },
     registry::{Registry, Unit},
 };
-use serde::{Deserialize, Serialize};
 
+pub use self::ranking::{By, Counts, Prefix, Top};
 use crate::{
     config::PrefixLengths,
-    connections::{ended::Ended, origins::Origins},
+    connections::{origins::Origins, summary::Summary},
     host::{
         netns::Netns,
         sockets::{self, Traffic},
     },
 };
 
-/// Slots of a sketch at most, which take less than 200 KiB.
+/// The largest number of slots of a sketch, which take less than 200 KiB.
 const SIZE: usize = 4096;
-
-/// By what prefixes are put in order.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum By {
-    /// Connections, open ones and those that have ended.
-    #[default]
-    Connections,
-    /// Bytes both ways.
-    Bytes,
-    /// Connections that were refused.
-    Refused,
-}
-
-/// The prefixes of the busiest clients.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Top {
-    /// Since when it is counted (RFC 3339).
-    pub since: String,
-    /// By how much, at most, the counts may be too low.
-    pub error: Counts,
-    /// The busiest first.
-    pub prefixes: Vec<Prefix>,
-}
-
-/// A prefix with its connections. Each hop on this host has an origin, and so counts.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Prefix {
-    /// A prefix of clients; of senders, where a connection was refused before its client was known.
-    pub prefix: IpNet,
-    /// Connections with an origin that are open now. Never wrong.
-    pub open: u64,
-    /// What has ended, and what has gone over open connections.
-    #[serde(flatten)]
-    pub counts: Counts,
-}
-
-/// What is counted for each prefix.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counts {
-    /// Connections that have ended.
-    pub connections: u64,
-    /// Payload bytes received.
-    pub bytes_received: u64,
-    /// Payload bytes that the other ends acknowledged.
-    pub bytes_sent: u64,
-    /// Connections that were refused.
-    pub refused: u64,
-}
 
 type Sketch = FrequentItemsSketch<IpNet>;
 type Labels = [(&'static str, &'static str); 1];
 
-/// All statistics.
+/// The statistics of an agent.
 pub struct Statistics {
     lengths: PrefixLengths,
     since: SystemTime,
     sketches: Mutex<Sketches>,
-    /// By evidence.
+    /// Durations by evidence.
     duration: Family<Labels, Histogram, fn() -> Histogram>,
     received: Histogram,
     sent: Histogram,
@@ -112,7 +67,7 @@ impl Default for Statistics {
 }
 
 impl Statistics {
-    /// Nothing counted yet.
+    /// Starts all counts at zero, with clients counted by prefixes of these lengths.
     pub fn new(lengths: PrefixLengths) -> Self {
         let sketch = || Sketch::new(SIZE).expect("a power of two");
         // 256 bytes to 4 GiB.
@@ -135,7 +90,7 @@ impl Statistics {
         }
     }
 
-    /// Has the histograms told.
+    /// Registers the histograms as metrics.
     pub fn register(&self, registry: &mut Registry) {
         registry.register_with_unit(
             "connection_duration",
@@ -157,11 +112,11 @@ impl Statistics {
         );
     }
 
-    /// Counts a connection.
-    pub fn note(&self, ended: &Ended) {
-        let closed = &ended.closed;
+    /// Counts a connection that has ended or was refused.
+    pub fn note(&self, summary: &Summary) {
+        let closed = &summary.closed;
         let prefix = self.lengths.prefix(closed.origin.client.socket_addr().ip());
-        if ended.refused.is_some() {
+        if summary.refused.is_some() {
             return self.lock().refused.update(prefix);
         }
         let mut sketches = self.lock();
@@ -216,7 +171,7 @@ impl Statistics {
         })
     }
 
-    /// What is open. Bytes are the kernel's, without the FINs that it counts.
+    /// Open connections and their bytes by prefix. The kernel counts a FIN as a byte, which is subtracted.
     fn open(&self, origins: &dyn Origins) -> Result<HashMap<IpNet, Counts>> {
         let mut traffic = HashMap::new();
         for netns in Netns::all()? {
@@ -247,7 +202,7 @@ impl Statistics {
 }
 
 impl Sketches {
-    /// What `count` makes of each.
+    /// The result of `count` for each sketch.
     fn each(&self, count: impl Fn(&Sketch) -> u64) -> Counts {
         Counts {
             connections: count(&self.connections),
@@ -257,7 +212,7 @@ impl Sketches {
         }
     }
 
-    /// Those that any of them knows, some more than once.
+    /// The prefixes that any sketch knows, some of them more than once.
     fn prefixes(&self) -> impl Iterator<Item = IpNet> {
         let all = [
             &self.connections,
@@ -269,16 +224,3 @@ impl Sketches {
         all.into_iter().flat_map(known).map(|row| *row.item())
     }
 }
-
-impl Prefix {
-    fn rank(&self, by: By) -> u64 {
-        match by {
-            By::Connections => self.open + self.counts.connections,
-            By::Bytes => self.counts.bytes_received + self.counts.bytes_sent,
-            By::Refused => self.counts.refused,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests;

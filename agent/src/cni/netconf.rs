@@ -1,4 +1,4 @@
-//! The network's configuration, as the runtime passes it to this plugin.
+//! The network configuration that the runtime passes to this plugin.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -14,11 +14,11 @@ use crate::{
     workloads::pods::{Id, Sections},
 };
 
-/// The specification's versions that this plugin speaks.
+/// The versions of the specification that this plugin supports.
 pub(super) const SUPPORTED: [&str; 4] = ["0.3.1", "0.4.0", "1.0.0", LATEST];
 pub(super) const LATEST: &str = "1.1.0";
 
-/// What can stand in the configuration besides keys that begin with `cni.dev/`.
+/// The keys that the configuration can have, besides those that begin with `cni.dev/`.
 const KEYS: [&str; 12] = [
     "cniVersion",
     "name",
@@ -34,46 +34,46 @@ const KEYS: [&str; 12] = [
     "unwrap",
 ];
 
-/// Configuration of the plugin in one network.
+/// The plugin's configuration in one network.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Network {
+pub(super) struct NetConf {
     /// The network's name.
     #[serde(default)]
     pub(super) name: String,
     /// The agent's Unix socket.
     #[serde(default = "socket")]
     pub(super) socket: PathBuf,
-    /// The directory of the files, the same as the agent's.
+    /// The directory of attachments' files, the same as in the agent's configuration.
     #[serde(default = "pods")]
     pub(super) pods: PathBuf,
-    /// What becomes of pods while no agent answers.
+    /// What happens to pods while no agent answers.
     #[serde(default)]
     pub(super) on_agent_down: OnAgentDown,
-    /// What is steered in each pod.
+    /// Which connections are steered in each pod.
     #[serde(default)]
     pub(super) steer: Sections,
-    /// Where PROXY headers are taken off in each pod.
+    /// Where the data path takes PROXY headers off in each pod.
     #[serde(default)]
     pub(super) unwrap: Sections,
-    /// What the runtime adds for this pod.
+    /// What the runtime adds about the pod.
     #[serde(default)]
     runtime_config: RuntimeConfig,
-    /// The result of the plugins before.
+    /// The result of the previous plugins.
     #[serde(default)]
     prev_result: Option<Box<RawValue>>,
     #[serde(default, rename = "cni.dev/valid-attachments")]
     valid_attachments: Option<Vec<ValidAttachment>>,
 }
 
-/// What becomes of pods while no agent answers.
+/// What happens to pods while no agent answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum OnAgentDown {
-    /// They start, and the agent takes them up when it starts.
+    /// Pods start, and the agent takes them up when it starts.
     #[default]
     Open,
-    /// They do not start.
+    /// Pods do not start.
     Closed,
 }
 
@@ -99,8 +99,8 @@ fn pods() -> PathBuf {
     AgentSettings::default().pods
 }
 
-impl Network {
-    /// Reads and checks the configuration. `version` becomes the one that it is written in.
+impl NetConf {
+    /// Reads and checks the configuration, and sets `version` to the one that it is written in.
     pub(super) fn parse(
         input: &[u8],
         command: Command,
@@ -126,7 +126,7 @@ impl Network {
         }
         *version = found;
         let fields: Map<String, Value> = decode(input)?;
-        // What was added is removed, even if the configuration has changed since.
+        // DEL must succeed even if the configuration has changed since ADD.
         if command != Command::Del {
             let mut keys = fields.iter();
             let is_known = |key: &str| KEYS.contains(&key) || key.starts_with("cni.dev/");
@@ -145,7 +145,7 @@ impl Network {
         Ok(network)
     }
 
-    /// The result of the plugins before, as they wrote it.
+    /// The result of the previous plugins, as they wrote it.
     pub(super) fn prev_result(&self) -> Result<&RawValue, Error> {
         self.prev_result.as_deref().ok_or_else(|| {
             let details = "truepeer makes no interface: put it behind a plugin that does, in a list of plugins";
@@ -174,7 +174,7 @@ impl Network {
     }
 }
 
-/// A field that cannot stand where it does.
+/// The error for a field that must not be there.
 pub(super) fn unsupported(key: &str, value: &Value) -> Error {
     let msg = format!("unsupported field `{key}`: {value}");
     Error::new(
@@ -184,12 +184,12 @@ pub(super) fn unsupported(key: &str, value: &Value) -> Error {
     )
 }
 
-/// The specification's version that some input is written in.
+/// The version of the specification that the input is written in.
 pub(super) fn version(input: &[u8]) -> Result<String, Error> {
     let fields: Map<String, Value> = decode(input)?;
     match fields.get("cniVersion") {
         Some(version) => decode(version.to_string().as_bytes()),
-        // What the specification says of input without it.
+        // The specification's default.
         None => Ok("0.1.0".into()),
     }
 }
