@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use ::tests::listener::canonical;
-use ::tests::netns::Netns;
+use ::tests::host::netns::Netns;
+use ::tests::servers::listener::canonical;
 use anyhow::Result;
 use socket2::{Domain, Protocol, Socket, Type};
 

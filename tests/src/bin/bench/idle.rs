@@ -4,8 +4,8 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use tests::eventually;
-use tests::netns::Netns;
+use tests::host::netns::Netns;
+use tests::wait::eventually;
 
 use crate::application::IDLE;
 use crate::footprint::value;

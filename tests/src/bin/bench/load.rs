@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 
 use agent_common::proxy::{Endpoints, Peer, write};
 use anyhow::{Context, Result, ensure};
-use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::IpBindAddressNoPort;
 use socket2::{Domain, Protocol, Socket, Type};
-use tests::listener::set_transparent;
-use tests::raw::{LINUX, Raw};
+use tests::clients::raw::{LINUX, Raw};
+use tests::servers::listener::set_transparent;
 
 use crate::application::{
     ANSWER, CALLS, CHUNK, DOWNLOAD, NAME, PATIENCE, REQUEST, UPLOAD, WHO, decode,
