@@ -18,6 +18,7 @@ use crate::proxies::Route;
 use crate::proxies::own::Proxy;
 use crate::servers::listener::set_transparent;
 use crate::servers::report::Report;
+use crate::wait::factor;
 
 /// What the program does.
 #[derive(Subcommand)]
@@ -73,6 +74,8 @@ pub struct Answers {
 impl Role {
     /// Plays it; a proxy serves until it is killed.
     pub fn play(self) -> Result<()> {
+        // Where nobody has said it, it is measured now, and not while the first client waits.
+        factor();
         match self {
             Self::Bind { routes } => {
                 set_name(c"binding-proxy")?;

@@ -4,7 +4,6 @@ use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
 
 use agent_common::Counter;
 use anyhow::{Context, Result, ensure};
@@ -14,6 +13,7 @@ use serde_json::Value;
 
 use crate::agent::Agent;
 use crate::host::netns::{Netns, run};
+use crate::wait::SOON;
 
 /// A peer as the API shows it.
 #[derive(Clone, Debug, Deserialize)]
@@ -154,11 +154,11 @@ impl Agent {
 /// Asks the API; status and body.
 pub(super) fn get(socket: &Path, path: &str) -> Result<(u16, String)> {
     let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.set_read_timeout(Some(SOON.here()))?;
     // With HTTP/1.0 the answer is not chunked, and ends with the connection.
     stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())?;
     let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
+    SOON.await_io(path, stream.read_to_string(&mut answer))?;
     let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
     let status = head
         .split(' ')

@@ -18,11 +18,13 @@ use nix::sys::signal::Signal;
 
 use self::api::get;
 use crate::host::process::Process;
-use crate::wait::eventually;
+use crate::wait::{Limit, eventually};
 
 /// Where BPF objects are pinned.
 pub(crate) const BPFFS: &str = "/sys/fs/bpf";
 
+/// How long it may take to stop: it drains for 30 seconds by default.
+const STOP: Limit = Limit::secs(60);
 /// What the agent logs when it has taken up its configuration again.
 const READ_AGAIN: &str = "configuration read again";
 
@@ -78,7 +80,7 @@ impl Agent {
     /// Sends SIGTERM and waits until it has gone.
     pub fn stop(mut self) -> Result<ExitStatus> {
         self.process.signal(Signal::SIGTERM)?;
-        self.process.wait(Duration::from_secs(40))
+        self.process.wait(STOP)
     }
 
     /// Sends a signal.
@@ -88,13 +90,19 @@ impl Agent {
 
     /// Has it take up another configuration, of the same file.
     pub fn reload(&self, config: &Config) -> Result<()> {
-        let times = || Ok::<_, anyhow::Error>(self.log()?.matches(READ_AGAIN).count());
-        let before = times()?;
-        config.write()?;
-        self.signal(Signal::SIGHUP)?;
-        eventually(READ_AGAIN, Duration::from_secs(5), || {
-            Ok((times()? > before).then_some(()))
+        self.says(READ_AGAIN, || {
+            config.write()?;
+            self.signal(Signal::SIGHUP)
         })
+    }
+
+    /// Does what has it log this, and waits until it has logged it once more.
+    pub fn says(&self, text: &str, done: impl FnOnce() -> Result<()>) -> Result<()> {
+        let times = || anyhow::Ok(self.log()?.matches(text).count());
+        let before = times()?;
+        done()?;
+        let what = format!("{text:?} is logged");
+        eventually(&what, || Ok((times()? > before).then_some(())))
     }
 
     /// Its exit status; `None` while it runs.

@@ -1,7 +1,6 @@
 //! Assertions that several scenarios share.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use agent_common::Counter;
 use anyhow::{Context, Result, ensure};
@@ -11,9 +10,6 @@ use crate::agent::{Agent, Peers};
 use crate::clients::load::{Connection, Load, PING};
 use crate::host::netns::Netns;
 use crate::wait::eventually;
-
-/// How long records may take to follow the sockets.
-const SOON: Duration = Duration::from_secs(10);
 
 /// A hundred connections are with the API while they are open, in the access log when they have
 /// closed, and nowhere else afterwards.
@@ -32,7 +28,7 @@ pub fn observed(agent: &Agent, client: &Netns, targets: &[SocketAddr]) -> Result
         .map(|c| Ok((c.client, c.target, c.seen.line()?.len() as u64)))
         .collect::<Result<_>>()?;
     drop(connections);
-    let lines = eventually("every closed connection is in the access log", SOON, || {
+    let lines = eventually("every closed connection is in the access log", || {
         let lines = agent.access_log()?.split_off(logged);
         let all = expected
             .iter()
@@ -80,7 +76,7 @@ pub fn known_to_application(peers: &Peers, connection: &Connection) -> Result<()
 
 /// No origin stays when every connection has closed.
 pub fn no_origins(agent: &Agent) -> Result<()> {
-    eventually("every origin is removed", SOON, || {
+    eventually("every origin is removed", || {
         Ok((agent.origins()? == 0).then_some(()))
     })
     .with_context(|| format!("left: {:?}", agent.peers()))

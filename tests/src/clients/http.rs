@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use crate::clients::tcp::connect;
 use crate::host::netns::Netns;
+use crate::wait::SOON;
 
 /// A request as [`crate::servers::web::Web::echo`] saw it.
 #[derive(Debug, Deserialize)]
@@ -76,14 +77,14 @@ impl Client {
     /// The next line.
     pub fn line(&mut self) -> Result<String> {
         let mut line = String::new();
-        self.0.read_line(&mut line)?;
+        SOON.await_io("a line", self.0.read_line(&mut line))?;
         Ok(line)
     }
 
     /// The next bytes.
     pub fn bytes(&mut self, count: usize) -> Result<Vec<u8>> {
         let mut bytes = vec![0; count];
-        self.0.read_exact(&mut bytes)?;
+        SOON.await_io("a body", self.0.read_exact(&mut bytes))?;
         Ok(bytes)
     }
 
@@ -136,7 +137,7 @@ impl Client {
     /// The connection is over, in order.
     pub fn assert_ended(&mut self) -> Result<()> {
         let mut rest = Vec::new();
-        self.0.read_to_end(&mut rest)?;
+        SOON.await_io("the end of a connection", self.0.read_to_end(&mut rest))?;
         ensure!(rest.is_empty(), "{}", rest.escape_ascii());
         Ok(())
     }

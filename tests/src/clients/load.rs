@@ -3,7 +3,6 @@
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Barrier, Mutex};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -12,8 +11,8 @@ use crate::host::netns::Netns;
 use crate::servers::report::Seen;
 use crate::servers::web;
 use crate::topology::Family;
+use crate::wait::SOON;
 
-const TIMEOUT: Duration = Duration::from_secs(10);
 /// What the client sends and [`crate::servers::report::Report`] echoes: so many bytes each way.
 pub const PING: &[u8] = b"ping\n";
 
@@ -117,12 +116,12 @@ impl Connection {
     }
 
     fn connect(source: SocketAddr, target: SocketAddr, application: Application) -> Result<Self> {
-        let mut stream = BufReader::new(connect(source, target)?);
+        let mut stream = BufReader::new(SOON.await_io("a connection", connect(source, target))?);
         let client = stream.get_ref().local_addr()?;
         let seen = match application {
             Application::Report => {
                 let mut line = String::new();
-                stream.read_line(&mut line)?;
+                SOON.await_io("whom the application sees", stream.read_line(&mut line))?;
                 serde_json::from_str(&line).with_context(|| format!("the answer {line:?}"))?
             }
             Application::Web => ask_web(stream.get_ref(), target)?,
@@ -143,7 +142,7 @@ impl Connection {
     pub fn ping(&mut self) -> Result<()> {
         self.stream.get_mut().write_all(PING)?;
         let mut echo = [0; PING.len()];
-        self.stream.read_exact(&mut echo)?;
+        SOON.await_io("an echo", self.stream.read_exact(&mut echo))?;
         ensure!(echo == PING, "sent {PING:?}, got {echo:?}");
         Ok(())
     }
@@ -155,8 +154,8 @@ pub fn connect(source: SocketAddr, target: SocketAddr) -> io::Result<TcpStream> 
     let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.bind(&source.into())?;
-    socket.connect_timeout(&target.into(), TIMEOUT)?;
-    socket.set_read_timeout(Some(TIMEOUT))?;
+    socket.connect_timeout(&target.into(), SOON.here())?;
+    socket.set_read_timeout(Some(SOON.here()))?;
     Ok(socket.into())
 }
 
@@ -164,7 +163,7 @@ pub fn connect(source: SocketAddr, target: SocketAddr) -> io::Result<TcpStream> 
 pub fn get(mut stream: &TcpStream) -> Result<String> {
     stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
     let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
+    SOON.await_io("a page", stream.read_to_string(&mut answer))?;
     let Some((head, body)) = answer.split_once("\r\n\r\n") else {
         bail!("not an HTTP answer: {answer:?}");
     };

@@ -2,16 +2,13 @@
 
 use std::io::{self, ErrorKind, Read};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
 
 use anyhow::{Result, bail};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::host::netns::Netns;
 use crate::servers::report::Seen;
-
-/// How long an answer may take.
-pub const TIMEOUT: Duration = Duration::from_secs(10);
+use crate::wait::SOON;
 
 /// Connects from `netns`; what is written goes out at once.
 pub fn connect(netns: &Netns, target: SocketAddr) -> Result<TcpStream> {
@@ -28,8 +25,9 @@ pub fn connect_with(
         let domain = Domain::for_address(target);
         let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
         prepare(&socket)?;
-        socket.connect_timeout(&target.into(), TIMEOUT)?;
-        socket.set_read_timeout(Some(TIMEOUT))?;
+        let connected = socket.connect_timeout(&target.into(), SOON.here());
+        SOON.await_io(format!("a connection to {target}"), connected)?;
+        socket.set_read_timeout(Some(SOON.here()))?;
         socket.set_tcp_nodelay(true)?;
         Ok(socket.into())
     })
@@ -40,7 +38,7 @@ pub fn seen(stream: &mut TcpStream) -> Result<Seen> {
     let mut line = Vec::new();
     while line.last() != Some(&b'\n') {
         let mut byte = [0];
-        stream.read_exact(&mut byte)?;
+        SOON.await_io("whom the application sees", stream.read_exact(&mut byte))?;
         line.extend(byte);
     }
     Ok(serde_json::from_slice(&line)?)

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 use std::{env, fs};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -14,6 +13,7 @@ use serde_json::{Value, json};
 use crate::cluster::manifests::piped;
 use crate::host::netns::Netns;
 use crate::host::process::{Process, unique};
+use crate::wait::Limit;
 
 /// The profile of CRI-O and Podman: `RuntimeDefault`.
 const SECCOMP: &str = "/usr/share/containers/seccomp.json";
@@ -120,7 +120,7 @@ impl Container {
     }
 
     /// Stops it as a kubelet does, which is patient for this long.
-    pub fn stop(mut self, patience: Duration) -> Result<()> {
+    pub fn stop(mut self, patience: Limit) -> Result<()> {
         self.process.signal(Signal::SIGTERM)?;
         self.process.wait(patience).map(drop)
     }

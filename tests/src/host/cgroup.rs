@@ -1,7 +1,6 @@
 //! Control groups (v2) for processes that are trusted as a group.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 use std::{fs, io};
 
 use anyhow::{Context as _, Result};
@@ -75,9 +74,7 @@ pub(crate) fn remove(cgroup: &Path) -> Result<()> {
     for cgroup in all.iter().filter(|cgroup| cgroup.exists()) {
         let what = format!("{} is removed", cgroup.display());
         // A process that was killed leaves its cgroup a moment later.
-        eventually(&what, Duration::from_secs(5), || {
-            Ok(remove_tree(cgroup).is_ok().then_some(()))
-        })?;
+        eventually(&what, || Ok(remove_tree(cgroup).is_ok().then_some(())))?;
     }
     Ok(())
 }

@@ -6,7 +6,6 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::sys::prctl::set_pdeathsig;
@@ -14,10 +13,10 @@ use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 
 use crate::host::netns::Netns;
-use crate::wait::eventually;
+use crate::wait::{Limit, SOON, TIME_FACTOR, factor, within};
 
-/// How long a process may take to stop when asked to.
-const STOP: Duration = Duration::from_secs(10);
+/// How long a process may take to be ready: an agent with a hundred pods loads a hundred programs.
+const READY: Limit = Limit::secs(60);
 
 /// A child that is stopped on drop, and by the kernel when this process is killed.
 pub struct Process {
@@ -32,6 +31,7 @@ impl Process {
         let log = directory.join(format!("{name}.log"));
         let output = File::options().create(true).append(true).open(&log)?;
         command
+            .env(TIME_FACTOR, factor().to_string())
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)
@@ -73,7 +73,7 @@ impl Process {
     /// Waits until `ready`; fails at once when the process ends before.
     pub fn wait_until_ready(&mut self, mut ready: impl FnMut() -> Result<bool>) -> Result<()> {
         let what = format!("{} is ready", self.name);
-        eventually(&what, STOP, || {
+        within(READY, &what, || {
             if let Some(status) = self.child.try_wait()? {
                 bail!(
                     "{} ended: {status}\n{}",
@@ -104,15 +104,15 @@ impl Process {
     }
 
     /// Waits for the end.
-    pub fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
+    pub fn wait(&mut self, limit: Limit) -> Result<ExitStatus> {
         let what = format!("{} ends", self.name);
-        eventually(&what, limit, || Ok(self.child.try_wait()?))
+        within(limit, &what, || Ok(self.child.try_wait()?))
     }
 
     /// Asks it to stop and waits for that.
     pub fn stop(mut self) -> Result<ExitStatus> {
         self.signal(Signal::SIGTERM)?;
-        self.wait(STOP)
+        self.wait(SOON)
     }
 
     /// Kills it, as a crash would.
@@ -128,7 +128,7 @@ impl Drop for Process {
         if let Ok(Some(_)) = self.child.try_wait() {
             return;
         }
-        if self.signal(Signal::SIGTERM).is_err() || self.wait(STOP).is_err() {
+        if self.signal(Signal::SIGTERM).is_err() || self.wait(SOON).is_err() {
             eprintln!("{} did not stop; it is killed", self.name);
             let _ = self.child.kill();
             let _ = self.child.wait();

@@ -13,6 +13,7 @@ use crate::host::process::{Process, find, unique};
 use crate::host::user::{self, UID};
 use crate::proxies::Route;
 use crate::topology::Family;
+use crate::wait::SOON;
 
 /// An ordinary TCP proxy: the application sees Envoy's address.
 pub fn plain(directory: &Path, netns: &Netns, routes: &[Route]) -> Result<Process> {
@@ -217,7 +218,7 @@ fn fixed(
             let cluster = json!({
                 "name": name,
                 "type": "STATIC",
-                "connect_timeout": "5s",
+                "connect_timeout": connect_timeout(),
                 "load_assignment": {
                     "cluster_name": name,
                     "endpoints": [{ "lb_endpoints": [endpoint] }],
@@ -320,10 +321,15 @@ pub fn istio(
         original_dst(INBOUND_PASSTHROUGH, bind.clone()),
         original_dst(&inbound, bind),
         original_dst(PASSTHROUGH, json!({})),
-        json!({ "name": BLACK_HOLE, "type": "STATIC", "connect_timeout": "5s" }),
+        json!({ "name": BLACK_HOLE, "type": "STATIC", "connect_timeout": connect_timeout() }),
     ];
     let listen = [all(INBOUND), all(OUTBOUND)].concat();
     start(directory, netns, Some(UID), listeners, clusters, listen)
+}
+
+/// How long Envoy waits for a connection, as it has durations.
+fn connect_timeout() -> String {
+    format!("{}s", SOON.whole_secs())
 }
 
 /// A cluster that connects to where the client wanted to go.
@@ -332,7 +338,7 @@ fn original_dst(name: &str, extra: Value) -> Value {
         "name": name,
         "type": "ORIGINAL_DST",
         "lb_policy": "CLUSTER_PROVIDED",
-        "connect_timeout": "5s",
+        "connect_timeout": connect_timeout(),
     });
     with(cluster, extra)
 }

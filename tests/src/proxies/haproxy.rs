@@ -10,6 +10,10 @@ use crate::host::netns::Netns;
 use crate::host::process::{Process, find, unique};
 use crate::host::user;
 use crate::proxies::Route;
+use crate::wait::{Limit, SOON};
+
+/// How long a connection may be silent.
+const IDLE: Limit = Limit::secs(60);
 
 /// How much of the client's address HAProxy takes: the words of its `source … usesrc`.
 #[derive(Clone, Copy, Debug)]
@@ -193,16 +197,18 @@ fn run(
     sections: &str,
     listen: impl Iterator<Item = SocketAddr>,
 ) -> Result<Process> {
+    let idle = IDLE.here().as_millis();
     let config = format!(
         "global
   maxconn 8000
   nbthread 2
 defaults
   {mode}
-  timeout connect 5s
-  timeout client 60s
-  timeout server 60s
+  timeout connect {}ms
+  timeout client {idle}ms
+  timeout server {idle}ms
 {sections}",
+        SOON.here().as_millis(),
     );
     let name = unique("haproxy");
     let file = directory.join(format!("{name}.cfg"));

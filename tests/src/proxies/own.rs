@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use nix::sys::socket::setsockopt;
@@ -12,6 +12,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use crate::clients::proxy_header::v2_with_checksum;
 use crate::host::netns::Netns;
 use crate::servers::listener::{Listener, canonical, set_transparent};
+use crate::wait::SOON;
 
 const NO_MARK: u32 = 0;
 
@@ -134,21 +135,25 @@ fn connect_as(client: SocketAddr, destination: SocketAddr) -> io::Result<TcpStre
     }
 }
 
-/// With few source ports, the next may be free only when the last connection from it is a second old.
+/// With few source ports, the next may be free only when the last connection from it is a second old. Nobody waits
+/// for longer than the client does.
 fn connect_when_a_port_is_free(
     client: SocketAddr,
     destination: SocketAddr,
 ) -> io::Result<TcpStream> {
     const PAUSE: Duration = Duration::from_millis(20);
-    for _ in 0..200 {
+    let start = Instant::now();
+    loop {
         match connect_from(client, destination, NO_MARK) {
-            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
+            Err(error)
+                if error.kind() == io::ErrorKind::AddrNotAvailable
+                    && start.elapsed() < SOON.here() =>
+            {
                 std::thread::sleep(PAUSE);
             }
             result => return result,
         }
     }
-    Err(io::ErrorKind::AddrNotAvailable.into())
 }
 
 /// Connects in the name of `source` from the calling thread's namespace.
@@ -165,7 +170,7 @@ pub fn connect_from(
     setsockopt(&socket, IpBindAddressNoPort, &true)?;
     socket.set_mark(mark)?;
     socket.bind(&of_family(source, destination).into())?;
-    socket.connect_timeout(&destination.into(), Duration::from_secs(5))?;
+    socket.connect_timeout(&destination.into(), SOON.here())?;
     Ok(socket.into())
 }
 

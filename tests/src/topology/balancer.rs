@@ -46,12 +46,17 @@ pub fn three(netns: &Netns) -> Result<HashMap<IpAddr, Report>> {
         .collect()
 }
 
-/// An agent with these relays, which believes the gateway.
-pub fn agent(directory: &Path, relays: Vec<Relay>) -> Result<Agent> {
+/// Of an agent with these relays, which believes the gateway.
+pub fn config(directory: &Path, relays: Vec<Relay>) -> Result<Config> {
     let mut config = Config::new(directory, [])?;
     config.trust.sources = SOURCES.iter().map(|s| (*s).into()).collect();
     config.relay = relays;
-    Agent::start(directory, config)
+    Ok(config)
+}
+
+/// An agent with this configuration.
+pub fn agent(directory: &Path, relays: Vec<Relay>) -> Result<Agent> {
+    Agent::start(directory, config(directory, relays)?)
 }
 
 /// From the load balancer to the relays.

@@ -3,7 +3,6 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::time::Duration;
 
 use agent_common::names::program;
 use anyhow::{Context, Result, ensure};
@@ -149,7 +148,7 @@ fn as_configured() {
         config.trust.local_source.clear();
         config.write()?;
         agent.signal(Signal::SIGHUP)?;
-        eventually("the kernel chooses", Duration::from_secs(10), || {
+        eventually("the kernel chooses", || {
             Ok((sources(&agent, client, &ways)? == kernels_choice(&ways)).then_some(()))
         })?;
         ensure!(!is_attached(&agent)?, "{}", agent.status()?);

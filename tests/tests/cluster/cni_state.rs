@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use serde_json::Value;
@@ -15,8 +14,6 @@ use tests::host::netns::run;
 use tests::host::scenario;
 use tests::host::traces::Traces;
 use tests::wait::eventually;
-
-const SOON: Duration = Duration::from_secs(5);
 
 #[test]
 fn without_an_agent_pods_start_unless_they_must_not() {
@@ -89,7 +86,7 @@ fn what_is_stale_goes_and_is_never_anothers() {
         bind(&stale.netns.path())?;
         let outcome = runtime.check(&valid);
         ensure!(code(&outcome) == Some(100), "{outcome:?}");
-        eventually("the pod goes with its namespace", SOON, || {
+        eventually("the pod goes with its namespace", || {
             Ok(agent.pods()?.is_empty().then_some(()))
         })?;
         nothing_left(&agent)?;
@@ -141,7 +138,7 @@ fn a_hundred_pods_in_parallel_with_the_agent_restarted_in_between() {
         };
         let restarted = std::thread::scope(|scope| {
             let adding = scope.spawn(|| in_parallel(&|pod| runtime.add(pod).map(drop)));
-            eventually("pods are being added", SOON, || {
+            eventually("pods are being added", || {
                 Ok((agent.pods()?.len() > PODS / 4).then_some(()))
             })?;
             let agent = Agent::start(directory, agent.kill()?)?;
@@ -149,7 +146,7 @@ fn a_hundred_pods_in_parallel_with_the_agent_restarted_in_between() {
             Ok::<_, anyhow::Error>(agent)
         });
         let agent = restarted?;
-        eventually("every pod is served", SOON, || {
+        eventually("every pod is served", || {
             let entries = &agent.status()?["maps"][1]["entries"];
             Ok((*entries == PODS && agent.pods()?.len() == PODS).then_some(()))
         })?;

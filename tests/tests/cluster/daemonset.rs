@@ -6,7 +6,6 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -22,12 +21,11 @@ use tests::proxies::any;
 use tests::proxies::own::Proxy;
 use tests::servers::report::Report;
 use tests::topology::{Family, Sidecar};
-use tests::wait::eventually;
+use tests::wait::{Limit, eventually};
 
 const APPLICATION: u16 = 8080;
 const PROXY: u16 = 15006;
 const MARK: u32 = 1337;
-const SOON: Duration = Duration::from_secs(10);
 /// What the runtime finds before truepeer comes.
 const NETWORK: &str =
     "{\"cniVersion\": \"1.0.0\", \"name\": \"pods\", \"plugins\": [{\"type\": \"ptp\"}]}\n";
@@ -124,9 +122,9 @@ fn answers(node: &Netns, container: &Value, probe: &Value) -> Result<()> {
 }
 
 /// How long a kubelet waits for a stopping pod.
-fn patience(manifest: &Value) -> Result<Duration> {
+fn patience(manifest: &Value) -> Result<Limit> {
     let seconds = manifest["spec"]["template"]["spec"]["terminationGracePeriodSeconds"].as_u64();
-    Ok(Duration::from_secs(seconds.context("no grace period")?))
+    Ok(Limit::secs(seconds.context("no grace period")?))
 }
 
 /// A container runtime of the node has the plugin steer a pod, as its annotations say.
@@ -278,7 +276,7 @@ fn the_plugin_is_chained_for_as_long_as_the_pod_is_there() {
                 .collect())
         };
         let chained = |first: &str| {
-            eventually("the plugin is chained", SOON, || {
+            eventually("the plugin is chained", || {
                 Ok((types()? == [json!(first), json!("truepeer")]).then_some(()))
             })
         };
@@ -297,7 +295,7 @@ fn the_plugin_is_chained_for_as_long_as_the_pod_is_there() {
 
         let removing = daemonset("remove")?;
         let cni = Container::start(directory, &bundle, &removing, "cni", &node)?;
-        eventually("the plugin is removed", SOON, || {
+        eventually("the plugin is removed", || {
             Ok(directories.list("cni-bin")?.is_empty().then_some(()))
         })?;
         ensure!(fs::read_to_string(&network)? == newer);

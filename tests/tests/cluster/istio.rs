@@ -6,7 +6,6 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::Barrier;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use socket2::{Domain, Socket, Type};
@@ -22,13 +21,13 @@ use tests::proxies::{any, any_of_family, envoy};
 use tests::servers::report::Report;
 use tests::servers::web::{Web, parse_client};
 use tests::topology::{Family, Sidecar};
+use tests::wait::SOON;
 
 const TCP: u16 = 8080;
 const HTTP: u16 = 8081;
 /// Clients that keep their HTTP connections, and how often each asks.
 const CLIENTS: usize = 60;
 const REQUESTS: usize = 10;
-const TIMEOUT: Duration = Duration::from_secs(10);
 
 #[test]
 fn pod() {
@@ -274,8 +273,8 @@ impl<'a> Pod<'a> {
 fn kept_alive(client: IpAddr, target: SocketAddr) -> Result<BufReader<TcpStream>> {
     let socket = Socket::new(Domain::for_address(target), Type::STREAM, None)?;
     socket.bind(&SocketAddr::new(client, 0).into())?;
-    socket.connect_timeout(&target.into(), TIMEOUT)?;
-    socket.set_read_timeout(Some(TIMEOUT))?;
+    socket.connect_timeout(&target.into(), SOON.here())?;
+    socket.set_read_timeout(Some(SOON.here()))?;
     Ok(BufReader::new(socket.into()))
 }
 

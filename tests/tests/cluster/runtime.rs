@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::Path;
-use std::time::Duration;
 use std::{fs, thread};
 
 use agent_common::{Endpoint, toa};
@@ -18,7 +17,7 @@ use tests::cluster::containerd::{Pod, Runtime, Spec, own_mounts};
 use tests::host::scenario;
 use tests::servers::report::Seen;
 use tests::topology::{Family, Sidecar};
-use tests::wait::eventually;
+use tests::wait::{Limit, eventually, within};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_playground");
 const APPLICATION: u16 = 8080;
@@ -55,7 +54,7 @@ fn application(runtime: &Runtime, spec: &Spec) -> Result<Pod> {
 fn wait_until_it_listens(hosts: &Node, pod: &Pod, port: u16) -> Result<()> {
     for address in &pod.addresses {
         let what = format!("{address} listens on {port}");
-        eventually(&what, Duration::from_secs(10), || {
+        eventually(&what, || {
             let connect = || std::net::TcpStream::connect((*address, port));
             Ok(hosts.netns().enter(connect).ok())
         })?;
@@ -109,7 +108,7 @@ fn connections_have_the_names_of_their_pods() {
         for connection in connections {
             connection.reset()?;
         }
-        let lines = eventually("four lines", Duration::from_secs(5), || {
+        let lines = eventually("four lines", || {
             let lines = agent.access_log()?;
             Ok((lines.len() == 4).then_some(lines))
         })?;
@@ -188,9 +187,7 @@ fn shows_clients(agent: &Agent, hosts: &Node, pod: &Pod) -> Result<()> {
 /// Soon nothing is left of pods: no file, no link, no rule.
 fn lets_go_of_all(agent: &Agent) -> Result<()> {
     let is_done = || nothing_is_left(agent);
-    let done = eventually("all pods are let go", Duration::from_secs(5), || {
-        Ok(is_done().ok())
-    });
+    let done = eventually("all pods are let go", || Ok(is_done().ok()));
     done.or_else(|_| is_done())
 }
 
@@ -277,7 +274,7 @@ fn names_outlive_the_pod(agent: &Agent, hosts: &Node, runtime: &Runtime, pod: &P
     runtime.remove_pod(pod)?;
     // Those of the proxy, and those of the application.
     let expected = 2 * connections.len();
-    let lines = eventually("all are logged", Duration::from_secs(5), || {
+    let lines = eventually("all are logged", || {
         let lines = agent.access_log()?.split_off(logged);
         Ok((lines.len() >= expected).then_some(lines))
     })?;
@@ -327,7 +324,7 @@ fn a_hundred_pods_come_and_go_while_the_agent_does() {
             anyhow::Ok((pods.collect::<Result<Vec<_>>>()?, second))
         })?;
         wait_for_attachments(PODS..=PODS)?;
-        eventually("all pods are served", Duration::from_secs(5), || {
+        eventually("all pods are served", || {
             let links = second.status()?["links"].to_string();
             Ok((links.matches(OF_POD).count() >= PODS).then_some(()))
         })?;
@@ -351,7 +348,7 @@ fn a_hundred_pods_come_and_go_while_the_agent_does() {
 /// Waits until the plugin has written so many files.
 fn wait_for_attachments(wanted: RangeInclusive<usize>) -> Result<()> {
     let what = format!("{wanted:?} attachments");
-    eventually(&what, Duration::from_secs(60), || {
+    within(Limit::secs(60), &what, || {
         let files = fs::read_dir(ATTACHMENTS)?.flatten();
         let is_written = |file: &fs::DirEntry| file.path().extension().is_some_and(|e| e == "json");
         Ok(wanted

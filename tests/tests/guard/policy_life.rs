@@ -17,9 +17,7 @@ use tests::servers::report::Report;
 use tests::topology::{Family, Sidecar};
 use tests::wait::eventually;
 
-use crate::stage::{
-    JUDGED, Many, PORT, Random, SOON, client, is_admitted, nested, policy, seen, target,
-};
+use crate::stage::{JUDGED, Many, PORT, Random, client, is_admitted, nested, policy, seen, target};
 
 #[test]
 fn a_hundred_thousand_prefixes() {
@@ -136,7 +134,7 @@ fn reloads_under_load() {
         config.policy[0] = policy("nobody", &[], &["0.0.0.0/0", "::/0"]);
         config.write()?;
         agent.signal(Signal::SIGHUP)?;
-        eventually("nobody is admitted", SOON, || {
+        eventually("nobody is admitted", || {
             let admitted = pod.enter(|| is_admitted(source.ip()))?;
             Ok((!admitted).then_some(()))
         })?;
@@ -152,12 +150,12 @@ fn reloads_under_load() {
         config.policy.clear();
         config.write()?;
         agent.signal(Signal::SIGHUP)?;
-        eventually("everybody is admitted", SOON, || {
+        eventually("everybody is admitted", || {
             Ok(pod
                 .enter(|| is_admitted(client(Family::V4, 64)))?
                 .then_some(()))
         })?;
-        eventually("nothing judges", SOON, || {
+        eventually("nothing judges", || {
             let status = agent.status()?.to_string();
             Ok((!status.contains("truepeer_guard")).then_some(()))
         })?;

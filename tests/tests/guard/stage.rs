@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use ipnet::IpNet;
@@ -12,13 +11,12 @@ use tests::agent::Policy;
 use tests::proxies::own::connect_from;
 use tests::servers::report::Seen;
 use tests::topology::{Family, Sidecar};
+use tests::wait::{Limit, SOON};
 
 /// Where the application listens.
 pub(crate) const PORT: u16 = 8080;
 /// Longer than a SYN is waited for before it is sent again.
-pub(crate) const PATIENCE: Duration = Duration::from_millis(1500);
-/// How long a change may take.
-pub(crate) const SOON: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Limit = Limit::millis(1500);
 
 /// The clients' network, a part of it that is denied, and one address in that part.
 const CLIENTS: [&str; 2] = ["203.0.113.0/24", "2001:db8:c::/112"];
@@ -70,14 +68,14 @@ pub(crate) fn seen(
             Some(Protocol::TCP),
         )?;
         socket.bind(&SocketAddr::new(source, 0).into())?;
-        socket.connect_timeout(&target.into(), PATIENCE)?;
+        socket.connect_timeout(&target.into(), PATIENCE.here())?;
         Ok(socket.into())
     });
     let mut stream = match opened {
         Err(error) if error.kind() == ErrorKind::TimedOut => return Ok(None),
         opened => opened?,
     };
-    stream.set_read_timeout(Some(SOON))?;
+    stream.set_read_timeout(Some(SOON.here()))?;
     stream.write_all(first)?;
     let mut line = String::new();
     match BufReader::new(stream).read_line(&mut line) {
@@ -101,7 +99,7 @@ pub(crate) fn is_admitted(client: IpAddr) -> Result<bool> {
         Err(error) if error.kind() == ErrorKind::PermissionDenied => return Ok(false),
         opened => opened?,
     };
-    stream.set_read_timeout(Some(SOON))?;
+    stream.set_read_timeout(Some(SOON.here()))?;
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line)?;
     let seen: Seen = serde_json::from_str(&line)?;

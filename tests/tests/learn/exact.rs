@@ -18,6 +18,7 @@ use tests::proxies::{Route, any, any_of_family};
 use tests::roles::proxy;
 use tests::servers::report::Report;
 use tests::topology::{Family, Sidecar};
+use tests::wait::eventually;
 
 /// How many connections there are at least; by default as many as fit in [`DURATION`] or [`ENOUGH`].
 const CONNECTIONS: &str = "TRUEPEER_CONNECTIONS";
@@ -132,20 +133,29 @@ impl<'a> Stage<'a> {
         )
     }
 
-    /// Kills and restarts both again and again; the last ones.
+    /// Kills and restarts both again and again, with hundreds of connections in between, of which `made` counts all;
+    /// the last ones.
     fn kill_while(
         &self,
         mut agent: Agent,
         mut proxy: Process,
+        made: &AtomicUsize,
         more: impl Fn() -> bool,
     ) -> Result<(Agent, Process)> {
+        let connections = |count| {
+            let enough = made.load(Ordering::Relaxed) + count;
+            let what = format!("{count} more connections");
+            eventually(&what, || {
+                Ok((made.load(Ordering::Relaxed) >= enough).then_some(()))
+            })
+        };
         while more() {
-            std::thread::sleep(Duration::from_millis(700));
+            connections(700)?;
             proxy.kill()?;
             proxy = self.proxy()?;
-            std::thread::sleep(Duration::from_millis(700));
+            connections(700)?;
             let config = agent.kill()?;
-            std::thread::sleep(Duration::from_millis(200));
+            connections(200)?;
             // Without an agent, a proxy that starts is trusted too.
             proxy.kill()?;
             proxy = self.proxy()?;
@@ -247,7 +257,7 @@ fn proxies_and_agents_that_are_killed() {
                     !done.load(Ordering::Relaxed)
                 })
             });
-            let survivors = stage.kill_while(agent, proxy, || {
+            let survivors = stage.kill_while(agent, proxy, &made, || {
                 start.elapsed() < DURATION || made.load(Ordering::Relaxed) < wanted
             });
             done.store(true, Ordering::Relaxed);

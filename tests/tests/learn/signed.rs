@@ -4,7 +4,6 @@ use std::fs::Permissions;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::time::Duration;
 
 use agent_common::Counter;
 use agent_common::tag::EPOCH;
@@ -19,9 +18,6 @@ use tests::topology::{Family, Sidecar};
 use tests::wait::eventually;
 
 use crate::stage::{APPLICATION, BALANCERS, KeyFile, ONE, STRANGERS, TWO, accepted, epoch};
-
-/// How long a file may take to be read again.
-const SOON: Duration = Duration::from_secs(5);
 
 /// Load balancers sign.
 fn config(directory: &Path, keys: &KeyFile) -> Result<Config> {
@@ -330,7 +326,7 @@ fn policies_believe_no_forgery() {
                 .raw
                 .syn(source(Family::V4, port), target, isn, &options)?;
         }
-        eventually("what is not proven is refused", SOON, || {
+        eventually("what is not proven is refused", || {
             Ok((agent.tally(POLICY)? == (1, 4)).then_some(()))
         })
         .with_context(|| format!("{:?}", agent.tally(POLICY)))

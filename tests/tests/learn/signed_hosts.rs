@@ -3,7 +3,6 @@
 
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
-use std::time::Duration;
 
 use agent_common::Counter;
 use agent_common::names::{LAYOUT, map};
@@ -19,14 +18,16 @@ use tests::host::scenario;
 use tests::proxies::any;
 use tests::servers::report::Report;
 use tests::topology::Family;
+use tests::wait::eventually;
 
-use crate::stage::{Hosts, KeyFile, ONE, STRANGERS, TWO, accepted, epoch};
+use crate::stage::{Hosts, Key, KeyFile, ONE, STRANGERS, TWO, accepted, epoch};
 
 const PLAYGROUND: &str = env!("CARGO_BIN_EXE_playground");
 
-/// Waits until agents have read their files again, which each does once a second.
-fn settle() {
-    std::thread::sleep(Duration::from_secs(2));
+/// The agent has other keys from now on.
+fn replace(agent: &Agent, file: &mut KeyFile, keys: &[Key]) -> Result<()> {
+    let said = format!("keys read again: {}", file.path().display());
+    agent.says(&said, || file.put(keys))
 }
 
 fn all_exact(hosts: &Hosts) -> Result<()> {
@@ -43,34 +44,28 @@ fn keys_are_replaced_without_a_gap() {
         let sources = &["fd78::1/128"];
         let mut hosts = Hosts::new(directory, PLAYGROUND, &["10.78.0.1/32"], sources)?;
         all_exact(&hosts)?;
-        for (signing, verifying) in [
-            (&[ONE][..], &[ONE, TWO][..]),
-            (&[TWO, ONE], &[ONE, TWO]),
-            (&[TWO, ONE], &[TWO]),
-        ] {
-            hosts.verifying.put(verifying)?;
-            settle();
-            hosts.signing.put(signing)?;
-            settle();
-            all_exact(&hosts)?;
-        }
+        replace(&hosts.reads, &mut hosts.verifying, &[ONE, TWO])?;
+        all_exact(&hosts)?;
+        replace(&hosts.sends, &mut hosts.signing, &[TWO, ONE])?;
+        all_exact(&hosts)?;
+        replace(&hosts.reads, &mut hosts.verifying, &[TWO])?;
+        all_exact(&hosts)?;
         let refused = |agent: &Agent| agent.counter(Counter::ToaForged);
         ensure!(refused(&hosts.reads)? == 0, "a tag was refused");
 
         // A file that is broken or gone changes nothing, and is told without the keys.
         for text in [format!("{}\nno key\n", STRANGERS.line()), String::new()] {
-            hosts.verifying.write(&text)?;
-            settle();
-            hosts.reads.signal(Signal::SIGHUP)?;
-            settle();
+            let (reads, file) = (&hosts.reads, &mut hosts.verifying);
+            reads.says("the former keys stay: ", || file.write(&text))?;
+            reads.says("the new configuration is not taken up", || {
+                reads.signal(Signal::SIGHUP)
+            })?;
         }
         all_exact(&hosts)?;
         let log = hosts.reads.log()?;
         for said in [
-            "the former keys stay: ",
             "line 2 does not have 32 hexadecimal digits",
             "there is none",
-            "the new configuration is not taken up",
         ] {
             ensure!(log.contains(said), "no {said:?} in:\n{log}");
         }
@@ -84,12 +79,22 @@ fn keys_are_replaced_without_a_gap() {
         ensure!(mode == 0o600, "{} has mode {mode:o}", pin.display());
 
         // The gateway has a key that the server does not.
-        hosts.verifying.put(&[ONE])?;
-        hosts.signing.put(&[TWO])?;
-        settle();
+        replace(&hosts.reads, &mut hosts.verifying, &[ONE])?;
+        replace(&hosts.sends, &mut hosts.signing, &[TWO])?;
         let v4 = hosts.load(Family::V4);
+        // What is logged is in effect a moment later.
+        let one = Load {
+            connections: 1,
+            concurrent: 1,
+            ..v4.clone()
+        };
+        eventually("a tag is refused", || {
+            one.run(&hosts.gateway.client);
+            Ok((refused(&hosts.reads)? > 0).then_some(()))
+        })?;
+        let before = refused(&hosts.reads)?;
         v4.run(&hosts.gateway.client).all_lost()?;
-        let counted = refused(&hosts.reads)?;
+        let counted = refused(&hosts.reads)? - before;
         ensure!(counted == v4.connections as u64, "{counted} were refused");
         no_origins(&hosts.reads)
     });

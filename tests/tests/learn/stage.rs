@@ -17,6 +17,7 @@ use tests::proxies::{any, gateway_routes};
 use tests::roles::proxy;
 use tests::servers::report::{Report, Seen};
 use tests::topology::{Family, Gateway};
+use tests::wait::Limit;
 
 /// Where [`Hosts`] have their application.
 pub(crate) const APPLICATION: u16 = 8080;
@@ -76,14 +77,16 @@ pub(crate) fn accepted(connection: &mut Connection<'_>) -> Result<SocketAddr> {
     Ok(seen.accepted)
 }
 
-/// The epoch of tags that are made now; it lasts for some seconds more.
+/// The epoch of tags that are made now. It lasts for a while more, as far as an epoch can be long enough for a slow
+/// machine.
 pub(crate) fn epoch() -> u64 {
-    const MORE: Duration = Duration::from_secs(4);
+    const MORE: Limit = Limit::secs(4);
+    let most = Duration::from_nanos(EPOCH) * 3 / 4;
     loop {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let now = now.expect("a clock after 1970").as_nanos() as u64;
         let left = Duration::from_nanos(EPOCH - now % EPOCH);
-        if left > MORE {
+        if left > MORE.here().min(most) {
             return now / EPOCH;
         }
         std::thread::sleep(left);

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use ipnet::IpNet;
@@ -21,11 +20,9 @@ use tests::topology::balancer::{APPLICATION, agent, client_of, relay_of, relays,
 use tests::topology::{Family, Gateway};
 use tests::wait::eventually;
 
-const SOON: Duration = Duration::from_secs(5);
-
 /// The access log's lines of which this is true.
 fn lines(agent: &Agent, n: usize, is_it: impl Fn(&Value) -> bool) -> Result<Vec<Value>> {
-    eventually("lines in the access log", SOON, || {
+    eventually("lines in the access log", || {
         let lines: Vec<_> = agent.access_log()?.into_iter().filter(&is_it).collect();
         Ok((lines.len() == n).then_some(lines))
     })
@@ -83,7 +80,7 @@ fn prefixes_of_clients_are_counted() {
             .map(|(family, prefix)| row(family, prefix, &logged, &held))
             .collect::<Result<_>>()?;
         // Once all is acknowledged.
-        eventually("each prefix has its counts", SOON, || {
+        eventually("each prefix has its counts", || {
             let top = agent.top("connections")?;
             let rows = top["prefixes"].as_array().context("no prefixes")?;
             let is_right = rows.len() == 2 && expected.iter().all(|row| rows.contains(row));

@@ -9,19 +9,18 @@ use tests::agent::Agent;
 use tests::agent::records::no_origins;
 use tests::clients::http::{Client, Request};
 use tests::clients::proxy_header::v2_with_checksum;
-use tests::clients::tcp::TIMEOUT;
 use tests::host::netns::{Netns, run};
 use tests::host::scenario;
 use tests::host::traces::Traces;
 use tests::proxies::{Route, any_of_family, haproxy, nginx};
 use tests::servers::web::Web;
 use tests::topology::balancer::{
-    APPLICATION, BALANCER, client_of, relay_of, relays, routes, targets,
+    APPLICATION, BALANCER, agent, client_of, config, relay_of, relays, routes, targets,
 };
 use tests::topology::{Family, Gateway};
-use tests::wait::eventually;
+use tests::wait::{SOON, eventually};
 
-use crate::stage::{agent, for_http};
+use crate::stage::for_http;
 
 /// Where the outer of two proxies listens for each family, on the gateway.
 const OUTER: u16 = 9110;
@@ -38,7 +37,8 @@ const FORGED: [&str; 6] = [
 /// The body of curl's answer; `client` is its address.
 fn curl(netns: &Netns, client: IpAddr, url: &str, more: &[&str]) -> Result<String> {
     let mut command = netns.command("curl")?;
-    command.args(["-sS", "--max-time", "10", "--interface"]);
+    let most = SOON.whole_secs().to_string();
+    command.args(["-sS", "--max-time", &most, "--interface"]);
     command.arg(client.to_string()).args(more).arg(url);
     run(&mut command)
 }
@@ -61,7 +61,7 @@ fn assert_client(request: &Request, client: IpAddr) -> Result<()> {
 
 /// Clients of the access log's requests, in order, all known by the header.
 fn assert_logged(agent: &Agent, clients: &[IpAddr]) -> Result<()> {
-    let lines = eventually("every request is logged", TIMEOUT, || {
+    let lines = eventually("every request is logged", || {
         let mut lines = agent.access_log()?;
         lines.retain(|line| !line["method"].is_null());
         Ok((lines.len() >= clients.len()).then_some(lines))
@@ -97,7 +97,7 @@ fn two_and_three_proxies_and_a_client_that_forges() {
         // By count, and by the proxies' addresses.
         for (proxies, trusted_hops) in [(1, Some(1)), (2, Some(2)), (1, None), (2, None)] {
             let relays = for_http(relays(&topology.server, "reveal"), trusted_hops);
-            let agent = agent(directory, &[], relays)?;
+            let agent = agent(directory, relays)?;
             let mut clients = Vec::new();
             for (family, n) in Family::ALL.into_iter().zip(0..) {
                 let port = if proxies == 1 { BALANCER } else { OUTER } + n;
@@ -127,7 +127,7 @@ fn many_clients_share_a_gateways_connection() {
         let topology = Gateway::new()?;
         let _web = Web::echo(directory, &topology.server, APPLICATION)?;
         let relays = for_http(relays(&topology.server, "reveal"), Some(1));
-        let agent = agent(directory, &[], relays)?;
+        let agent = agent(directory, relays)?;
         let _gateway = haproxy::forwarding(directory, &topology.gateway, &routes())?;
         let mut clients = Vec::new();
         let mut ports = BTreeSet::new();
@@ -168,11 +168,10 @@ fn http2_and_the_proxy_protocol() {
         for relay in &mut relays {
             relay.accept = "proxy";
         }
-        let agent = agent(
-            directory,
-            &["203.0.113.77/32", "2001:db8:c::4d/128"],
-            relays,
-        )?;
+        let mut config = config(directory, relays)?;
+        let trusted = ["203.0.113.77/32", "2001:db8:c::4d/128"];
+        config.trust.sources.extend(trusted.map(String::from));
+        let agent = Agent::start(directory, config)?;
         for family in Family::ALL {
             let url = format!("http://{}/echo", relay_of(family));
             let body = "x".repeat(300_000);

@@ -6,15 +6,14 @@ use ipnet::IpNet;
 use serde_json::Value;
 use tests::agent::Agent;
 use tests::clients::http::{Client, Request};
-use tests::clients::tcp::TIMEOUT;
 use tests::host::scenario;
 use tests::proxies::{any_of_family, envoy};
 use tests::servers::web::Web;
-use tests::topology::balancer::{APPLICATION, SOURCES, relay_of, relays};
+use tests::topology::balancer::{APPLICATION, SOURCES, agent, config, relay_of, relays};
 use tests::topology::{Family, Gateway};
 use tests::wait::eventually;
 
-use crate::stage::{agent, for_http};
+use crate::stage::for_http;
 
 /// Envoy's port for IPv4; the next is for IPv6.
 const ENVOY: u16 = 9200;
@@ -86,7 +85,7 @@ fn by_count() {
         let _web = Web::echo(directory, &topology.server, APPLICATION)?;
         for hops in 0..=3 {
             let relays = for_http(relays(&topology.server, "reveal"), Some(hops));
-            let agent = agent(directory, &[], relays)?;
+            let agent = agent(directory, relays)?;
             let envoy = envoy::http(directory, &topology.server, Ok(hops), &routes())?;
             compare(&topology, &agent, &COMPARED).with_context(|| format!("{hops} hops"))?;
             envoy.stop()?;
@@ -107,7 +106,9 @@ fn by_prefixes() {
             .map(|prefix| prefix.parse())
             .collect::<Result<_, _>>()?;
         let relays = for_http(relays(&topology.server, "reveal"), None);
-        let agent = agent(directory, &TRUSTED, relays)?;
+        let mut config = config(directory, relays)?;
+        config.trust.sources.extend(TRUSTED.map(String::from));
+        let agent = Agent::start(directory, config)?;
         let _envoy = envoy::http(directory, &topology.server, Err(&prefixes), &routes())?;
         compare(&topology, &agent, &COMPARED[..5])
     });
@@ -143,7 +144,7 @@ fn compare(topology: &Gateway, agent: &Agent, headers: &[&str]) -> Result<()> {
             clients.push(told(&request, &expected).with_context(|| format!("{variant:?}"))?);
         }
     }
-    let logged = eventually("every request is logged", TIMEOUT, || {
+    let logged = eventually("every request is logged", || {
         let mut lines = agent.access_log()?;
         lines.retain(|line| line["method"] == "GET");
         Ok((lines.len() >= clients.len()).then_some(lines))

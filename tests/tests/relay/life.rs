@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
@@ -13,12 +13,12 @@ use tests::agent::records::no_origins;
 use tests::agent::{Agent, Carry, CarryToa, Config, Relay};
 use tests::clients::load::Load;
 use tests::clients::proxy_header::v2_with_checksum;
-use tests::clients::tcp::{TIMEOUT, assert_refused, connect, seen};
+use tests::clients::tcp::{assert_refused, connect, seen};
 use tests::host::scenario;
 use tests::proxies::any;
 use tests::servers::report::{Report, Seen};
 use tests::topology::balancer::{
-    APPLICATION, RELAY, SOURCES, agent, refused, relay_of, relays, three,
+    APPLICATION, RELAY, SOURCES, agent, config, refused, relay_of, relays, three,
 };
 use tests::topology::{Family, Gateway};
 use tests::wait::eventually;
@@ -43,7 +43,7 @@ fn still_works(stream: &mut TcpStream) -> Result<()> {
 }
 
 fn nobody_listens(topology: &Gateway) -> Result<()> {
-    eventually("nobody listens", TIMEOUT, || {
+    eventually("nobody listens", || {
         let connected = connect(&topology.gateway, relay_of(Family::V4));
         Ok(connected.is_err().then_some(()))
     })
@@ -92,13 +92,13 @@ fn only_the_clients_of_a_lost_upstream_move() {
             let up = format!(
                 "truepeer_relay_upstream_up{{relay=\"0.0.0.0:{RELAY}\",upstream=\"{lost}:{APPLICATION}\"}}"
             );
-            eventually("the check fails", TIMEOUT, || {
+            eventually("the check fails", || {
                 Ok((agent.metric(&up)? == 0).then_some(()))
             })?;
         }
         let again = Report::start(&topology.server, (lost, APPLICATION).into())?;
         applications.insert(lost, again);
-        eventually("its clients come back", TIMEOUT, || {
+        eventually("its clients come back", || {
             Ok((choices()? == before).then_some(()))
         })
     });
@@ -122,7 +122,7 @@ fn a_new_configuration_drops_no_connection() {
         config.write()?;
         agent.signal(Signal::SIGHUP)?;
         // None is refused meanwhile.
-        eventually("the other upstream", TIMEOUT, || {
+        eventually("the other upstream", || {
             Ok((ask(&topology, 2)?.1.local == upstreams[1]).then_some(()))
         })?;
         still_works(&mut stream)?;
@@ -136,7 +136,7 @@ fn a_new_configuration_drops_no_connection() {
         });
         taken.write()?;
         agent.signal(Signal::SIGHUP)?;
-        eventually("the error is logged", TIMEOUT, || {
+        eventually("the error is logged", || {
             Ok(agent.log()?.contains("cannot listen").then_some(()))
         })?;
         ensure!(ask(&topology, 3)?.1.local == upstreams[1], "as before");
@@ -186,21 +186,23 @@ fn the_end_waits_for_what_is_open() {
     scenario(|directory| {
         let topology = Gateway::new()?;
         let _report = Report::start(&topology.server, any(APPLICATION))?;
-        let agent = agent(directory, relays(&topology.server, "plain"))?;
+        let mut config = config(directory, relays(&topology.server, "plain"))?;
+        // It ends because nothing is open any more, and not because it gives up.
+        config.agent.drain = Some(3600);
+        let agent = Agent::start(directory, config)?;
         let relay = relay_of(Family::V4);
         let mut stream = connect(&topology.gateway, relay)?;
         stream.write_all(&v2_with_checksum(([203, 0, 113, 1], 1).into(), relay))?;
         seen(&mut stream)?;
         agent.signal(Signal::SIGTERM)?;
         nobody_listens(&topology)?;
+        // Nothing ends it for half a second, and then it ends at once.
         for _ in 0..10 {
             std::thread::sleep(Duration::from_millis(50));
             still_works(&mut stream)?;
         }
         drop(stream);
-        let ended = Instant::now();
         ensure!(agent.stop()?.success(), "the agent's exit status");
-        ensure!(ended.elapsed() < TIMEOUT, "{:?}", ended.elapsed());
         Ok(())
     });
 }
@@ -225,11 +227,7 @@ fn no_more_connections_than_allowed() {
         );
         open.iter_mut().try_for_each(still_works)?;
         open.pop();
-        eventually(
-            "there is room again",
-            TIMEOUT,
-            || Ok(ask(&topology, 6).ok()),
-        )?;
+        eventually("there is room again", || Ok(ask(&topology, 6).ok()))?;
         Ok(())
     });
 }

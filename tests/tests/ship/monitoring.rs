@@ -5,7 +5,6 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -81,7 +80,7 @@ fn alerts_and_dashboard_ask_for_metrics_that_exist() {
         drop(stream);
         // One that is refused.
         drop(connect(&topology.client, relay_of(Family::V4)));
-        eventually("every metric is served", Duration::from_secs(5), || {
+        eventually("every metric is served", || {
             let served: BTreeSet<_> = agent.metrics()?.lines().flat_map(metrics).collect();
             let missing: Vec<_> = asked.difference(&served).collect();
             Ok(missing.is_empty().then_some(()))

@@ -1,7 +1,5 @@
 //! Uncommon circumstances that truepeer lives with.
 
-use std::time::Duration;
-
 use agent_common::Counter;
 use anyhow::ensure;
 use tests::agent::records::{known, no_origins, observed};
@@ -19,7 +17,6 @@ use tests::wait::eventually;
 const APPLICATION: u16 = 8080;
 const PROXY: u16 = 15006;
 const MARK: u32 = 1337;
-const SOON: Duration = Duration::from_secs(5);
 
 fn inbound(sidecar: &Sidecar) -> Steer {
     Steer::new("inbound", &sidecar.pod, &["8080"], PROXY).on(Sidecar::INTERFACE)
@@ -74,7 +71,7 @@ fn an_interface_that_vanishes_and_comes_back() {
             sidecar.unplug()?;
             sidecar.plug_in()?;
             // Direct connections have no origin.
-            eventually("the interface is steered again", SOON, || {
+            eventually("the interface is steered again", || {
                 let connections = Load {
                     concurrent: 1,
                     ..load.clone()

@@ -3,7 +3,6 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::time::Duration;
 
 use agent_common::proxy::{Endpoints, Peer, write};
 use anyhow::{Context, Result, ensure};
@@ -13,9 +12,9 @@ use tests::host::scenario;
 use tests::proxies::any;
 use tests::servers::report::{Report, Seen};
 use tests::topology::{Family, Sidecar};
+use tests::wait::SOON;
 
 const PORT: u16 = 8000;
-const TIMEOUT: Duration = Duration::from_secs(5);
 
 fn agent(directory: &Path, topology: &Sidecar) -> Result<Agent> {
     let mut config = Config::new(directory, [])?;
@@ -33,8 +32,8 @@ fn target(family: Family) -> SocketAddr {
 fn connect(topology: &Sidecar, family: Family) -> Result<TcpStream> {
     let stream = topology
         .client
-        .enter(|| TcpStream::connect_timeout(&target(family), TIMEOUT))?;
-    stream.set_read_timeout(Some(TIMEOUT))?;
+        .enter(|| TcpStream::connect_timeout(&target(family), SOON.here()))?;
+    stream.set_read_timeout(Some(SOON.here()))?;
     stream.set_nodelay(true)?;
     Ok(stream)
 }

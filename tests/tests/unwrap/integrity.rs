@@ -20,6 +20,7 @@ use tests::host::scenario;
 use tests::proxies::any;
 use tests::servers::listener::{Listener, canonical};
 use tests::topology::{Family, Gateway};
+use tests::wait::Limit;
 
 use crate::stage::on_server;
 
@@ -110,7 +111,7 @@ impl Stage {
     ) -> Result<()> {
         let target = (Gateway::server(family), PORT).into();
         let mut stream = connect_with(&self.gateway.client, target, prepare)?;
-        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        stream.set_read_timeout(Some(Limit::secs(60).here()))?;
         stream.write_all(&[header, &blocks.to_be_bytes()].concat())?;
         let mut line = vec![0; client.to_string().len() + 1];
         stream.read_exact(&mut line)?;
@@ -269,7 +270,7 @@ fn full_queue() {
                     let n = connections.len();
                     let text = format!("connection {n}\n");
                     let header = headers.next().context("endless")?;
-                    // Every other header is alone.
+                    // Every other header is alone, with a moment of silence behind it.
                     if n % 2 == 0 {
                         stream.write_all(&[header, text.as_bytes()].concat())?;
                     } else {

@@ -5,7 +5,6 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use agent_common::Counter;
 use anyhow::{Context, Result, ensure};
@@ -19,6 +18,7 @@ use tests::host::traces::Traces;
 use tests::proxies::{any, gateway_routes, haproxy};
 use tests::servers::report::{Report, Seen};
 use tests::topology::{Family, Gateway, Sidecar};
+use tests::wait::eventually;
 
 use crate::stage::{in_pod, on_server};
 
@@ -168,11 +168,18 @@ fn agent_killed_and_started() {
                     total.lock().expect("not poisoned").merge(outcome);
                 }
             });
+            // A hundred connections, at least some of which begin and end in between.
+            let more = |when: &str| {
+                let made = || total.lock().expect("not poisoned").exact;
+                let before = made();
+                let what = format!("connections {when}");
+                eventually(&what, || Ok((made() > before).then_some(())))
+            };
             let result = (|| -> Result<Agent> {
                 for _ in 0..3 {
-                    std::thread::sleep(Duration::from_millis(300));
+                    more("with an agent")?;
                     let config = agent.kill()?;
-                    std::thread::sleep(Duration::from_millis(300));
+                    more("without an agent")?;
                     agent = Agent::start(directory, config)?;
                 }
                 Ok(agent)

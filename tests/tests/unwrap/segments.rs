@@ -3,7 +3,6 @@
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::time::Duration;
 
 use agent_common::Counter;
 use anyhow::{Context, Result, ensure};
@@ -24,7 +23,6 @@ use crate::stage::in_pod;
 const PORT: u16 = 8080;
 /// The port of a server that is the first to close.
 const GREETER: u16 = 8081;
-const AWHILE: Duration = Duration::from_secs(20);
 /// MSS, SACK permitted, timestamps, window scale: what Linux puts on a SYN.
 const USUAL: [u8; 20] = [
     2, 4, 0x05, 0xb4, 4, 2, 8, 10, 1, 2, 3, 4, 0, 0, 0, 0, 1, 3, 3, 7,
@@ -305,7 +303,7 @@ impl<'a> Full<'a> {
     /// Waits until so many connections are translated.
     fn has_entries(&self, stage: &Stage, wanted: u64) -> Result<()> {
         let what = format!("{wanted} connections are translated");
-        eventually(&what, AWHILE, || {
+        eventually(&what, || {
             Ok((stage.agent.entries("TRANSLATED")? == wanted).then_some(()))
         })
     }

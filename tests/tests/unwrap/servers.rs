@@ -17,6 +17,7 @@ use tests::servers::postgresql::{self, Postgresql};
 use tests::servers::sshd::{self, Sshd};
 use tests::servers::web::{Web, parse_client};
 use tests::topology::{Family, Gateway, Sidecar};
+use tests::wait::SOON;
 
 use crate::stage::{in_pod, on_server};
 
@@ -169,11 +170,17 @@ fn curl(
     options: &[&str],
 ) -> Result<(SocketAddr, SocketAddr)> {
     let mut curl = netns.command("curl")?;
-    curl.args(["--silent", "--show-error", "--insecure", "--max-time", "10"])
-        .args(["--interface", &source.to_string()])
-        .args(["--write-out", "\n%{local_ip} %{local_port}"])
-        .args(options)
-        .arg(format!("https://{target}/"));
+    curl.args([
+        "--silent",
+        "--show-error",
+        "--insecure",
+        "--max-time",
+        &SOON.whole_secs().to_string(),
+    ])
+    .args(["--interface", &source.to_string()])
+    .args(["--write-out", "\n%{local_ip} %{local_port}"])
+    .args(options)
+    .arg(format!("https://{target}/"));
     let output = run(&mut curl)?;
     let (answer, own) = output.split_once('\n').unwrap_or_default();
     Ok((parse_client(own)?, parse_client(answer)?))

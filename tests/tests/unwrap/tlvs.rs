@@ -2,7 +2,6 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
 
 use agent_common::Counter;
 use anyhow::{Context, Result, ensure};
@@ -73,7 +72,7 @@ fn what_a_header_says_is_shown() {
                     let shown = shown(&agent, &stream)?;
                     ensure!(shown.is_null(), "{shown}");
                 }
-                let lines = eventually("lines in the log", Duration::from_secs(5), || {
+                let lines = eventually("lines in the log", || {
                     let lines = agent.access_log()?.split_off(logged);
                     Ok((lines.len() == 4).then_some(lines))
                 })?;

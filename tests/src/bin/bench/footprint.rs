@@ -143,7 +143,7 @@ impl Life {
         let before = slabs(stop)?;
         let (rss_idle, map_empty) = (rss(&agent)?, map(&agent)?);
         let held = hold(&sidecar, PORT)?;
-        eventually("every connection is tracked", SETTLE, || {
+        eventually("every connection is tracked", || {
             Ok((agent.origins()? == TRACKED as u64).then_some(()))
         })?;
         let life = Self {

@@ -350,9 +350,9 @@ pub(crate) fn open(pod: &Pod, n: usize, kind: u8) -> Result<TcpStream> {
     } else {
         bind(client)?
     };
-    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(PATIENCE.here()))?;
     // Limits `connect()` as well.
-    socket.set_write_timeout(Some(PATIENCE))?;
+    socket.set_write_timeout(Some(PATIENCE.here()))?;
     socket.connect(&pod.target(n).into())?;
     let mut stream = TcpStream::from(socket);
     let mut bytes = Vec::new();

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use anyhow::{Context, Result};
 use etherparse::TcpHeader;
 
-use crate::clients::raw::{Raw, Segment, TIMEOUT, WINDOW};
+use crate::clients::raw::{Raw, Segment, WINDOW};
+use crate::wait::SOON;
 
 /// An established connection.
 pub struct Connection<'a> {
@@ -65,8 +66,8 @@ impl<'a> Connection<'a> {
         let expected = self.expected;
         let last = |segment: &Segment| segment.tcp.fin && segment.tcp.sequence_number == expected;
         self.raw
-            .receive(self.target, self.source, TIMEOUT, last)?
-            .with_context(|| format!("{} does not finish", self.target))?;
+            .receive(self.target, self.source, SOON.here(), last)?
+            .with_context(|| format!("the end that {} sends: not within {SOON}", self.target))?;
         self.expected = expected.wrapping_add(1);
         let mut tcp = self.header();
         tcp.fin = true;
@@ -83,8 +84,8 @@ impl<'a> Connection<'a> {
         };
         let segment = self
             .raw
-            .receive(self.target, self.source, TIMEOUT, next)?
-            .with_context(|| format!("nothing came to {} within {TIMEOUT:?}", self.source))?;
+            .receive(self.target, self.source, SOON.here(), next)?
+            .with_context(|| format!("the next bytes for {}: not within {SOON}", self.source))?;
         self.expected = expected.wrapping_add(segment.payload.len() as u32);
         self.acknowledge(&[])?;
         String::from_utf8(segment.payload).context("bytes that are no text")

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use agent_common::{Endpoint, toa};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use etherparse::{
     IpNumber, Ipv4Header, Ipv6Header, NetSlice, SlicedPacket, TcpHeader, TransportSlice,
 };
@@ -17,13 +17,12 @@ use nix::libc::{ETH_P_ALL, IPPROTO_RAW};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::host::netns::Netns;
+use crate::wait::SOON;
 
-const TIMEOUT: Duration = Duration::from_secs(5);
-
-/// A SYN is sent so often, and as far apart.
-const SYNS: u32 = 5;
-
+/// When a SYN is sent again that nobody has answered.
 const RETRY: Duration = Duration::from_secs(1);
+/// How long one read may take before the time is looked at.
+const READ: Duration = Duration::from_millis(100);
 
 const WINDOW: u16 = 0xffff;
 
@@ -68,7 +67,7 @@ impl Raw {
             // packet(7): DGRAM leaves the link's header out.
             let all = Protocol::from(i32::from((ETH_P_ALL as u16).to_be()));
             let packets = Socket::new(Domain::PACKET, Type::DGRAM, Some(all))?;
-            packets.set_read_timeout(Some(Duration::from_millis(100)))?;
+            packets.set_read_timeout(Some(READ))?;
             Ok(Self {
                 v4: raw(Domain::IPV4)?,
                 v6: raw(Domain::IPV6)?,
@@ -107,7 +106,7 @@ impl Raw {
     pub fn correct_syn(&self, target: SocketAddr, sequence: u32) -> Result<(Vec<u8>, Vec<u8>)> {
         let start = Instant::now();
         let mut buffer = vec![0; 1 << 16];
-        while start.elapsed() < TIMEOUT {
+        while start.elapsed() < SOON.here() {
             let Ok(length) = std::io::Read::read(&mut &self.packets, &mut buffer) else {
                 continue;
             };
@@ -137,7 +136,7 @@ impl Raw {
             ensure!(tcp.checksum == checksum, "TCP checksum: {tcp:?}");
             return Ok((tcp.options.as_slice().to_vec(), payload));
         }
-        bail!("no SYN for {target} within {TIMEOUT:?}")
+        bail!("a SYN for {target}: not within {SOON}")
     }
 
     /// Opens a connection with a SYN with these options.
@@ -149,14 +148,18 @@ impl Raw {
         options: &[u8],
     ) -> Result<Connection<'_>> {
         let answers = |segment: &Segment| segment.tcp.syn || segment.tcp.rst;
-        let answer = (0..SYNS)
-            .find_map(|_| {
-                if let Err(error) = self.syn(source, target, sequence, options) {
-                    return Some(Err(error));
-                }
-                self.receive(target, source, RETRY, answers).transpose()
-            })
-            .with_context(|| format!("{target} does not answer {source}"))??;
+        let start = Instant::now();
+        let answer = loop {
+            self.syn(source, target, sequence, options)?;
+            if let Some(answer) = self.receive(target, source, RETRY, answers)? {
+                break answer;
+            }
+            let waited = start.elapsed();
+            ensure!(
+                waited < SOON.here(),
+                "an answer of {target} to {source}: not within {SOON}; waited {waited:.1?}"
+            );
+        };
         ensure!(!answer.tcp.rst, "{target} answered {source} with a reset");
         let syn_ack = answer.tcp.sequence_number;
         Connection::established(self, (source, target), sequence, syn_ack)

@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -233,7 +232,7 @@ http://:{port} {{
     /// answered.
     pub fn logged(&self, count: usize) -> Result<Vec<SocketAddr>> {
         let what = format!("{count} clients are in {}", self.access_log.display());
-        let log = eventually(&what, Duration::from_secs(10), || {
+        let log = eventually(&what, || {
             let log = std::fs::read_to_string(&self.access_log)?;
             let is_complete = log.ends_with('\n') && log.lines().count() >= count;
             Ok(is_complete.then_some(log))
