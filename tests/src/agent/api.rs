@@ -98,9 +98,7 @@ impl Agent {
 
     /// All metrics.
     pub fn metrics(&self) -> Result<String> {
-        let (status, text) = get(&self.config.agent.socket, "/metrics")?;
-        ensure!(status == 200, "/metrics: {status} {text}");
-        Ok(text)
+        self.answer("/metrics")
     }
 
     /// How many connections a policy let in, and how many it refused.
@@ -144,9 +142,15 @@ impl Agent {
             .collect()
     }
 
-    fn read<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+    /// What the API answers at a path.
+    pub fn answer(&self, path: &str) -> Result<String> {
         let (status, body) = get(&self.config.agent.socket, path)?;
         ensure!(status == 200, "{path}: {status} {body}");
+        Ok(body)
+    }
+
+    fn read<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        let body = self.answer(path)?;
         serde_json::from_str(&body).with_context(|| format!("{path}: {body}"))
     }
 }

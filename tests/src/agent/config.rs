@@ -137,6 +137,17 @@ pub struct Trust {
 #[expect(missing_docs, reason = "the configuration's own names")]
 pub struct Reveal {
     pub enabled: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub cgroups: Vec<String>,
+}
+
+impl Default for Reveal {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            cgroups: Vec::new(),
+        }
+    }
 }
 
 /// The sections below `[carry]`.
@@ -261,7 +272,7 @@ impl Config {
                 keep: false,
             },
             trust: Trust::default(),
-            reveal: Reveal { enabled: true },
+            reveal: Reveal::default(),
             carry: None,
             steer: steer.into_iter().collect(),
             unwrap: Vec::new(),

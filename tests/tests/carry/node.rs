@@ -78,7 +78,10 @@ fn on_the_other_node(mode: Mode) {
         lost(&cluster, first)?;
         let start_first = || {
             agent(directory, &[first], |config| {
-                config.reveal = Reveal { enabled: false };
+                config.reveal = Reveal {
+                    enabled: false,
+                    ..Reveal::default()
+                };
             })
         };
         let start_second = || {

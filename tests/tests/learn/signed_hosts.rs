@@ -132,7 +132,10 @@ fn what_a_node_appends() {
         let keys = KeyFile::new(directory, "keys", &[ONE])?;
         let mut config = Config::new(directory, [])?;
         config.trust.keys = Some(keys.path().to_owned());
-        config.reveal = Reveal { enabled: false };
+        config.reveal = Reveal {
+            enabled: false,
+            ..Reveal::default()
+        };
         config.carry = Some(Carry {
             node: vec![first.carries(Node::UPLINK)],
             ..Carry::default()

@@ -168,7 +168,10 @@ impl Hosts {
         let mut config = Config::new(directory, [])?;
         config.trust.uids.push(UID);
         config.trust.keys = keys(&signing);
-        config.reveal = Reveal { enabled: false };
+        config.reveal = Reveal {
+            enabled: false,
+            ..Reveal::default()
+        };
         config.carry = Some(carry());
         let sends = Agent::start(directory, config)?;
 

@@ -211,7 +211,10 @@ fn from_a_proxys_host_to_the_next() {
         // Two agents stand for two hosts: this one knows the proxy and reveals nothing,
         let mut config = Config::new(directory, [])?;
         config.trust.uids.push(UID);
-        config.reveal = Reveal { enabled: false };
+        config.reveal = Reveal {
+            enabled: false,
+            ..Reveal::default()
+        };
         config.carry = Some(carry());
         let proxys = Agent::start(directory, config)?;
         let proxy = proxy(directory, &gateway.gateway, PLAYGROUND.as_ref(), &routes)?;
