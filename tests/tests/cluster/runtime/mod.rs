@@ -1,66 +1,34 @@
 //! Pods of a real container runtime: containerd, runc and the reference CNI plugins.
 
+mod stage;
+
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::path::Path;
 use std::{fs, thread};
 
-use agent_common::{Endpoint, toa};
 use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tests::agent::records::{known, known_to_application, no_origins};
 use tests::agent::{Agent, Config, truepeer};
 use tests::clients::load::Load;
-use tests::clients::raw::Raw;
+use tests::clients::raw::{Raw, toa};
 use tests::cluster::cni::{self, IFNAME, Node};
-use tests::cluster::containerd::{Pod, Runtime, Spec, own_mounts};
-use tests::host::scenario;
+use tests::cluster::containerd::{Pod, Runtime, Spec};
 use tests::servers::report::Seen;
 use tests::topology::{Family, Sidecar};
 use tests::wait::{Limit, eventually, within};
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_playground");
-const APPLICATION: u16 = 8080;
-const PROXY: u16 = 15006;
-/// The agent's default mark.
-const MARK: u32 = 0x539;
+use self::stage::{
+    APPLICATION, ATTACHMENTS, agent, annotated, application, sidecar, truepeer_plugin,
+    wait_until_it_listens, with_runtime,
+};
+
 const NODE_PORT: u16 = 30080;
+
 const PODS: usize = 100;
+
 /// What a link has that is attached in a pod.
 const OF_POD: &str = "network namespace ";
-/// Where plugin and agent have the files of pods.
-const ATTACHMENTS: &str = "/var/lib/truepeer/pods";
-
-/// A scenario with a runtime, whose pods are connected by the reference plugins and then by these.
-fn with_runtime(more: &[Value], body: impl FnOnce(&Path, &Node, &Runtime) -> Result<()> + Send) {
-    scenario(|directory| {
-        own_mounts(|| {
-            let hosts = Node::new()?;
-            let runtime = Runtime::start(directory, hosts.netns(), Path::new(PROGRAM), more)?;
-            body(directory, &hosts, &runtime)?;
-            runtime.assert_nothing_left()
-        })
-    });
-}
-
-/// A pod whose container `app` tells each client whom it sees.
-fn application(runtime: &Runtime, spec: &Spec) -> Result<Pod> {
-    let pod = runtime.run_pod(spec)?;
-    runtime.run_container(&pod, "app", &["report", &format!("[::]:{APPLICATION}")])?;
-    Ok(pod)
-}
-
-/// Waits until each of the pod's addresses has a listener.
-fn wait_until_it_listens(hosts: &Node, pod: &Pod, port: u16) -> Result<()> {
-    for address in &pod.addresses {
-        let what = format!("{address} listens on {port}");
-        eventually(&what, || {
-            let connect = || std::net::TcpStream::connect((*address, port));
-            Ok(hosts.netns().enter(connect).ok())
-        })?;
-    }
-    Ok(())
-}
 
 /// One pod is older than the agent, the other is not.
 #[test]
@@ -79,7 +47,7 @@ fn connections_have_the_names_of_their_pods() {
         for (pod, name) in [(&old, "web-0"), (&new, "web-1")] {
             for address in &pod.addresses {
                 let target = SocketAddr::new(*address, APPLICATION);
-                let (source, client, option) = told(Family::of(target))?;
+                let (source, client, option) = told(Family::of(target));
                 let mut connection = raw.connect(source, target, 1, &option)?;
                 let seen: Seen = serde_json::from_str(&connection.receive()?)?;
                 ensure!(
@@ -128,36 +96,6 @@ fn connections_have_the_names_of_their_pods() {
         runtime.remove_pod(&old)?;
         runtime.remove_pod(&new)
     });
-}
-
-/// The plugin's entry in a list of plugins.
-fn truepeer_plugin() -> Value {
-    json!({"type": "truepeer", "capabilities": {"io.kubernetes.cri.pod-annotations": true}})
-}
-
-/// An agent where plugin and commands look for it by default.
-fn agent(directory: &Path) -> Result<Agent> {
-    let mut config = Config::new(directory, [])?;
-    config.agent.socket = "/run/truepeer/truepeer.sock".into();
-    config.agent.pods = ATTACHMENTS.into();
-    Agent::start(directory, config)
-}
-
-/// A pod that asks for its sidecar.
-fn annotated(namespace: &str, name: &str) -> Spec {
-    Spec::new(namespace, name)
-        .annotate("truepeer.io/steer-ports", &APPLICATION.to_string())
-        .annotate("truepeer.io/steer-to", &PROXY.to_string())
-}
-
-/// A pod with an application and a transparent proxy.
-fn sidecar(hosts: &Node, runtime: &Runtime, spec: &Spec) -> Result<Pod> {
-    let pod = application(runtime, spec)?;
-    let (listen, mark) = (format!("[::]:{PROXY}"), MARK.to_string());
-    runtime.run_container(&pod, "proxy", &["sidecar", &listen, &mark])?;
-    wait_until_it_listens(hosts, &pod, APPLICATION)?;
-    wait_until_it_listens(hosts, &pod, PROXY)?;
-    Ok(pod)
 }
 
 /// The application behind the proxy sees each client, and its socket has the pod's names.
@@ -358,17 +296,12 @@ fn wait_for_attachments(wanted: RangeInclusive<usize>) -> Result<()> {
 }
 
 /// A load balancer, a client, and the option by which the one tells of the other.
-fn told(family: Family) -> Result<(SocketAddr, SocketAddr, Vec<u8>)> {
-    Ok(match family {
-        Family::V4 => {
-            let client: SocketAddr = "203.0.113.77:4711".parse()?;
-            let option = toa::option_v4(254, Endpoint::from(client)).to_vec();
-            ("198.51.100.1:40000".parse()?, client, option)
-        }
-        Family::V6 => {
-            let client: SocketAddr = "[2001:db8:c::77]:4712".parse()?;
-            let option = toa::option_v6(253, Endpoint::from(client)).to_vec();
-            ("[2001:db8:1b::1]:40000".parse()?, client, option)
-        }
-    })
+fn told(family: Family) -> (SocketAddr, SocketAddr, Vec<u8>) {
+    let client = (family.client(76), 4711).into();
+    let kind = match family {
+        Family::V4 => 254,
+        Family::V6 => 253,
+    };
+    let source = (family.balancer(1), 40_000).into();
+    (source, client, toa(kind, client))
 }

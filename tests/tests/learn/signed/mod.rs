@@ -1,5 +1,7 @@
 //! Signed TOA: what is proven by the cluster's key is believed, once, and nothing else.
 
+mod stage;
+
 use std::fs::Permissions;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
@@ -9,84 +11,14 @@ use agent_common::Counter;
 use agent_common::tag::EPOCH;
 use anyhow::{Context, Result, ensure};
 use tests::agent::records::no_origins;
-use tests::agent::{Agent, Config, Policy, binary};
-use tests::clients::raw::{Connection, LINUX, Raw, toa as option};
+use tests::agent::{Agent, Policy, binary};
+use tests::clients::raw::{LINUX, toa as option};
 use tests::host::scenario;
-use tests::proxies::any;
-use tests::servers::report::Report;
 use tests::topology::{Family, Sidecar};
 use tests::wait::eventually;
 
+use self::stage::{Stage, client, config, source};
 use crate::stage::{APPLICATION, BALANCERS, KeyFile, ONE, STRANGERS, TWO, accepted, epoch};
-
-/// Load balancers sign.
-fn config(directory: &Path, keys: &KeyFile) -> Result<Config> {
-    let mut config = Config::new(directory, [])?;
-    config.trust.signers = BALANCERS.map(String::from).into();
-    config.trust.keys = Some(keys.path().to_owned());
-    Ok(config)
-}
-
-fn client(family: Family) -> SocketAddr {
-    (family.client(76), 4711).into()
-}
-
-/// A pod, and load balancers whose segments are written one by one.
-struct Stage {
-    topology: Sidecar,
-    raw: Raw,
-    _report: Report,
-}
-
-impl Stage {
-    fn new() -> Result<Self> {
-        let topology = Sidecar::new()?;
-        Ok(Self {
-            raw: Raw::new(&topology.client)?,
-            _report: Report::start(&topology.pod, any(APPLICATION))?,
-            topology,
-        })
-    }
-
-    fn connect(&self, source: SocketAddr, isn: u32, options: &[u8]) -> Result<Connection<'_>> {
-        let target = (Sidecar::address(Family::of(source)), APPLICATION);
-        self.raw.connect(source, target.into(), isn, options)
-    }
-
-    /// A connection whose SYN has these options; whom the application sees.
-    fn seen(&self, source: SocketAddr, isn: u32, options: &[u8]) -> Result<SocketAddr> {
-        let mut connection = self.connect(source, isn, options)?;
-        let seen = accepted(&mut connection)?;
-        connection.reset()?;
-        Ok(seen)
-    }
-
-    /// The same of TOA that is not believed, and counted by its reason.
-    fn refused(
-        &self,
-        agent: &Agent,
-        reason: Counter,
-        source: SocketAddr,
-        isn: u32,
-        options: &[u8],
-    ) -> Result<()> {
-        let before = agent.counter(reason)?;
-        let seen = self.seen(source, isn, options)?;
-        ensure!(seen == source, "{source} was seen as {seen}");
-        let counted = agent.counter(reason)? - before;
-        ensure!(counted == 1, "{}: {counted}", reason.name());
-        Ok(())
-    }
-
-    fn cookies(&self, value: &str) -> Result<()> {
-        let key = "net/ipv4/tcp_syncookies";
-        self.topology.pod.set_sysctl(key, value)
-    }
-}
-
-fn source(family: Family, port: u16) -> SocketAddr {
-    (family.balancer(1), port).into()
-}
 
 #[test]
 fn what_a_signer_writes() {

@@ -1,152 +1,26 @@
 //! PROXY headers segment by segment: lost, repeated, out of order, and connections that end before them.
 
+mod stage;
+
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 
 use agent_common::Counter;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use socket2::{Domain, Socket, Type};
-use tests::agent::Agent;
 use tests::agent::records::{no_origins, none_refused};
-use tests::clients::proxy_header::{v1, v2, with_tlv};
-use tests::clients::raw::{Connection, Raw};
+use tests::clients::proxy_header::{v2, with_tlv};
+use tests::clients::raw::{Connection, LINUX};
 use tests::host::scenario;
 use tests::proxies::any;
 use tests::servers::listener::{Listener, canonical};
-use tests::servers::report::{Report, Seen};
 use tests::topology::{Family, Sidecar};
 use tests::wait::eventually;
 
-use crate::stage::in_pod;
+use self::stage::{Case, PORT, Stage};
 
-const PORT: u16 = 8080;
 /// The port of a server that is the first to close.
 const GREETER: u16 = 8081;
-/// MSS, SACK permitted, timestamps, window scale: what Linux puts on a SYN.
-const USUAL: [u8; 20] = [
-    2, 4, 0x05, 0xb4, 4, 2, 8, 10, 1, 2, 3, 4, 0, 0, 0, 0, 1, 3, 3, 7,
-];
-
-/// A load balancer's address.
-fn balancer(family: Family) -> IpAddr {
-    match family {
-        Family::V4 => [198, 51, 100, 1].into(),
-        Family::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0x1b, 0, 0, 0, 0, 1).into(),
-    }
-}
-
-/// A pod that takes headers of load balancers, with the report server.
-struct Stage {
-    sidecar: Sidecar,
-    raw: Raw,
-    agent: Agent,
-    _report: Report,
-}
-
-impl Stage {
-    fn new(directory: &Path) -> Result<Self> {
-        let sidecar = Sidecar::new()?;
-        let mut config = in_pod(directory, &sidecar, &["8080-8081"])?;
-        config.trust.sources = vec!["198.51.100.0/24".into(), "2001:db8:1b::/64".into()];
-        Ok(Self {
-            raw: Raw::new(&sidecar.client)?,
-            agent: Agent::start(directory, config)?,
-            _report: Report::start(&sidecar.pod, any(PORT))?,
-            sidecar,
-        })
-    }
-
-    /// Runs `body` for each family, with and without SYN cookies and options, with headers of several
-    /// kinds: of the expected length, shorter and longer.
-    fn each(&self, mut body: impl FnMut(&Case<'_>) -> Result<()>) -> Result<()> {
-        let mut number = 0;
-        for cookies in ["0", "2"] {
-            let pod = &self.sidecar.pod;
-            pod.set_sysctl("net/ipv4/tcp_syncookies", cookies)?;
-            for family in Family::ALL {
-                let client = SocketAddr::new(family.client(6), 4711);
-                let target = SocketAddr::new(Sidecar::address(family), PORT);
-                let headers = [
-                    v2(client, target),
-                    with_tlv(client, target, Some(40)),
-                    v2(client, target),
-                    v1(client, target),
-                ];
-                for options in [&[][..], &USUAL] {
-                    for header in &headers {
-                        number += 1;
-                        let case = Case {
-                            raw: &self.raw,
-                            number,
-                            client,
-                            source: SocketAddr::new(balancer(family), 40_000),
-                            target,
-                            options,
-                            header,
-                        };
-                        body(&case).with_context(|| {
-                            format!(
-                                "{family:?}, syncookies {cookies}, options {options:?}, a header of {}",
-                                header.len()
-                            )
-                        })?;
-                    }
-                }
-            }
-        }
-        none_refused(&self.agent)?;
-        no_origins(&self.agent)
-    }
-}
-
-/// One connection to try. All of them use the same port of the load balancer again.
-struct Case<'a> {
-    raw: &'a Raw,
-    number: u32,
-    client: SocketAddr,
-    source: SocketAddr,
-    target: SocketAddr,
-    options: &'a [u8],
-    header: &'a [u8],
-}
-
-impl<'a> Case<'a> {
-    fn isn(&self) -> u32 {
-        // Each is later than the last on this port; those of the tenth begin again within the header.
-        const STEP: u32 = 0x0700_0000;
-        STEP.wrapping_mul(self.number.wrapping_sub(10))
-            .wrapping_sub(20)
-    }
-
-    fn connect(&self) -> Result<Connection<'a>> {
-        let Self { source, target, .. } = *self;
-        self.raw.connect(source, target, self.isn(), self.options)
-    }
-
-    fn with(&self, payload: &[u8]) -> Vec<u8> {
-        [self.header, payload].concat()
-    }
-
-    /// The server reports the client and then echoes `text`.
-    fn answered(&self, connection: &mut Connection<'_>, text: &str) -> Result<()> {
-        let report = connection.receive()?;
-        let (line, mut echo) = match report.split_once('\n') {
-            Some((line, echo)) => (line, echo.to_owned()),
-            None => (report.as_str(), String::new()),
-        };
-        let seen: Seen = serde_json::from_str(line)?;
-        ensure!(
-            seen.accepted == self.client && seen.peername == self.client,
-            "{seen:?}"
-        );
-        while echo.len() < text.len() {
-            echo += &connection.receive()?;
-        }
-        ensure!(echo == text, "{echo:?} instead of {text:?}");
-        Ok(())
-    }
-}
 
 #[test]
 fn syn_repeated() {
@@ -247,9 +121,9 @@ fn half_open() {
         let stage = Stage::new(directory)?;
         for port in 1000..1200 {
             for family in Family::ALL {
-                let source = SocketAddr::new(balancer(family), port);
+                let source = SocketAddr::new(family.balancer(1), port);
                 let target = SocketAddr::new(Sidecar::address(family), PORT);
-                stage.raw.syn(source, target, port.into(), &USUAL)?;
+                stage.raw.syn(source, target, port.into(), &LINUX)?;
             }
         }
         stage.each(|case| {
@@ -283,9 +157,9 @@ impl<'a> Full<'a> {
             Ok::<_, std::io::Error>(socket)
         })?;
         let client = SocketAddr::new(family.client(6), 4711);
-        let source = |port| SocketAddr::new(balancer(family), port);
-        let mut late = stage.raw.connect(source(2000), target, 1, &USUAL)?;
-        let mut first = stage.raw.connect(source(2001), target, 1, &USUAL)?;
+        let source = |port| SocketAddr::new(family.balancer(1), port);
+        let mut late = stage.raw.connect(source(2000), target, 1, &LINUX)?;
+        let mut first = stage.raw.connect(source(2001), target, 1, &LINUX)?;
         first.send(&v2(client, target))?;
         let header = with_tlv(client, target, Some(40));
         late.send(&header)?;

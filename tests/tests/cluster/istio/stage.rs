@@ -1,5 +1,4 @@
-//! A pod as Istio makes it: redirected by iptables to Envoy, which has no capability. With one listener
-//! filter more, and the agent outside of the pod, the application sees its clients.
+//! A pod with Istio's rules and Envoy, and what is asserted of it.
 
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -9,13 +8,11 @@ use std::sync::Barrier;
 
 use anyhow::{Context, Result, bail, ensure};
 use socket2::{Domain, Socket, Type};
-use tests::agent::records::no_origins;
 use tests::agent::{Agent, Config, Trust};
 use tests::clients::load::{Application, Connection, Load};
 use tests::cluster::istio::{self, passthrough};
 use tests::host::netns::run;
 use tests::host::process::{Process, find};
-use tests::host::scenario;
 use tests::host::user::{self, UID};
 use tests::proxies::{any, any_of_family, envoy};
 use tests::servers::report::Report;
@@ -23,77 +20,23 @@ use tests::servers::web::{Web, parse_client};
 use tests::topology::{Family, Sidecar};
 use tests::wait::SOON;
 
-const TCP: u16 = 8080;
-const HTTP: u16 = 8081;
+use super::{HTTP, TCP};
+
 /// Clients that keep their HTTP connections, and how often each asks.
-const CLIENTS: usize = 60;
-const REQUESTS: usize = 10;
+pub(super) const CLIENTS: usize = 60;
 
-#[test]
-fn pod() {
-    scenario(|directory| {
-        let pod = Pod::new(directory)?;
-        let envoy = pod.envoy(|_| Ok(()))?;
-        pod.sees_envoy()?;
-        let agent = pod.agent()?;
-        // Istio's own bind is no client's.
-        pod.sees_envoy()?;
-        envoy.stop()?;
-
-        let envoy = pod.envoy(istio::patch)?;
-        pod.sees_clients()?;
-        pod.knows_clients(&agent)?;
-        pod.reaches_others()?;
-        pod.reaches_itself()?;
-        envoy.stop()?;
-        no_origins(&agent)?;
-        ensure!(agent.stop()?.success(), "the agent's exit status");
-        Ok(())
-    });
-}
-
-/// A killed agent's programs go on. A stopped one has removed them: the kernel refuses Envoy the
-/// client's address, and Envoy does not connect without it. The next agent mends that.
-#[test]
-fn without_the_agent() {
-    scenario(|directory| {
-        let pod = Pod::new(directory)?;
-        let agent = pod.agent()?;
-        let envoy = pod.envoy(istio::patch)?;
-        let mut config = agent.kill()?;
-        pod.sees_clients()?;
-        // One that keeps what there is stops,
-        config.agent.keep = true;
-        let agent = Agent::start(directory, config)?;
-        pod.sees_clients()?;
-        let mut config = agent.config().clone();
-        ensure!(agent.stop()?.success(), "the agent's exit status");
-        pod.sees_clients()?;
-        // and one that does not.
-        config.agent.keep = false;
-        let agent = Agent::start(directory, config.clone())?;
-        pod.sees_clients()?;
-        ensure!(agent.stop()?.success(), "the agent's exit status");
-        pod.refuses_clients()?;
-        pod.reaches_others()?;
-        let agent = Agent::start(directory, config)?;
-        pod.sees_clients()?;
-        envoy.stop()?;
-        ensure!(agent.stop()?.success(), "the agent's exit status");
-        Ok(())
-    });
-}
+pub(super) const REQUESTS: usize = 10;
 
 /// The pod, its applications and its clients.
-struct Pod<'a> {
-    directory: &'a Path,
-    _web: Web,
-    _reports: [Report; 2],
-    sidecar: Sidecar,
+pub(super) struct Pod<'a> {
+    pub(super) directory: &'a Path,
+    pub(super) _web: Web,
+    pub(super) _reports: [Report; 2],
+    pub(super) sidecar: Sidecar,
 }
 
 impl<'a> Pod<'a> {
-    fn new(directory: &'a Path) -> Result<Self> {
+    pub(super) fn new(directory: &'a Path) -> Result<Self> {
         let sidecar = Sidecar::new()?;
         istio::redirect(&sidecar.pod, directory)?;
         Ok(Self {
@@ -111,14 +54,14 @@ impl<'a> Pod<'a> {
         })
     }
 
-    fn envoy(
+    pub(super) fn envoy(
         &self,
         patch: impl FnOnce(&mut Vec<serde_json::Value>) -> Result<()>,
     ) -> Result<Process> {
         envoy::istio(self.directory, &self.sidecar.pod, HTTP, TCP, patch)
     }
 
-    fn agent(&self) -> Result<Agent> {
+    pub(super) fn agent(&self) -> Result<Agent> {
         let mut config = Config::new(self.directory, [])?;
         // Envoy keeps connections to the application.
         config.agent.drain = Some(0);
@@ -130,12 +73,12 @@ impl<'a> Pod<'a> {
         Agent::start(self.directory, config)
     }
 
-    fn load(&self, family: Family) -> Load {
+    pub(super) fn load(&self, family: Family) -> Load {
         Load::new([(Sidecar::address(family), TCP).into()])
     }
 
     /// The application sees 127.0.0.6 or ::6.
-    fn sees_envoy(&self) -> Result<()> {
+    pub(super) fn sees_envoy(&self) -> Result<()> {
         for family in Family::ALL {
             self.load(family).run(&self.sidecar.client).all_lost()?;
             for connection in self.load(family).hold(&self.sidecar.client)? {
@@ -150,7 +93,7 @@ impl<'a> Pod<'a> {
     }
 
     /// The application sees every client's own address, and Envoy keeps connections to it for each.
-    fn sees_clients(&self) -> Result<()> {
+    pub(super) fn sees_clients(&self) -> Result<()> {
         for family in Family::ALL {
             self.load(family).run(&self.sidecar.client).all_kept()?;
             let answers = self.ask(family)?;
@@ -169,7 +112,7 @@ impl<'a> Pod<'a> {
     }
 
     /// Every client is told at once that Envoy cannot connect.
-    fn refuses_clients(&self) -> Result<()> {
+    pub(super) fn refuses_clients(&self) -> Result<()> {
         for family in Family::ALL {
             let Err(error) = self.ask(family) else {
                 bail!("Envoy connected without the client's address");
@@ -187,7 +130,7 @@ impl<'a> Pod<'a> {
     }
 
     /// On the wire, connections come from where Istio's rules expect them from.
-    fn knows_clients(&self, agent: &Agent) -> Result<()> {
+    pub(super) fn knows_clients(&self, agent: &Agent) -> Result<()> {
         for family in Family::ALL {
             let held = self.load(family).hold(&self.sidecar.client)?;
             let peers = agent.peers()?;
@@ -206,7 +149,7 @@ impl<'a> Pod<'a> {
     }
 
     /// The application's own connections go through Envoy, as is seen by their ports.
-    fn reaches_others(&self) -> Result<()> {
+    pub(super) fn reaches_others(&self) -> Result<()> {
         for (family, other, own) in [
             (Family::V4, "10.77.0.1", "0.0.0.0:0"),
             (Family::V6, "fd77::1", "[::]:0"),
@@ -229,7 +172,7 @@ impl<'a> Pod<'a> {
 
     /// An application that calls its own service: Envoy connects to its own pod in no client's name, and
     /// is redirected to itself. The client is the pod.
-    fn reaches_itself(&self) -> Result<()> {
+    pub(super) fn reaches_itself(&self) -> Result<()> {
         for family in Family::ALL {
             let target = SocketAddr::new(Sidecar::address(family), HTTP);
             let curl = find("CURL_BIN", "curl")?;
@@ -242,7 +185,7 @@ impl<'a> Pod<'a> {
 
     /// Asks the web server over connections that are kept, from all clients at the same time. Each
     /// answer: who asked, and whom the application saw.
-    fn ask(&self, family: Family) -> Result<Vec<(IpAddr, SocketAddr)>> {
+    pub(super) fn ask(&self, family: Family) -> Result<Vec<(IpAddr, SocketAddr)>> {
         let target = (Sidecar::address(family), HTTP).into();
         let all_connected = Barrier::new(CLIENTS);
         std::thread::scope(|scope| {
@@ -270,7 +213,7 @@ impl<'a> Pod<'a> {
     }
 }
 
-fn kept_alive(client: IpAddr, target: SocketAddr) -> Result<BufReader<TcpStream>> {
+pub(super) fn kept_alive(client: IpAddr, target: SocketAddr) -> Result<BufReader<TcpStream>> {
     let socket = Socket::new(Domain::for_address(target), Type::STREAM, None)?;
     socket.bind(&SocketAddr::new(client, 0).into())?;
     socket.connect_timeout(&target.into(), SOON.here())?;
@@ -279,7 +222,7 @@ fn kept_alive(client: IpAddr, target: SocketAddr) -> Result<BufReader<TcpStream>
 }
 
 /// One request, after which the connection goes on; whom the application saw.
-fn get(stream: &mut BufReader<TcpStream>) -> Result<SocketAddr> {
+pub(super) fn get(stream: &mut BufReader<TcpStream>) -> Result<SocketAddr> {
     stream
         .get_mut()
         .write_all(b"GET / HTTP/1.1\r\nHost: application\r\n\r\n")?;
