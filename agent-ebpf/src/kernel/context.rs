@@ -26,8 +26,8 @@ macro_rules! field {
     };
 }
 
-/// A field that the compiler is not to read together with others: the verifier takes reads at fixed offsets and of
-/// the field's own size only.
+/// A field that the compiler must not read together with others: the verifier accepts reads only at fixed
+/// offsets and of the field's own size.
 macro_rules! field_alone {
     ($context:expr => $($field:tt)+) => {
         // SAFETY: as in `field`.
@@ -57,7 +57,7 @@ pub(crate) trait Skb {
         field!(self.skb() => mark)
     }
 
-    /// The socket that sends the packet, or that gets it.
+    /// The socket that sends or receives the packet.
     #[inline(always)]
     fn socket(&self) -> Option<*mut bpf_sock> {
         non_null(field!(self.skb() => __bindgen_anon_2.sk))
@@ -84,7 +84,7 @@ impl Skb for SkBuffContext {
     }
 }
 
-/// A context of which the kernel knows the socket's cookie.
+/// A context whose socket has a cookie.
 pub(crate) trait Cookie: EbpfContext {
     /// The socket's cookie, which no other socket has until the next boot.
     #[inline(always)]
@@ -112,7 +112,7 @@ pub(crate) trait SockOps: EbpfContext {
         unsafe { bpf_get_netns_cookie(self.as_ptr()) }
     }
 
-    /// What is to be done in the socket's namespace, and its cookie; `None` where there is nothing to do.
+    /// The cookie of the socket's network namespace and what is to be done there; `None` if that is nothing.
     #[inline(always)]
     fn namespace(&self) -> Option<(u64, &'static Namespace)> {
         let netns = self.netns();
@@ -159,7 +159,8 @@ pub(crate) trait SockOps: EbpfContext {
         field!(self.ops() => rcv_nxt)
     }
 
-    /// SND.UNA: the sequence number of the first byte that is not acknowledged; of a SYN that is being sent, its own.
+    /// SND.UNA: the sequence number of the first unacknowledged byte. While a SYN is being sent, that is the
+    /// SYN's.
     #[inline(always)]
     fn snd_una(&self) -> u32 {
         field!(self.ops() => snd_una)
@@ -171,13 +172,13 @@ pub(crate) trait SockOps: EbpfContext {
         field!(self.ops() => snd_nxt)
     }
 
-    /// How many bytes came in. The FIN counts as one.
+    /// How many bytes came in; a FIN counts as one.
     #[inline(always)]
     fn bytes_received(&self) -> u64 {
         field!(self.ops() => bytes_received)
     }
 
-    /// How many bytes the other end acknowledged. The FIN counts as one.
+    /// How many bytes the other end acknowledged; a FIN counts as one.
     #[inline(always)]
     fn bytes_acked(&self) -> u64 {
         field!(self.ops() => bytes_acked)
@@ -257,7 +258,7 @@ impl SkLookup for SkLookupContext {
     }
 }
 
-/// A system call that takes or returns a socket address: the user's.
+/// A system call that takes or returns a socket address, which is the user's.
 pub(crate) trait SockAddr {
     fn sock_addr(&self) -> *mut bpf_sock_addr;
 
@@ -350,13 +351,13 @@ pub(crate) trait Sockopt {
         (value + size_of::<T>() <= end).then_some(value as *mut T)
     }
 
-    /// Says how long the value is; -1: the program has handled a call of `setsockopt()`.
+    /// Sets the length of the value; -1 means that the program has handled a call of `setsockopt()`.
     #[inline(always)]
     fn set_optlen(&self, length: i32) {
         field!(self.sockopt() => optlen = length);
     }
 
-    /// Has a call of `getsockopt()` succeed.
+    /// Makes a call of `getsockopt()` succeed.
     #[inline(always)]
     fn succeed(&self) {
         field!(self.sockopt() => retval = 0);
