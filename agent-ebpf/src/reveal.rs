@@ -7,8 +7,9 @@ use aya_ebpf::programs::{SockAddrContext, SockoptContext};
 
 use crate::{
     kernel::{
-        context::{Cookie as _, SockAddr as _, Sockopt as _},
+        context::Cookie as _,
         sockaddr::{SockAddr4, SockAddr6},
+        syscall::{SockAddr as _, Sockopt as _},
         uapi::{SO_ORIGINAL_DST, SOL_IP, SOL_IPV6},
     },
     learn::process,

@@ -14,8 +14,8 @@ use aya_ebpf::{
 use crate::{
     guard,
     kernel::{
-        context::SockAddr as _,
         sockaddr::{ANY, SockAddr4, SockAddr6},
+        syscall::SockAddr as _,
         uapi::{AF_INET, AF_INET6, PASS, REJECT},
     },
     maps::{CLAIMS, LOCAL_SOURCES, Replaced as _},

@@ -6,8 +6,8 @@ use aya_ebpf::programs::{SockAddrContext, SockoptContext};
 
 use crate::{
     kernel::{
-        context::{SockAddr as _, Sockopt as _},
         sockaddr::ANY,
+        syscall::{SockAddr as _, Sockopt as _},
         task,
         uapi::{
             IP_FREEBIND, IP_TRANSPARENT, IPV6_FREEBIND, IPV6_TRANSPARENT, SO_MARK, SOCK_STREAM,

@@ -57,7 +57,8 @@ pub(super) fn read(ctx: &TcContext) -> Result<u64, Refusal> {
     }
     match Refusal::from_u32(truepeer_tlvs()) {
         Some(refusal) => Err(refusal),
-        None => Ok(last.header.number),
+        // `truepeer_tlvs` has had the header since.
+        None => Ok(LAST.get().map_or(0, |last| last.header.number)),
     }
 }
 
