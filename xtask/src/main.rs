@@ -56,10 +56,11 @@ enum Chore {
     /// Check imports and documents, then run the unit tests and the end-to-end tests with real proxies (root)
     #[command(
         after_help = "Examples:\n  cargo xtask test\n  cargo xtask test --unit\n  \
-                            cargo xtask test --e2e envoy"
+                            cargo xtask test --e2e envoy\n  \
+                            cargo xtask test --e2e relay::life"
     )]
     Test {
-        /// Only tests whose names contain this
+        /// Only tests whose full names contain this: `unwrap::tlvs`, `policy_life::reloads`
         filter: Option<String>,
         /// Only the checks and the unit tests; they need no root
         #[arg(long, conflicts_with = "e2e")]

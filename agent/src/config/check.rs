@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use agent_common::Mark;
 use agent_common::origin::rule_id;
-use agent_common::settings::MAX_RANGES;
+use agent_common::steer::MAX_RANGES;
 
 use super::carry::CarryToa;
 use super::problem::Problems;

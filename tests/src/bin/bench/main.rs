@@ -6,6 +6,7 @@
 //! is never twice the same.
 
 mod application;
+mod client;
 mod cni;
 mod comparison;
 mod cpu;
@@ -18,6 +19,8 @@ mod report;
 mod stats;
 mod stop;
 mod syn;
+mod variant;
+mod work;
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -26,15 +29,17 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use clap::builder::PossibleValuesParser;
-use tests::host::{remove_orphans, turn};
-use tests::netns::require_privileges;
-use tests::process::find;
+use tests::host::netns::require_privileges;
+use tests::host::process::find;
+use tests::host::traces::remove_orphans;
+use tests::host::turn;
 use tests::topology::Family;
 
 use crate::comparison::{COMPARISONS, Comparison};
-use crate::pod::{Pod, Variant};
+use crate::pod::Pod;
 use crate::report::{Report, Samples};
 use crate::stop::Stop;
+use crate::variant::Variant;
 
 /// Measures what truepeer costs: steering, evidence, and getpeername()
 #[derive(Parser)]
