@@ -27,7 +27,7 @@ fn a_hundred_thousand_prefixes() {
         let pod = Netns::new("pod")?;
         let _report = Report::start(&pod, any(PORT))?;
         let mut config = Config::new(directory, [])?;
-        // This test connects by itself.
+        // This test itself is the proxy.
         config.trust.uids.push(0);
         let few = Agent::start(directory, config)?;
         let without = few.ready_after;
@@ -62,7 +62,7 @@ fn a_hundred_thousand_prefixes() {
             "{admitted}"
         );
 
-        // All others, in the place of these.
+        // Every verdict is turned round.
         let other = Many(many.0.iter().map(|(prefix, is)| (*prefix, !is)).collect());
         config.policy[0].allow = other.texts(true);
         config.policy[0].deny = other.texts(false);
@@ -130,7 +130,7 @@ fn reloads_under_load() {
         ensure!(judged > 1000, "only {judged} connections");
         println!("{RELOADS} reloads, {judged} connections: wrong 0");
 
-        // What was admitted goes on, even if it would not be any more.
+        // A connection that was admitted goes on, even where a new one would be refused.
         config.policy[0] = policy("nobody", &[], &["0.0.0.0/0", "::/0"]);
         config.write()?;
         agent.signal(Signal::SIGHUP)?;
@@ -146,7 +146,7 @@ fn reloads_under_load() {
         ensure!(echo == "ping\n", "{echo:?}");
         drop(held);
 
-        // Without policies nothing is attached.
+        // Without policies, the agent attaches no program that judges.
         config.policy.clear();
         config.write()?;
         agent.signal(Signal::SIGHUP)?;

@@ -34,10 +34,10 @@ const NETWORK: &str = "node";
 
 const IMAGE: &str = "truepeer.test/program:1";
 
-/// libcni's, which has no other.
+/// Where libcni keeps results; it cannot be told another directory.
 const CACHE: &str = "/var/lib/cni/results";
 
-/// containerd's, where it keeps them by default: there is one containerd in [`own_mounts`].
+/// containerd's default socket: there is only one containerd in [`own_mounts`].
 const SOCKET: &str = "/run/containerd/containerd.sock";
 
 /// Runs `f` where `/run` and `/var/lib` are empty: a runtime uses paths there whatever it is told. Nothing of

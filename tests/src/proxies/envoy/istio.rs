@@ -1,4 +1,4 @@
-//! The sidecar of Istio.
+//! Envoy as Istio's sidecar.
 
 use std::path::Path;
 
