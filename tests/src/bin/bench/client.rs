@@ -19,7 +19,7 @@ use crate::application::{
 use crate::load::{Progress, WARM_UP};
 use crate::pod::Pod;
 
-/// Connections a second of [`Work::Paced`], well below what the slowest proxy here can do, and how many
+/// Connections a second of [`crate::work::Work::Paced`], well below what the slowest proxy here can do, and how many
 /// clients share them.
 pub(crate) const RATE: u32 = 2000;
 
