@@ -1,7 +1,7 @@
 //! Envoy (1.40).
 
-mod config;
 mod istio;
+mod resources;
 
 pub use self::istio::istio;
 
@@ -12,7 +12,7 @@ use anyhow::Result;
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
-use self::config::{
+use self::resources::{
     address, all, connect_timeout, filter, http_connection_manager, listener, original_dst,
     proxy_protocol, tcp_proxy, told, with,
 };

@@ -1,4 +1,4 @@
-//! Pieces of Envoy's configuration.
+//! The resources of Envoy's configuration: listeners, clusters and filters.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
