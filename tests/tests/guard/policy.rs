@@ -24,7 +24,8 @@ use crate::stage::{JUDGED, PORT, client, nested, policy, seen, target};
 const PLAYGROUND: &str = env!("CARGO_BIN_EXE_playground");
 const PROXY: u16 = 15001;
 const STEERED: u16 = 15006;
-/// Each of [`JUDGED`] is refused, or seen as itself, `connect` deciding how it comes in; and counted.
+/// Asserts that each of [`JUDGED`] is refused or seen as itself, and that the agent counts it. `connect` decides how a
+/// client comes in.
 fn all_judged(
     agent: &Agent,
     connect: impl Fn(Family, IpAddr) -> Result<Option<Seen>>,

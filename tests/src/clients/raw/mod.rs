@@ -19,9 +19,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::host::netns::Netns;
 use crate::wait::SOON;
 
-/// When a SYN is sent again that nobody has answered.
+/// How long a SYN may stay unanswered before it is sent again.
 const RETRY: Duration = Duration::from_secs(1);
-/// How long one read may take before the time is looked at.
+/// How long one read may block before the limit is checked.
 const READ: Duration = Duration::from_millis(100);
 
 const WINDOW: u16 = 0xffff;
@@ -43,8 +43,8 @@ pub fn toa(kind: u8, client: SocketAddr) -> Vec<u8> {
     }
 }
 
-/// Sends segments from a namespace and sees those that come in. Source addresses are to be routed there
-/// but must not be the namespace's own: the kernel would answer for them.
+/// Sends segments from a namespace and sees those that come in. The namespace must have routes to itself for the source
+/// addresses but must not own them: the kernel would answer for them.
 pub struct Raw {
     v4: Socket,
     v6: Socket,
@@ -87,7 +87,7 @@ impl Raw {
         self.syn_with(source, target, sequence, options, &[])
     }
 
-    /// The same with a payload, as TCP Fast Open sends it.
+    /// Sends a SYN with these options and a payload, as TCP Fast Open does.
     pub fn syn_with(
         &self,
         source: SocketAddr,
