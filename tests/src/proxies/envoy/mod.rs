@@ -1,24 +1,24 @@
 //! Envoy (1.40).
 
-mod config;
 mod istio;
+mod resources;
+mod start;
 
 pub use self::istio::istio;
 
-use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::Result;
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
-use self::config::{
+use self::resources::{
     address, all, connect_timeout, filter, http_connection_manager, listener, original_dst,
     proxy_protocol, tcp_proxy, told, with,
 };
+use self::start::start;
 use crate::host::netns::Netns;
-use crate::host::process::{Process, find, unique};
-use crate::host::user;
+use crate::host::process::Process;
 use crate::proxies::Route;
 
 /// An ordinary TCP proxy: the application sees Envoy's address.
@@ -79,7 +79,7 @@ pub fn accepting(directory: &Path, netns: &Netns, routes: &[Route]) -> Result<Pr
     )
 }
 
-/// The same, which expects a PROXY header of any version itself.
+/// A TCP proxy that expects PROXY headers of any version, and tells its clients by one of this version.
 pub fn told_and_telling(
     directory: &Path,
     netns: &Netns,
@@ -97,8 +97,8 @@ pub fn told_and_telling(
     )
 }
 
-/// An HTTP proxy at the edge that trusts so many proxies in front (`use_remote_address`,
-/// `xff_num_trusted_hops`), or those of these prefixes.
+/// An HTTP proxy at the edge that trusts a number of proxies in front of it (`use_remote_address`,
+/// `xff_num_trusted_hops`), or the proxies of some prefixes.
 pub fn http(
     directory: &Path,
     netns: &Netns,
@@ -125,7 +125,7 @@ pub fn http(
             }] })
         }
     };
-    // What Envoy takes for the client, besides what it does with the headers.
+    // The request says whom Envoy takes for the client.
     let told = json!({ "request_headers_to_add": [{ "header": {
         "key": "x-client",
         "value": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
@@ -174,8 +174,8 @@ pub fn http_binding(
     )
 }
 
-/// One listener and one cluster a route, each with more settings of its own, and a network filter for the
-/// cluster of this name.
+/// Starts Envoy with one listener and one cluster a route. `of_listener` and `of_cluster` are added to each, and `filter`
+/// makes the network filter for the cluster of a name.
 fn fixed(
     directory: &Path,
     netns: &Netns,
@@ -232,27 +232,4 @@ pub fn transparent(directory: &Path, netns: &Netns, port: u16, mark: u32) -> Res
     let cluster = original_dst("original-destination", json!({}));
     let listen = listen.into();
     start(directory, netns, None, listeners, vec![cluster], listen)
-}
-
-fn start(
-    directory: &Path,
-    netns: &Netns,
-    uid: Option<u32>,
-    listeners: Vec<Value>,
-    clusters: Vec<Value>,
-    listen: Vec<SocketAddr>,
-) -> Result<Process> {
-    let bootstrap = json!({
-        "static_resources": { "listeners": listeners, "clusters": clusters },
-    });
-    let program = find("ENVOY_BIN", "envoy")?;
-    let mut command = user::command_of(netns, uid, &program)?;
-    // JSON is YAML.
-    command
-        .args(["--config-yaml", &bootstrap.to_string()])
-        .args(["--concurrency", "2", "--log-level", "warning"])
-        .arg("--disable-hot-restart");
-    let mut process = Process::start(&unique("envoy"), command, directory)?;
-    process.wait_until_it_listens(netns, listen)?;
-    Ok(process)
 }
