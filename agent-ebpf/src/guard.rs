@@ -29,7 +29,7 @@ use crate::{
         uapi::{PASS, REJECT},
     },
     learn::toa,
-    maps::{CLAIMS, HANDOVERS, POLICIES, PREFIXES, REFUSED, Replaced as _, TALLIES},
+    maps::{CLAIMS, HANDOVERS, POLICIES, PREFIXES, REFUSED, Replaced as _, TALLIES, add},
     tell,
 };
 
@@ -75,8 +75,8 @@ pub(crate) fn refused(claim: &Claim, source: &Endpoint, destination: &Endpoint) 
 #[inline(always)]
 fn tally(rule: u32, verdict: Verdict) {
     if let Some(tally) = TALLIES.get_ptr_mut(rule) {
-        // SAFETY: a value of this CPU, and BPF programs of one CPU do not share it while they run.
-        unsafe { (*tally)[verdict as usize] += 1 };
+        // SAFETY: a value of the map, to which programs only add.
+        unsafe { add(&raw mut (*tally)[verdict as usize], 1) };
     }
 }
 
