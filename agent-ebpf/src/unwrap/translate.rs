@@ -65,7 +65,7 @@ pub(super) fn end(connection: &Connection) {
 #[inline(always)]
 fn add_to_number(by: i64) {
     if let Some(number) = TRANSLATING.get_ptr_mut(0) {
-        // SAFETY: the map's only value, to which all add so.
+        // SAFETY: the map's only value, to which programs only add.
         unsafe { add(number, by) };
     }
 }

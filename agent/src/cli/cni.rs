@@ -8,7 +8,7 @@ use clap::Subcommand;
 use super::output::{log_to_stderr, print};
 use crate::cni::{self, install::Node};
 
-/// Be the CNI plugin, as which container runtimes run truepeer
+/// Act as the CNI plugin, for container runtimes
 ///
 /// With CNI_COMMAND in its environment and no arguments, `truepeer` does the same: a copy of it among the runtime's
 /// plugins is all that it takes. It speaks versions 0.3.1, 0.4.0, 1.0.0 and 1.1.0 of the CNI specification.
@@ -25,10 +25,10 @@ It can also have, with these defaults:
   \"socket\": \"/run/truepeer/truepeer.sock\"    of the agent
   \"pods\": \"/var/lib/truepeer/pods\"           as in the agent's configuration
   \"onAgentDown\": \"open\"                      or \"closed\": pods do not start without an agent
-  \"steer\": [], \"unwrap\": []                  as [[steer]] and [[unwrap]] of the agent's configuration, for
-                                             every pod; without `netns`
+  \"steer\": [], \"unwrap\": []                  as [[steer]] and [[unwrap]] in the agent's
+                                             configuration, for every pod; without `netns`
 
-A pod's annotations, which go before that:
+A pod's annotations, which take precedence:
   truepeer.io/steer-ports: \"8080,9000-9010\"
   truepeer.io/steer-to: \"15006\"
   truepeer.io/unwrap-ports: \"8000\"
@@ -42,12 +42,12 @@ pub(super) struct Args {
 enum Command {
     /// Install the plugin, and chain it after the plugins of the node's network
     ///
-    /// The network is the first configuration in the directory, the one that container runtimes take. What it
-    /// was is kept beside it, for `uninstall`. A second time it does nothing.
+    /// The network is the first configuration in the directory, the one that container runtimes take. The
+    /// original is kept beside it, for `uninstall`. Run again, it does nothing.
     #[command(after_help = "\
 Examples:
   truepeer cni install
-  truepeer cni install --watch                  In a DaemonSet, beside network plugins that come and go")]
+  truepeer cni install --watch      In a DaemonSet, beside network plugins that come and go")]
     Install {
         #[command(flatten)]
         options: Options,

@@ -17,7 +17,7 @@ pub(super) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Tell everything that is wrong with a configuration
+    /// Report everything that is wrong with a configuration
     ///
     /// Nothing is attached. The exit code is 2 if something is wrong.
     #[command(after_help = "Example:\n  truepeer config check truepeer.toml")]

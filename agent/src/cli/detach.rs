@@ -7,8 +7,8 @@ use crate::{api, daemon};
 
 /// Remove everything that truepeer has installed on this host
 ///
-/// Programs, maps, routing rules, routes and sysctls that an agent has left behind. An agent that runs
-/// must be stopped first, and does the same when it stops.
+/// It removes the programs, maps, routing rules and routes that an agent has left behind, and restores
+/// sysctls. Stop a running agent first; it does the same by itself.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

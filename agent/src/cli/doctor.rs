@@ -10,7 +10,7 @@ use super::{
 };
 use crate::doctor::{self, Check, Outcome};
 
-/// Tell what works on this host and what does not
+/// Report what works on this host and what does not
 ///
 /// Each problem comes with its consequence and its remedy. The exit code is 1 if truepeer would not
 /// work.
@@ -21,7 +21,7 @@ Examples:
   truepeer doctor --config /etc/truepeer.toml     With what the configuration needs
   truepeer doctor -o json | jq '.[] | select(.outcome != \"ok\")'")]
 pub(super) struct Args {
-    /// Check only what can be told before truepeer is configured and running
+    /// Check only what can be checked before truepeer is configured and running
     #[arg(long)]
     pre: bool,
 

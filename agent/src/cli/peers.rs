@@ -51,7 +51,7 @@ Examples:
   truepeer peers --top
   truepeer peers --top 5 --by bytes")]
 pub(super) struct Args {
-    /// Go on, with a line for each connection that begins (+) or has ended (-)
+    /// Keep running, with a line for each connection that begins (+) or has ended (-)
     #[arg(long)]
     follow: bool,
 
@@ -59,7 +59,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "20", conflicts_with = "follow")]
     top: Option<usize>,
 
-    /// What puts the prefixes in order
+    /// What to sort the prefixes by
     #[arg(
         long,
         value_name = "WHAT",

@@ -26,8 +26,8 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    /// Makes known what the files say, for the supervisor to put in place. Files of namespaces that are gone, by a
-    /// reboot say, are removed.
+    /// Makes known what the files say, for the supervisor to put in place. Files of namespaces that are gone, for
+    /// example after a reboot, are removed.
     pub(super) fn load(
         directory: &Path,
         pods: Pods,

@@ -53,7 +53,7 @@ impl Supervisor {
     ) -> Result<Self> {
         let cgroup = cgroup2_mount()?;
         let agent = &config.agent;
-        // Nobody else tells which process had a connection: metrics do with its pod.
+        // Only the access log needs the process of a connection; metrics make do with the pod.
         let logs = agent.access_log != AccessLogTarget::Off;
         let datapath = Datapath::load(&agent.bpffs, agent.origins, logs, &cgroup)?;
         Ok(Self {

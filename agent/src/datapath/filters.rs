@@ -168,14 +168,15 @@ impl Filter {
 /// Makes sure that the interface has a clsact qdisc, and notes whether truepeer added it.
 fn add_qdisc(pins: &Pins, interface: &str) -> Result<()> {
     let mark = pins.qdisc_mark(Netns::current()?.inode(), if_nametoindex(interface)?);
-    if mark.is_set() {
-        return Ok(());
+    // The kernel reuses inodes and indices, so a mark may be that of an interface that has gone with its qdisc.
+    let was_set = mark.is_set();
+    if !was_set {
+        // Before the qdisc is added, lest a crash in between leave one that nobody removes.
+        mark.set()?;
     }
-    // Noted first, lest a crash in between leaves one that nobody removes.
-    mark.set()?;
     // Fails when the interface has a clsact already, which serves as well. Where it fails for another reason,
     // the filter does, too.
-    if qdisc_add_clsact(interface).is_err() {
+    if qdisc_add_clsact(interface).is_err() && !was_set {
         mark.clear()?;
     }
     Ok(())

@@ -50,18 +50,25 @@ impl Datapath {
     }
 }
 
-/// Removes the data path pinned at `pins`, whoever left it: programs, maps, and clsact filters in
-/// every namespace that can be seen.
+/// Removes the data path pinned at `pins`, whoever left it: programs, maps, and clsact filters in every namespace that
+/// can be seen.
+///
+/// # Errors
+///
+/// When something could not be removed, or the namespaces cannot be listed; the rest is removed all the same.
 pub fn remove(pins: &Pins) -> Result<()> {
     if let Err(error) = unwrap::reset(pins, |_| true) {
         debug!("no translated connections: {error:#}");
     }
-    for netns in Netns::all()? {
-        if let Err(error) = netns.run(|| remove_filters(pins)) {
-            warn!("clsact filters in {netns} were not looked for: {error:#}");
+    // Before the pins go, because they say which qdiscs truepeer added.
+    let looked = Netns::all().map(|all| {
+        for netns in all {
+            if let Err(error) = netns.run(|| remove_filters(pins)) {
+                warn!("clsact filters in {netns} were not looked for: {error:#}");
+            }
         }
-    }
-    pins.remove()
+    });
+    pins.remove().and(looked)
 }
 
 /// Removes truepeer's clsact filters from all interfaces of the calling thread's network namespace.

@@ -183,7 +183,7 @@ fn agent_stopped_with_connections_that_never_end() {
         let took = start.elapsed();
         ensure!(
             took >= Duration::from_secs(1) && took < ENDS.here(),
-            "a second of draining took {took:?}, and not less than {ENDS}"
+            "a drain of one second took {took:?}; it may take less than {ENDS}"
         );
         stage.as_before()
     });

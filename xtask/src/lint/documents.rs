@@ -117,7 +117,13 @@ impl Checker<'_> {
                     .map_err(|error| error.to_string()),
             ),
             "console" => {
-                for line in shell::lines(block) {
+                let lines = shell::lines(block);
+                if lines.is_empty() {
+                    outcome(Err(
+                        "has no command: write `$ ` or `# ` before what is typed".into(),
+                    ));
+                }
+                for line in lines {
                     if let Err(why) = self.line(&line.text) {
                         tell(line.line, why);
                     }

@@ -132,6 +132,7 @@ fn a_wrong_block_is_found() {
         ("json", "{", "EOF"),
         ("rust", "fn main( {}", "cannot parse"),
         ("sh", "true", "nothing checks `sh`"),
+        ("console", "truepeer peers --wrong", "has no command"),
         ("", "$ truepeer peers", "mark it as `console`"),
         ("text", "$ truepeer peers", "mark it as `console`"),
     ] {
