@@ -1,8 +1,10 @@
 //! truepeer's chores. `cargo xtask --help` lists them.
 
+mod apt;
 mod cargo;
 mod chores;
 mod dist;
+mod kernels;
 mod peers;
 mod process;
 mod setup;
@@ -54,7 +56,9 @@ enum Chore {
     /// Run the unit tests, then the end-to-end tests with real proxies (root)
     #[command(
         after_help = "Examples:\n  cargo xtask test\n  cargo xtask test --unit\n  \
-                            cargo xtask test --e2e envoy"
+                            cargo xtask test --e2e envoy\n  \
+                            cargo xtask test --kernel 6.1 --kernel newest\n  \
+                            cargo xtask test --kernel all --e2e unwrap"
     )]
     Test {
         /// Only tests whose names contain this
@@ -65,6 +69,17 @@ enum Chore {
         /// Only the end-to-end tests
         #[arg(long)]
         e2e: bool,
+        /// Instead on another kernel: a series such as 6.12, `newest`, or `all`; once for each
+        ///
+        /// Each is Debian's, in a virtual machine, which is emulated where the processor cannot do better. There, every
+        /// program is loaded and every section of the configuration tried; with --e2e, the end-to-end tests run.
+        #[arg(
+            long,
+            value_name = "KERNEL",
+            conflicts_with = "unit",
+            verbatim_doc_comment
+        )]
+        kernel: Vec<String>,
     },
     /// Measure steering, evidence and getpeername(), each against going without (root)
     #[command(
@@ -98,7 +113,15 @@ fn main() -> ExitCode {
         Chore::Setup => setup::toolchain(),
         Chore::Build { release } => chores::build(release),
         Chore::Run { once, args } => chores::playground(once, &args),
-        Chore::Test { filter, unit, e2e } => chores::test(filter.as_deref(), unit, e2e),
+        Chore::Test {
+            filter,
+            unit: _,
+            e2e,
+            kernel,
+        } if !kernel.is_empty() => kernels::test(&kernel, e2e.then_some(filter.as_deref())),
+        Chore::Test {
+            filter, unit, e2e, ..
+        } => chores::test(filter.as_deref(), unit, e2e),
         Chore::Bench { json, args } => chores::bench(json.as_deref(), &args),
         Chore::Dist { target } => dist::dist(&target),
         Chore::Lint => chores::lint(),

