@@ -1,4 +1,4 @@
-//! Calls cargo on the workspace.
+//! Runs cargo in the workspace.
 
 use std::{
     env,
@@ -10,7 +10,10 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-/// Something that cargo built and that can be run.
+/// Selects the crates that run on the host; the agent's build script compiles the BPF programs.
+pub(crate) const HOST_CRATES: [&str; 3] = ["--workspace", "--exclude", "agent-ebpf"];
+
+/// An executable that cargo built.
 pub(crate) struct Executable {
     /// The target's name.
     pub(crate) name: String,
@@ -18,7 +21,7 @@ pub(crate) struct Executable {
     pub(crate) is_test: bool,
     /// The file.
     pub(crate) path: PathBuf,
-    /// The directory of its package, where cargo would run a test.
+    /// The directory of its package, in which cargo would run a test.
     pub(crate) package: PathBuf,
 }
 
@@ -29,14 +32,14 @@ pub(crate) fn root() -> &'static Path {
         .expect("xtask lies in the workspace")
 }
 
-/// `cargo` in the workspace, the same one that started xtask.
+/// A cargo command in the workspace, with the same cargo that started xtask.
 pub(crate) fn cargo(subcommand: &str) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.arg(subcommand).current_dir(root());
     command
 }
 
-/// Runs a cargo build and returns the executables that it made or found fresh.
+/// Runs a cargo build, and returns the executables that it made or found up to date.
 pub(crate) fn executables(command: &mut Command) -> Result<Vec<Executable>> {
     let mut child = command
         .arg("--message-format=json-render-diagnostics")
@@ -69,7 +72,7 @@ pub(crate) fn executables(command: &mut Command) -> Result<Vec<Executable>> {
     Ok(found)
 }
 
-/// The path of the binary `name` among what was built.
+/// The path of the binary `name` among the executables.
 pub(crate) fn binary(executables: &[Executable], name: &str) -> Result<PathBuf> {
     executables
         .iter()

@@ -1,4 +1,4 @@
-//! The chores besides setup: build, run, test, bench, lint.
+//! The chores besides setup: build, run, test, bench.
 //!
 //! Everything is built as the calling user; only finished programs are run as root.
 
@@ -12,16 +12,13 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    cargo::{binary, cargo, executables},
-    dist, peers,
+    cargo::{HOST_CRATES, binary, cargo, executables},
+    dist, lint,
     process::{as_root, output, require_root, run},
-    setup,
+    setup, tools,
 };
 
-/// The crates that run on the host; the agent's build script compiles the BPF programs.
-const HOST_CRATES: [&str; 3] = ["--workspace", "--exclude", "agent-ebpf"];
-
-/// Builds the agent; prints where it is and how big.
+/// Builds the agent, and prints its path and size.
 pub(crate) fn build(release: bool) -> Result<()> {
     setup::toolchain()?;
     let mut command = cargo("build");
@@ -40,7 +37,7 @@ pub(crate) fn playground(once: bool, arguments: &[String]) -> Result<()> {
     require_root()?;
     setup::toolchain()?;
     let mut command = if arguments.is_empty() {
-        peers::install_basics()?;
+        tools::install_basics()?;
         let (truepeer, playground) = release("playground")?;
         as_root(&playground, &[("TRUEPEER_BIN", &truepeer)])?
     } else {
@@ -54,16 +51,21 @@ pub(crate) fn playground(once: bool, arguments: &[String]) -> Result<()> {
     if once {
         command.arg("--once");
     }
-    // It takes this process's place, so that Ctrl-C and the exit code are its own.
+    // The program replaces this process, so that Ctrl-C and the exit code are its own.
     Err(command.exec()).context("cannot start it")
 }
 
-/// Runs the unit tests, then the end-to-end tests.
+/// Runs the unit tests, then the end-to-end tests. First come the checks of imports and documents that `lint` also
+/// makes: they take seconds, whereas clippy takes minutes.
 pub(crate) fn test(filter: Option<&str>, unit: bool, e2e: bool) -> Result<()> {
     if !unit {
         require_root()?;
     }
     setup::toolchain()?;
+    if !e2e && filter.is_none() {
+        lint::floors()?;
+        lint::documents()?;
+    }
     if !e2e {
         run(cargo("test")
             .args(HOST_CRATES)
@@ -76,11 +78,11 @@ pub(crate) fn test(filter: Option<&str>, unit: bool, e2e: bool) -> Result<()> {
     Ok(())
 }
 
-/// Builds the integration tests and scenarios and runs them as root, one test at a time: they lay out
+/// Builds the integration tests and scenarios, and runs them as root, one test at a time, because they lay out
 /// namespaces and attach programs.
 fn scenarios(filter: Option<&str>) -> Result<()> {
-    let envoy = peers::install()?;
-    let cluster = peers::install_cluster()?;
+    let envoy = tools::install()?;
+    let cluster = tools::install_cluster()?;
     let image = dist::test_image()?;
     let mut built = executables(
         cargo("test")
@@ -135,14 +137,14 @@ fn scenarios(filter: Option<&str>) -> Result<()> {
 pub(crate) fn bench(json: Option<&Path>, arguments: &[String]) -> Result<()> {
     require_root()?;
     setup::toolchain()?;
-    let envoy = peers::install()?;
+    let envoy = tools::install()?;
     let (truepeer, bench) = release("bench")?;
     let mut command = as_root(
         &bench,
         &[("TRUEPEER_BIN", &truepeer), ("ENVOY_BIN", &envoy)],
     )?;
     if let Some(json) = json {
-        // Made here, it belongs to the calling user.
+        // A file that is created here belongs to the calling user.
         File::options()
             .append(true)
             .create(true)
@@ -161,17 +163,4 @@ fn release(program: &str) -> Result<(PathBuf, PathBuf)> {
         .args(["--bin", "truepeer", "--bin", program]);
     let built = executables(&mut command)?;
     Ok((binary(&built, "truepeer")?, binary(&built, program)?))
-}
-
-/// Checks format and lints, as a reviewer would.
-pub(crate) fn lint() -> Result<()> {
-    setup::toolchain()?;
-    run(cargo("fmt").args(["--all", "--check"]))?;
-    run(cargo("clippy")
-        .args(HOST_CRATES)
-        .args(["--all-targets", "--", "--deny", "warnings"]))?;
-    // The BPF compiler may come without clippy; the host's checks the same code.
-    run(cargo("clippy")
-        .args(["--package", "agent-ebpf", "--", "--deny", "warnings"])
-        .env("CARGO_PROFILE_DEV_PANIC", "abort"))
 }

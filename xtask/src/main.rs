@@ -5,21 +5,23 @@ mod cargo;
 mod chores;
 mod dist;
 mod kernels;
-mod peers;
+mod lint;
 mod process;
 mod setup;
 mod toolchain;
+mod tools;
 
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use dist::Target;
+use lint::Check;
 
 /// truepeer's chores.
 ///
-/// Every chore first sees to what it needs: a compiler for BPF and bpf-linker, for `run` iptables, and for
-/// `test` and `bench` real proxies, too. What is installed goes into ~/.cache/truepeer, except for Debian
-/// packages. Everything is built as the calling user; only the finished programs run as root.
+/// Every chore first finds or installs what it needs: a compiler for BPF and bpf-linker, iptables for `run`, and
+/// real proxies for `test` and `bench`. What it installs goes into ~/.cache/truepeer, except for Debian packages.
+/// Everything is built as the calling user; only the finished programs run as root.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Cli {
@@ -29,9 +31,9 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Chore {
-    /// Find or install what compiles the BPF programs; a second time it does nothing
+    /// Find or install what compiles the BPF programs; the second time, there is nothing left to do
     Setup,
-    /// Build the agent, one binary with the BPF programs inside; print its path and size
+    /// Build the agent, one binary with the BPF programs inside, and print its path and size
     Build {
         /// Optimise it
         #[arg(long)]
@@ -46,14 +48,14 @@ enum Chore {
                             cargo xtask run -- --config truepeer.toml"
     )]
     Run {
-        /// Leave after the table; the exit code says whether every row is right
+        /// Exit after the table; the exit code says whether every row is right
         #[arg(long, conflicts_with = "args")]
         once: bool,
         /// Arguments of `truepeer run`
         #[arg(last = true)]
         args: Vec<String>,
     },
-    /// Run the unit tests, then the end-to-end tests with real proxies (root)
+    /// Check imports and documents, then run the unit tests and the end-to-end tests with real proxies (root)
     #[command(
         after_help = "Examples:\n  cargo xtask test\n  cargo xtask test --unit\n  \
                             cargo xtask test --e2e envoy\n  \
@@ -63,7 +65,7 @@ enum Chore {
     Test {
         /// Only tests whose names contain this
         filter: Option<String>,
-        /// Only the unit tests; they need no root
+        /// Only the checks and the unit tests; they need no root
         #[arg(long, conflicts_with = "e2e")]
         unit: bool,
         /// Only the end-to-end tests
@@ -87,25 +89,30 @@ enum Chore {
                             cargo xtask bench -- --only accept --rounds 5"
     )]
     Bench {
-        /// Write the figures to this file, too
+        /// Write the figures to this file as well
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
         /// Options of the benchmark itself; `-- --help` lists them
         #[arg(last = true)]
         args: Vec<String>,
     },
-    /// Make what is handed out: static binaries, an OCI image, man pages, completions, checksums
+    /// Make what is published: static binaries, an OCI image, man pages, completions, checksums
     ///
-    /// All of it goes into target/dist. No container engine is needed.
+    /// Everything goes into target/dist. No container engine is needed.
     #[command(after_help = "Examples:\n  cargo xtask dist\n  \
                             cargo xtask dist --target aarch64-unknown-linux-musl")]
     Dist {
-        /// Only for this; once for each
+        /// Only for this target; may be repeated
         #[arg(long)]
         target: Vec<Target>,
     },
-    /// Check format and lints
-    Lint,
+    /// Check format, clippy, what imports what, and what documents tell you to type
+    #[command(after_help = "Examples:\n  cargo xtask lint\n  cargo xtask lint --only floors")]
+    Lint {
+        /// Only this check
+        #[arg(long)]
+        only: Option<Check>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -124,7 +131,7 @@ fn main() -> ExitCode {
         } => chores::test(filter.as_deref(), unit, e2e),
         Chore::Bench { json, args } => chores::bench(json.as_deref(), &args),
         Chore::Dist { target } => dist::dist(&target),
-        Chore::Lint => chores::lint(),
+        Chore::Lint { only } => lint::lint(only),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

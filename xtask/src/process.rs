@@ -1,4 +1,4 @@
-//! Runs other programs; an error names the command and what it said.
+//! Runs other programs. An error names the command and what it printed.
 
 use std::{
     env,
@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-/// Runs a command with this terminal.
+/// Runs a command on this terminal.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let status = command
         .status()
@@ -21,7 +21,7 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs a command that should say nothing, and returns its standard output.
+/// Runs a command out of sight, and returns its standard output.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     let output = command
         .output()
@@ -38,7 +38,7 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Looks a program up in `PATH` and where Debian keeps the administrator's programs.
+/// Looks a program up in `PATH` and in Debian's directories for the administrator's programs.
 pub(crate) fn which(program: &str) -> Option<PathBuf> {
     env::split_paths(&search_path())
         .map(|directory| directory.join(program))
@@ -61,7 +61,7 @@ pub(crate) fn as_root(program: &Path, variables: &[(&str, &Path)]) -> Result<Com
         command.arg("env");
         command
     };
-    // Neither sudo nor the test binaries should see what `cargo run` set for xtask.
+    // `cargo run` sets this for xtask; it concerns neither sudo nor the test binaries.
     command.args(["-u", "LD_LIBRARY_PATH"]);
     let mut assign = |name: &str, value: OsString| {
         let mut variable = OsString::from(format!("{name}="));
@@ -76,7 +76,7 @@ pub(crate) fn as_root(program: &Path, variables: &[(&str, &Path)]) -> Result<Com
     Ok(command)
 }
 
-/// Fails when there is no way to become root.
+/// Fails if there is no way to become root.
 pub(crate) fn require_root() -> Result<()> {
     if nix::unistd::geteuid().is_root() {
         Ok(())
@@ -85,7 +85,7 @@ pub(crate) fn require_root() -> Result<()> {
     }
 }
 
-/// Finds sudo, and makes sure that it works or can at least ask for a password.
+/// Finds sudo, and makes sure that it works or that there is a terminal to ask for a password on.
 fn sudo() -> Result<PathBuf> {
     const NEED: &str = "loading BPF programs and laying out network namespaces needs root \
                         (CAP_BPF, CAP_NET_ADMIN, CAP_SYS_ADMIN)";
@@ -104,7 +104,7 @@ fn sudo() -> Result<PathBuf> {
     Ok(sudo)
 }
 
-/// The command as one would type it.
+/// The command as a user would type it.
 fn line(command: &Command) -> String {
     let mut line = command.get_program().to_string_lossy().into_owned();
     for argument in command.get_args() {

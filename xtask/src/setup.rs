@@ -1,7 +1,7 @@
 //! `cargo xtask setup`: finds or installs what compiles the BPF object.
 //!
-//! Everything installed goes into the user's cache directory, so no root is needed and nothing on
-//! the system changes.
+//! Everything that it installs goes into the user's cache directory, so that it needs no root and changes nothing
+//! on the system.
 
 use std::{
     fs,
@@ -17,10 +17,10 @@ use crate::{
     toolchain::{self, Compiler, DEBIAN_PREFIX, LINKER_VERSION},
 };
 
-/// A nightly whose LLVM is bpf-linker's.
+/// A nightly toolchain with the same LLVM as bpf-linker.
 const NIGHTLY: &str = "nightly-2026-05-20";
 
-/// Finds or installs the whole toolchain, with a line about each part.
+/// Finds or installs the whole toolchain, and prints a line about each part.
 pub(crate) fn toolchain() -> Result<()> {
     let compiler = match Compiler::find() {
         Ok(compiler) => {
@@ -59,7 +59,7 @@ pub(crate) fn target(triple: &str) -> Result<()> {
         .with_context(|| format!("cannot install what Rust needs to build for {triple}"))
 }
 
-/// Installs a compiler by the first way that this machine offers.
+/// Installs a compiler in the first way that this machine offers.
 fn install_compiler() -> Result<Compiler> {
     let mut failed = Vec::new();
     if which("apt-get").is_some() && which("dpkg").is_some() {
@@ -92,8 +92,8 @@ fn install_compiler() -> Result<Compiler> {
     )
 }
 
-/// Downloads Debian's rustc-web and what it lacks, and unpacks it into the cache. The packages
-/// conflict with other compilers when installed, so they never are.
+/// Downloads Debian's rustc-web with the libraries that this system lacks, and unpacks them into the cache. The
+/// packages are not installed, because they would conflict with other compilers.
 fn unpack_debian() -> Result<PathBuf> {
     let cache = toolchain::cache()?;
     fs::create_dir_all(&cache).with_context(|| format!("cannot create {}", cache.display()))?;
@@ -101,7 +101,7 @@ fn unpack_debian() -> Result<PathBuf> {
     let apt = Apt::new(work.path())?;
 
     println!("setup: apt: reading the package lists");
-    // One unreachable third-party source must not matter; a missing package tells below.
+    // One unreachable third-party source does not matter; if a package is missing, the error below says so.
     let updated = output(apt.command("apt-get").arg("update"));
     let show = |package: &str| {
         apt.show(package).or_else(|error| match &updated {
@@ -156,7 +156,7 @@ fn unpack_debian() -> Result<PathBuf> {
     .map(|root| root.join("usr"))
 }
 
-/// `cargo install` of bpf-linker into the cache.
+/// Installs bpf-linker into the cache with `cargo install`.
 fn install_linker(compiler: &Compiler) -> Result<PathBuf> {
     let cache = toolchain::cache()?;
     fs::create_dir_all(&cache)?;
@@ -182,11 +182,11 @@ fn install_linker(compiler: &Compiler) -> Result<PathBuf> {
     toolchain::find_linker()
 }
 
-/// Moves a finished directory to its place in one step, so that no half of it is ever seen there.
+/// Moves a finished directory to its place in one step, so that nobody ever sees half of it there.
 pub(crate) fn place(finished: &Path, place: &Path) -> Result<PathBuf> {
     match fs::rename(finished, place) {
         Ok(()) => {}
-        // Another setup was quicker; what it installed is the same.
+        // Another setup was quicker, and has installed the same.
         Err(_) if place.is_dir() => {}
         Err(error) => return Err(error).context(format!("cannot create {}", place.display())),
     }

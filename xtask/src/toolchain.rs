@@ -1,7 +1,7 @@
 //! Finds what compiles the BPF object: a Rust compiler with a `core` for BPF, and bpf-linker.
 //!
-//! `cargo xtask setup` and the agent's build script share this file, so that the build uses
-//! exactly what setup found or installed. It finds only; it never installs.
+//! `cargo xtask setup` and the agent's build script share this file, so that the build uses exactly what setup
+//! found or installed. Nothing here installs anything.
 
 use std::{
     collections::BTreeMap,
@@ -14,22 +14,22 @@ use anyhow::{Context as _, Result, bail};
 
 /// The target of the BPF object.
 pub(crate) const TARGET: &str = "bpfel-unknown-none";
-/// The bpf-linker that setup installs; any patch release of the same minor version does.
+/// The bpf-linker that setup installs; any patch release of the same minor version will do.
 pub(crate) const LINKER_VERSION: &str = "0.10.3";
-/// The LLVM that this bpf-linker speaks; the compiler must bring the same one.
+/// The major version of LLVM in this bpf-linker; the compiler must have the same.
 const LLVM_MAJOR: u32 = 22;
 /// The workspace's `rust-version`.
 const OLDEST_RUSTC: (u32, u32) = (1, 95);
-/// How the directories of unpacked Debian compilers in the cache begin.
+/// How the names of the cache's directories with unpacked Debian compilers begin.
 pub(crate) const DEBIAN_PREFIX: &str = "rustc-web-";
 
 /// A Rust compiler that can build for [`TARGET`].
 pub(crate) struct Compiler {
-    /// The compiler itself, not a rustup proxy.
+    /// The compiler itself, not rustup's proxy for it.
     pub(crate) rustc: PathBuf,
-    /// Where its LLVM is, for the compiler and for bpf-linker.
+    /// The directory with its LLVM, for the compiler and for bpf-linker.
     pub(crate) libraries: PathBuf,
-    /// Whether `core` must be compiled from rust-src because no compiled one is there.
+    /// Whether `core` must be compiled from rust-src because there is no compiled one.
     pub(crate) build_std: bool,
     /// `rustc`'s release, for people.
     release: String,
@@ -52,8 +52,8 @@ impl fmt::Display for Compiler {
 }
 
 impl Compiler {
-    /// Finds the first compiler that will do: rustup's, the system's, the one in the cache.
-    /// The error lists what was looked at and why it would not do.
+    /// Finds the first compiler that will do: one of rustup's, the system's, or the one in the cache. The error
+    /// lists the compilers that were tried, and what each of them lacks.
     pub(crate) fn find() -> Result<Self> {
         let mut rejected: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for sysroot in sysroots() {
@@ -75,7 +75,7 @@ impl Compiler {
         )
     }
 
-    /// Asks whether the compiler in `sysroot` can build for BPF.
+    /// Finds out whether the compiler in `sysroot` can build for BPF.
     pub(crate) fn probe(sysroot: &Path) -> Result<Self> {
         let rustlib = sysroot.join("lib/rustlib");
         let compiled = has_core(&rustlib.join(TARGET).join("lib"));
@@ -122,7 +122,7 @@ impl Compiler {
     }
 }
 
-/// Finds bpf-linker in the cache or in `PATH`, in a version that will do.
+/// Finds bpf-linker, in a version that will do, in the cache or in `PATH`.
 pub(crate) fn find_linker() -> Result<PathBuf> {
     let installed = linker_home()?.join("bin/bpf-linker");
     if installed.is_file() {
@@ -165,7 +165,7 @@ pub(crate) fn cache() -> Result<PathBuf> {
         .context("neither XDG_CACHE_HOME nor HOME names an absolute directory")
 }
 
-/// Directories in the cache whose names begin with `prefix`, the newest version first.
+/// The cache's directories whose names begin with `prefix`, the newest version first.
 pub(crate) fn cached(prefix: &str) -> Vec<PathBuf> {
     let Ok(cache) = cache() else {
         return Vec::new();
@@ -196,7 +196,7 @@ fn sysroots() -> Vec<PathBuf> {
     found
 }
 
-/// What people call the compiler in `sysroot`: rustup's toolchain, Debian's package, or the directory.
+/// A name for the compiler in `sysroot` that people know: rustup's toolchain, Debian's package, or the path.
 fn name(sysroot: &Path) -> String {
     if sysroot == Path::new("/usr") {
         return "/usr/bin/rustc".to_owned();

@@ -1,4 +1,4 @@
-//! Archives of which the same content has the same bytes: sorted, of root, from the beginning of 1970.
+//! Reproducible archives, in which the same content gives the same bytes: sorted, owned by root, and dated 1970.
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +20,7 @@ impl Archive {
         self.0.insert(path.into(), (mode, bytes));
     }
 
-    /// All of it, with the directories above the files.
+    /// The archive, with the directories above the files.
     pub(super) fn tar(&self) -> Result<Vec<u8>> {
         let mut builder = Builder::new(Vec::new());
         let mut entries = BTreeMap::new();
@@ -47,14 +47,14 @@ impl Archive {
     }
 }
 
-/// Compressed; nothing in it tells when or where.
+/// Compresses `bytes`; the result does not say when or where that was.
 pub(super) fn gzip(bytes: &[u8]) -> io::Result<Vec<u8>> {
     let mut encoder = GzBuilder::new().write(Vec::new(), Compression::best());
     encoder.write_all(bytes)?;
     encoder.finish()
 }
 
-/// As `sha256sum` prints it.
+/// The digest, as `sha256sum` prints it.
 pub(super) fn sha256(bytes: &[u8]) -> String {
     let digest = Sha256::digest(bytes);
     digest.iter().map(|byte| format!("{byte:02x}")).collect()

