@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    cargo::{HOST_CRATES, binary, cargo, executables},
+    cargo::{Executable, HOST_CRATES, binary, cargo, executables},
     dist, lint,
     process::{as_root, output, require_root, run},
     setup, tools,
@@ -97,40 +97,50 @@ fn scenarios(filter: Option<&str>) -> Result<()> {
         ("ENVOY_BIN", &envoy),
         ("CLUSTER_TOOLS", &cluster),
     ];
-    let mut scenarios: Vec<_> = built.iter().filter(|built| built.is_test).collect();
-    if let Some(filter) = filter {
-        let mut matching = Vec::new();
-        for scenario in scenarios {
-            let mut list = Command::new(&scenario.path);
-            list.args(["--list", "--format=terse", filter]);
-            if !output(list.current_dir(&scenario.package))?.is_empty() {
-                matching.push(scenario);
-            }
+    let programs = built.iter().filter(|built| built.is_test);
+    let mut chosen = Vec::new();
+    for program in programs {
+        let tests = filter.map(|filter| matching(program, filter)).transpose()?;
+        if tests.as_ref().is_none_or(|tests| !tests.is_empty()) {
+            chosen.push((program, tests.unwrap_or_default()));
         }
-        if matching.is_empty() {
-            bail!("no end-to-end test has \"{filter}\" in its name; `--unit` runs the others");
-        }
-        scenarios = matching;
+    }
+    if let (true, Some(filter)) = (chosen.is_empty(), filter) {
+        bail!("no end-to-end test has \"{filter}\" in its name; `--unit` runs the others");
     }
     let mut failed = Vec::new();
-    for scenario in scenarios {
-        println!(
-            "     Running {} ({})",
-            scenario.name,
-            scenario.path.display()
-        );
-        let passed = run(as_root(&scenario.path, &variables)?
-            .arg("--test-threads=1")
-            .args(filter)
-            .current_dir(&scenario.package));
-        if passed.is_err() {
-            failed.push(scenario.name.as_str());
+    for (program, tests) in chosen {
+        println!("     Running {} ({})", program.name, program.path.display());
+        let mut command = as_root(&program.path, &variables)?;
+        command.arg("--test-threads=1");
+        if !tests.is_empty() {
+            command.arg("--exact").args(tests);
+        }
+        if run(command.current_dir(&program.package)).is_err() {
+            failed.push(program.name.as_str());
         }
     }
     if !failed.is_empty() {
         bail!("end-to-end tests failed: {}", failed.join(", "));
     }
     Ok(())
+}
+
+/// The tests of a program that have the filter in their full names: `unwrap::tlvs::agent_killed_and_started`.
+/// Words may be joined by `_` where the name has `::`.
+fn matching(program: &Executable, filter: &str) -> Result<Vec<String>> {
+    let plain = |name: &str| name.replace("::", "_");
+    let mut list = Command::new(&program.path);
+    list.args(["--list", "--format=terse"])
+        .current_dir(&program.package);
+    let listed = output(&mut list)?;
+    let tests = listed
+        .lines()
+        .filter_map(|line| line.strip_suffix(": test"));
+    Ok(tests
+        .filter(|test| plain(&format!("{}::{test}", program.name)).contains(&plain(filter)))
+        .map(str::to_owned)
+        .collect())
 }
 
 /// Runs the benchmark.

@@ -59,11 +59,12 @@ enum Chore {
     #[command(
         after_help = "Examples:\n  cargo xtask test\n  cargo xtask test --unit\n  \
                             cargo xtask test --e2e envoy\n  \
+                            cargo xtask test --e2e relay::life\n  \
                             cargo xtask test --kernel 6.1 --kernel newest\n  \
                             cargo xtask test --kernel all --e2e unwrap"
     )]
     Test {
-        /// Only tests whose names contain this
+        /// Only tests whose full names contain this: `unwrap::tlvs`, `policy_life::reloads`
         filter: Option<String>,
         /// Only the checks and the unit tests; they need no root
         #[arg(long, conflicts_with = "e2e")]

@@ -52,7 +52,8 @@ fn search_path() -> OsString {
     path
 }
 
-/// `program` as root with these variables: directly, or through sudo.
+/// `program` as root with these variables and the caller's own that begin with `TRUEPEER_`: directly, or through
+/// sudo, which would drop those.
 pub(crate) fn as_root(program: &Path, variables: &[(&str, &Path)]) -> Result<Command> {
     let mut command = if nix::unistd::geteuid().is_root() {
         Command::new("env")
@@ -69,6 +70,11 @@ pub(crate) fn as_root(program: &Path, variables: &[(&str, &Path)]) -> Result<Com
         command.arg(variable);
     };
     assign("PATH", search_path());
+    for (name, value) in env::vars_os() {
+        if let Some(name) = name.to_str().filter(|name| name.starts_with("TRUEPEER_")) {
+            assign(name, value);
+        }
+    }
     for (name, value) in variables {
         assign(name, value.as_os_str().to_owned());
     }

@@ -4,10 +4,10 @@ use std::hint;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
-use ::tests::listener::canonical;
-use ::tests::netns::Netns;
+use ::tests::host::netns::Netns;
+use ::tests::servers::listener::canonical;
+use ::tests::wait::Limit;
 use anyhow::Result;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -30,7 +30,7 @@ pub(crate) const CALLS: u16 = 10_000;
 /// How much either side sends or reads at a time.
 pub(crate) const CHUNK: usize = 256 << 10;
 /// How long either side waits for the other.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Limit = Limit::secs(5);
 
 /// More than connections in progress, so that none waits for another's end.
 const SPARE: u16 = 32;
@@ -75,8 +75,8 @@ impl Drop for Application {
 }
 
 fn serve(mut stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(PATIENCE.here()))?;
+    stream.set_write_timeout(Some(PATIENCE.here()))?;
     let mut request = [0; REQUEST];
     stream.read_exact(&mut request)?;
     match request[0] {

@@ -6,8 +6,8 @@ use anyhow::{Result, ensure};
 use serde::Serialize;
 use serde_json::json;
 use tests::agent::{Agent, Config};
-use tests::cni::{Pod, Runtime};
-use tests::netns::Netns;
+use tests::cluster::cni::{Pod, Runtime};
+use tests::host::netns::Netns;
 use tests::table;
 
 use crate::footprint::rss;

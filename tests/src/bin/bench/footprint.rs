@@ -10,18 +10,18 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::Serialize;
 use socket2::{Domain, Protocol, Socket, Type};
 use tests::agent::{Agent, binary};
-use tests::eventually;
-use tests::istio::INBOUND;
-use tests::netns::Netns;
-use tests::proxy::any_v4;
+use tests::cluster::istio::INBOUND;
+use tests::host::netns::Netns;
+use tests::proxies::any_v4;
+use tests::table;
 use tests::topology::{Family, Sidecar};
+use tests::wait::eventually;
 
 use crate::idle;
 use crate::load::bind;
 use crate::pod::{PORT, directory, steering};
 use crate::stats::Spread;
 use crate::stop::Stop;
-use tests::table;
 
 /// How many agents are started.
 const STARTS: usize = 7;
@@ -143,7 +143,7 @@ impl Life {
         let before = slabs(stop)?;
         let (rss_idle, map_empty) = (rss(&agent)?, map(&agent)?);
         let held = hold(&sidecar, PORT)?;
-        eventually("every connection is tracked", SETTLE, || {
+        eventually("every connection is tracked", || {
             Ok((agent.origins()? == TRACKED as u64).then_some(()))
         })?;
         let life = Self {

@@ -4,8 +4,8 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use tests::eventually;
-use tests::netns::Netns;
+use tests::host::netns::Netns;
+use tests::wait::eventually;
 
 use crate::application::IDLE;
 use crate::footprint::value;
@@ -15,8 +15,6 @@ use crate::stop::Stop;
 
 /// How many connections are open: fewer than the 1,024 at which Envoy stops by itself.
 const CONNECTIONS: usize = 1000;
-/// How long they may take.
-const PATIENCE: Duration = Duration::from_secs(20);
 /// How long allocations may take to settle.
 const SETTLE: Duration = Duration::from_millis(300);
 
@@ -39,7 +37,7 @@ pub(crate) fn measure(pod: &Pod, stop: &Stop) -> Result<(u64, Idle)> {
         .enter(|| (0..CONNECTIONS).map(open).collect::<Result<_>>())?;
     // Of a proxy: the accepted socket, its own, and the application's.
     let each = if pod.variant.is_addressed() { 3 } else { 1 };
-    eventually("all connections reach the application", PATIENCE, || {
+    eventually("all connections reach the application", || {
         let opened = sockets(pod.server())?.saturating_sub(before_sockets);
         Ok((opened >= each * CONNECTIONS as u64).then_some(()))
     })?;

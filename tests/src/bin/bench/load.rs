@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 
 use agent_common::proxy::{Endpoints, Peer, write};
 use anyhow::{Context, Result, ensure};
-use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::IpBindAddressNoPort;
 use socket2::{Domain, Protocol, Socket, Type};
-use tests::listener::set_transparent;
-use tests::raw::{LINUX, Raw};
+use tests::clients::raw::{LINUX, Raw};
+use tests::servers::listener::set_transparent;
 
 use crate::application::{
     ANSWER, CALLS, CHUNK, DOWNLOAD, NAME, PATIENCE, REQUEST, UPLOAD, WHO, decode,
@@ -349,9 +350,9 @@ pub(crate) fn open(pod: &Pod, n: usize, kind: u8) -> Result<TcpStream> {
     } else {
         bind(client)?
     };
-    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(PATIENCE.here()))?;
     // Limits `connect()` as well.
-    socket.set_write_timeout(Some(PATIENCE))?;
+    socket.set_write_timeout(Some(PATIENCE.here()))?;
     socket.connect(&pod.target(n).into())?;
     let mut stream = TcpStream::from(socket);
     let mut bytes = Vec::new();

@@ -26,9 +26,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use clap::builder::PossibleValuesParser;
-use tests::host::{remove_orphans, turn};
-use tests::netns::require_privileges;
-use tests::process::find;
+use tests::host::netns::require_privileges;
+use tests::host::process::find;
+use tests::host::traces::remove_orphans;
+use tests::host::turn;
 use tests::topology::Family;
 
 use crate::comparison::{COMPARISONS, Comparison};

@@ -30,17 +30,16 @@ use std::collections::BTreeMap;
 use anyhow::{Result, ensure};
 use nix::sys::utsname::uname;
 use serde::Serialize;
+use tests::table;
 
-use crate::Arguments;
 use crate::cni::Cni;
 use crate::comparison::{Comparison, Goal, Limit};
-use crate::cpu;
 use crate::figure::{Compared, Figure, of_work};
 use crate::footprint::Footprint;
 use crate::load::{Sample, Work};
 use crate::pod::Variant;
 use crate::stats::Spread;
-use tests::table;
+use crate::{Arguments, cpu};
 
 /// What one round measured.
 pub(crate) type Round = BTreeMap<(Variant, Work), Sample>;

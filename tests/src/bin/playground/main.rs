@@ -13,18 +13,20 @@ use ipnet::IpNet;
 use nix::sys::signal::{SigSet, Signal};
 use table::After;
 use tests::agent::{Agent, Carry, CarryToa, Config, Steer, Trust, Unwrap, binary};
-use tests::cluster::{Cluster, Node, REPORT};
-use tests::host::remove_orphans;
-use tests::istio::{self, INBOUND, passthrough};
-use tests::kube_proxy::Mode;
-use tests::load::{Application, Connection};
-use tests::netns::{Netns, require_privileges};
-use tests::process::Process;
-use tests::proxy::{Proxy, any};
-use tests::relay::{relay_of, relays, targets};
-use tests::report::Report;
+use tests::clients::load::{Application, Connection};
+use tests::cluster::istio::{self, INBOUND, passthrough};
+use tests::cluster::kube_proxy::Mode;
+use tests::cluster::nodes::{Cluster, Node, REPORT};
+use tests::host::netns::{Netns, require_privileges};
+use tests::host::process::Process;
+use tests::host::traces::remove_orphans;
+use tests::host::user::UID;
+use tests::proxies::any;
+use tests::proxies::own::Proxy;
+use tests::roles::{self, Role};
+use tests::servers::report::Report;
+use tests::topology::balancer::{relay_of, relays, targets};
 use tests::topology::{Family, Gateway, Sidecar};
-use tests::unprivileged::{self, Role, UID};
 
 const PORT: u16 = 8080;
 /// A port of the range 9000-9099.
@@ -350,12 +352,12 @@ impl Playground {
                 .filter(|route| route.evidence == evidence && route.hop != Hop::Redirect)
                 .map(|route| (route.target, route.upstream))
                 .collect();
-            unprivileged::proxy(directory.path(), netns, &own, &routes)
+            roles::proxy(directory.path(), netns, &own, &routes)
         };
         let binding = [
             binding(&self.sidecar.pod, "bind")?,
             binding(&self.gateway.gateway, "toa")?,
-            unprivileged::redirected(directory.path(), &self.istio.pod, &own, any(INBOUND))?,
+            roles::redirected(directory.path(), &self.istio.pod, &own, any(INBOUND))?,
         ];
         let telling = Family::ALL
             .into_iter()

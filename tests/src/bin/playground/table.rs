@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use tests::agent::Agent;
-use tests::load::Connection;
+use tests::clients::load::Connection;
 use tests::table;
 
 /// A way with truepeer, and what is expected of it.

@@ -1,0 +1,293 @@
+//! The agent's configuration.
+
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::Result;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::agent::{BPFFS, PINS};
+use crate::host::netns::Netns;
+
+/// The agent's configuration, as it is written to its file.
+#[derive(Clone, Debug, Serialize)]
+pub struct Config {
+    /// The section `[agent]`.
+    pub agent: Settings,
+    /// The section `[trust]`.
+    pub trust: Trust,
+    /// The section `[reveal]`.
+    pub reveal: Reveal,
+    /// The sections below `[carry]`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub carry: Option<Carry>,
+    /// The sections `[[steer]]`.
+    pub steer: Vec<Steer>,
+    /// The sections `[[unwrap]]`.
+    pub unwrap: Vec<Unwrap>,
+    /// The sections `[[relay]]`.
+    pub relay: Vec<Relay>,
+    /// The sections `[[policy]]`.
+    pub policy: Vec<Policy>,
+}
+
+/// A section `[[policy]]`.
+#[derive(Clone, Debug, Default, Serialize)]
+#[expect(missing_docs, reason = "the configuration's own names")]
+pub struct Policy {
+    pub name: String,
+    pub ports: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub allow: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub deny: Vec<String>,
+}
+
+/// A section `[[unwrap]]`.
+#[derive(Clone, Debug, Default, Serialize)]
+#[expect(missing_docs, reason = "the configuration's own names")]
+pub struct Unwrap {
+    pub netns: Option<PathBuf>,
+    pub interface: String,
+    pub ports: Vec<String>,
+    pub versions: Vec<String>,
+}
+
+impl Unwrap {
+    /// Headers of both versions are taken off connections to ports of `netns`.
+    pub fn new(netns: &Netns, interface: &str, ports: &[&str]) -> Self {
+        Self {
+            netns: Some(netns.path()),
+            interface: interface.into(),
+            ports: ports.iter().map(|ports| (*ports).into()).collect(),
+            versions: vec!["v2".into(), "v1".into()],
+        }
+    }
+}
+
+/// A section `[[relay]]`; what is `None` is left to the default.
+#[derive(Clone, Debug, Serialize)]
+#[expect(missing_docs, reason = "the configuration's own names")]
+pub struct Relay {
+    pub netns: PathBuf,
+    pub listen: SocketAddr,
+    pub accept: &'static str,
+    pub upstream: Vec<SocketAddr>,
+    pub send: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub balance: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trusted_hops: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub add_headers: Option<Vec<&'static str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub header_timeout: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle_timeout: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_connections: Option<u32>,
+}
+
+impl Relay {
+    /// Takes PROXY headers on `listen` inside `netns`, and tells `upstream` by `send`.
+    pub fn proxy(
+        netns: &Netns,
+        listen: SocketAddr,
+        upstream: SocketAddr,
+        send: &'static str,
+    ) -> Self {
+        Self {
+            netns: netns.path(),
+            listen,
+            accept: "proxy",
+            upstream: vec![upstream],
+            send,
+            balance: None,
+            protocol: None,
+            trusted_hops: None,
+            add_headers: None,
+            header_timeout: None,
+            idle_timeout: None,
+            max_connections: None,
+        }
+    }
+}
+
+/// The section `[trust]`.
+#[derive(Clone, Debug, Default, Serialize)]
+#[expect(missing_docs, reason = "the configuration's own names")]
+pub struct Trust {
+    pub uids: Vec<u32>,
+    pub cgroups: Vec<String>,
+    pub sources: Vec<String>,
+    pub signers: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keys: Option<PathBuf>,
+    pub local_source: Vec<IpAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub toa: Option<Vec<String>>,
+}
+
+/// The section `[reveal]`.
+#[derive(Clone, Debug, Serialize)]
+#[expect(missing_docs, reason = "the configuration's own names")]
+pub struct Reveal {
+    pub enabled: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub cgroups: Vec<String>,
+}
+
+impl Default for Reveal {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            cgroups: Vec::new(),
+        }
+    }
+}
+
+/// The sections below `[carry]`.
+#[derive(Clone, Debug, Default, Serialize)]
+#[expect(missing_docs, reason = "the configuration's own names")]
+pub struct Carry {
+    pub toa: CarryToa,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub node: Vec<CarryNode>,
+}
+
+/// A section `[[carry.node]]`.
+#[derive(Clone, Debug, Serialize)]
+#[expect(missing_docs, reason = "the configuration's own names")]
+pub struct CarryNode {
+    pub netns: PathBuf,
+    pub interface: String,
+    pub ports: Vec<String>,
+}
+
+impl CarryNode {
+    /// SYNs to ports that come into `netns` by this interface.
+    pub fn new(netns: &Netns, interface: &str, ports: &[&str]) -> Self {
+        Self {
+            netns: netns.path(),
+            interface: interface.into(),
+            ports: ports.iter().map(|ports| (*ports).into()).collect(),
+        }
+    }
+}
+
+/// The section `[carry.toa]`.
+#[derive(Clone, Debug, Serialize)]
+#[expect(missing_docs, reason = "the configuration's own names")]
+pub struct CarryToa {
+    pub to: Vec<String>,
+    pub kind: u8,
+}
+
+impl Default for CarryToa {
+    fn default() -> Self {
+        Self {
+            to: Vec::new(),
+            kind: 254,
+        }
+    }
+}
+
+/// The section `[agent]`: what must differ from the defaults so that agents do not meet.
+#[derive(Clone, Debug, Serialize)]
+#[expect(missing_docs, reason = "the configuration's own names")]
+pub struct Settings {
+    pub socket: PathBuf,
+    pub metrics: String,
+    pub bpffs: PathBuf,
+    pub pods: PathBuf,
+    pub access_log: PathBuf,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub origins: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drain: Option<u32>,
+    pub keep: bool,
+}
+
+/// A section `[[steer]]`.
+#[derive(Clone, Debug, Default, Serialize)]
+#[expect(missing_docs, reason = "the configuration's own names")]
+pub struct Steer {
+    pub name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub netns: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    pub ports: Vec<String>,
+    pub to: Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answers: Option<Vec<String>>,
+}
+
+impl Steer {
+    /// Ports of `netns` go to the proxy on port `to`, or to one on several ports: `"8081-8084"`.
+    pub fn new(name: &str, netns: &Netns, ports: &[&str], to: impl Into<Value>) -> Self {
+        Self {
+            name: name.into(),
+            netns: Some(netns.path()),
+            ports: ports.iter().map(|ports| (*ports).into()).collect(),
+            to: to.into(),
+            ..Self::default()
+        }
+    }
+
+    /// What comes in by this interface only.
+    pub fn on(mut self, interface: &str) -> Self {
+        self.interface = Some(interface.into());
+        self
+    }
+
+    /// As a gateway, answered through this interface.
+    pub fn answers(mut self, interface: &str) -> Self {
+        self.answers = Some(vec![interface.into()]);
+        self
+    }
+}
+
+impl Config {
+    /// A configuration whose files are in `directory`.
+    pub fn new(directory: &Path, steer: impl IntoIterator<Item = Steer>) -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let pid = std::process::id();
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        // The kernel chooses a free port, which is free again when this statement ends.
+        let metrics = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        Ok(Self {
+            agent: Settings {
+                socket: directory.join(format!("agent-{n}/truepeer.sock")),
+                metrics: metrics.to_string(),
+                bpffs: format!("{BPFFS}/{PINS}{pid}-{n}").into(),
+                pods: directory.join(format!("agent-{n}/pods")),
+                access_log: directory.join(format!("access-{n}.log")),
+                origins: None,
+                drain: None,
+                keep: false,
+            },
+            trust: Trust::default(),
+            reveal: Reveal::default(),
+            carry: None,
+            steer: steer.into_iter().collect(),
+            unwrap: Vec::new(),
+            relay: Vec::new(),
+            policy: Vec::new(),
+        })
+    }
+
+    /// Writes it beside the API's socket.
+    pub fn write(&self) -> Result<PathBuf> {
+        let path = self.agent.socket.with_file_name("truepeer.toml");
+        if let Some(directory) = path.parent() {
+            std::fs::create_dir_all(directory)?;
+        }
+        std::fs::write(&path, toml::to_string(self)?)?;
+        Ok(path)
+    }
+}

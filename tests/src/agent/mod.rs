@@ -1,0 +1,138 @@
+//! The agent under test.
+
+mod api;
+mod config;
+pub mod records;
+
+pub use self::api::{Peer, Peers};
+pub use self::config::{
+    Carry, CarryNode, CarryToa, Config, Policy, Relay, Reveal, Settings, Steer, Trust, Unwrap,
+};
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Output};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
+
+use self::api::get;
+use crate::host::process::Process;
+use crate::wait::{Limit, eventually};
+
+/// Where BPF objects are pinned.
+pub(crate) const BPFFS: &str = "/sys/fs/bpf";
+
+/// How long it may take to stop: it drains for 30 seconds by default.
+const STOP: Limit = Limit::secs(60);
+/// What the agent logs when it has taken up its configuration again.
+const READ_AGAIN: &str = "configuration read again";
+
+/// Every directory of pins of this crate begins with this, followed by the process that made it.
+pub(crate) const PINS: &str = "truepeer-";
+
+/// A running `truepeer run`, stopped on drop.
+pub struct Agent {
+    binary: PathBuf,
+    process: Process,
+    config: Config,
+    /// From the start of the process until it said that it was ready.
+    pub ready_after: Duration,
+}
+
+impl Agent {
+    /// Starts it and waits until it is ready.
+    pub fn start(directory: &Path, config: Config) -> Result<Self> {
+        Self::start_binary(&binary()?, directory, config)
+    }
+
+    /// Starts another binary than that of [`binary`].
+    pub fn start_binary(binary: &Path, directory: &Path, config: Config) -> Result<Self> {
+        let mut command = Command::new(binary);
+        command.args(["run", "--config"]).arg(config.write()?);
+        let started = Instant::now();
+        let mut process = Process::start("agent", command, directory)?;
+        let socket = &config.agent.socket;
+        process.wait_until_ready(|| Ok(matches!(get(socket, "/readyz"), Ok((200, _)))))?;
+        Ok(Self {
+            ready_after: started.elapsed(),
+            binary: binary.to_owned(),
+            process,
+            config,
+        })
+    }
+
+    /// Its configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> Result<String> {
+        self.process.log()
+    }
+
+    /// Sends SIGTERM and waits until it has gone.
+    pub fn stop(mut self) -> Result<ExitStatus> {
+        self.process.signal(Signal::SIGTERM)?;
+        self.process.wait(STOP)
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
+    }
+
+    /// Has it take up another configuration, of the same file.
+    pub fn reload(&self, config: &Config) -> Result<()> {
+        self.says(READ_AGAIN, || {
+            config.write()?;
+            self.signal(Signal::SIGHUP)
+        })
+    }
+
+    /// Does what has it log this, and waits until it has logged it once more.
+    pub fn says(&self, text: &str, done: impl FnOnce() -> Result<()>) -> Result<()> {
+        let times = || anyhow::Ok(self.log()?.matches(text).count());
+        let before = times()?;
+        done()?;
+        let what = format!("{text:?} is logged");
+        eventually(&what, || Ok((times()? > before).then_some(())))
+    }
+
+    /// Its exit status; `None` while it runs.
+    pub fn exited(&mut self) -> Result<Option<ExitStatus>> {
+        self.process.exited()
+    }
+
+    /// Kills it, as a crash would; its configuration for a successor.
+    pub fn kill(self) -> Result<Config> {
+        self.process.kill()?;
+        Ok(self.config)
+    }
+}
+
+/// Runs a command of the agent's binary to its end.
+pub fn truepeer(arguments: &[&str]) -> Result<Output> {
+    Ok(Command::new(binary()?).args(arguments).output()?)
+}
+
+/// The agent's binary: named by `TRUEPEER_BIN`, or the newest that was built here.
+pub fn binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("TRUEPEER_BIN") {
+        return Ok(path.into());
+    }
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
+    ["release", "debug"]
+        .iter()
+        .map(|profile| target.join(profile).join("truepeer"))
+        .filter_map(|path| Some((path.metadata().and_then(|m| m.modified()).ok()?, path)))
+        .max()
+        .map(|(_, path)| path)
+        .context("the agent is not built: run `cargo xtask test`, which builds it")
+}

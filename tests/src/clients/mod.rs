@@ -1,0 +1,7 @@
+//! Who connects: many clients at a time, requests, PROXY headers, and TCP segment by segment.
+
+pub mod http;
+pub mod load;
+pub mod proxy_header;
+pub mod raw;
+pub mod tcp;

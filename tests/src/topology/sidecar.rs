@@ -1,0 +1,65 @@
+//! A client and a pod that holds proxy and application.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::Result;
+
+use crate::host::netns::Netns;
+use crate::topology::{Family, client, connect_from, targets};
+
+/// A client and a pod that holds the proxy and the application.
+pub struct Sidecar {
+    /// Where connections come from.
+    pub client: Netns,
+    /// Where proxy and application run; clients come in by `eth0`.
+    pub pod: Netns,
+}
+
+impl Sidecar {
+    /// The pod's interface.
+    pub const INTERFACE: &str = "eth0";
+
+    /// Lays it out.
+    pub fn new() -> Result<Self> {
+        let sidecar = Self {
+            client: client()?,
+            pod: Netns::new("pod")?,
+        };
+        sidecar.plug_in()?;
+        Ok(sidecar)
+    }
+
+    /// Plugs the pod's cable in, as after [`Self::unplug`].
+    pub fn plug_in(&self) -> Result<()> {
+        self.client.connect("eth0", &self.pod, Self::INTERFACE)?;
+        self.client.ip("addr add 10.77.0.1/24 dev eth0
+             addr add fd77::1/64 dev eth0")?;
+        self.pod.ip("addr add 10.77.0.2/24 dev eth0
+             addr add fd77::2/64 dev eth0
+             route add default via 10.77.0.1
+             -6 route add default via fd77::1")
+    }
+
+    /// From now on a client that does not choose its address connects from this one.
+    pub fn connect_from(&self, address: IpAddr) -> Result<()> {
+        connect_from(&self.client, address, Self::address)
+    }
+
+    /// Pulls the pod's cable out: its interface vanishes.
+    pub fn unplug(&self) -> Result<()> {
+        self.pod.ip("link del eth0")
+    }
+
+    /// The pod's address.
+    pub fn address(family: Family) -> IpAddr {
+        family
+            .pick("10.77.0.2", "fd77::2")
+            .parse()
+            .expect("an address")
+    }
+
+    /// Where clients reach the proxy of [`crate::proxies::local_routes`].
+    pub fn targets(port: u16) -> Vec<SocketAddr> {
+        targets(port, Self::address)
+    }
+}

@@ -1,0 +1,5 @@
+//! carry: the next hop is told the client, before a node's own NAT and from a proxy's own source.
+
+mod node;
+mod node_packets;
+mod source;

@@ -1,0 +1,241 @@
+//! Node ports with `externalTrafficPolicy: Cluster`: kube-proxy gives each connection the node's address, and the
+//! servers see the client.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use agent_common::Counter;
+use anyhow::{Context, Result, ensure};
+use tests::agent::records::no_origins;
+use tests::agent::{Agent, Carry, CarryNode, Config, Reveal, truepeer};
+use tests::clients::load::{Application, Connection, Load};
+use tests::cluster::kube_proxy::{Mode, Service, cluster_ip};
+use tests::cluster::nodes::{Cluster, NODES, Node, REPORT, WEB};
+use tests::host::scenario;
+use tests::host::traces::Traces;
+use tests::proxies::any;
+use tests::servers::report::Report;
+use tests::servers::web::Web;
+use tests::topology::Family;
+
+/// nginx, which is older than the agents, and a plain server.
+struct Servers(#[expect(dead_code, reason = "stop on drop")] (Report, Web));
+
+impl Servers {
+    fn start(directory: &Path, node: &Node) -> Result<Self> {
+        let addresses = Family::ALL.map(|family| (node.pod_address(family), WEB.target).into());
+        Ok(Self((
+            Report::start(&node.pod, any(REPORT.target))?,
+            Web::nginx(directory, &node.pod, &addresses)?,
+        )))
+    }
+}
+
+/// Connections to both Services by the port of this node.
+fn loads(node: &Node) -> [Load; 2] {
+    let some = |service, application| Load {
+        application,
+        connections: 200,
+        concurrent: 50,
+        ..Load::new(node.targets(service))
+    };
+    [
+        some(REPORT, Application::Report),
+        some(WEB, Application::Web),
+    ]
+}
+
+fn exact(cluster: &Cluster, node: &Node) -> Result<()> {
+    let mut loads = loads(node).into_iter();
+    loads.try_for_each(|load| load.run(&cluster.client).all_exact().context("exact"))
+}
+
+fn lost(cluster: &Cluster, node: &Node) -> Result<()> {
+    let mut loads = loads(node).into_iter();
+    loads.try_for_each(|load| load.run(&cluster.client).all_lost().context("lost"))
+}
+
+/// An agent for these nodes' uplinks.
+fn agent(directory: &Path, nodes: &[&Node], change: impl FnOnce(&mut Config)) -> Result<Agent> {
+    let mut config = Config::new(directory, [])?;
+    config.agent.drain = Some(1);
+    config.carry = Some(Carry {
+        node: nodes.iter().map(|n| n.carries(Node::UPLINK)).collect(),
+        ..Carry::default()
+    });
+    change(&mut config);
+    Agent::start(directory, config)
+}
+
+/// The client comes by one node, and the endpoint is on the other. Two agents stand for two hosts: the first
+/// node's reveals nothing, and the second's trusts the nodes.
+fn on_the_other_node(mode: Mode) {
+    scenario(|directory| {
+        let cluster = Cluster::new(directory, mode, 1)?;
+        let [first, second] = &cluster.nodes;
+        let _servers = Servers::start(directory, second)?;
+        let before = first.netns.enter(Traces::here)?;
+        lost(&cluster, first)?;
+        let start_first = || {
+            agent(directory, &[first], |config| {
+                config.reveal = Reveal {
+                    enabled: false,
+                    ..Reveal::default()
+                };
+            })
+        };
+        let start_second = || {
+            agent(directory, &[second], |config| {
+                config.trust.sources = NODES.map(String::from).into();
+            })
+        };
+        let firsts = start_first()?;
+        lost(&cluster, first)?;
+        let seconds = start_second()?;
+        exact(&cluster, first)?;
+        let held = loads(first)[0].hold(&cluster.client)?;
+        let peers = seconds.peers()?;
+        for connection in &held {
+            let peer = peers.0.iter().find(|peer| peer.client == connection.client);
+            let peer = peer.with_context(|| format!("no {}", connection.client))?;
+            let family = Family::of(connection.client);
+            ensure!(
+                peer.evidence == "toa"
+                    && peer.remote.ip() == first.address(family)
+                    && peer.trusted_by.starts_with("source "),
+                "{peer:?}"
+            );
+        }
+        drop(held);
+
+        // Killed, its programs go on. Stopped, connections are as without truepeer.
+        let config = firsts.kill()?;
+        exact(&cluster, first)?;
+        let firsts = Agent::start(directory, config)?;
+        exact(&cluster, first)?;
+        ensure!(firsts.stop()?.success(), "the first node's agent");
+        before.assert_unchanged(&first.netns.enter(Traces::here)?)?;
+        lost(&cluster, first)?;
+        let firsts = start_first()?;
+        exact(&cluster, first)?;
+        no_origins(&seconds)?;
+        ensure!(seconds.stop()?.success(), "the second node's agent");
+        lost(&cluster, first)?;
+        let given = firsts.counter(Counter::NodeToa)?;
+        ensure!(given > 0, "no SYN was given TOA");
+        for counter in [Counter::NodeNoRoom, Counter::NodeForged] {
+            ensure!(firsts.counter(counter)? == 0, "{}", counter.name());
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn on_the_other_node_iptables() {
+    on_the_other_node(Mode::Iptables);
+}
+
+#[test]
+fn on_the_other_node_nftables() {
+    on_the_other_node(Mode::Nftables);
+}
+
+/// The endpoint is on the node that the client comes by, and also connects to itself.
+fn on_the_same_node(mode: Mode) {
+    scenario(|directory| {
+        let cluster = Cluster::new(directory, mode, 0)?;
+        let node = &cluster.nodes[0];
+        let _servers = Servers::start(directory, node)?;
+        lost(&cluster, node)?;
+        ensure!(hairpin(node)?.iter().all(|c| c.client != c.seen.accepted));
+        let agent = agent(directory, &[node], |config| {
+            let carry = config.carry.get_or_insert_default();
+            carry.node.push(node.carries(Node::POD));
+        })?;
+        exact(&cluster, node)?;
+        let held = loads(node)[0].hold(&cluster.client)?;
+        let own = hairpin(node)?;
+        let peers = agent.peers()?;
+        let known = |connection: &Connection, rule: &str| {
+            let peer = peers.0.iter().find(|peer| peer.client == connection.client);
+            let peer = peer.with_context(|| format!("no {}", connection.client))?;
+            ensure!(
+                connection.seen.accepted == connection.client
+                    && peer.evidence == "snat"
+                    && peer.trusted_by == rule
+                    && peer.original_dst == connection.target,
+                "{:?}, {peer:?}",
+                connection.seen
+            );
+            Ok(())
+        };
+        held.iter().try_for_each(|c| known(c, "node eth0"))?;
+        own.iter().try_for_each(|c| known(c, "node pod0"))?;
+        let learnt = agent.counter(Counter::LearntSnat)?;
+        ensure!(
+            learnt == agent.counter(Counter::NodeToa)?,
+            "{learnt} learnt"
+        );
+        drop((held, own));
+        no_origins(&agent)?;
+        let config = agent.kill()?.write()?;
+        exact(&cluster, node)?;
+        let detach = truepeer(&["detach", "--config", &config.display().to_string()])?;
+        ensure!(detach.status.success(), "{detach:?}");
+        lost(&cluster, node)
+    });
+}
+
+/// Sections that come and go with the configuration.
+#[test]
+fn configuration_read_again() {
+    scenario(|directory| {
+        let cluster = Cluster::new(directory, Mode::Iptables, 0)?;
+        let node = &cluster.nodes[0];
+        let _servers = Servers::start(directory, node)?;
+        let agent = agent(directory, &[], |_| {})?;
+        let reload = |sections| {
+            let mut config = agent.config().clone();
+            config.carry.get_or_insert_default().node = sections;
+            agent.reload(&config)
+        };
+        lost(&cluster, node)?;
+        reload(vec![node.carries(Node::UPLINK)])?;
+        exact(&cluster, node)?;
+        // Two sections for one interface are one.
+        let ports = |service: Service| service.node_port.to_string();
+        let section = |ports: &str| CarryNode::new(&node.netns, Node::UPLINK, &[ports]);
+        reload(vec![section(&ports(REPORT)), section(&ports(WEB))])?;
+        exact(&cluster, node)?;
+        reload(vec![section(&ports(WEB))])?;
+        let [report, web] = loads(node);
+        report.run(&cluster.client).all_lost()?;
+        web.run(&cluster.client).all_exact()?;
+        reload(vec![])?;
+        lost(&cluster, node)?;
+        no_origins(&agent)
+    });
+}
+
+/// The endpoint connects to itself, by the node's port and by the cluster's address.
+fn hairpin(node: &Node) -> Result<Vec<Connection>> {
+    let targets = Family::ALL.into_iter().flat_map(|family| {
+        let source = SocketAddr::new(node.pod_address(family), 0);
+        [
+            (source, (node.address(family), REPORT.node_port).into()),
+            (source, (cluster_ip(family), REPORT.port).into()),
+        ]
+    });
+    let connect = |(source, target)| Connection::open_from(source, target, Application::Report);
+    node.pod.enter(|| targets.map(connect).collect())
+}
+
+#[test]
+fn on_the_same_node_iptables() {
+    on_the_same_node(Mode::Iptables);
+}
+
+#[test]
+fn on_the_same_node_nftables() {
+    on_the_same_node(Mode::Nftables);
+}

@@ -1,0 +1,7 @@
+//! The life of an agent: its start and refusals, reloads, crashes and end, and what it says meanwhile.
+
+mod flood;
+mod readers;
+mod refused;
+mod restart;
+mod statistics;

@@ -1,0 +1,10 @@
+//! relay: user space takes and sends what the kernel cannot: HTTP headers, PROXY headers, balancing.
+
+mod http;
+mod http_envoy;
+mod http_life;
+mod life;
+mod many;
+mod peers;
+mod stage;
+mod stream;

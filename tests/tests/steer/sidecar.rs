@@ -1,0 +1,121 @@
+//! A sidecar: client, proxy and application in one namespace (Istio's interceptionMode TPROXY,
+//! without its iptables rules).
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use tests::agent::records::{known_to_application, no_origins, observed};
+use tests::agent::{Agent, Config, Steer};
+use tests::clients::load::{Application, Load};
+use tests::host::scenario;
+use tests::host::traces::Traces;
+use tests::proxies::own::Proxy;
+use tests::proxies::{any, any_v4, envoy};
+use tests::servers::report::Report;
+use tests::servers::web::Web;
+use tests::topology::{Family, Sidecar};
+
+/// A dual-stack application.
+const REPORT: u16 = 8080;
+/// An application with a socket for each family.
+const WEB: u16 = 8081;
+const PLAIN: u16 = 15001;
+const PLAIN_WEB: u16 = 15002;
+const PROXY: u16 = 15006;
+const MARK: u32 = 1337;
+
+#[test]
+fn envoy_original_src() {
+    scenario(|directory| {
+        let sidecar = Sidecar::new()?;
+        let pod = &sidecar.pod;
+        let _report = Report::start(pod, any(REPORT))?;
+        let web = Web::nginx(directory, pod, &[any_v4(WEB), any(WEB)])?;
+
+        let mut routes = Vec::new();
+        for (family, any) in Family::ALL.into_iter().zip([any_v4, any]) {
+            routes.push((any(PLAIN), (family.localhost(), REPORT).into()));
+            routes.push((any(PLAIN_WEB), (family.localhost(), WEB).into()));
+        }
+        let proxy = envoy::plain(directory, pod, &routes)?;
+        for family in Family::ALL {
+            let address = Sidecar::address(family);
+            let report = Load::new([(address, PLAIN).into()]);
+            report.run(&sidecar.client).all_lost()?;
+            web_load((address, PLAIN_WEB).into())
+                .run(&sidecar.client)
+                .all_lost()?;
+        }
+        proxy.stop()?;
+
+        let proxy = envoy::transparent(directory, pod, PROXY, MARK)?;
+        with_truepeer(directory, &sidecar)?;
+        proxy.stop()?;
+        // nginx's own log agrees: it saw clients only.
+        for client in &web.logged(4000)?[2000..] {
+            let family = if client.is_ipv4() {
+                Family::V4
+            } else {
+                Family::V6
+            };
+            ensure!(
+                (0..1000).any(|n| family.client(n) == client.ip()),
+                "nginx logged {client}"
+            );
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn own_proxy() {
+    scenario(|directory| {
+        let sidecar = Sidecar::new()?;
+        let pod = &sidecar.pod;
+        let _report = Report::start(pod, any(REPORT))?;
+        let _web = Web::nginx(directory, pod, &[any_v4(WEB), any(WEB)])?;
+        for family in Family::ALL {
+            let listen = (Sidecar::address(family), PLAIN).into();
+            let _proxy = Proxy::plain(pod, listen, (family.localhost(), REPORT).into())?;
+            Load::new([listen]).run(&sidecar.client).all_lost()?;
+        }
+        let _proxy = Proxy::sidecar(pod, any(PROXY), MARK)?;
+        with_truepeer(directory, &sidecar)
+    });
+}
+
+/// The same connections with truepeer, and without it again.
+fn with_truepeer(directory: &Path, sidecar: &Sidecar) -> Result<()> {
+    let before = sidecar.pod.enter(Traces::here)?;
+    let steer = Steer::new("inbound", &sidecar.pod, &["8080-8081"], PROXY).on(Sidecar::INTERFACE);
+    let agent = Agent::start(directory, Config::new(directory, [steer])?)?;
+    for family in Family::ALL {
+        let address = Sidecar::address(family);
+        let target = (address, REPORT).into();
+        Load::new([target]).run(&sidecar.client).all_kept()?;
+        web_load((address, WEB).into())
+            .run(&sidecar.client)
+            .all_kept()?;
+        observed(&agent, &sidecar.client, &[target])?;
+        let held = Load::new([target]).hold(&sidecar.client)?;
+        let peers = agent.peers()?;
+        for connection in &held {
+            known_to_application(&peers, connection)?;
+        }
+        // A process in the pod asks by the addresses of its own socket.
+        let seen = &held[0].seen;
+        let peer = agent.ask_inside(&sidecar.pod, seen.local, seen.accepted)?;
+        ensure!(peer.client.ip() == held[0].client.ip(), "{peer:?}");
+    }
+    no_origins(&agent)?;
+    ensure!(agent.stop()?.success(), "the agent's exit status");
+    before.assert_unchanged(&sidecar.pod.enter(Traces::here)?)
+}
+
+fn web_load(target: SocketAddr) -> Load {
+    Load {
+        application: Application::Web,
+        ..Load::new([target])
+    }
+}

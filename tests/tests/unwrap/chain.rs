@@ -1,0 +1,69 @@
+//! Hop after hop, each with what it knows of the client: a load balancer tells it in a PROXY header, which is
+//! taken off before a sidecar, which binds to it, before an application that knows nothing of all that.
+
+use anyhow::ensure;
+use tests::agent::records::no_origins;
+use tests::agent::{Agent, Config, Unwrap};
+use tests::clients::load::Load;
+use tests::host::scenario;
+use tests::host::user::UID;
+use tests::proxies::{Route, any, any_of_family, envoy, haproxy, local_routes};
+use tests::servers::report::Report;
+use tests::topology::{Family, Gateway};
+
+/// Where the load balancer listens for IPv4; the next port is for IPv6. So are the sidecar's.
+const BALANCER: u16 = 9100;
+const SIDECAR: u16 = 8000;
+const APPLICATION: u16 = 8080;
+
+#[test]
+fn load_balancer_sidecar_application() {
+    scenario(|directory| {
+        let gateway = Gateway::new()?;
+        let server = &gateway.server;
+        let _application = Report::start(server, any(APPLICATION))?;
+        let to_sidecar: Vec<Route> = Family::ALL
+            .into_iter()
+            .zip(0..)
+            .map(|(family, n)| {
+                let sidecar = (Gateway::server(family), SIDECAR + n).into();
+                (any_of_family(family, BALANCER + n), sidecar)
+            })
+            .collect();
+        let balancer = haproxy::telling(directory, &gateway.gateway, "send-proxy-v2", &to_sidecar)?;
+
+        let mut config = Config::new(directory, [])?;
+        config.trust.sources = vec!["10.78.0.1/32".into(), "fd78::1/128".into()];
+        config.trust.uids = vec![UID];
+        config
+            .unwrap
+            .push(Unwrap::new(server, "eth0", &["8000-8001"]));
+        let agent = Agent::start(directory, config)?;
+        let routes = local_routes(SIDECAR, APPLICATION);
+        let sidecar = envoy::binding(directory, server, UID, &routes)?;
+
+        let load = Load::new(Gateway::targets(BALANCER));
+        load.run(&gateway.client).all_kept()?;
+        let held = load.hold(&gateway.client)?;
+        let peers = agent.peers()?;
+        for connection in &held {
+            let client = connection.client;
+            let known = |evidence| {
+                let mut peers = peers.0.iter();
+                peers.any(|peer| peer.client.ip() == client.ip() && peer.evidence == evidence)
+            };
+            ensure!(
+                known("proxy"),
+                "{client} is unknown to the sidecar: {peers:?}"
+            );
+            ensure!(
+                known("bind"),
+                "{client} is unknown to the application: {peers:?}"
+            );
+        }
+        drop(held);
+        sidecar.stop()?;
+        balancer.stop()?;
+        no_origins(&agent)
+    });
+}

@@ -1,0 +1,201 @@
+//! Agents that come and go while PROXY headers are taken off.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use agent_common::Counter;
+use anyhow::{Context, Result, ensure};
+use tests::agent::records::{no_origins, none_refused};
+use tests::agent::{Agent, truepeer};
+use tests::clients::load::{Load, Outcome};
+use tests::clients::proxy_header::with_tlv;
+use tests::clients::tcp::connect;
+use tests::host::scenario;
+use tests::host::traces::Traces;
+use tests::proxies::{any, gateway_routes, haproxy};
+use tests::servers::report::{Report, Seen};
+use tests::topology::{Family, Gateway, Sidecar};
+use tests::wait::eventually;
+
+use crate::stage::{in_pod, on_server};
+
+const PORT: u16 = 8080;
+const SENDER: u16 = 15001;
+
+/// An established connection, whose client is known.
+struct Established(TcpStream);
+
+impl Established {
+    fn new(sidecar: &Sidecar, family: Family, tlv: Option<usize>) -> Result<Self> {
+        let client = SocketAddr::new(family.client(6), 4711);
+        let target = SocketAddr::new(Sidecar::address(family), PORT);
+        let mut stream = connect(&sidecar.client, target)?;
+        stream.write_all(&with_tlv(client, target, tlv))?;
+        let mut line = Vec::new();
+        while !line.ends_with(b"\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte)?;
+            line.extend(byte);
+        }
+        let seen: Seen = serde_json::from_slice(&line)?;
+        ensure!(seen.accepted == client, "{seen:?}");
+        let mut established = Self(stream);
+        established.echoes()?;
+        Ok(established)
+    }
+
+    fn echoes(&mut self) -> Result<()> {
+        for text in ["ping\n", "a longer line of text\n"] {
+            self.0.write_all(text.as_bytes())?;
+            let mut echo = vec![0; text.len()];
+            self.0.read_exact(&mut echo)?;
+            ensure!(echo == text.as_bytes(), "{echo:?}");
+        }
+        Ok(())
+    }
+
+    fn is_reset(&mut self) -> Result<()> {
+        let read = self.0.read(&mut [0; 16]);
+        ensure!(
+            read.as_ref()
+                .is_err_and(|error| error.kind() == ErrorKind::ConnectionReset),
+            "{read:?}"
+        );
+        Ok(())
+    }
+}
+
+/// Native connections go on when `end` has taken everything away; translated ones are reset at once, and
+/// the server is as it was without truepeer.
+fn outlived(end: impl FnOnce(Agent, &Path) -> Result<()>) {
+    scenario(|directory| {
+        let sidecar = Sidecar::new()?;
+        let before = sidecar.pod.enter(Traces::here)?;
+        let _report = Report::start(&sidecar.pod, any(PORT))?;
+        let mut config = in_pod(directory, &sidecar, &["8080"])?;
+        config.agent.drain = Some(1);
+        let agent = Agent::start(directory, config)?;
+        let mut native = Vec::new();
+        let mut translated = Vec::new();
+        for family in Family::ALL {
+            native.push(Established::new(&sidecar, family, None)?);
+            translated.push(Established::new(&sidecar, family, Some(9))?);
+            // Now this length is expected.
+            native.push(Established::new(&sidecar, family, Some(9))?);
+            translated.push(Established::new(&sidecar, family, None)?);
+        }
+        let count = agent.counter(Counter::UnwrapTranslated)?;
+        ensure!(count == 4, "{count} connections are translated");
+        end(agent, directory)?;
+        for connection in &mut native {
+            connection.echoes()?;
+        }
+        for connection in &mut translated {
+            connection.is_reset()?;
+        }
+        before.assert_unchanged(&sidecar.pod.enter(Traces::here)?)?;
+        let targets = Family::ALL.map(|family| (Sidecar::address(family), PORT).into());
+        Load::new(targets).run(&sidecar.client).all_exact()
+    });
+}
+
+#[test]
+fn agent_stopped() {
+    outlived(|agent, _| {
+        ensure!(agent.stop()?.success(), "the agent's exit status");
+        Ok(())
+    });
+}
+
+#[test]
+fn agent_killed_and_detached() {
+    outlived(|agent, _| {
+        let config = agent.kill()?.write()?;
+        let detach = truepeer(&["detach", "--config", &config.display().to_string()])?;
+        ensure!(detach.status.success(), "{detach:?}");
+        Ok(())
+    });
+}
+
+/// A port is taken out of the configuration: only its own translated connections are reset.
+#[test]
+fn configuration_read_again() {
+    scenario(|directory| {
+        let sidecar = Sidecar::new()?;
+        let _report = Report::start(&sidecar.pod, any(PORT))?;
+        let agent = Agent::start(directory, in_pod(directory, &sidecar, &["8080"])?)?;
+        let mut native = Established::new(&sidecar, Family::V4, None)?;
+        let mut translated = Established::new(&sidecar, Family::V4, Some(9))?;
+        let mut config = agent.config().clone();
+        config.unwrap[0].ports = vec!["8080-8090".into()];
+        agent.reload(&config)?;
+        native.echoes()?;
+        translated.echoes()?;
+        config.unwrap[0].ports = vec!["8081".into()];
+        agent.reload(&config)?;
+        native.echoes()?;
+        translated.is_reset()?;
+        let target = (Sidecar::address(Family::V4), PORT).into();
+        Load::new([target]).run(&sidecar.client).all_exact()
+    });
+}
+
+/// Killed and started again under load: no wrong answer, and what is established goes on.
+#[test]
+fn agent_killed_and_started() {
+    scenario(|directory| {
+        let gateway = Gateway::new()?;
+        let _report = Report::start(&gateway.server, any(PORT))?;
+        let options = "send-proxy-v2 proxy-v2-options unique-id";
+        let routes = gateway_routes(SENDER, PORT);
+        let _sender = haproxy::telling(directory, &gateway.gateway, options, &routes)?;
+        let load = Load {
+            connections: 100,
+            concurrent: 20,
+            ..Load::new(Gateway::targets(SENDER))
+        };
+        let mut agent = Agent::start(directory, on_server(directory, &gateway, &["8080"])?)?;
+        let mut held = load.hold(&gateway.client)?;
+        let done = AtomicBool::new(false);
+        let total = Mutex::new(Outcome::default());
+        let agent = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    let outcome = load.run(&gateway.client);
+                    total.lock().expect("not poisoned").merge(outcome);
+                }
+            });
+            // A hundred connections, at least some of which begin and end in between.
+            let more = |when: &str| {
+                let made = || total.lock().expect("not poisoned").exact;
+                let before = made();
+                let what = format!("connections {when}");
+                eventually(&what, || Ok((made() > before).then_some(())))
+            };
+            let result = (|| -> Result<Agent> {
+                for _ in 0..3 {
+                    more("with an agent")?;
+                    let config = agent.kill()?;
+                    more("without an agent")?;
+                    agent = Agent::start(directory, config)?;
+                }
+                Ok(agent)
+            })();
+            done.store(true, Ordering::Relaxed);
+            result
+        });
+        let agent = agent?;
+        let outcome = total.into_inner()?;
+        outcome.all_exact().context("under load")?;
+        ensure!(outcome.exact > 500, "{outcome:?}");
+        for connection in &mut held {
+            connection.ping()?;
+        }
+        drop(held);
+        none_refused(&agent)?;
+        no_origins(&agent)
+    });
+}
