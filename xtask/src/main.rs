@@ -7,6 +7,7 @@ mod dist;
 mod kernels;
 mod lint;
 mod process;
+mod scenarios;
 mod setup;
 mod toolchain;
 mod tools;
@@ -126,7 +127,7 @@ fn main() -> ExitCode {
             unit: _,
             e2e,
             kernel,
-        } if !kernel.is_empty() => kernels::test(&kernel, e2e.then_some(filter.as_deref())),
+        } if !kernel.is_empty() => kernels::test(&kernel, e2e, filter.as_deref()),
         Chore::Test {
             filter, unit, e2e, ..
         } => chores::test(filter.as_deref(), unit, e2e),

@@ -33,6 +33,6 @@ pub use host_rules::HostRules;
 pub use jobs::Job;
 pub use object::Datapath;
 pub use pins::Pins;
-pub use programs::{Purpose, Section, try_all};
+pub use programs::{Cost, Purpose, Section, try_all};
 pub use remove::remove;
 pub use unwrap::Orphans;

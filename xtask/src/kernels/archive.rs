@@ -1,11 +1,6 @@
 //! Debian's kernels, from whichever suite has them, through the mirror that this host's apt is configured with.
 
-use std::{
-    env, fs,
-    path::Path,
-    process::Command,
-    time::Duration,
-};
+use std::{env, fs, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 

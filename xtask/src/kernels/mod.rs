@@ -33,12 +33,13 @@ const MATRIX: Duration = Duration::from_secs(10 * 60);
 /// How long the scenarios may take.
 const SCENARIOS: Duration = Duration::from_secs(8 * 60 * 60);
 
-/// Runs the load matrix on each of these kernels, and with `e2e` the end-to-end tests whose names contain its filter.
+/// Runs the load matrix on each of these kernels, or with `e2e` all end-to-end tests; with a filter, only those whose
+/// names contain it.
 ///
 /// # Errors
 ///
 /// When something failed on one of them, after the table.
-pub(crate) fn test(kernels: &[String], e2e: Option<Option<&str>>) -> Result<()> {
+pub(crate) fn test(kernels: &[String], e2e: bool, filter: Option<&str>) -> Result<()> {
     let mut wanted = Vec::new();
     for kernel in kernels {
         let names = if kernel == "all" {
@@ -63,8 +64,8 @@ pub(crate) fn test(kernels: &[String], e2e: Option<Option<&str>>) -> Result<()> 
         .map(|wanted| Kernel::install(&archive, &archive.find(wanted)?))
         .collect::<Result<Vec<_>>>()?;
     let (job, limit) = match e2e {
-        None => (Job::matrix()?, MATRIX),
-        Some(filter) => (Job::scenarios(filter)?, SCENARIOS),
+        false => (Job::matrix(filter)?, MATRIX),
+        true => (Job::scenarios(filter)?, SCENARIOS),
     };
     let mut report = Report::default();
     for kernel in &kernels {
