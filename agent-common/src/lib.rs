@@ -1,5 +1,5 @@
-//! What truepeer's BPF programs and its agent agree on: addresses, origins, settings, events,
-//! counters and names.
+//! What truepeer's BPF programs and its agent agree on: the records of the shared maps, one module a verb,
+//! and the codecs that both sides read and write the wire with.
 //!
 //! `no_std` and free of dependencies, so that the same code runs in the kernel, in unit tests and
 //! under Miri. Every type that crosses the border to the kernel is `repr(C)` with explicit padding,
@@ -9,6 +9,7 @@
 
 pub mod address;
 pub mod affinity;
+pub mod claim;
 pub mod counter;
 pub mod event;
 pub mod guard;
@@ -17,14 +18,16 @@ pub mod node;
 pub mod options;
 pub mod origin;
 pub mod proxy;
-pub mod settings;
 pub mod siphash;
+pub mod steer;
 pub mod tag;
 pub mod toa;
 pub mod unwrap;
+mod verifier;
 
 pub use address::{Address, Endpoint};
+pub use claim::{Claim, Connection, Syn};
 pub use counter::Counter;
 pub use event::Closed;
 pub use origin::{Evidence, Origin, Process};
-pub use settings::{Claim, Connection, Listener, ListenerKey, Mark, Namespace, Range, Syn};
+pub use steer::{Listener, ListenerKey, Mark, Namespace, Range};

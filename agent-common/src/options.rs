@@ -1,12 +1,19 @@
 //! TCP options (RFC 9293, 3.1), read in a way that the kernel's verifier can follow.
 
+use crate::verifier::hidden;
+
 /// Room for a TCP header. It has 60 bytes at most; a power of two bounds an index by a mask.
 pub const HEADER_ROOM: usize = 64;
 /// Where a TCP header's options begin.
-const OPTIONS: usize = 20;
-const MAX_OPTIONS: usize = 40;
+pub const OPTIONS: usize = 20;
+/// Longest TCP header: its length has four bits, and counts four bytes.
+pub const MAX_HEADER: usize = 60;
+const MAX_OPTIONS: usize = MAX_HEADER - OPTIONS;
 const END_OF_OPTIONS: u8 = 0;
-const NO_OPERATION: u8 = 1;
+/// Kind of an option of one byte, which pads.
+pub const NO_OPERATION: u8 = 1;
+/// Kind of the option of selective acknowledgments (RFC 2018).
+pub const SACK: u8 = 5;
 
 /// Looks for options in a TCP header, of which `header` has all bytes that the header says it has; those
 /// after its end are zero. `is_wanted` gets a kind, a length and a place and answers 1 or 0. How many are wanted,
@@ -122,21 +129,16 @@ pub fn word(header: &[u8; HEADER_ROOM], at: usize) -> u32 {
     u32::from_ne_bytes([byte(0), byte(1), byte(2), byte(3)])
 }
 
-/// A byte of the header. LLVM would drop a mask that it can prove useless, and the verifier then refuse
-/// the access: the volatile read hides the index from it.
+/// A byte of the header.
 #[inline(always)]
 pub fn byte(header: &[u8; HEADER_ROOM], at: usize) -> u8 {
-    // SAFETY: a reference is valid for reads.
-    let at = unsafe { core::ptr::read_volatile(&at) };
-    header[at & (HEADER_ROOM - 1)]
+    header[hidden!(at) & (HEADER_ROOM - 1)]
 }
 
-/// Writes a byte of the header, likewise.
+/// Writes a byte of the header.
 #[inline(always)]
 fn set(header: &mut [u8; HEADER_ROOM], at: usize, byte: u8) {
-    // SAFETY: a reference is valid for reads.
-    let at = unsafe { core::ptr::read_volatile(&at) };
-    header[at & (HEADER_ROOM - 1)] = byte;
+    header[hidden!(at) & (HEADER_ROOM - 1)] = byte;
 }
 
 #[cfg(test)]

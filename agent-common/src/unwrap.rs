@@ -117,6 +117,15 @@ impl Refusal {
         }
     }
 
+    /// The number of the reason why not, or 0: all that a BPF function with a stack of its own can return.
+    #[inline(always)]
+    pub fn number(outcome: Result<(), Self>) -> u32 {
+        match outcome {
+            Ok(()) => 0,
+            Err(refusal) => refusal as u32,
+        }
+    }
+
     /// The reason with this number.
     pub fn from_u32(number: u32) -> Option<Self> {
         Self::ALL.into_iter().find(|r| *r as u32 == number)

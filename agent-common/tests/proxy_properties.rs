@@ -106,11 +106,11 @@ fn is_the_same_line(bytes: &[u8]) -> Result<(), TestCaseError> {
 /// Asserts that what a whole header of version 2 has behind the addresses is for the kernel what it is for the
 /// parser.
 fn is_the_same_block(bytes: &[u8]) -> Result<(), TestCaseError> {
-    let Some(Ok(prefix)) = bytes.first_chunk().map(v2::Prefix::read) else {
+    let Some(Ok(preface)) = bytes.first_chunk().map(v2::Preface::read) else {
         return Ok(());
     };
-    let start = v2::PREFIX + prefix.family.len();
-    let Some(header) = bytes.get(..prefix.len()) else {
+    let start = v2::PREFACE + preface.family.len();
+    let Some(header) = bytes.get(..preface.len()) else {
         return Ok(());
     };
     if header.len() > block::MAX {
@@ -118,7 +118,7 @@ fn is_the_same_block(bytes: &[u8]) -> Result<(), TestCaseError> {
     }
     let mut room = [0xaa; block::ROOM];
     room[..header.len()].copy_from_slice(header);
-    let is_free = prefix.is_local || prefix.family.is_empty();
+    let is_free = preface.is_local || preface.family.is_empty();
     let checked = block::check(&mut room, start, header.len(), is_free, 0);
     prop_assert_eq!(&room[..header.len()], header);
     match parse(header) {

@@ -9,31 +9,29 @@ use agent_common::{
     Address, Claim, Closed, Endpoint, Evidence, Origin, Syn,
     guard::{Policy, Prefix, Verdict},
     options::HEADER_ROOM,
-    toa::{Toa, find},
+    toa::{Toa, find as find_toa},
     unwrap::Refusal,
 };
 use aya_ebpf::{
-    bindings::{BPF_NOEXIST, bpf_sock},
-    helpers::generated::{bpf_ktime_get_boot_ns, bpf_skb_load_bytes},
+    bindings::{BPF_NOEXIST, BPF_TCP_LISTEN},
     maps::lpm_trie::Key,
     programs::SkBuffContext,
 };
-use network_types::{
-    ip::{Ipv4Hdr, Ipv6Hdr},
-    tcp::TcpHdr,
-};
 
 use crate::{
-    close,
-    maps::{CLAIMS, HANDOVERS, POLICIES, PREFIXES, REFUSED, TALLIES},
-    packet::{ACK, SYN, TCP, behind_extensions},
-    socket::TCP_LISTEN,
-    toa,
+    kernel::{
+        bytes::{Bytes as _, copy},
+        clock::boottime,
+        context::Skb as _,
+        opening::Opening,
+        packet::NoSegment,
+        tcp::LENGTH,
+        uapi::{PASS, REJECT},
+    },
+    learn::toa,
+    maps::{CLAIMS, HANDOVERS, POLICIES, PREFIXES, REFUSED, Replaced as _, TALLIES},
+    tell,
 };
-
-/// Answers of a program at `cgroup_skb`.
-const PASS: i32 = 1;
-const DROP: i32 = 0;
 
 /// Whether there is a policy for this port.
 #[inline(always)]
@@ -43,8 +41,7 @@ pub(crate) fn is_guarded(port: u16) -> bool {
 
 #[inline(always)]
 fn policy(port: u16) -> Option<&'static Policy> {
-    // SAFETY: values are replaced, never changed in place.
-    unsafe { POLICIES.get(u32::from(port)) }
+    POLICIES.look_up(u32::from(port))
 }
 
 /// Whether the client may connect to this port. Nothing is counted.
@@ -85,9 +82,8 @@ fn tally(rule: u32, verdict: Verdict) {
 
 #[inline(always)]
 fn log(claim: &Claim, source: &Endpoint, destination: &Endpoint, policy: u32) {
-    // SAFETY: a helper without arguments.
-    let now = unsafe { bpf_ktime_get_boot_ns() };
-    close::tell_refused(Closed {
+    let now = boottime();
+    tell::refused(|| Closed {
         origin: Origin {
             since: now,
             client: claim.client,
@@ -107,28 +103,18 @@ fn log(claim: &Claim, source: &Endpoint, destination: &Endpoint, policy: u32) {
 
 /// One packet on its way to a socket; the answer for it.
 #[inline(always)]
-pub(crate) fn arrives(ctx: &SkBuffContext) -> i32 {
-    let Some(sk) = socket(ctx) else { return PASS };
-    // SAFETY: a socket; the verifier translates the access.
-    if unsafe { (*sk).state } == TCP_LISTEN {
+pub(crate) fn ingress(ctx: &SkBuffContext) -> i32 {
+    if ctx.socket_state() == Some(BPF_TCP_LISTEN) {
         to_listener(ctx)
     } else {
         PASS
     }
 }
 
-/// The socket that the packet is for.
-#[inline(always)]
-fn socket(ctx: &SkBuffContext) -> Option<*mut bpf_sock> {
-    // SAFETY: the context is valid while the program runs.
-    let sk = unsafe { (*ctx.skb.skb).__bindgen_anon_2.sk };
-    (!sk.is_null()).then_some(sk)
-}
-
 /// Whether it is a listener of the agent's own relay, which judges by itself: it is to read a header first.
 #[inline(always)]
 fn is_relays(ctx: &SkBuffContext) -> bool {
-    let claim = socket(ctx).and_then(|sk| CLAIMS.get(sk.cast()));
+    let claim = ctx.socket().and_then(|sk| CLAIMS.get(sk.cast()));
     claim.is_some_and(|claim| claim.rule == 0)
 }
 
@@ -138,16 +124,15 @@ fn to_listener(ctx: &SkBuffContext) -> i32 {
     let opening = Opening::read(ctx);
     let Opening { syn, offset } = match &opening {
         Ok(Some(opening)) => opening,
-        Ok(None) => return PASS,
+        Ok(None) | Err(NoSegment::Other) => return PASS,
         // What cannot be read cannot be judged.
-        Err(()) => return DROP,
+        Err(NoSegment::Unreadable(_)) => return REJECT,
     };
     if !is_guarded(syn.destination.port) || is_relays(ctx) {
         return PASS;
     }
-    // SAFETY: values are never changed in place.
-    let known = unsafe { HANDOVERS.get(syn) };
-    if known.is_some_and(|claim| claim.evidence == 0) {
+    let known = HANDOVERS.look_up(syn);
+    if known.is_some_and(|claim| !claim.names_client()) {
         // A PROXY header will tell.
         return PASS;
     }
@@ -167,7 +152,7 @@ fn to_listener(ctx: &SkBuffContext) -> i32 {
     if REFUSED.insert(syn, &0, BPF_NOEXIST.into()).is_ok() {
         refused(&claim, &syn.source, &syn.destination);
     }
-    DROP
+    REJECT
 }
 
 /// Whether TOA on the SYN is to be believed; if so, `claim` is what it says.
@@ -175,8 +160,8 @@ fn to_listener(ctx: &SkBuffContext) -> i32 {
 fn hear(ctx: &SkBuffContext, offset: u32, syn: &Syn, claim: &mut Claim) -> bool {
     let mut header = [0; HEADER_ROOM];
     if let Some(kinds) = toa::kinds()
-        && fill(ctx, offset, &mut header).is_ok()
-        && let Toa::Client(client) = find(&header, kinds)
+        && read_header(ctx, offset, &mut header).is_some()
+        && let Toa::Client(client) = find_toa(&header, kinds)
     {
         toa::believe(&header, client, syn, claim).is_ok()
     } else {
@@ -186,110 +171,15 @@ fn hear(ctx: &SkBuffContext, offset: u32, syn: &Syn, claim: &mut Claim) -> bool 
 
 /// Reads the TCP header with all of its options.
 #[inline(always)]
-fn fill(ctx: &SkBuffContext, offset: u32, header: &mut [u8; HEADER_ROOM]) -> Result<(), ()> {
-    const LENGTH: u32 = 12;
-    let [first] = load(ctx, offset + LENGTH)?;
-    let length = u32::from(first >> 4) * 4;
+fn read_header(ctx: &SkBuffContext, offset: u32, header: &mut [u8; HEADER_ROOM]) -> Option<()> {
+    let offset = offset as usize;
+    let [first] = ctx.skb.read(offset + LENGTH)?;
+    let length = usize::from(first >> 4) * 4;
     if length == 0 {
-        return Err(());
+        return None;
     }
-    // Zero, which the verifier does not know: `find` wants that of what follows the header.
+    // Zero, which the verifier does not know: `find_toa` wants that of what follows the header.
     // SAFETY: a reference is valid for reads.
     header[HEADER_ROOM - 1] = unsafe { read_volatile(&first) ^ read_volatile(&first) };
-    let buffer = header.as_mut_ptr().cast();
-    // SAFETY: four bits bound the length to less than the buffer's; the context is valid while the program runs.
-    match unsafe { bpf_skb_load_bytes(ctx.skb.skb.cast(), offset, buffer, length) } {
-        0 => Ok(()),
-        _ => Err(()),
-    }
-}
-
-/// The first segment of a connection.
-struct Opening {
-    syn: Syn,
-    /// Where its TCP header begins.
-    offset: u32,
-}
-
-impl Opening {
-    /// Reads a segment; `None`: it is not the first.
-    #[inline(never)]
-    fn read(ctx: &SkBuffContext) -> Result<Option<Self>, ()> {
-        let network = Network::read(ctx)?;
-        if network.protocol != TCP {
-            return Ok(None);
-        }
-        let offset = network.length;
-        let tcp = load::<{ TcpHdr::LEN }>(ctx, offset)?;
-        if tcp[13] & (SYN | ACK) != SYN {
-            return Ok(None);
-        }
-        let port = |i: usize| u16::from_be_bytes([tcp[i], tcp[i + 1]]);
-        let syn = Syn {
-            source: Endpoint::new(network.source, port(0)),
-            destination: Endpoint::new(network.destination, port(2)),
-            isn: u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]),
-        };
-        Ok(Some(Self { syn, offset }))
-    }
-}
-
-/// What the IP header says, which is where the packet begins.
-struct Network {
-    source: Address,
-    destination: Address,
-    /// What follows.
-    protocol: u8,
-    /// Where it follows.
-    length: u32,
-}
-
-impl Network {
-    #[inline(always)]
-    fn read(ctx: &SkBuffContext) -> Result<Self, ()> {
-        let [first] = load(ctx, 0)?;
-        if first >> 4 == 4 {
-            let ip = load::<{ Ipv4Hdr::LEN }>(ctx, 0)?;
-            return Ok(Self {
-                source: Address::v4(word(&ip, 12)),
-                destination: Address::v4(word(&ip, 16)),
-                protocol: ip[9],
-                length: u32::from(first & 0x0f) * 4,
-            });
-        }
-        let ip = load::<{ Ipv6Hdr::LEN }>(ctx, 0)?;
-        let address = |i: usize| {
-            Address::v6([
-                word(&ip, i),
-                word(&ip, i + 4),
-                word(&ip, i + 8),
-                word(&ip, i + 12),
-            ])
-        };
-        let (protocol, length) =
-            behind_extensions(ip[6], Ipv6Hdr::LEN as u32, |at| load(ctx, at).ok()).ok_or(())?;
-        Ok(Self {
-            source: address(8),
-            destination: address(24),
-            protocol,
-            length,
-        })
-    }
-}
-
-#[inline(always)]
-fn word<const N: usize>(bytes: &[u8; N], at: usize) -> u32 {
-    u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
-}
-
-/// `N` bytes of the packet.
-#[inline(always)]
-fn load<const N: usize>(ctx: &SkBuffContext, at: u32) -> Result<[u8; N], ()> {
-    let mut bytes = [0; N];
-    let buffer = bytes.as_mut_ptr().cast();
-    // SAFETY: the buffer has the length that is passed; the context is valid while the program runs.
-    match unsafe { bpf_skb_load_bytes(ctx.skb.skb.cast(), at, buffer, N as u32) } {
-        0 => Ok(bytes),
-        _ => Err(()),
-    }
+    copy(&ctx.skb, offset, header, length).then_some(())
 }

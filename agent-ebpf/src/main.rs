@@ -11,24 +11,17 @@
     reason = "passed by value, keys and values of maps take the stack twice"
 )]
 
-mod affinity;
-mod bind;
+mod adopt;
 mod carry;
 mod close;
-mod counters;
 mod guard;
+mod kernel;
 mod learn;
 mod maps;
-mod node;
-mod packet;
 mod reveal;
-mod sockaddr;
-mod socket;
 mod sockops;
-mod source;
 mod steer;
-mod tag;
-mod toa;
+mod tell;
 mod unwrap;
 
 use aya_ebpf::{
@@ -42,36 +35,43 @@ use aya_ebpf::{
     },
 };
 
+use crate::{
+    carry::{node, source},
+    learn::bind,
+    steer::lookup,
+    unwrap::answer,
+};
+
 /// tc ingress of a steered interface, and of a gateway's `answers` interface. Other programs on the
 /// interface always get their turn.
 #[classifier]
 fn truepeer_steer(ctx: TcContext) -> i32 {
-    steer::packet(&ctx);
+    steer::ingress(&ctx);
     TCX_NEXT
 }
 
 /// tc ingress of an interface by which connections come in that begin with a PROXY header.
 #[classifier]
 fn truepeer_unwrap(ctx: TcContext) -> i32 {
-    unwrap::packet(&ctx)
+    unwrap::ingress(&ctx)
 }
 
 /// tc egress of the same interface.
 #[classifier]
 fn truepeer_answer(ctx: TcContext) -> i32 {
-    unwrap::answer(&ctx)
+    answer::egress(&ctx)
 }
 
 /// tc ingress of a node's uplink, before its own NAT.
 #[classifier]
 fn truepeer_node(ctx: TcContext) -> i32 {
-    node::packet(&ctx)
+    node::ingress(&ctx)
 }
 
 /// `sk_lookup` of a network namespace with steers.
 #[sk_lookup]
 fn truepeer_lookup(ctx: SkLookupContext) -> u32 {
-    steer::lookup(&ctx);
+    lookup::lookup(&ctx);
     SK_PASS
 }
 
@@ -113,7 +113,7 @@ fn truepeer_bind6(ctx: SockAddrContext) -> i32 {
 /// A packet reaches a socket of the root cgroup.
 #[cgroup_skb(ingress)]
 fn truepeer_guard(ctx: SkBuffContext) -> i32 {
-    guard::arrives(&ctx)
+    guard::ingress(&ctx)
 }
 
 /// A process of the root cgroup connects an AF_INET socket.
@@ -152,8 +152,8 @@ fn truepeer_dst(ctx: SockoptContext) -> i32 {
 /// TCP iterator: adopts the proxies' listeners that are older than the agent.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/tcp")]
-fn truepeer_adopt(ctx: *mut learn::IterTcp) -> i32 {
-    learn::adopt(ctx);
+fn truepeer_adopt(ctx: *mut adopt::IterTcp) -> i32 {
+    adopt::socket(ctx);
     0
 }
 

@@ -10,7 +10,7 @@ use std::{
 use netlink_packet_route::route::RouteType;
 use truepeer::{
     host::netns::Netns,
-    route::{self, Item, Journal, sysctl},
+    route::{self, Item, Journal, MarkRule, sysctl},
 };
 
 const ACCEPT: &str = "net.ipv4.tcp_fwmark_accept";
@@ -45,10 +45,12 @@ impl Host {
             wanted.push(Item::Rule {
                 netns: path.clone(),
                 ipv6,
-                mark: 0x539,
-                mask: 0xfff,
-                table: 1333,
-                iif: "lo".into(),
+                rule: MarkRule {
+                    mark: 0x539,
+                    mask: 0xfff,
+                    table: 1333,
+                    iif: "lo".into(),
+                },
             });
         }
         Self {

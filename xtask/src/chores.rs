@@ -6,7 +6,6 @@ use std::{
     fs::{self, File},
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf, absolute},
-    process::Command,
 };
 
 use anyhow::{Context as _, Result, bail};

@@ -1,14 +1,18 @@
 //! TLVs of version 2 in a way that the kernel's verifier can follow. It takes what [`super::parse`] takes, of
 //! headers of at most [`MAX`] bytes with at most [`TLVS`] TLVs.
 
-use super::{Reason, crc32c::Crc32c, kind, tlv::UNIQUE_ID_MAX};
+use super::{
+    Reason,
+    crc32c::Crc32c,
+    kind,
+    tlv::{HEAD, UNIQUE_ID_MAX},
+};
+use crate::verifier::hidden;
 
 /// Longest header that is read: what a segment carries on Ethernet.
 pub const MAX: usize = 1460;
 /// Room for it; a power of two bounds an index by a mask.
 pub const ROOM: usize = 2048;
-/// Kind and length of a TLV.
-const HEAD: usize = 3;
 /// What [`kind::SSL`] has before its own TLVs.
 const SSL_HEAD: usize = 5;
 /// Most TLVs that are read, those within [`kind::SSL`] among them.
@@ -92,7 +96,9 @@ pub fn check(
 #[inline(always)]
 fn is_intact(header: &mut [u8; ROOM], length: usize, at: usize) -> bool {
     let told = [0, 1, 2, 3].map(|i| byte(header, at + i));
-    write(header, at, [0; 4]);
+    for i in 0..told.len() {
+        set(header, at + i, 0);
+    }
     let mut crc = Crc32c::default();
     for (i, byte) in header.iter().enumerate().take(MAX) {
         if i >= length {
@@ -100,26 +106,18 @@ fn is_intact(header: &mut [u8; ROOM], length: usize, at: usize) -> bool {
         }
         crc.push(*byte);
     }
-    write(header, at, told);
+    for (i, byte) in told.into_iter().enumerate() {
+        set(header, at + i, byte);
+    }
     crc.value() == u32::from_be_bytes(told)
 }
 
 #[inline(always)]
-fn write(header: &mut [u8; ROOM], at: usize, bytes: [u8; 4]) {
-    for (i, byte) in bytes.into_iter().enumerate() {
-        header[hidden(at + i)] = byte;
-    }
-}
-
-#[inline(always)]
 fn byte(header: &[u8; ROOM], at: usize) -> u8 {
-    header[hidden(at)]
+    header[hidden!(at) & (ROOM - 1)]
 }
 
-/// A place in the header. LLVM would drop a mask that it can prove useless, and the verifier then refuse the
-/// access: the volatile read hides the place from it.
 #[inline(always)]
-fn hidden(at: usize) -> usize {
-    // SAFETY: a reference is valid for reads.
-    unsafe { core::ptr::read_volatile(&at) & (ROOM - 1) }
+fn set(header: &mut [u8; ROOM], at: usize, byte: u8) {
+    header[hidden!(at) & (ROOM - 1)] = byte;
 }

@@ -42,6 +42,8 @@ pub mod kind {
 const ENDPOINT: u8 = 1;
 /// "An opaque byte sequence of up to 128 bytes."
 pub(super) const UNIQUE_ID_MAX: usize = 128;
+/// Length of what stands before a value: kind and length.
+pub(super) const HEAD: usize = 3;
 
 /// One type with its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

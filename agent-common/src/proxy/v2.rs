@@ -1,4 +1,4 @@
-//! Version 2: binary (2.2). [`Prefix`], [`tcp4`] and [`tcp6`] take byte arrays of fixed sizes, with
+//! Version 2: binary (2.2). [`Preface`], [`tcp4`] and [`tcp6`] take byte arrays of fixed sizes, with
 //! neither loop nor panic, so that they pass the kernel's verifier.
 
 use super::{Endpoints, Header, Parsed, Peer, Reason, Tlvs};
@@ -7,7 +7,7 @@ use crate::{Address, Endpoint};
 /// The first 12 bytes.
 pub const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 /// How many bytes are before the addresses.
-pub const PREFIX: usize = 16;
+pub const PREFACE: usize = 16;
 /// How many bytes the addresses and ports of [`Family::Tcp4`] take.
 pub const TCP4: usize = 12;
 /// How many bytes the addresses and ports of [`Family::Tcp6`] take.
@@ -17,7 +17,7 @@ const UNIX: usize = 216;
 
 /// What is before the addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Prefix {
+pub struct Preface {
     /// Whether the sender speaks for itself: `LOCAL`. Else for another: `PROXY`.
     pub is_local: bool,
     /// Of what kind the addresses are.
@@ -59,7 +59,7 @@ impl Family {
     }
 }
 
-impl Prefix {
+impl Preface {
     /// Reads the first 16 bytes.
     ///
     /// # Errors
@@ -67,7 +67,7 @@ impl Prefix {
     /// [`Reason::NoHeader`], [`Reason::Version`], [`Reason::Command`], [`Reason::Family`] or
     /// [`Reason::Length`].
     #[inline(always)]
-    pub const fn read(bytes: &[u8; PREFIX]) -> Result<Self, Reason> {
+    pub const fn read(bytes: &[u8; PREFACE]) -> Result<Self, Reason> {
         let [
             a,
             b,
@@ -126,7 +126,7 @@ impl Prefix {
     /// How long the whole header is.
     #[inline(always)]
     pub const fn len(self) -> usize {
-        PREFIX + self.length as usize
+        PREFACE + self.length as usize
     }
 
     /// Never: a header has a signature.
@@ -187,27 +187,27 @@ pub fn tcp6(block: &[u8; TCP6]) -> Result<Endpoints, Reason> {
 /// Parses a header that begins as [`SIGNATURE`] does, as far as it is there.
 pub(super) fn parse(bytes: &[u8]) -> Result<Parsed<'_>, Reason> {
     let Some(start) = bytes.first_chunk() else {
-        return Ok(Parsed::Incomplete(PREFIX));
+        return Ok(Parsed::Incomplete(PREFACE));
     };
-    let prefix = Prefix::read(start)?;
-    let Some(header) = bytes.get(..prefix.len()) else {
-        return Ok(Parsed::Incomplete(prefix.len()));
+    let preface = Preface::read(start)?;
+    let Some(header) = bytes.get(..preface.len()) else {
+        return Ok(Parsed::Incomplete(preface.len()));
     };
-    let block = &header[PREFIX..];
-    let peer = match (prefix.is_local, prefix.family) {
+    let block = &header[PREFACE..];
+    let peer = match (preface.is_local, preface.family) {
         (true, _) => Peer::Local,
         (false, Family::Tcp4) => Peer::Proxied(tcp4(block.first_chunk().ok_or(Reason::Length)?)?),
         (false, Family::Tcp6) => Peer::Proxied(tcp6(block.first_chunk().ok_or(Reason::Length)?)?),
         (false, Family::Unspecified | Family::Other(_)) => Peer::Unknown,
     };
     // What is not described need not be TLVs: "the receiver should ignore address information".
-    let is_free = prefix.is_local || prefix.family.is_empty();
-    let tlvs = match Tlvs::read(header, PREFIX + prefix.family.len()) {
+    let is_free = preface.is_local || preface.family.is_empty();
+    let tlvs = match Tlvs::read(header, PREFACE + preface.family.len()) {
         Err(Reason::Tlv) if is_free => Tlvs::default(),
         tlvs => tlvs?,
     };
     Ok(Parsed::Header(Header {
-        len: prefix.len(),
+        len: preface.len(),
         peer,
         tlvs,
     }))

@@ -5,7 +5,7 @@ use core::fmt::Write as _;
 use super::{
     Endpoints, Peer,
     crc32c::Crc32c,
-    tlv::{Tlv, kind},
+    tlv::{HEAD, Tlv, kind},
     v2,
 };
 
@@ -51,13 +51,13 @@ pub fn v2<'a>(
         Peer::Proxied(_) => (0x21, 0x21, v2::TCP6),
     };
     let checksum_length = if with_checksum {
-        TLV_HEAD + size_of::<u32>()
+        HEAD + size_of::<u32>()
     } else {
         0
     };
     let length = tlvs
         .clone()
-        .map(|tlv| TLV_HEAD + tlv.value.len())
+        .map(|tlv| HEAD + tlv.value.len())
         .sum::<usize>();
     let length = u16::try_from(addresses + length + checksum_length).map_err(|_| TooLong)?;
     let [high, low] = length.to_be_bytes();
@@ -85,9 +85,6 @@ pub fn v2<'a>(
     }
     Ok(())
 }
-
-/// Type and length.
-const TLV_HEAD: usize = 3;
 
 /// The checksum while it is computed.
 const CHECKSUM: Tlv<'_> = Tlv {

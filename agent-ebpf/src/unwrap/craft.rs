@@ -1,25 +1,26 @@
 //! Makes a segment without payload out of the one that came in.
 
-use agent_common::Endpoint;
+use agent_common::{Endpoint, options::MAX_HEADER};
 use aya_ebpf::{
+    bindings::BPF_F_RECOMPUTE_CSUM,
     helpers::generated::{bpf_clone_redirect, bpf_csum_diff, bpf_skb_change_tail},
     macros::map,
-    maps::PerCpuArray,
     programs::TcContext,
 };
 use network_types::{eth::EthHdr, tcp::TcpHdr};
 
-use super::Incoming;
-use crate::packet::{TCP, load, set_length, store, write};
+use super::incoming::Incoming;
+use crate::{
+    kernel::{
+        bytes::{copy, write},
+        context::Skb as _,
+        ip::{SOURCE_V4, SOURCE_V6, TCP, set_length},
+    },
+    maps::Scratch,
+};
 
-/// Longest TCP header.
-const HEADER: usize = 60;
 /// Length of both addresses of an Ethernet header.
 const MACS: usize = 12;
-/// Offset in the IPv4 header.
-const SOURCE_V4: usize = 12;
-/// Offset in the IPv6 header.
-const SOURCE_V6: usize = 8;
 
 /// A segment without payload.
 pub(super) struct Crafted {
@@ -46,33 +47,31 @@ struct Pseudo {
 #[repr(C)]
 struct Room {
     pseudo: Pseudo,
-    tcp: [u8; HEADER],
+    tcp: [u8; MAX_HEADER],
 }
 
 #[map]
-static ROOM: PerCpuArray<Room> = PerCpuArray::with_max_entries(1, 0);
+static ROOM: Scratch<Room> = Scratch::new();
 
 impl Crafted {
     /// Writes it over the packet.
     #[inline(never)]
-    pub(super) fn write(&self, ctx: &TcContext, incoming: &Incoming) {
+    pub(super) fn overwrite(&self, ctx: &TcContext, incoming: &Incoming) {
         let offset = incoming.offset;
         let length = if self.options {
             incoming.tcp.length
         } else {
             TcpHdr::LEN
         };
-        let Some(room) = ROOM.get_ptr_mut(0) else {
+        let Some(Room { pseudo, tcp }) = ROOM.get() else {
             return;
         };
-        // SAFETY: a slot of this CPU, on which one packet at a time is made.
-        let Room { pseudo, tcp } = unsafe { &mut *room };
-        *tcp = [0; HEADER];
-        if !(TcpHdr::LEN..=HEADER).contains(&length) || !load(ctx, offset, tcp, length) {
+        *tcp = [0; MAX_HEADER];
+        if !(TcpHdr::LEN..=MAX_HEADER).contains(&length) || !copy(&ctx.skb, offset, tcp, length) {
             return;
         }
         let skb = ctx.skb.skb;
-        // SAFETY: the context is valid while the program runs.
+        // SAFETY: a helper that takes this context.
         if unsafe { bpf_skb_change_tail(skb, (offset + length) as u32, 0) } != 0 {
             return;
         }
@@ -87,18 +86,17 @@ impl Crafted {
         [tcp[16], tcp[17]] = [0, 0];
         *pseudo = self.pseudo(incoming, length);
         [tcp[16], tcp[17]] = checksum(pseudo, tcp);
-        store(ctx, offset, tcp, length);
+        write(&ctx.skb, offset, tcp, length, BPF_F_RECOMPUTE_CSUM);
     }
 
     /// Sends it out of the interface by which the packet came in; the packet is as before, but for what
-    /// [`Self::write`] changes.
+    /// [`Self::overwrite`] changes.
     #[inline(always)]
     pub(super) fn send(&self, ctx: &TcContext, incoming: &Incoming) {
-        self.write(ctx, incoming);
+        self.overwrite(ctx, incoming);
         swap_macs(ctx);
-        let skb = ctx.skb.skb;
-        // SAFETY: the context is valid while the program runs.
-        unsafe { bpf_clone_redirect(skb, (*skb).ifindex, 0) };
+        // SAFETY: a helper that takes this context.
+        unsafe { bpf_clone_redirect(ctx.skb.skb, ctx.ifindex(), 0) };
         swap_macs(ctx);
     }
 
@@ -107,18 +105,19 @@ impl Crafted {
     fn write_ip(&self, ctx: &TcContext, incoming: &Incoming, length: usize) {
         let addresses = self.addresses(incoming);
         let at = EthHdr::LEN;
-        set_length(ctx, incoming.is_v6(), incoming.offset, length);
-        if incoming.is_v6() {
+        set_length(ctx, incoming.is_v6, incoming.offset, length);
+        if incoming.is_v6 {
             // SAFETY: eight words are 32 bytes.
             let bytes: [u8; 32] = unsafe { core::mem::transmute(addresses) };
-            store(ctx, at + SOURCE_V6, &bytes, bytes.len());
+            let at = at + SOURCE_V6;
+            write(&ctx.skb, at, &bytes, bytes.len(), BPF_F_RECOMPUTE_CSUM);
             return;
         }
         let [a, b, c, d] = addresses[0].to_ne_bytes();
         let [e, f, g, h] = addresses[1].to_ne_bytes();
         let bytes = [a, b, c, d, e, f, g, h];
         // Exchanged or not, they add up to the same.
-        write(ctx, at + SOURCE_V4, &bytes, bytes.len(), 0);
+        write(&ctx.skb, at + SOURCE_V4, &bytes, bytes.len(), 0);
     }
 
     /// Source and destination, of IPv4 in the first two words.
@@ -126,7 +125,7 @@ impl Crafted {
     fn addresses(&self, incoming: &Incoming) -> [u32; 8] {
         let (source, destination) = self.ends(incoming);
         let ([a, b, c, d], [e, f, g, h]) = (source.address.0, destination.address.0);
-        if incoming.is_v6() {
+        if incoming.is_v6 {
             [a, b, c, d, e, f, g, h]
         } else {
             [d, h, 0, 0, 0, 0, 0, 0]
@@ -161,13 +160,19 @@ impl Crafted {
 
 /// TCP's checksum, as its bytes.
 #[inline(always)]
-fn checksum(pseudo: &mut Pseudo, tcp: &mut [u8; HEADER]) -> [u8; 2] {
+fn checksum(pseudo: &mut Pseudo, tcp: &mut [u8; MAX_HEADER]) -> [u8; 2] {
     let none = core::ptr::null_mut();
     // SAFETY: both live on the stack and have the lengths that are passed.
     let sum = unsafe {
         let size = size_of::<Pseudo>() as u32;
         let sum = bpf_csum_diff(none, 0, core::ptr::from_mut(pseudo).cast(), size, 0);
-        bpf_csum_diff(none, 0, tcp.as_mut_ptr().cast(), HEADER as u32, sum as u32)
+        bpf_csum_diff(
+            none,
+            0,
+            tcp.as_mut_ptr().cast(),
+            MAX_HEADER as u32,
+            sum as u32,
+        )
     } as u32;
     let sum = (sum & 0xffff) + (sum >> 16);
     let sum = (sum & 0xffff) + (sum >> 16);
@@ -177,7 +182,7 @@ fn checksum(pseudo: &mut Pseudo, tcp: &mut [u8; HEADER]) -> [u8; 2] {
 #[inline(always)]
 fn swap_macs(ctx: &TcContext) {
     let mut macs = [0; MACS];
-    load(ctx, 0, &mut macs, MACS);
+    copy(&ctx.skb, 0, &mut macs, MACS);
     let [a, b, c, d, e, f, g, h, i, j, k, l] = macs;
-    write(ctx, 0, &[g, h, i, j, k, l, a, b, c, d, e, f], MACS, 0);
+    write(&ctx.skb, 0, &[g, h, i, j, k, l, a, b, c, d, e, f], MACS, 0);
 }

@@ -5,19 +5,21 @@ use agent_common::{
     proxy::{
         V1_MAX,
         line::{self, ROOM},
-        v2::{Family, PREFIX, Prefix, TCP4, TCP6, tcp4, tcp6},
+        v2::{Family, PREFACE, Preface, tcp4, tcp6},
     },
     unwrap::{Refusal, Versions},
 };
-use aya_ebpf::{
-    helpers::generated::bpf_skb_load_bytes, macros::map, maps::PerCpuArray, programs::TcContext,
-};
+use aya_ebpf::{macros::map, programs::TcContext};
 
-use super::{Incoming, tlvs};
+use super::{incoming::Incoming, tlvs};
+use crate::{
+    kernel::bytes::{Bytes as _, copy},
+    maps::Scratch,
+};
 
 /// The line that this CPU reads. It would take too much of the stack.
 #[map]
-static LINE: PerCpuArray<[u8; ROOM]> = PerCpuArray::with_max_entries(1, 0);
+static LINE: Scratch<[u8; ROOM]> = Scratch::new();
 
 /// Reads the header at the beginning of the payload: how long it is, and what `claim` says for whom the
 /// sender speaks. It is the client itself as long as the header names none.
@@ -28,7 +30,8 @@ pub(super) fn read(
     claim: &mut Claim,
 ) -> Result<u32, Refusal> {
     // Which version it is, the first byte tells.
-    let refused = match load::<1>(ctx, incoming.payload_at())? {
+    let first = ctx.skb.read(incoming.payload_at());
+    let refused = match first.ok_or(Refusal::Invalid)? {
         [b'\r'] if incoming.versions.has(Versions::V2) => binary(ctx, incoming, claim),
         [b'P'] if incoming.versions.has(Versions::V1) => text(ctx, incoming, claim),
         [b'\r' | b'P'] => return Err(Refusal::Invalid),
@@ -43,43 +46,34 @@ pub(super) fn read(
     }
 }
 
-/// What a function with a stack of its own can return. The header's length is where the TLVs are looked for.
-#[inline(always)]
-pub(super) fn number(outcome: Result<(), Refusal>) -> u32 {
-    match outcome {
-        Ok(()) => 0,
-        Err(refusal) => refusal as u32,
-    }
-}
-
-/// Version 2.
+/// Version 2; the refusal as its number, as a function with a stack of its own returns nothing else.
 #[inline(never)]
 fn binary(ctx: &TcContext, incoming: &Incoming, claim: &mut Claim) -> u32 {
-    number(read_binary(ctx, incoming, claim))
+    Refusal::number(read_binary(ctx, incoming, claim))
 }
 
 #[inline(always)]
 fn read_binary(ctx: &TcContext, incoming: &Incoming, claim: &mut Claim) -> Result<(), Refusal> {
-    if incoming.payload < PREFIX {
+    if incoming.payload < PREFACE {
         return Err(Refusal::Split);
     }
     let start = incoming.payload_at();
-    let prefix = Prefix::read(&load::<PREFIX>(ctx, start)?)?;
-    let length = prefix.len();
+    let preface = Preface::read(&ctx.skb.read(start).ok_or(Refusal::Invalid)?)?;
+    let length = preface.len();
     if incoming.payload < length {
         return Err(Refusal::Split);
     }
     tlvs::follow(
         start,
         length,
-        PREFIX + prefix.family.len(),
-        prefix.is_local || prefix.family.is_empty(),
+        PREFACE + preface.family.len(),
+        preface.is_local || preface.family.is_empty(),
     );
-    let addresses = start + PREFIX;
-    let ends = match prefix.family {
-        _ if prefix.is_local => return Ok(()),
-        Family::Tcp4 => tcp4(&load::<TCP4>(ctx, addresses)?)?,
-        Family::Tcp6 => tcp6(&load::<TCP6>(ctx, addresses)?)?,
+    let addresses = start + PREFACE;
+    let ends = match preface.family {
+        _ if preface.is_local => return Ok(()),
+        Family::Tcp4 => tcp4(&ctx.skb.read(addresses).ok_or(Refusal::Invalid)?)?,
+        Family::Tcp6 => tcp6(&ctx.skb.read(addresses).ok_or(Refusal::Invalid)?)?,
         Family::Unspecified | Family::Other(_) => return Ok(()),
     };
     claim.client = ends.source;
@@ -87,30 +81,18 @@ fn read_binary(ctx: &TcContext, incoming: &Incoming, claim: &mut Claim) -> Resul
     Ok(())
 }
 
-/// Version 1.
+/// Version 1; the refusal as its number.
 #[inline(never)]
 fn text(ctx: &TcContext, incoming: &Incoming, claim: &mut Claim) -> u32 {
-    number(read_text(ctx, incoming, claim))
+    Refusal::number(read_text(ctx, incoming, claim))
 }
 
 #[inline(always)]
 fn read_text(ctx: &TcContext, incoming: &Incoming, claim: &mut Claim) -> Result<(), Refusal> {
-    let room = LINE.get_ptr_mut(0).ok_or(Refusal::Invalid)?;
-    // SAFETY: a slot of this CPU, on which one packet at a time arrives.
-    let bytes = unsafe { &mut *room };
+    let bytes = LINE.get().ok_or(Refusal::Invalid)?;
     *bytes = [0; ROOM];
     let length = incoming.payload.clamp(1, V1_MAX);
-    // SAFETY: the room is longer than any line; the context is valid while the program runs.
-    let error = unsafe {
-        let at = incoming.payload_at() as u32;
-        bpf_skb_load_bytes(
-            ctx.skb.skb.cast(),
-            at,
-            bytes.as_mut_ptr().cast(),
-            length as u32,
-        )
-    };
-    if error != 0 {
+    if !copy(&ctx.skb, incoming.payload_at(), bytes, length) {
         return Err(Refusal::Invalid);
     }
     let line = line::read(bytes, length)?.ok_or(Refusal::Split)?;
@@ -120,24 +102,4 @@ fn read_text(ctx: &TcContext, incoming: &Incoming, claim: &mut Claim) -> Result<
     }
     tlvs::follow(0, line.len, line.len, true);
     Ok(())
-}
-
-/// `N` bytes of the packet.
-#[inline(always)]
-fn load<const N: usize>(ctx: &TcContext, at: usize) -> Result<[u8; N], Refusal> {
-    let mut bytes = [0; N];
-    // SAFETY: the buffer has the length that is passed; the context is valid while the program runs.
-    let error = unsafe {
-        bpf_skb_load_bytes(
-            ctx.skb.skb.cast(),
-            at as u32,
-            bytes.as_mut_ptr().cast(),
-            N as u32,
-        )
-    };
-    if error == 0 {
-        Ok(bytes)
-    } else {
-        Err(Refusal::Invalid)
-    }
 }

@@ -6,16 +6,17 @@ use agent_common::{
 };
 use aya_ebpf::{
     bindings::tcx_action_base::{TCX_DROP, TCX_NEXT},
-    helpers::generated::bpf_ktime_get_boot_ns,
     programs::TcContext,
 };
 
-use super::{Incoming, craft::Crafted};
+use super::{craft::Crafted, incoming::Incoming};
 use crate::{
-    close,
-    counters::count,
+    kernel::{
+        clock::boottime,
+        tcp::{ACK, RST, SYN},
+    },
     maps::UNWRAPPING,
-    packet::{ACK, RST, SYN},
+    tell::{self, count},
 };
 
 /// Why, and the sequence number that the server expects if it knows of the connection.
@@ -35,7 +36,7 @@ impl Refused {
 
     /// Tells everybody; the action for the packet.
     #[inline(never)]
-    pub(super) fn tell(&self, ctx: &TcContext, incoming: &Incoming) -> i32 {
+    pub(super) fn reset(&self, ctx: &TcContext, incoming: &Incoming) -> i32 {
         let counter = match self.reason {
             Refusal::Untrusted => Some(Counter::UnwrapUntrusted),
             Refusal::NoHeader => Some(Counter::UnwrapNoHeader),
@@ -74,16 +75,15 @@ impl Refused {
             to_sender: false,
             options: false,
         };
-        reset.write(ctx, incoming);
+        reset.overwrite(ctx, incoming);
         TCX_NEXT
     }
 
     #[inline(never)]
     fn log(&self, incoming: &Incoming) {
         let connection = incoming.connection;
-        // SAFETY: a helper without arguments.
-        let now = unsafe { bpf_ktime_get_boot_ns() };
-        close::tell_refused(Closed {
+        let now = boottime();
+        tell::refused(|| Closed {
             origin: Origin {
                 since: now,
                 netns: connection.netns,

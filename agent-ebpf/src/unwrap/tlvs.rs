@@ -3,16 +3,13 @@
 use core::slice::from_raw_parts;
 
 use agent_common::{event::Header, proxy::block, unwrap::Refusal};
-use aya_ebpf::{
-    bindings::BPF_RB_NO_WAKEUP,
-    helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_boot_ns, bpf_skb_load_bytes},
-    macros::map,
-    maps::PerCpuArray,
-    programs::TcContext,
-};
+use aya_ebpf::{helpers::generated::bpf_get_smp_processor_id, macros::map, programs::TcContext};
 
-use super::header::number;
-use crate::maps::HEADERS;
+use crate::{
+    kernel::{bytes::copy, clock::boottime},
+    maps::Scratch,
+    tell,
+};
 
 /// How many bits of a header's number tell the CPU.
 const CPU_BITS: u32 = 12;
@@ -32,19 +29,12 @@ struct Last {
 }
 
 #[map]
-static LAST: PerCpuArray<Last> = PerCpuArray::with_max_entries(1, 0);
-
-#[inline(always)]
-fn last() -> Option<&'static mut Last> {
-    let last = LAST.get_ptr_mut(0)?;
-    // SAFETY: a slot of this CPU, on which one packet at a time arrives.
-    Some(unsafe { &mut *last })
-}
+static LAST: Scratch<Last> = Scratch::new();
 
 /// Says where the header is that [`read`] is to read.
 #[inline(always)]
 pub(super) fn follow(at: usize, length: usize, start: usize, is_free: bool) {
-    if let Some(last) = last() {
+    if let Some(last) = LAST.get() {
         (last.at, last.length, last.start) = (at, length, start);
         last.is_free = is_free.into();
     }
@@ -53,7 +43,7 @@ pub(super) fn follow(at: usize, length: usize, start: usize, is_free: bool) {
 /// Reads the TLVs, if there are any: the header's number, if it says anything besides addresses; else 0.
 #[inline(always)]
 pub(super) fn read(ctx: &TcContext) -> Result<u64, Refusal> {
-    let last = last().ok_or(Refusal::Invalid)?;
+    let last = LAST.get().ok_or(Refusal::Invalid)?;
     last.header.number = 0;
     let length = last.length;
     if length <= last.start {
@@ -62,12 +52,7 @@ pub(super) fn read(ctx: &TcContext) -> Result<u64, Refusal> {
     if length > block::MAX {
         return Err(Refusal::Split);
     }
-    // SAFETY: the room is longer than any such header; the context is valid while the program runs.
-    let error = unsafe {
-        let to = last.header.bytes.as_mut_ptr().cast();
-        bpf_skb_load_bytes(ctx.skb.skb.cast(), last.at as u32, to, length as u32)
-    };
-    if error != 0 {
+    if !copy(&ctx.skb, last.at, &mut last.header.bytes, length) {
         return Err(Refusal::Invalid);
     }
     match Refusal::from_u32(truepeer_tlvs()) {
@@ -79,7 +64,7 @@ pub(super) fn read(ctx: &TcContext) -> Result<u64, Refusal> {
 /// How long the header is.
 #[inline(always)]
 pub(super) fn length() -> u32 {
-    last().map_or(0, |last| last.length as u32)
+    LAST.get().map_or(0, |last| last.length as u32)
 }
 
 /// Checks the TLVs, and numbers the header if they say anything; the refusal as its number. A global function,
@@ -87,12 +72,12 @@ pub(super) fn length() -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn truepeer_tlvs() -> u32 {
-    number(check())
+    Refusal::number(check())
 }
 
 #[inline(always)]
 fn check() -> Result<(), Refusal> {
-    let last = last().ok_or(Refusal::Invalid)?;
+    let last = LAST.get().ok_or(Refusal::Invalid)?;
     let Last {
         zero,
         length,
@@ -101,22 +86,20 @@ fn check() -> Result<(), Refusal> {
         ..
     } = *last;
     if block::check(&mut last.header.bytes, start, length, is_free != 0, zero)? {
-        // SAFETY: helpers without arguments.
-        let (now, cpu) = unsafe { (bpf_ktime_get_boot_ns(), bpf_get_smp_processor_id()) };
         // In units of 16 ns, in which no CPU reads two.
-        last.header.number = now >> 4 << CPU_BITS | u64::from(cpu);
+        let now = boottime() >> 4;
+        // SAFETY: a helper without arguments.
+        let cpu = unsafe { bpf_get_smp_processor_id() };
+        last.header.number = now << CPU_BITS | u64::from(cpu);
     }
     Ok(())
 }
 
 /// Hands the header that was read to the agent. `false`: there was no room.
 #[inline(never)]
-pub(super) fn tell() -> bool {
-    let Some(last) = last() else { return false };
+pub(super) fn report() -> bool {
+    let Some(last) = LAST.get() else { return false };
     let length = size_of::<u64>() + (last.length & (block::ROOM - 1));
     // SAFETY: the header is longer than that.
-    let record = unsafe { from_raw_parts((&raw const last.header).cast::<u8>(), length) };
-    // The agent looks every now and then, and when it is asked.
-    let flags = BPF_RB_NO_WAKEUP.into();
-    HEADERS.output::<[u8]>(record, flags).is_ok()
+    tell::header(unsafe { from_raw_parts((&raw const last.header).cast::<u8>(), length) })
 }

@@ -10,8 +10,11 @@ use aya_ebpf::{
 };
 
 use crate::{
-    maps::{LINGERING, TRANSLATED, TRANSLATING, UNWRAPPING},
-    sockops,
+    kernel::{
+        context::SockOps as _,
+        tcp::{ACKNOWLEDGMENT, CHECKSUM, SEQUENCE},
+    },
+    maps::{LINGERING, Replaced as _, TRANSLATED, TRANSLATING, UNWRAPPING},
 };
 
 /// Whether any connection is translated.
@@ -29,15 +32,14 @@ pub(super) fn delta(connection: &Connection) -> Option<i32> {
     if !any() {
         return None;
     }
-    // SAFETY: values are never changed in place.
-    unsafe { TRANSLATED.get(connection) }.copied()
+    TRANSLATED.look_up(connection).copied()
 }
 
 /// Has the connection translated from now on. `false`: there is no room.
 #[inline(never)]
 pub(super) fn begin(connection: &Connection, delta: i32) -> bool {
     // Counted before it is there: the number is never too low.
-    count(1);
+    add_to_number(1);
     if TRANSLATED
         .insert(connection, delta, BPF_NOEXIST.into())
         .is_ok()
@@ -48,7 +50,7 @@ pub(super) fn begin(connection: &Connection, delta: i32) -> bool {
     let is_replaced = TRANSLATED
         .insert(connection, delta, BPF_EXIST.into())
         .is_ok();
-    count(-1);
+    add_to_number(-1);
     is_replaced
 }
 
@@ -56,23 +58,18 @@ pub(super) fn begin(connection: &Connection, delta: i32) -> bool {
 #[inline(always)]
 pub(super) fn end(connection: &Connection) {
     if any() && TRANSLATED.remove(connection).is_ok() {
-        count(-1);
+        add_to_number(-1);
     }
 }
 
 #[inline(always)]
-fn count(by: i64) {
+fn add_to_number(by: i64) {
     if let Some(number) = TRANSLATING.get_ptr_mut(0) {
         // An atomic addition, which the standard library lacks for this target.
         // SAFETY: the pointer is to the map's only value, to which all add so.
         unsafe { asm!("lock *(u64 *)({} + 0) += {}", in(reg) number, in(reg) by) };
     }
 }
-
-/// Offsets in the TCP header.
-const SEQUENCE: usize = 4;
-const ACKNOWLEDGMENT: usize = 8;
-const CHECKSUM: usize = 16;
 
 /// Adds to the sequence number of the TCP header at `offset`.
 #[inline(always)]
@@ -97,7 +94,7 @@ pub(super) fn acknowledgment(ctx: &TcContext, offset: usize, old: u32, delta: i3
 pub(super) fn replace(ctx: &TcContext, offset: usize, field: usize, old: u32, new: u32) {
     let (old, new) = (old.to_be(), new.to_be());
     let skb = ctx.skb.skb;
-    // SAFETY: the context is valid while the program runs; the value lives on the stack.
+    // SAFETY: helpers that take this context; the value lives on the stack.
     unsafe {
         bpf_l4_csum_replace(
             skb,
@@ -116,20 +113,15 @@ pub(super) fn replace(ctx: &TcContext, offset: usize, field: usize, old: u32, ne
     }
 }
 
-#[inline(always)]
-fn connection(ctx: &SockOpsContext) -> Connection {
-    Connection {
-        netns: sockops::netns(ctx),
-        source: sockops::remote(ctx),
-        destination: sockops::local(ctx),
-    }
-}
-
 /// A server's socket has gone. What is still on the way is translated for a while. What was a handshake is
 /// remembered until now: when a socket follows it, packets find the handshake, or neither, for a moment.
 #[inline(always)]
 pub(crate) fn closed(ctx: &SockOpsContext) {
-    let connection = connection(ctx);
+    let connection = Connection {
+        netns: ctx.netns(),
+        source: ctx.remote(),
+        destination: ctx.local(),
+    };
     let _ = UNWRAPPING.remove(connection);
     // Before it ends, lest a packet finds neither.
     if let Some(delta) = delta(&connection) {

@@ -1,4 +1,4 @@
-//! Answers that are errors: JSON with the reason.
+//! Answers of handlers.
 
 use axum::{
     Json,
@@ -7,7 +7,10 @@ use axum::{
 };
 use serde_json::json;
 
-/// A request that failed.
+/// What a handler returns.
+pub(super) type Answer = Result<Response, Failure>;
+
+/// A request that failed: a status, and JSON with the reason.
 pub(super) struct Failure {
     status: StatusCode,
     reason: String,
@@ -35,11 +38,13 @@ impl IntoResponse for Failure {
     }
 }
 
+/// Answers a request for a path that does not exist.
 pub(super) async fn unknown_path(uri: Uri) -> Failure {
     let reason = format!("there is nothing at {}", uri.path());
     Failure::new(StatusCode::NOT_FOUND, reason)
 }
 
+/// Answers a request with a method that the path does not have.
 pub(super) async fn unknown_method(method: Method) -> Failure {
     let reason = format!("{method} is not possible here");
     Failure::new(StatusCode::METHOD_NOT_ALLOWED, reason)

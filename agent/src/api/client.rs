@@ -1,4 +1,4 @@
-//! The API's other side.
+//! The API's client.
 
 use std::{io::ErrorKind, path::Path, time::Duration};
 
@@ -13,17 +13,17 @@ use tokio::{net::UnixStream, time::timeout};
 /// How long an agent may take to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// An answer of the agent.
+/// The agent's answer.
 #[derive(Clone, Debug)]
-pub struct Answer {
+pub struct Reply {
     /// The status.
     pub status: StatusCode,
-    /// The body; JSON unless the path says otherwise.
+    /// The body: JSON, except for the paths of metrics and health.
     pub body: Bytes,
 }
 
-impl Answer {
-    /// Why it is an error, as the agent says.
+impl Reply {
+    /// The reason that the agent gives for an error.
     pub fn reason(&self) -> String {
         let body = serde_json::from_slice(&self.body).ok();
         let reason = body.and_then(|body: Value| Some(body.get("error")?.as_str()?.to_owned()));
@@ -31,12 +31,12 @@ impl Answer {
     }
 }
 
-/// Asks the agent at `socket`; `None` when no agent is there.
+/// Asks the agent at `socket`; `None` when no agent runs there.
 ///
 /// # Errors
 ///
-/// When it cannot be reached for another reason, or breaks off.
-pub async fn ask(socket: &Path, method: Method, path: &str) -> Result<Option<Answer>> {
+/// When the agent cannot be reached for another reason, breaks off, or does not answer in time.
+pub async fn ask(socket: &Path, method: Method, path: &str) -> Result<Option<Reply>> {
     let stream = match UnixStream::connect(socket).await {
         Ok(stream) => stream,
         Err(error)
@@ -60,7 +60,7 @@ pub async fn ask(socket: &Path, method: Method, path: &str) -> Result<Option<Ans
         .with_context(|| format!("the agent at {} broke off", socket.display()))
 }
 
-async fn exchange(stream: UnixStream, method: Method, path: &str) -> Result<Answer> {
+async fn exchange(stream: UnixStream, method: Method, path: &str) -> Result<Reply> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let connection = tokio::spawn(connection);
     let request = Request::builder()
@@ -72,5 +72,5 @@ async fn exchange(stream: UnixStream, method: Method, path: &str) -> Result<Answ
     let status = response.status();
     let body = response.into_body().collect().await?.to_bytes();
     connection.abort();
-    Ok(Answer { status, body })
+    Ok(Reply { status, body })
 }

@@ -1,4 +1,4 @@
-//! `/v1/pods` and `/v1/pod`: pods, and what the CNI plugin asks for. Only root may.
+//! `/v1/pods` and `/v1/pod`: attachments of pods, for root only.
 
 use std::sync::Arc;
 
@@ -10,30 +10,38 @@ use axum::{
 };
 use tokio::sync::oneshot;
 
-use super::{Answer, Caller, State, View, answer::Failure, query};
-use crate::workloads::pods::{Action, Refusal, Request};
+use super::{
+    answer::{Answer, Failure},
+    caller::Caller,
+    query,
+    state::State,
+};
+use crate::workloads::pods::{Action, PodError, PodRequest};
 
-/// Every attachment that is served.
+const ROOT_ONLY: &str = "only root may ask about pods";
+
+/// Answers `/v1/pods`: every attachment that the agent serves.
 pub(super) async fn list(
     Shared(state): Shared<Arc<State>>,
     ConnectInfo(caller): ConnectInfo<Caller>,
 ) -> Answer {
-    require_root(caller)?;
+    caller.require_root(ROOT_ONLY)?;
     let pods = state.pods.all();
     let pods: Vec<_> = pods.iter().map(|attachment| &**attachment).collect();
     Ok(Json(pods).into_response())
 }
 
-/// Has the agent take an attachment up (PUT), let it go (DELETE), or see whether all is in place (GET).
+/// Answers `/v1/pod`: asks the agent to take up an attachment (PUT), to let it go (DELETE), or to check that all is in
+/// place (GET).
 pub(super) async fn act(
     Shared(state): Shared<Arc<State>>,
     ConnectInfo(caller): ConnectInfo<Caller>,
     method: Method,
     uri: Uri,
 ) -> Answer {
-    require_root(caller)?;
+    caller.require_root(ROOT_ONLY)?;
     let (reply, outcome) = oneshot::channel();
-    let request = Request {
+    let request = PodRequest {
         id: query::attachment(&uri)?,
         action: match method {
             Method::PUT => Action::TakeUp,
@@ -50,22 +58,12 @@ pub(super) async fn act(
     sent.map_err(|_| stopping())?;
     let outcome = outcome.await.map_err(|_| stopping())?;
     outcome.map_err(|refusal| match refusal {
-        Refusal::Unknown(error) => Failure::new(StatusCode::NOT_FOUND, format!("{error:#}")),
-        Refusal::Unfit(error) => {
+        PodError::Unknown(error) => Failure::new(StatusCode::NOT_FOUND, format!("{error:#}")),
+        PodError::Unfit(error) => {
             Failure::new(StatusCode::UNPROCESSABLE_ENTITY, format!("{error:#}"))
         }
-        Refusal::Amiss(error) => Failure::new(StatusCode::CONFLICT, format!("{error:#}")),
-        Refusal::Failed(error) => error.into(),
+        PodError::Amiss(error) => Failure::new(StatusCode::CONFLICT, format!("{error:#}")),
+        PodError::Failed(error) => error.into(),
     })?;
     Ok(StatusCode::NO_CONTENT.into_response())
-}
-
-fn require_root(caller: Caller) -> Result<(), Failure> {
-    if caller.view()? == View::All {
-        return Ok(());
-    }
-    Err(Failure::new(
-        StatusCode::FORBIDDEN,
-        "only root may ask about pods",
-    ))
 }

@@ -1,4 +1,4 @@
-//! The queries of `/v1/peer`, `/v1/pod` and `/v1/top`.
+//! Queries of `/v1/peer`, `/v1/pod` and `/v1/top`.
 
 use std::{fmt, net::SocketAddr};
 
@@ -12,7 +12,7 @@ use serde::Deserialize;
 use super::answer::Failure;
 use crate::{observe::statistics::By, workloads::pods::Id};
 
-/// Which connection is wanted.
+/// The connection that a query names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wanted {
     /// The one whose socket has this cookie.
@@ -40,13 +40,13 @@ fn bad(reason: String) -> Failure {
     Failure::new(StatusCode::BAD_REQUEST, reason)
 }
 
-/// Which attachment is wanted.
+/// The attachment that a query names.
 pub(super) fn attachment(uri: &Uri) -> Result<Id, Failure> {
     let Query(id) = Query::try_from_uri(uri).map_err(|error| bad(error.body_text()))?;
     Ok(id)
 }
 
-/// Which prefixes of clients are wanted.
+/// The ranking of prefixes that a query asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Ranking {

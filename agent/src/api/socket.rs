@@ -1,4 +1,4 @@
-//! The Unix socket's file.
+//! The file of the Unix socket.
 
 use std::{
     fs::{self, DirBuilder, Permissions},
@@ -13,15 +13,15 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use tokio::net::UnixListener;
 
-/// The file of a bound Unix socket; removed when this is dropped.
+/// The file of a bound Unix socket, which is removed on drop.
 pub(super) struct Socket {
     path: PathBuf,
     inode: u64,
 }
 
 impl Socket {
-    /// Binds a Unix socket that every user may connect to: each is told of own connections only.
-    /// Replaces the file of an agent that has died.
+    /// Binds a Unix socket that every user may connect to, as users see only their own connections. Replaces the file of
+    /// an agent that has died.
     pub(super) fn bind(path: &Path) -> Result<(UnixListener, Self)> {
         if let Some(directory) = path.parent() {
             DirBuilder::new()
@@ -54,7 +54,7 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        // Not the one that another agent has put there since.
+        // By now, the file may be that of another agent.
         if fs::symlink_metadata(&self.path).is_ok_and(|now| now.ino() == self.inode) {
             let _ = fs::remove_file(&self.path);
         }
@@ -65,7 +65,7 @@ impl Drop for Socket {
 ///
 /// # Errors
 ///
-/// When somebody answers at it, or it is something else.
+/// When a process answers at the socket, or the file is not a socket.
 pub fn remove_stale(path: &Path) -> Result<()> {
     let metadata = match fs::symlink_metadata(path) {
         Ok(metadata) => metadata,

@@ -1,17 +1,29 @@
 use std::{
     io::{Read as _, Write as _},
+    net::SocketAddr,
     os::unix::{fs::PermissionsExt as _, net::UnixStream},
+    path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use axum::{body::to_bytes, http::Method};
+use anyhow::Result;
+use axum::{
+    body::to_bytes,
+    extract::{ConnectInfo, State as Shared},
+    http::{Method, StatusCode, Uri},
+    response::IntoResponse,
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
-use super::*;
-use crate::connections::{
-    details::Details,
-    peers::tests::{Fake, connection, names, origin},
+use super::{answer::Answer, caller::Caller, *};
+use crate::{
+    config::AgentSettings,
+    connections::{
+        fixtures::{FakeOrigins, connection, names, origin},
+        proxy_tlvs::ProxyTlvs,
+    },
 };
 
 /// An API with a fake data path behind it.
@@ -32,7 +44,7 @@ impl Fixture {
     async fn new(cookies: &[u64]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let entry = |cookie: &u64| (*cookie, origin("203.0.113.7:51812"));
-        let origins = Fake(cookies.iter().map(entry).collect());
+        let origins = FakeOrigins(cookies.iter().map(entry).collect());
         let (state, _) = State::new(Arc::new(origins), names(), &AgentSettings::default());
         let any = "127.0.0.1:0".parse().unwrap();
         let server = Server::bind(&dir.path().join("run/sock"), Some(any))
@@ -141,11 +153,11 @@ async fn what_a_header_said_is_part_of_the_peer() {
     let (_client, _server, told) = connection();
     let (_other_client, _other_server, other) = connection();
     let api = Fixture::new(&[told, other]).await;
-    let details = Details {
+    let tlvs = ProxyTlvs {
         aws_vpc_endpoint: Some("vpce-1".into()),
-        ..Details::default()
+        ..ProxyTlvs::default()
     };
-    api.state.details.keep(told, details);
+    api.state.tlvs.keep(told, tlvs);
     let expected = json!({"aws_vpc_endpoint": "vpce-1"});
     let list = api.json("/v1/peers").await.1;
     for (cookie, proxy) in [(told, Some(&expected)), (other, None)] {
@@ -162,7 +174,7 @@ async fn busiest(api: &Fixture, uid: u32, query: &'static str) -> (StatusCode, V
         pid: None,
     };
     let uri = Uri::builder().path_and_query(query).build().unwrap();
-    let answer = top(Shared(api.state.clone()), ConnectInfo(caller), uri).await;
+    let answer = peers::top(Shared(api.state.clone()), ConnectInfo(caller), uri).await;
     let answer = answer.unwrap_or_else(IntoResponse::into_response);
     let status = answer.status();
     let body = to_bytes(answer.into_body(), usize::MAX).await.unwrap();

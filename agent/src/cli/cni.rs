@@ -109,7 +109,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
 }
 
 impl Options {
-    /// Acts once, or until SIGTERM; prints what was done.
+    /// Acts once or until SIGTERM, and prints what was done.
     fn repeat(&self, act: impl Fn(&Node) -> Result<Vec<String>>) -> Result<()> {
         let node = Node {
             bin: self.bin_dir.clone(),

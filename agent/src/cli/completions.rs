@@ -1,10 +1,10 @@
 //! `truepeer completions`
 
 use anyhow::Result;
-use clap::CommandFactory as _;
+use clap::Command;
 use clap_complete::Shell;
 
-use super::{Cli, output::print};
+use super::output::print;
 
 /// Print completions for a shell
 #[derive(Debug, clap::Args)]
@@ -17,8 +17,9 @@ pub(super) struct Args {
     shell: Shell,
 }
 
-pub(super) fn run(args: &Args) -> Result<()> {
+/// Prints completions for the command line `cli`.
+pub(super) fn run(args: &Args, mut cli: Command) -> Result<()> {
     let mut text = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "truepeer", &mut text);
+    clap_complete::generate(args.shell, &mut cli, "truepeer", &mut text);
     print(&String::from_utf8(text)?)
 }

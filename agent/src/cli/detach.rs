@@ -1,11 +1,9 @@
 //! `truepeer detach`
 
-use std::path::PathBuf;
-
 use anyhow::Result;
 
-use super::{output::print, privileges};
-use crate::{api, config::Config, daemon};
+use super::{arguments::ConfigArgs, output::print, privileges};
+use crate::{api, daemon};
 
 /// Remove everything that truepeer has installed on this host
 ///
@@ -17,13 +15,12 @@ Examples:
   truepeer detach
   truepeer detach --config /etc/truepeer.toml     If the agent was started with it")]
 pub(super) struct Args {
-    /// Configuration of the agent; without it, the default one
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    config: ConfigArgs,
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
-    let config = Config::load(args.config.as_deref())?;
+    let config = args.config.load()?;
     privileges::require("detach")?;
     daemon::detach(&config)?;
     api::remove_stale(&config.agent.socket)?;

@@ -1,14 +1,14 @@
 //! `truepeer doctor`
 
-use std::{path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
 use anyhow::Result;
 
-use super::output::{Format, print, print_json};
-use crate::{
-    config::Config,
-    doctor::{self, Check, Outcome},
+use super::{
+    arguments::{ConfigArgs, OutputArgs},
+    output::{Format, print, print_json},
 };
+use crate::doctor::{self, Check, Outcome};
 
 /// Tell what works on this host and what does not
 ///
@@ -25,19 +25,17 @@ pub(super) struct Args {
     #[arg(long)]
     pre: bool,
 
-    /// Configuration to check for; without it, the default one
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    config: ConfigArgs,
 
-    /// How to print
-    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
-    output: Format,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
-    let config = Config::load(args.config.as_deref())?;
+    let config = args.config.load()?;
     let checks = doctor::run(args.pre, &config);
-    match args.output {
+    match args.output.output {
         Format::Json => print_json(&checks)?,
         Format::Table => print(&text(&checks))?,
     }
@@ -45,7 +43,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::from(u8::from(has_failed)))
 }
 
-/// A line for each check, and below it what to do where something is wrong.
+/// A line for each check and, below each that found something wrong, its consequence and its remedy.
 fn text(checks: &[Check]) -> String {
     let width = checks.iter().map(|c| c.name.chars().count()).max();
     let width = width.unwrap_or_default();

@@ -1,10 +1,10 @@
 //! `truepeer man`
 
 use anyhow::{Context as _, Result};
-use clap::CommandFactory as _;
+use clap::Command;
 use clap_mangen::Man;
 
-use super::{Cli, output::print};
+use super::output::print;
 
 /// Print the manual page
 #[derive(Debug, clap::Args)]
@@ -17,9 +17,10 @@ pub(super) struct Args {
     command: Vec<String>,
 }
 
-pub(super) fn run(args: &Args) -> Result<()> {
-    let mut page = Cli::command();
-    // Gives the commands their full names.
+/// Prints a page of the manual for the command line `cli`.
+pub(super) fn run(args: &Args, cli: Command) -> Result<()> {
+    let mut page = cli;
+    // This gives the commands their full names.
     page.build();
     for name in &args.command {
         page = page

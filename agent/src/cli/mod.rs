@@ -1,5 +1,6 @@
-//! The command line: one file a command. Nouns read and never change anything; verbs change.
+//! The command line, one file a command. Nouns read and never change anything; verbs change.
 
+mod arguments;
 mod cni;
 mod completions;
 mod config;
@@ -10,8 +11,8 @@ mod output;
 mod peer;
 mod peers;
 mod privileges;
+mod reader;
 mod run;
-mod source;
 mod status;
 
 use std::{
@@ -20,7 +21,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use self::output::StdoutClosed;
 use crate::config::ConfigError;
@@ -58,7 +59,7 @@ enum Command {
     Man(man::Args),
 }
 
-/// Does what the command line says. As a CNI plugin, it has none.
+/// Runs the command of the command line. Without one, it runs as the CNI plugin if a runtime asks for that.
 pub fn main() -> ExitCode {
     if env::var_os(crate::cni::COMMAND).is_some() && env::args_os().len() == 1 {
         return crate::cni::main();
@@ -72,20 +73,21 @@ pub fn main() -> ExitCode {
         Command::Cni(args) => return exit(cni::run(&args)),
         Command::Config(args) => config::run(&args),
         Command::Detach(args) => detach::run(&args),
-        Command::Completions(args) => completions::run(&args),
-        Command::Man(args) => man::run(&args),
+        Command::Completions(args) => completions::run(&args, Cli::command()),
+        Command::Man(args) => man::run(&args, Cli::command()),
     };
     exit(outcome.map(|()| ExitCode::SUCCESS))
 }
 
+/// The exit code of an outcome, after reporting an error.
 fn exit(outcome: anyhow::Result<ExitCode>) -> ExitCode {
     let error = match outcome {
         Ok(code) => return code,
-        // The reader, such as `head`, has seen enough.
+        // A reader such as `head` needs no more.
         Err(error) if error.is::<StdoutClosed>() => return ExitCode::SUCCESS,
         Err(error) => error,
     };
-    // Nobody is left to tell when standard error is closed too.
+    // There is nothing to do if standard error is closed too.
     if let Some(error) = error.downcast_ref::<ConfigError>() {
         let _ = writeln!(stderr(), "{error}");
         return ExitCode::from(2);
@@ -96,8 +98,6 @@ fn exit(outcome: anyhow::Result<ExitCode>) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]

@@ -1,4 +1,4 @@
-//! What commands print.
+//! Output of commands.
 
 use std::{
     fmt,
@@ -19,7 +19,7 @@ pub(super) enum Format {
     Json,
 }
 
-/// Nobody reads standard output any more.
+/// The error that nobody reads standard output any more.
 #[derive(Debug)]
 pub(super) struct StdoutClosed;
 
@@ -31,7 +31,7 @@ impl fmt::Display for StdoutClosed {
 
 impl std::error::Error for StdoutClosed {}
 
-/// Has what is logged told on standard error, as much as RUST_LOG says.
+/// Logs to standard error, at the levels in RUST_LOG.
 pub(super) fn log_to_stderr() {
     let filter = EnvFilter::builder()
         .with_default_directive(LevelFilter::INFO.into())
@@ -43,7 +43,7 @@ pub(super) fn log_to_stderr() {
         .init();
 }
 
-/// Prints at once.
+/// Prints text without a delay.
 pub(super) fn print(text: &str) -> Result<()> {
     let mut out = stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -69,7 +69,7 @@ pub(super) fn print_table(header: &[&str], rows: &[Vec<String>]) -> Result<()> {
 pub(super) struct Columns(Vec<usize>);
 
 impl Columns {
-    /// Wide enough for the header and these rows.
+    /// Columns that are wide enough for the header and these rows.
     pub(super) fn new(header: &[&str], rows: &[Vec<String>]) -> Self {
         let width = |i: usize, title: &str| {
             let cells = rows.iter().filter_map(|row| row.get(i));
@@ -80,7 +80,7 @@ impl Columns {
         Self(titles.map(|(i, title)| width(i, title)).collect())
     }
 
-    /// One row. What a process could have put in its name to steer the terminal is shown as `?`.
+    /// A line of the table. Control characters, which a process may have in its name to steer the terminal, show as `?`.
     pub(super) fn line(&self, cells: &[String]) -> String {
         let mut line = String::new();
         for (cell, width) in cells.iter().zip(&self.0) {

@@ -6,9 +6,10 @@ use anyhow::{Context as _, Result};
 use clap::ArgGroup;
 
 use super::{
+    arguments::ReadArgs,
     output::{Columns, Format, print, print_json},
     peers::{pod, process},
-    source::Source,
+    reader::Reader,
 };
 use crate::{
     connections::peers::{self, Peer, View},
@@ -40,16 +41,12 @@ pub(super) struct Args {
     #[arg(long, value_name = "ADDRESS:PORT", requires = "local")]
     remote: Option<SocketAddr>,
 
-    /// How to print
-    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
-    output: Format,
-
     #[command(flatten)]
-    source: Source,
+    read: ReadArgs,
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
-    let reader = args.source.open()?;
+    let reader = Reader::new(&args.read)?;
     let peer = reader.read(&path(args), |origins, names| {
         let cookie = match (args.cookie, args.local, args.remote) {
             (None, Some(local), Some(remote)) => {
@@ -62,12 +59,13 @@ pub(super) fn run(args: &Args) -> Result<()> {
         let known = known.transpose()?.flatten();
         known.context("no origin is known for this connection")
     })?;
-    match args.output {
+    match args.read.output.output {
         Format::Json => print_json(&peer),
         Format::Table => print(&table(&peer)?),
     }
 }
 
+/// The request that asks for the connection.
 fn path(args: &Args) -> String {
     // `[` and `]` are reserved in a query (RFC 3986).
     let end = |end: Option<SocketAddr>| {

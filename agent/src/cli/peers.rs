@@ -7,15 +7,16 @@ use clap::ValueEnum as _;
 use serde::Serialize;
 
 use super::{
+    arguments::ReadArgs,
     output::{Columns, Format, print, print_json, print_table},
-    source::{Reader, Source},
+    reader::Reader,
 };
 use crate::{
     connections::peers::{self, Peer, View},
     observe::statistics::{By, Counts, Prefix, Statistics, Top},
 };
 
-/// How often `--follow` looks.
+/// How often `--follow` asks the agent.
 const LOOK: Duration = Duration::from_secs(1);
 const HEADER: [&str; 9] = [
     "COOKIE",
@@ -67,24 +68,21 @@ pub(super) struct Args {
     )]
     by: By,
 
-    /// How to print
-    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
-    output: Format,
-
     #[command(flatten)]
-    source: Source,
+    read: ReadArgs,
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
-    let reader = args.source.open()?;
+    let reader = Reader::new(&args.read)?;
+    let output = args.read.output.output;
     if args.follow {
-        return follow(&reader, args.output);
+        return follow(&reader, output);
     }
     if let Some(limit) = args.top {
-        return top(&reader, args.by, limit, args.output);
+        return top(&reader, args.by, limit, output);
     }
     let peers = list(&reader)?;
-    match args.output {
+    match output {
         Format::Json => print_json(&peers),
         Format::Table => {
             let rows: Vec<_> = peers.iter().map(cells).collect();
@@ -103,7 +101,7 @@ fn top(reader: &Reader, by: By, limit: usize, format: Format) -> Result<()> {
     let name = by.to_possible_value().expect("none is hidden");
     let path = format!("/v1/top?by={}&limit={limit}", name.get_name());
     let top: Top = reader.read(&path, |origins, _| {
-        // Nothing but what is open: what has ended died with the agent.
+        // Only open connections: the counts of those that have ended went with the agent.
         Statistics::new(reader.config.agent.top).top(origins, by, limit)
     })?;
     if format == Format::Json {
@@ -127,6 +125,7 @@ fn top(reader: &Reader, by: By, limit: usize, format: Format) -> Result<()> {
     print_table(&TOP_HEADER, &rows)
 }
 
+/// The cells of a prefix's counts.
 fn cells_of(counts: &Counts) -> [String; 4] {
     let Counts {
         connections,
@@ -137,7 +136,7 @@ fn cells_of(counts: &Counts) -> [String; 4] {
     [connections, bytes_received, bytes_sent, refused].map(u64::to_string)
 }
 
-/// A connection that begins or has ended.
+/// A connection that has begun or ended.
 #[derive(Serialize)]
 struct Change<'a> {
     event: &'static str,
@@ -168,7 +167,7 @@ fn follow(reader: &Reader, format: Format) -> Result<()> {
             }
             Format::Table => {
                 let rows: Vec<_> = changes.iter().map(|(sign, p)| change(sign, p)).collect();
-                // The first rows decide for those to come.
+                // The first rows set the widths for all that follow.
                 if columns.is_none() && !rows.is_empty() {
                     let titles: Vec<_> = header.iter().map(ToString::to_string).collect();
                     let widths = Columns::new(&header, &rows);
@@ -185,7 +184,7 @@ fn follow(reader: &Reader, format: Format) -> Result<()> {
     }
 }
 
-/// A row of `--follow`: the sign, the time of the change, and all but the last of the usual cells.
+/// A row of `--follow`: the sign, the time of the change, and all the usual cells but the last.
 fn change(sign: &str, peer: &Peer) -> Vec<String> {
     let time = match sign {
         "+" => peer.since.clone(),
@@ -197,6 +196,7 @@ fn change(sign: &str, peer: &Peer) -> Vec<String> {
     row
 }
 
+/// A row of the table of connections.
 fn cells(peer: &Peer) -> Vec<String> {
     vec![
         peer.cookie.to_string(),

@@ -1,20 +1,17 @@
-//! What the commands that change the host need.
+//! The capabilities of commands that change the host.
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 
-/// Capabilities by their numbers (`linux/capability.h`). CAP_SYS_ADMIN includes those for BPF.
-const NEEDED: [(u32, &str); 2] = [(12, "CAP_NET_ADMIN"), (21, "CAP_SYS_ADMIN")];
+use crate::doctor::capabilities::{self, Capability, NET_ADMIN, SYS_ADMIN};
 
-/// Refuses without the capabilities to attach programs and to set up routes.
+/// The capabilities to attach programs and to set up routes. CAP_SYS_ADMIN includes those for BPF.
+const NEEDED: [Capability; 2] = [NET_ADMIN, SYS_ADMIN];
+
+/// Fails unless this process has the capabilities to run `command`.
 pub(super) fn require(command: &str) -> Result<()> {
-    let status = procfs::process::Process::myself()
-        .and_then(|process| process.status())
-        .context("cannot read /proc/self/status: mount it with `mount -t proc proc /proc`")?;
-    let missing: Vec<_> = NEEDED
-        .iter()
-        .filter(|(number, _)| status.capeff & (1 << number) == 0)
-        .map(|(_, name)| *name)
-        .collect();
+    let effective = capabilities::effective()?;
+    let missing = NEEDED.iter().filter(|c| !c.is_in(effective));
+    let missing: Vec<_> = missing.map(|c| c.1).collect();
     if !missing.is_empty() {
         bail!(
             "`truepeer {command}` needs root ({} missing): type `sudo truepeer {command}`",

@@ -1,14 +1,9 @@
 //! `truepeer run`
 
-use std::path::PathBuf;
-
 use anyhow::Result;
 
-use super::{output::log_to_stderr, privileges};
-use crate::{
-    config::Config,
-    daemon::{self, Partial},
-};
+use super::{arguments::ConfigArgs, output::log_to_stderr, privileges};
+use crate::daemon::{self, Partial};
 
 /// Run the agent in the foreground
 ///
@@ -22,9 +17,8 @@ Examples:
   truepeer run --config /etc/truepeer.toml
   systemctl kill --signal HUP truepeer        Read the configuration again")]
 pub(super) struct Args {
-    /// Configuration; without it, the default one (`truepeer config default`)
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    config: ConfigArgs,
 
     /// Let everything but relays go on when the agent stops, as `keep` in the configuration does
     #[arg(long)]
@@ -37,11 +31,11 @@ pub(super) struct Args {
 
 pub(super) fn run(args: Args) -> Result<()> {
     let read = move || {
-        let mut config = Config::load(args.config.as_deref())?;
+        let mut config = args.config.load()?;
         config.agent.keep |= args.keep;
         Ok(config)
     };
-    // A mistake is told before anything else is asked for.
+    // Mistakes in the configuration come first: they need no privileges to be found.
     read()?;
     privileges::require("run")?;
     log_to_stderr();

@@ -7,11 +7,12 @@ use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
 use super::{
+    arguments::ReadArgs,
     output::{Format, print, print_json, print_table},
-    source::Source,
+    reader::Reader,
 };
 use crate::{
-    api::{Agent, PolicyTally, Report},
+    api::{AgentReport, PolicyTally, Report},
     connections::origins::{Link, MapFill},
 };
 
@@ -24,20 +25,17 @@ Examples:
   truepeer status
   truepeer status -o json | jq .counters.steer_no_listener")]
 pub(super) struct Args {
-    /// How to print
-    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
-    output: Format,
-
     #[command(flatten)]
-    source: Source,
+    read: ReadArgs,
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
-    let report: serde_json::Value = args.source.open()?.read("/v1/status", |origins, names| {
+    let reader = Reader::new(&args.read)?;
+    let report: serde_json::Value = reader.read("/v1/status", |origins, names| {
         let report = Report::new(None, origins.status()?, names);
         Ok(serde_json::to_value(report)?)
     })?;
-    match args.output {
+    match args.read.output.output {
         Format::Json => print_json(&report),
         Format::Table => {
             let known = serde_json::from_value(report);
@@ -46,10 +44,10 @@ pub(super) fn run(args: &Args) -> Result<()> {
     }
 }
 
-/// A [`Report`] as it is read.
+/// A [`Report`], as the tables show it.
 #[derive(Deserialize)]
 struct Known {
-    agent: Option<Agent>,
+    agent: Option<AgentReport>,
     links: Vec<Link>,
     maps: Vec<MapFill>,
     counters: BTreeMap<String, u64>,

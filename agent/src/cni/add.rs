@@ -1,30 +1,30 @@
-//! ADD.
+//! The command ADD.
 
 use hyper::Method;
 
 use super::{
-    annotations,
-    ask::{self, Verdict},
+    ask::{self, AgentReply},
     environment::Environment,
     error::{Code, Error},
-    network::{Network, unsupported},
+    netconf::{NetConf, unsupported},
+    overlay,
 };
 use crate::{
     host::netns::{Netns, boot_id},
     workloads::pods::{self, Attachment, Directory},
 };
 
-/// Remembers an attachment, and has the agent put in place what it asks for; the result of the plugins before.
-pub(super) fn add(environment: &Environment, network: &Network) -> Result<String, Error> {
+/// Writes the file of an attachment, asks the agent to take it up, and returns the result of the previous plugins.
+pub(super) fn add(environment: &Environment, network: &NetConf) -> Result<String, Error> {
     let result = network.prev_result()?;
     let attachment = attachment(environment, network)?;
     let directory = Directory::new(&network.pods);
     directory.write(&attachment)?;
     let error = match ask::ask(network, Method::PUT, &attachment.id) {
-        Verdict::Done => None,
-        Verdict::Down(reason) if network.goes_on(&reason) => None,
-        Verdict::Down(reason) => Some(Error::new(Code::Later, "the agent is down", reason)),
-        Verdict::Unknown(reason) | Verdict::Refused(reason) => Some(Error::new(
+        AgentReply::Done => None,
+        AgentReply::Down(reason) if network.goes_on(&reason) => None,
+        AgentReply::Down(reason) => Some(Error::new(Code::Later, "the agent is down", reason)),
+        AgentReply::Unknown(reason) | AgentReply::Refused(reason) => Some(Error::new(
             Code::Network,
             "the agent refuses the pod",
             reason,
@@ -37,9 +37,10 @@ pub(super) fn add(environment: &Environment, network: &Network) -> Result<String
     Ok(result.get().to_owned())
 }
 
-fn attachment(environment: &Environment, network: &Network) -> Result<Attachment, Error> {
+/// The attachment that ADD asks for.
+fn attachment(environment: &Environment, network: &NetConf) -> Result<Attachment, Error> {
     let (steer, unwrap) =
-        annotations::lay_over(&network.annotations(), &network.steer, &network.unwrap)?;
+        overlay::lay_over(&network.annotations(), &network.steer, &network.unwrap)?;
     for section in steer.iter().chain(&unwrap) {
         if let Some(netns) = section.get("netns") {
             return Err(unsupported("netns", netns));
@@ -57,7 +58,7 @@ fn attachment(environment: &Environment, network: &Network) -> Result<Attachment
         steer,
         unwrap,
     };
-    // Without an agent, nobody else would say so.
+    // Without a running agent, nobody else would find the mistake.
     pods::rules([&attachment]).map_err(|error| {
         Error::new(
             Code::Network,
@@ -68,7 +69,7 @@ fn attachment(environment: &Environment, network: &Network) -> Result<Attachment
     Ok(attachment)
 }
 
-/// The pod's network namespace, which is not the host's.
+/// Opens the pod's network namespace, which must not be the host's.
 pub(super) fn open_netns(environment: &Environment) -> Result<Netns, Error> {
     let invalid = |details: anyhow::Error| {
         let msg = "invalid environment variable CNI_NETNS";

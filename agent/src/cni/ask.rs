@@ -1,4 +1,4 @@
-//! What the plugin asks of the agent.
+//! Requests of the plugin to the agent.
 
 use std::{
     io::{Write as _, stderr},
@@ -10,50 +10,50 @@ use anyhow::{Context as _, Result};
 use hyper::{Method, StatusCode};
 use tokio::{runtime, time::timeout};
 
-use super::network::{Network, OnAgentDown};
+use super::netconf::{NetConf, OnAgentDown};
 use crate::{api::client, workloads::pods::Id};
 
-/// How long the agent may take: a runtime waits for the plugin.
+/// How long the agent may take to answer, as a runtime waits for the plugin.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What became of a request.
-pub(super) enum Verdict {
-    /// It is done.
+/// How the agent replied to a request.
+pub(super) enum AgentReply {
+    /// It has done what it was asked for.
     Done,
-    /// The agent does not know the attachment.
+    /// It does not know the attachment.
     Unknown(String),
-    /// It can't be done, however often it is asked for.
+    /// It cannot do it: another attempt would fail too.
     Refused(String),
-    /// There is no agent, or it fails: why.
+    /// There is no agent, or it failed.
     Down(String),
 }
 
-/// Asks the agent to do something about an attachment.
-pub(super) fn ask(network: &Network, method: Method, id: &Id) -> Verdict {
+/// Sends a request about an attachment.
+pub(super) fn ask(network: &NetConf, method: Method, id: &Id) -> AgentReply {
     let query = serde_urlencoded::to_string(id).expect("strings only");
-    verdict(&network.socket, method, &format!("/v1/pod?{query}"))
+    reply(&network.socket, method, &format!("/v1/pod?{query}"))
 }
 
-/// Asks the agent whether it serves.
-pub(super) fn is_ready(network: &Network) -> Verdict {
-    verdict(&network.socket, Method::GET, "/readyz")
+/// Asks the agent whether it is ready.
+pub(super) fn is_ready(network: &NetConf) -> AgentReply {
+    reply(&network.socket, Method::GET, "/readyz")
 }
 
-fn verdict(socket: &Path, method: Method, path: &str) -> Verdict {
+fn reply(socket: &Path, method: Method, path: &str) -> AgentReply {
     let answer = match exchange(socket, method, path) {
         Ok(Some(answer)) => answer,
-        Ok(None) => return Verdict::Down(format!("no agent answers at {}", socket.display())),
-        Err(error) => return Verdict::Down(format!("{error:#}")),
+        Ok(None) => return AgentReply::Down(format!("no agent answers at {}", socket.display())),
+        Err(error) => return AgentReply::Down(format!("{error:#}")),
     };
     match answer.status {
-        status if status.is_success() => Verdict::Done,
-        StatusCode::NOT_FOUND => Verdict::Unknown(answer.reason()),
-        status if status.is_client_error() => Verdict::Refused(answer.reason()),
-        _ => Verdict::Down(answer.reason()),
+        status if status.is_success() => AgentReply::Done,
+        StatusCode::NOT_FOUND => AgentReply::Unknown(answer.reason()),
+        status if status.is_client_error() => AgentReply::Refused(answer.reason()),
+        _ => AgentReply::Down(answer.reason()),
     }
 }
 
-fn exchange(socket: &Path, method: Method, path: &str) -> Result<Option<client::Answer>> {
+fn exchange(socket: &Path, method: Method, path: &str) -> Result<Option<client::Reply>> {
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -64,8 +64,8 @@ fn exchange(socket: &Path, method: Method, path: &str) -> Result<Option<client::
     })
 }
 
-impl Network {
-    /// Whether to go on without an agent, which is then said on standard error; runtimes log that.
+impl NetConf {
+    /// Whether to go on without an agent. If so, it warns on standard error, which runtimes log.
     pub(super) fn goes_on(&self, reason: &str) -> bool {
         let is_open = self.on_agent_down == OnAgentDown::Open;
         if is_open {
@@ -75,7 +75,7 @@ impl Network {
     }
 }
 
-/// Says on standard error what does not keep the plugin from succeeding.
+/// Reports on standard error a failure that does not keep the plugin from succeeding.
 pub(super) fn warn(reason: &str) {
     let _ = writeln!(stderr(), "truepeer: {reason}");
 }

@@ -1,18 +1,18 @@
-//! CHECK, DEL, GC and STATUS.
+//! The commands CHECK, DEL, GC and STATUS.
 
 use hyper::Method;
 
 use super::{
     add::open_netns,
-    ask::{self, Verdict, warn},
+    ask::{self, AgentReply, warn},
     environment::Environment,
     error::{Code, Error},
-    network::Network,
+    netconf::NetConf,
 };
 use crate::workloads::pods::{Directory, Id};
 
-/// Fails unless an attachment is as ADD left it.
-pub(super) fn check(environment: &Environment, network: &Network) -> Result<(), Error> {
+/// CHECK: fails unless everything is as ADD left it.
+pub(super) fn check(environment: &Environment, network: &NetConf) -> Result<(), Error> {
     network.prev_result()?;
     let id = &environment.id;
     let unknown = |reason: String| Error::new(Code::Container, "unknown container", reason);
@@ -34,23 +34,23 @@ pub(super) fn check(environment: &Environment, network: &Network) -> Result<(), 
         .interface_index(&id.ifname)
         .map_err(|error| missing(error.to_string()))?;
     match ask::ask(network, Method::GET, id) {
-        Verdict::Done => Ok(()),
-        Verdict::Down(reason) if network.goes_on(&reason) => Ok(()),
-        Verdict::Down(reason) => Err(Error::new(Code::Later, "the agent is down", reason)),
-        Verdict::Unknown(reason) | Verdict::Refused(reason) => Err(missing(reason)),
+        AgentReply::Done => Ok(()),
+        AgentReply::Down(reason) if network.goes_on(&reason) => Ok(()),
+        AgentReply::Down(reason) => Err(Error::new(Code::Later, "the agent is down", reason)),
+        AgentReply::Unknown(reason) | AgentReply::Refused(reason) => Err(missing(reason)),
     }
 }
 
-/// Forgets an attachment, and has the agent take away what is in place. Whatever fails is no reason to keep a pod
-/// from going: the agent sees that the file is gone, and the data path ends with the namespace.
-pub(super) fn del(environment: &Environment, network: &Network) {
+/// DEL: removes the file of an attachment, and asks the agent to let go of it. No failure may keep a pod from going: the
+/// agent notices by itself that the file is gone, and the data path ends with the namespace.
+pub(super) fn del(environment: &Environment, network: &NetConf) {
     if let Err(error) = forget(network, &environment.id) {
         warn(&format!("{error:#}"));
     }
 }
 
-/// Forgets the network's attachments that the runtime does not know, and those whose namespace is gone.
-pub(super) fn gc(network: &Network) -> Result<(), Error> {
+/// GC: forgets the network's attachments that the runtime does not know, and those whose namespace is gone.
+pub(super) fn gc(network: &NetConf) -> Result<(), Error> {
     let valid = network.valid_attachments()?;
     let directory = Directory::new(&network.pods);
     let mut failures = Vec::new();
@@ -72,23 +72,24 @@ pub(super) fn gc(network: &Network) -> Result<(), Error> {
     ))
 }
 
-/// Fails when no pod can be added. While pods start without the agent, all is well.
-pub(super) fn status(network: &Network) -> Result<(), Error> {
+/// STATUS: fails when no pod can be added. All is well where pods may start without the agent.
+pub(super) fn status(network: &NetConf) -> Result<(), Error> {
     match ask::is_ready(network) {
-        Verdict::Done => Ok(()),
-        Verdict::Down(reason) if network.goes_on(&reason) => Ok(()),
-        Verdict::Down(reason) | Verdict::Unknown(reason) | Verdict::Refused(reason) => {
+        AgentReply::Done => Ok(()),
+        AgentReply::Down(reason) if network.goes_on(&reason) => Ok(()),
+        AgentReply::Down(reason) | AgentReply::Unknown(reason) | AgentReply::Refused(reason) => {
             Err(Error::new(Code::Unavailable, "the agent is down", reason))
         }
     }
 }
 
-fn forget(network: &Network, id: &Id) -> anyhow::Result<()> {
+/// Removes the file of an attachment, and tells the agent.
+fn forget(network: &NetConf, id: &Id) -> anyhow::Result<()> {
     Directory::new(&network.pods).remove(id)?;
     match ask::ask(network, Method::DELETE, id) {
-        Verdict::Done => {}
-        // The agent looks at the directory when it starts.
-        Verdict::Down(reason) | Verdict::Unknown(reason) | Verdict::Refused(reason) => {
+        AgentReply::Done => {}
+        // An agent that does not answer looks at the directory when it starts.
+        AgentReply::Down(reason) | AgentReply::Unknown(reason) | AgentReply::Refused(reason) => {
             warn(&format!("{id}: {reason}"));
         }
     }

@@ -1,10 +1,10 @@
-//! Errors as the specification has them.
+//! Errors in the specification's form.
 
 use std::fmt::{self, Display};
 
 use serde_json::json;
 
-/// The specification's numbers, and from 100 on truepeer's own.
+/// Error codes: the specification's, and from 100 on truepeer's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub(super) enum Code {
@@ -22,11 +22,11 @@ pub(super) enum Code {
     Decode = 6,
     /// The network configuration, or a pod's annotation, is invalid.
     Network = 7,
-    /// Try again later: there is no agent.
+    /// There is no agent: try again later.
     Later = 11,
-    /// No pod can be added: there is no agent.
+    /// There is no agent: no pod can be added.
     Unavailable = 50,
-    /// What was put in place for a pod is no longer there.
+    /// What was put in place for a pod is no longer complete.
     Missing = 100,
 }
 
@@ -39,7 +39,7 @@ pub(super) struct Error {
 }
 
 impl Error {
-    /// What happened, in short, and more about it.
+    /// An error with a short message, and details.
     pub(super) fn new(code: Code, msg: impl Into<String>, details: impl Display) -> Self {
         Self {
             code,
@@ -48,7 +48,7 @@ impl Error {
         }
     }
 
-    /// The error as runtimes read it.
+    /// The error as JSON, for runtimes.
     pub(super) fn to_json(&self, version: &str) -> String {
         json!({
             "cniVersion": version,
@@ -66,7 +66,7 @@ impl fmt::Display for Error {
     }
 }
 
-/// What failed is reading or writing files, or entering a namespace.
+/// Errors of other rooms are about files or namespaces.
 impl From<anyhow::Error> for Error {
     fn from(error: anyhow::Error) -> Self {
         Self::new(Code::Io, error.to_string(), error)

@@ -1,18 +1,18 @@
-//! The CNI plugin: remembers the pods of a container runtime, and has the agent take them up.
+//! The CNI plugin: it keeps a file for each attachment of a pod, and asks the agent to take it up.
 //!
 //! It follows the CNI specification, versions 0.3.1 to 1.1.0: parameters in the environment
-//! ([`environment`]), the network's configuration on standard input ([`network`]), results and errors
-//! ([`error`]) as JSON on standard output. It is chained after the plugins that make a pod's interface, and
-//! passes their result on.
+//! ([`environment`]), the network's configuration on standard input ([`netconf`]), results and errors
+//! ([`error`]) as JSON on standard output. In the list of plugins, it stands behind those that make a pod's interface,
+//! and passes their result on.
 
 mod add;
-mod annotations;
 mod ask;
 mod commands;
 mod environment;
 mod error;
 pub mod install;
-mod network;
+mod netconf;
+mod overlay;
 
 use std::{
     collections::BTreeMap,
@@ -23,42 +23,40 @@ use std::{
 use anyhow::anyhow;
 use serde_json::json;
 
+pub use self::environment::COMMAND;
 use self::{
     environment::{Command, Environment},
     error::{Code, Error},
-    network::{LATEST, Network, SUPPORTED},
+    netconf::{LATEST, NetConf, SUPPORTED},
 };
 
 use crate::workloads::pods::Sections;
 
-/// The variable that says what a plugin is to do.
-pub const COMMAND: &str = "CNI_COMMAND";
-
-/// Does what environment and standard input say.
+/// Runs the command in the environment with the configuration on standard input.
 pub fn main() -> ExitCode {
     let mut version = LATEST.to_owned();
     let (output, code) = match run(&mut version) {
         Ok(output) => (output, ExitCode::SUCCESS),
         Err(error) => (error.to_json(&version), ExitCode::FAILURE),
     };
-    // Without standard output, the runtime has the exit code.
+    // If standard output is closed, the runtime still has the exit code.
     let _ = stdout().write_all(output.as_bytes());
     code
 }
 
-/// The steers and unwraps that a pod's annotations alone ask for.
+/// The steers and unwraps that a pod's annotations ask for without a network's configuration.
 ///
 /// # Errors
 ///
-/// When an annotation is unknown, or wrong.
+/// When an annotation is unknown or invalid.
 pub fn read_annotations(
     annotations: &BTreeMap<String, String>,
 ) -> anyhow::Result<(Sections, Sections)> {
     let none = Sections::new();
-    annotations::lay_over(annotations, &none, &none).map_err(|error| anyhow!("{error}"))
+    overlay::lay_over(annotations, &none, &none).map_err(|error| anyhow!("{error}"))
 }
 
-/// What is to be printed. `version` becomes that of the input as soon as it is known.
+/// Runs the command, and returns what to print. Sets `version` to that of the input as soon as it is known.
 fn run(version: &mut String) -> Result<String, Error> {
     let command = environment::command()?;
     let mut input = Vec::new();
@@ -70,10 +68,10 @@ fn run(version: &mut String) -> Result<String, Error> {
         )
     })?;
     if command == Command::Version {
-        return probe(&input, version);
+        return versions(&input, version);
     }
     let environment = Environment::read(command)?;
-    let network = Network::parse(&input, command, version)?;
+    let network = NetConf::parse(&input, command, version)?;
     match command {
         Command::Add => return add::add(&environment, &network),
         Command::Check => commands::check(&environment, &network)?,
@@ -85,10 +83,10 @@ fn run(version: &mut String) -> Result<String, Error> {
     Ok(String::new())
 }
 
-/// Tells the versions of the specification that are spoken. The input's is repeated, whether or not it is.
-fn probe(input: &[u8], version: &mut String) -> Result<String, Error> {
+/// VERSION: the versions of the specification that the plugin supports. It repeats that of the input, supported or not.
+fn versions(input: &[u8], version: &mut String) -> Result<String, Error> {
     if !input.trim_ascii().is_empty() {
-        *version = network::version(input)?;
+        *version = netconf::version(input)?;
     }
     Ok(json!({"cniVersion": version, "supportedVersions": SUPPORTED}).to_string())
 }

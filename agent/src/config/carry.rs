@@ -1,13 +1,13 @@
-//! The sections below `[carry]`: what the next hop is told.
+//! The sections `[carry.toa]` and `[[carry.node]]`: how the next hop is told the client.
 
 use std::{ops::RangeInclusive, path::PathBuf};
 
 use ipnet::IpNet;
 
 use super::{
+    fields::{netns, ports, required_interface},
     problem::Problems,
-    reader::Section,
-    steer::{netns, ports, required_interface},
+    section::Section,
     trust::check_kind,
 };
 
@@ -15,10 +15,10 @@ pub(super) const KEYS: [&str; 2] = ["toa", "node"];
 pub(super) const TOA_KEYS: [&str; 2] = ["to", "kind"];
 pub(super) const NODE_KEYS: [&str; 3] = ["netns", "interface", "ports"];
 
-/// The section `[carry.toa]`: destinations whose SYN tells a local proxy's client in a TCP option.
+/// The section `[carry.toa]`: to which destinations a local proxy's SYN carries the client in a TCP option.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CarryToa {
-    /// Prefixes of destinations that understand it.
+    /// Prefixes of destinations that understand the option.
     pub to: Vec<IpNet>,
     /// The option's kind.
     pub kind: u8,
@@ -49,24 +49,24 @@ impl CarryToa {
     }
 }
 
-/// A section `[[carry.node]]`: SYNs that are given TOA before the node's own NAT.
+/// A section `[[carry.node]]`: SYNs to which the data path adds TOA before the node's own NAT.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CarryNode {
-    /// Path of the network namespace; `None`: the agent's own.
+    /// Path of the network namespace; `None` for the agent's own.
     pub netns: Option<PathBuf>,
     /// The interface by which clients come in.
     pub interface: String,
-    /// What they connect to.
+    /// The ports that clients connect to.
     pub ports: Vec<RangeInclusive<u16>>,
 }
 
 impl CarryNode {
-    /// Name of the rule by which it vouches for a client.
+    /// Name of the rule by which it vouches for clients.
     pub fn rule(&self) -> String {
         format!("node {}", self.interface)
     }
 
-    /// Reads a section; `None` when what is missing would make later checks meaningless.
+    /// Reads a section; `None` if it lacks its interface.
     pub(super) fn read(section: &Section<'_, '_>, problems: &mut Problems) -> Option<Self> {
         section.refuse_unknown(problems);
         let netns = netns(section, problems);

@@ -1,18 +1,22 @@
-//! What steers must agree on with each other.
+//! Checks that concern several sections at once.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use agent_common::Mark;
 use agent_common::origin::rule_id;
-use agent_common::settings::MAX_RANGES;
+use agent_common::steer::MAX_RANGES;
 
+use super::carry::CarryToa;
 use super::problem::Problems;
-use super::steer::{Located, Steer};
+use super::relay::{Accept, LocatedRelay, Send};
+use super::steer::{LocatedSteer, Steer};
+use super::trust::Trust;
 
-/// Notes everything in which steers contradict each other.
-pub(super) fn steers(steers: &[Located], problems: &mut Problems) {
+/// Notes whatever steers contradict each other in.
+pub(super) fn steers(steers: &[LocatedSteer], problems: &mut Problems) {
     names(steers, problems);
-    let mut namespaces: Vec<(_, Vec<&Located>)> = Vec::new();
+    let mut namespaces: Vec<(_, Vec<&LocatedSteer>)> = Vec::new();
     for located in steers {
         let netns = &located.steer.netns;
         match namespaces.iter_mut().find(|(known, _)| *known == netns) {
@@ -27,7 +31,8 @@ pub(super) fn steers(steers: &[Located], problems: &mut Problems) {
     }
 }
 
-fn names(steers: &[Located], problems: &mut Problems) {
+/// Notes names that two steers have, and those that the data path could not tell apart.
+fn names(steers: &[LocatedSteer], problems: &mut Problems) {
     let mut seen: HashMap<u32, &str> = HashMap::new();
     for located in steers {
         let name = located.steer.name.as_str();
@@ -47,10 +52,10 @@ fn names(steers: &[Located], problems: &mut Problems) {
     }
 }
 
-/// One mark and one table for the sidecars of a namespace, one of each for its gateways, and marks
-/// that tell the two apart.
-fn marks(members: &[&Located], problems: &mut Problems) {
-    let (gateways, sidecars): (Vec<&Located>, Vec<&Located>) = members
+/// Notes it unless the sidecars of a namespace share one mark and one table, its gateways do too, and their marks
+/// tell the two apart.
+fn marks(members: &[&LocatedSteer], problems: &mut Problems) {
+    let (gateways, sidecars): (Vec<&LocatedSteer>, Vec<&LocatedSteer>) = members
         .iter()
         .partition(|located| located.steer.answers.is_some());
     for (kind, group) in [("sidecar", &sidecars), ("gateway", &gateways)] {
@@ -59,28 +64,22 @@ fn marks(members: &[&Located], problems: &mut Problems) {
         };
         for other in others {
             let (a, b) = (&first.steer, &other.steer);
-            if a.mark != b.mark {
+            let mut differ = |span: &Range<usize>, key, common: String| {
                 problems.add(
-                    other.mark.clone(),
+                    span.clone(),
                     format!(
-                        "the {kind} steers \"{}\" and \"{}\" share a namespace but not their mark",
+                        "the {kind} steers \"{}\" and \"{}\" share a namespace but not their {key}",
                         a.name, b.name
                     ),
-                    Some(format!(
-                        "write `mark = \"{:#x}/{:#x}\"` in both",
-                        a.mark.value, a.mark.mask
-                    )),
+                    Some(format!("write `{key} = {common}` in both")),
                 );
+            };
+            if a.mark != b.mark {
+                let common = format!("\"{:#x}/{:#x}\"", a.mark.value, a.mark.mask);
+                differ(&other.mark, "mark", common);
             }
             if a.table != b.table {
-                problems.add(
-                    other.table.clone(),
-                    format!(
-                        "the {kind} steers \"{}\" and \"{}\" share a namespace but not their table",
-                        a.name, b.name
-                    ),
-                    Some(format!("write `table = {}` in both", a.table)),
-                );
+                differ(&other.table, "table", a.table.to_string());
             }
         }
     }
@@ -104,7 +103,7 @@ fn marks(members: &[&Located], problems: &mut Problems) {
     }
 }
 
-/// A mark that cannot be taken for `mark`.
+/// A mark that no packet can have together with `mark`.
 fn another_mark(mark: Mark) -> Mark {
     let flipped = (0..u32::BITS)
         .map(|i| 1 << i)
@@ -123,7 +122,8 @@ fn another_mark(mark: Mark) -> Mark {
     }
 }
 
-fn overlaps(members: &[&Located], problems: &mut Problems) {
+/// Notes ports for which a packet could meet two steers.
+fn overlaps(members: &[&LocatedSteer], problems: &mut Problems) {
     for (i, located) in members.iter().enumerate() {
         let steer = &located.steer;
         for (j, range) in steer.ports.iter().enumerate() {
@@ -162,12 +162,13 @@ fn overlaps(members: &[&Located], problems: &mut Problems) {
     }
 }
 
-/// Whether a packet could meet both steers of one namespace.
+/// Whether a packet could meet both of two steers of one namespace.
 fn same_packets(a: &Steer, b: &Steer) -> bool {
     a.interface.is_none() || b.interface.is_none() || a.interface == b.interface
 }
 
-fn size(members: &[&Located], problems: &mut Problems) {
+/// Notes it if the steers of a namespace are too many for the data path.
+fn size(members: &[&LocatedSteer], problems: &mut Problems) {
     let ranges = |steer: &Steer| steer.ports.len() + steer.answers.as_ref().map_or(0, Vec::len);
     let total: usize = members.iter().map(|located| ranges(&located.steer)).sum();
     if total > MAX_RANGES
@@ -180,5 +181,60 @@ fn size(members: &[&Located], problems: &mut Problems) {
             ),
             Some("join neighbouring ports into ranges, such as \"9000-9010\"".into()),
         );
+    }
+}
+
+/// Notes whatever relays contradict each other or other sections in.
+pub(super) fn relays(
+    relays: &[LocatedRelay],
+    trust: &Trust,
+    toa: &CarryToa,
+    problems: &mut Problems,
+) {
+    for (i, located) in relays.iter().enumerate() {
+        let relay = &located.relay;
+        let is_same = |other: &&LocatedRelay| {
+            (&other.relay.netns, other.relay.listen) == (&relay.netns, relay.listen)
+        };
+        if relays[..i].iter().any(|other| is_same(&other)) {
+            problems.add(
+                located.listen.clone(),
+                format!("two relays listen on {}", relay.listen),
+                Some("join them, or give one another address or port".into()),
+            );
+        }
+        if relay.accept == Accept::Proxy && trust.sources.is_empty() {
+            problems.add(
+                located.accept.clone(),
+                "nobody is trusted to send a PROXY header: every connection would be refused",
+                Some(
+                    "add the senders' prefixes to `[trust]`, such as `sources = [\"10.0.0.0/8\"]`"
+                        .into(),
+                ),
+            );
+        }
+        for (upstream, span) in relay.upstream.iter().zip(&located.upstream) {
+            if *upstream == relay.listen {
+                problems.add(
+                    span.clone(),
+                    "the relay would connect to itself",
+                    Some(
+                        "`listen` is what clients connect to, `upstream` is where the servers are"
+                            .into(),
+                    ),
+                );
+            }
+            let knows_toa = toa.to.iter().any(|prefix| prefix.contains(&upstream.ip()));
+            if relay.send == Send::Toa && !knows_toa {
+                problems.add(
+                    located.send.clone(),
+                    format!("TOA is not sent to {}", upstream.ip()),
+                    Some(format!(
+                        "add it to `[carry.toa]`: `to = [\"{}\"]`",
+                        ipnet::IpNet::from(upstream.ip())
+                    )),
+                );
+            }
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! The keys of signed TOA, in a file of their own: a Kubernetes Secret, for example.
+//! The keys that sign TOA. They have a file of their own, a Kubernetes Secret for example.
 
 use std::{
     fs,
@@ -9,15 +9,15 @@ use agent_common::siphash::Key;
 use anyhow::{Context as _, Result, bail, ensure};
 use tracing::{error, info};
 
-/// Digits of a key.
+/// Hexadecimal digits of a key.
 const DIGITS: usize = 32;
 
-/// What a file holds. It cannot be printed, so that no key comes into a log.
+/// The keys of a file. They cannot be printed, lest a key gets into a log.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Keys {
-    /// The key that signs, and verifies.
+    /// The key that signs and verifies.
     pub first: Key,
-    /// One more that verifies, while keys are being replaced.
+    /// A second key that verifies, while keys are being replaced.
     pub other: Option<Key>,
 }
 
@@ -26,14 +26,14 @@ impl Keys {
     ///
     /// # Errors
     ///
-    /// When it cannot be read, or does not hold one or two keys.
+    /// When the file cannot be read, or does not hold one or two keys.
     pub fn read(path: &Path) -> Result<Self> {
         let name = path.display();
         let text = fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
         Self::parse(&text).with_context(|| format!("{name} holds no valid keys"))
     }
 
-    /// One key a line; lines that begin with `#`, and those that are empty, do not count.
+    /// Parses one key a line, and skips empty lines and those that begin with `#`.
     fn parse(text: &str) -> Result<Self> {
         let mut keys = Vec::new();
         for (n, line) in text.lines().map(str::trim).enumerate() {
@@ -65,16 +65,16 @@ impl Keys {
     }
 }
 
-/// A file that is followed.
+/// A file of keys, which can change.
 pub struct KeyFile {
     path: PathBuf,
     keys: Keys,
-    /// Why it was not read the last time; told once.
+    /// Why the last attempt to read it failed, so that each problem is logged once.
     problem: Option<String>,
 }
 
 impl KeyFile {
-    /// Reads it for the first time.
+    /// Reads the file for the first time.
     pub fn open(path: &Path) -> Result<Self> {
         Ok(Self {
             path: path.to_owned(),
@@ -83,12 +83,13 @@ impl KeyFile {
         })
     }
 
-    /// What it holds, or held when it could be read.
+    /// The keys as last read.
     pub fn keys(&self) -> &Keys {
         &self.keys
     }
 
-    /// Reads it again. By its contents and not its times, as Secrets are replaced by way of links.
+    /// Reads the file again, and keeps the former keys if that fails. It compares contents, not times: a Secret is
+    /// replaced by way of links.
     pub fn follow(&mut self) {
         let problem = match Keys::read(&self.path) {
             Ok(keys) => {

@@ -7,30 +7,31 @@ use agent_common::guard::{MAX_POLICIES, MAX_PREFIXES, Verdict};
 use agent_common::origin::rule_id;
 use ipnet::IpNet;
 
+use super::fields::{ports, show_ports};
 use super::problem::Problems;
-use super::reader::{Located, Section};
-use super::steer::ports;
+use super::section::Section;
+use super::value::Located;
 
 pub(super) const KEYS: [&str; 4] = ["name", "ports", "allow", "deny"];
 
-/// Which clients may connect to some ports of this host: the longest prefix that a client is in decides.
+/// Which clients may connect to some ports of this host. The longest prefix that contains the client decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// What output calls it; unique. Its ports, unless it was given a name.
+    /// Its name in output; unique. The ports are its name unless the configuration gives another.
     pub name: String,
     /// The servers' ports, in every network namespace.
     pub ports: Vec<RangeInclusive<u16>>,
-    /// What is decided, each prefix once.
+    /// Each prefix, once, with the verdict on its clients.
     pub prefixes: Vec<(IpNet, Verdict)>,
-    /// The verdict on clients in none of them.
+    /// The verdict on clients in none of the prefixes.
     pub otherwise: Verdict,
 }
 
 impl Policy {
-    /// What the rules of policies begin with, before the name.
+    /// Beginning of a policy's rule, before the name.
     pub const PREFIX: &str = "policy ";
 
-    /// Name of the rule that a refusal names.
+    /// Name of the rule by which a record of a refused connection refers to the policy.
     pub fn rule(&self) -> String {
         rule(&self.name)
     }
@@ -40,7 +41,7 @@ fn rule(name: &str) -> String {
     format!("{}{name}", Policy::PREFIX)
 }
 
-/// Reads all sections.
+/// Reads all sections `[[policy]]`.
 pub(super) fn read(sections: &[Section<'_, '_>], problems: &mut Problems) -> Vec<Policy> {
     let mut names = HashMap::new();
     let mut owners = HashMap::new();
@@ -52,7 +53,7 @@ pub(super) fn read(sections: &[Section<'_, '_>], problems: &mut Problems) -> Vec
             let name = name(section, &ports, &mut names, problems);
             let allowed = section.get("allow").is_some();
             let prefixes = prefixes(section, problems);
-            own(&mut owners, &ports, &name, problems);
+            claim_ports(&mut owners, &ports, &name, problems);
             Policy {
                 name,
                 ports: ports.into_iter().map(|(range, _)| range).collect(),
@@ -69,7 +70,7 @@ pub(super) fn read(sections: &[Section<'_, '_>], problems: &mut Problems) -> Vec
     policies
 }
 
-/// The policy's name, which no earlier one has.
+/// The policy's name. Notes a name that an earlier policy has.
 fn name(
     section: &Section<'_, '_>,
     ports: &[Located<RangeInclusive<u16>>],
@@ -79,7 +80,7 @@ fn name(
     let (name, span) = match section.string("name", problems) {
         Some((name, span)) => (name.to_owned(), span),
         None => {
-            let texts: Vec<_> = ports.iter().map(|(range, _)| text(range)).collect();
+            let texts: Vec<_> = ports.iter().map(|(range, _)| show_ports(range)).collect();
             (texts.join(","), section.span.clone())
         }
     };
@@ -103,14 +104,7 @@ fn name(
     name
 }
 
-fn text(range: &RangeInclusive<u16>) -> String {
-    match (range.start(), range.end()) {
-        (first, last) if first == last => first.to_string(),
-        (first, last) => format!("{first}-{last}"),
-    }
-}
-
-/// What the policy decides; a prefix cannot be both allowed and denied.
+/// The policy's prefixes with their verdicts. Notes a prefix that is both allowed and denied.
 fn prefixes(section: &Section<'_, '_>, problems: &mut Problems) -> Vec<(IpNet, Verdict)> {
     let mut prefixes = Vec::new();
     let mut seen = HashMap::new();
@@ -138,32 +132,29 @@ fn prefixes(section: &Section<'_, '_>, problems: &mut Problems) -> Vec<(IpNet, V
             Some("add a line such as `deny = [\"203.0.113.0/24\"]`".into()),
         );
     }
-    for key in ["allow", "deny"] {
-        if let Some(value) = section.get(key)
-            && value
-                .get_ref()
-                .as_array()
-                .is_some_and(|list| list.is_empty())
+    for (key, message, hint) in [
+        (
+            "allow",
+            "`allow` is empty: nobody would be allowed",
+            "to mean that, write `deny = [\"0.0.0.0/0\", \"::/0\"]` instead",
+        ),
+        (
+            "deny",
+            "`deny` is empty: nobody would be denied",
+            "leave it out, or name a prefix",
+        ),
+    ] {
+        if section.is_empty_list(key)
+            && let Some(value) = section.get(key)
         {
-            let (message, hint) = if key == "allow" {
-                (
-                    "`allow` is empty: nobody would be allowed",
-                    "to mean that, write `deny = [\"0.0.0.0/0\", \"::/0\"]` instead",
-                )
-            } else {
-                (
-                    "`deny` is empty: nobody would be denied",
-                    "leave it out, or name a prefix",
-                )
-            };
             problems.add(value.span(), message, Some(hint.into()));
         }
     }
     prefixes
 }
 
-/// Notes ports that an earlier policy has, or this one twice.
-fn own(
+/// Makes the ports the policy's. Notes those that an earlier policy has, and those that this one names twice.
+fn claim_ports(
     owners: &mut HashMap<u16, String>,
     ports: &[Located<RangeInclusive<u16>>],
     name: &str,
@@ -177,7 +168,7 @@ fn own(
         let (Some((first, owner)), Some((last, _))) = (taken.first(), taken.last()) else {
             continue;
         };
-        let ports = text(&(*first..=*last));
+        let ports = show_ports(&(*first..=*last));
         let message = if owner == name {
             format!("policy \"{name}\" names {ports} twice")
         } else {
@@ -188,6 +179,7 @@ fn own(
     }
 }
 
+/// Notes it if all policies together are too large for the data path.
 fn size(sections: &[Section<'_, '_>], policies: &[Policy], problems: &mut Problems) {
     let prefixes: usize = policies.iter().map(|policy| policy.prefixes.len()).sum();
     for (number, what, most) in [

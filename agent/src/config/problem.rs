@@ -1,15 +1,14 @@
-//! What is wrong with a configuration, told as a compiler would.
+//! Problems of a configuration, shown as a compiler shows errors.
 
 use std::fmt::{self, Write as _};
 use std::ops::Range;
 
-/// Everything that is wrong with a configuration: for each problem its reason, its line and, where
-/// there is one, the nearest valid form.
+/// All problems of a configuration, each with its reason, its line and, where there is one, the nearest valid form.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ConfigError(String);
 
 impl ConfigError {
-    /// A problem of the file as a whole.
+    /// A problem with the file as a whole.
     pub(super) fn file(name: &str, reason: String, help: &str) -> Self {
         Self(format!("error: {reason}\n --> {name}\n  = help: {help}"))
     }
@@ -35,7 +34,7 @@ struct Problem {
 }
 
 impl Problems {
-    /// Adds one: where in the text, why, and what to write instead.
+    /// Adds a problem: its place in the text, the reason, and what to write instead.
     pub(super) fn add(
         &mut self,
         span: Range<usize>,
@@ -49,7 +48,7 @@ impl Problems {
         });
     }
 
-    /// Ends with an error if there were problems, in the order of the text.
+    /// Returns the problems as an error, in the order of the text, if there are any.
     pub(super) fn done(&mut self, text: &str, file_name: &str) -> Result<(), ConfigError> {
         if self.0.is_empty() {
             return Ok(());

@@ -1,15 +1,15 @@
-//! One `[[relay]]` section.
+//! The sections `[[relay]]`.
 
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::carry::CarryToa;
+use super::fields::{address, netns};
 use super::problem::Problems;
-use super::reader::{Section, nearest};
-use super::steer::{MARK, Steer, TABLE, netns};
-use super::trust::Trust;
+use super::section::Section;
+use super::steer::{MARK, Steer, TABLE};
+use super::value::Located;
 
 pub(super) const KEYS: [&str; 12] = [
     "netns",
@@ -29,21 +29,21 @@ pub(super) const KEYS: [&str; 12] = [
 /// A TCP relay of the agent's own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Relay {
-    /// Path of the network namespace; `None`: the agent's own.
+    /// Path of the network namespace; `None` for the agent's own.
     pub netns: Option<PathBuf>,
-    /// Where clients connect to.
+    /// The address that clients connect to.
     pub listen: SocketAddr,
     /// How connections begin.
     pub accept: Accept,
-    /// Where connections are sent on to: at least one.
+    /// The upstreams, at least one.
     pub upstream: Vec<SocketAddr>,
-    /// How one is chosen.
+    /// How the relay chooses an upstream.
     pub balance: Balance,
-    /// How it is told the client.
+    /// How the upstream is told the client.
     pub send: Send,
-    /// What it makes of the bytes.
+    /// The protocol that the relay understands.
     pub protocol: Protocol,
-    /// How long a PROXY header may take, and the head of a request.
+    /// How long a PROXY header or the head of a request may take.
     pub header_timeout: Duration,
     /// How long a connection may be silent in both directions.
     pub idle_timeout: Duration,
@@ -54,34 +54,34 @@ pub struct Relay {
 /// How connections to a relay begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accept {
-    /// With a PROXY header of a trusted source.
+    /// With a PROXY header from a trusted source.
     Proxy,
-    /// With payload: the client is whoever connects.
+    /// With payload: whoever connects is the client.
     Plain,
 }
 
 /// How a relay chooses an upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Balance {
-    /// The same for the same client's address.
+    /// By the client's address: always the same for one client.
     ClientIp,
     /// Each in turn.
     RoundRobin,
 }
 
-/// What a relay makes of the bytes that it moves.
+/// The protocol of the bytes that a relay moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
-    /// Nothing.
+    /// Any over TCP: bytes pass as they are.
     Tcp,
-    /// Requests, each with a client of its own.
+    /// HTTP, where each request has a client of its own.
     Http(Http),
 }
 
 /// How a relay learns and tells the client of an HTTP request, besides `X-Forwarded-For`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Http {
-    /// How many proxies in front are trusted; `None`: those of `[trust] sources`.
+    /// How many proxies in front are trusted; `None` for those of `[trust] sources`.
     pub trusted_hops: Option<u32>,
     /// Whether requests get `X-Envoy-External-Address`.
     pub external_address: bool,
@@ -89,12 +89,12 @@ pub struct Http {
     pub forwarded: bool,
 }
 
-/// How a relay tells the client.
+/// How a relay tells its upstream the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Send {
-    /// An application on this host learns it by `accept()`.
+    /// By `accept()`, to an application on this host.
     Reveal,
-    /// Packets carry the client's address as their source.
+    /// By the source address of its packets.
     Transparent,
     /// By a PROXY header of version 1.
     ProxyV1,
@@ -107,12 +107,12 @@ pub enum Send {
 }
 
 impl Relay {
-    /// What output calls it; unique but for relays of other namespaces.
+    /// Its name in output; unique in its network namespace.
     pub fn name(&self) -> String {
         format!("relay {}", self.listen)
     }
 
-    /// Mark-and-route for the upstream's answers to spoofed clients: that of a sidecar's proxy.
+    /// The steer whose mark-and-route brings the upstream's answers to spoofed clients back, as for a sidecar's proxy.
     pub fn route(&self) -> Option<Steer> {
         (self.send == Send::Transparent).then(|| Steer {
             name: self.name(),
@@ -127,17 +127,17 @@ impl Relay {
     }
 }
 
-/// A relay with the places in the text that later problems point to.
-pub(super) struct Located {
+/// A relay, and the places in the text that later checks point to.
+pub(super) struct LocatedRelay {
     pub(super) relay: Relay,
-    listen: Range<usize>,
-    accept: Range<usize>,
-    send: Range<usize>,
-    upstream: Vec<Range<usize>>,
+    pub(super) listen: Range<usize>,
+    pub(super) accept: Range<usize>,
+    pub(super) send: Range<usize>,
+    pub(super) upstream: Vec<Range<usize>>,
 }
 
-impl Located {
-    /// Reads a section; `None` when what is missing would make later checks meaningless.
+impl LocatedRelay {
+    /// Reads a section; `None` if it lacks the address to listen on.
     pub(super) fn read(section: &Section<'_, '_>, problems: &mut Problems) -> Option<Self> {
         section.refuse_unknown(problems);
         let netns = netns(section, problems);
@@ -147,14 +147,12 @@ impl Located {
         });
         section.require("upstream", "[\"127.0.0.1:8443\"]", problems);
         let upstreams = upstreams(section, problems);
-        let accept = word(
-            section,
+        let accept = section.word(
             "accept",
             &[("plain", Accept::Plain), ("proxy", Accept::Proxy)],
             problems,
         );
-        let balance = word(
-            section,
+        let balance = section.word(
             "balance",
             &[
                 ("round-robin", Balance::RoundRobin),
@@ -162,8 +160,7 @@ impl Located {
             ],
             problems,
         );
-        let send = word(
-            section,
+        let send = section.word(
             "send",
             &[
                 ("reveal", Send::Reveal),
@@ -208,86 +205,11 @@ impl Located {
     }
 }
 
-/// Checks what concerns several relays, or other sections.
-pub(super) fn check(relays: &[Located], trust: &Trust, toa: &CarryToa, problems: &mut Problems) {
-    for (i, located) in relays.iter().enumerate() {
-        let relay = &located.relay;
-        let is_same = |other: &&Located| {
-            (&other.relay.netns, other.relay.listen) == (&relay.netns, relay.listen)
-        };
-        if relays[..i].iter().any(|other| is_same(&other)) {
-            problems.add(
-                located.listen.clone(),
-                format!("two relays listen on {}", relay.listen),
-                Some("join them, or give one another address or port".into()),
-            );
-        }
-        if relay.accept == Accept::Proxy && trust.sources.is_empty() {
-            problems.add(
-                located.accept.clone(),
-                "nobody is trusted to send a PROXY header: every connection would be refused",
-                Some(
-                    "add the senders' prefixes to `[trust]`, such as `sources = [\"10.0.0.0/8\"]`"
-                        .into(),
-                ),
-            );
-        }
-        for (upstream, span) in relay.upstream.iter().zip(&located.upstream) {
-            if *upstream == relay.listen {
-                problems.add(
-                    span.clone(),
-                    "the relay would connect to itself",
-                    Some(
-                        "`listen` is what clients connect to, `upstream` is where the servers are"
-                            .into(),
-                    ),
-                );
-            }
-            let knows_toa = toa.to.iter().any(|prefix| prefix.contains(&upstream.ip()));
-            if relay.send == Send::Toa && !knows_toa {
-                problems.add(
-                    located.send.clone(),
-                    format!("TOA is not sent to {}", upstream.ip()),
-                    Some(format!(
-                        "add it to `[carry.toa]`: `to = [\"{}\"]`",
-                        ipnet::IpNet::from(upstream.ip())
-                    )),
-                );
-            }
-        }
-    }
-}
-
-/// An address with a port.
-fn address(
-    key: &str,
-    text: &str,
-    span: Range<usize>,
-    problems: &mut Problems,
-) -> Option<SocketAddr> {
-    let parsed = text
-        .parse()
-        .ok()
-        .filter(|address: &SocketAddr| address.port() != 0);
-    if parsed.is_none() {
-        let nearest = super::nearest_address(text, 443);
-        problems.add(
-            span,
-            format!("`{key}` holds what is not an address with a port: \"{text}\""),
-            Some(format!("write \"{nearest}\", for example")),
-        );
-    }
-    parsed
-}
-
-fn upstreams(
-    section: &Section<'_, '_>,
-    problems: &mut Problems,
-) -> Vec<(SocketAddr, Range<usize>)> {
+fn upstreams(section: &Section<'_, '_>, problems: &mut Problems) -> Vec<Located<SocketAddr>> {
     let Some(texts) = section.strings("upstream", problems) else {
         return Vec::new();
     };
-    if texts.is_empty()
+    if section.is_empty_list("upstream")
         && let Some(value) = section.get("upstream")
     {
         problems.add(
@@ -296,7 +218,7 @@ fn upstreams(
             Some("write `upstream = [\"127.0.0.1:8443\"]`, for example".into()),
         );
     }
-    let mut upstreams: Vec<(SocketAddr, Range<usize>)> = Vec::new();
+    let mut upstreams: Vec<Located<SocketAddr>> = Vec::new();
     for (text, span) in texts {
         let Some(address) = address("upstream", text, span.clone(), problems) else {
             continue;
@@ -314,36 +236,9 @@ fn upstreams(
     upstreams
 }
 
-/// One of `words`, the first of which is the default; with its place.
-fn word<T: Copy>(
-    section: &Section<'_, '_>,
-    key: &str,
-    words: &[(&'static str, T)],
-    problems: &mut Problems,
-) -> (T, Range<usize>) {
-    let default = (words[0].1, section.span.clone());
-    let Some((text, span)) = section.string(key, problems) else {
-        return default;
-    };
-    if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
-        return (*value, span);
-    }
-    let all: Vec<_> = words
-        .iter()
-        .map(|(word, _)| format!("\"{word}\""))
-        .collect();
-    let all = all.join(", ");
-    let help = match nearest(text, words.iter().map(|(word, _)| *word)) {
-        Some(word) => format!("did you mean \"{word}\"? There are {all}"),
-        None => format!("there are {all}"),
-    };
-    problems.add(span, format!("`{key}` cannot be \"{text}\""), Some(help));
-    default
-}
-
 fn protocol(section: &Section<'_, '_>, problems: &mut Problems) -> Protocol {
     let words = [("tcp", false), ("http", true)];
-    let (is_http, _) = word(section, "protocol", &words, problems);
+    let (is_http, _) = section.word("protocol", &words, problems);
     if !is_http {
         for key in ["trusted_hops", "add_headers"] {
             if let Some(value) = section.get(key) {

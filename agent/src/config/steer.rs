@@ -1,4 +1,4 @@
-//! One `[[steer]]` section.
+//! The sections `[[steer]]`.
 
 use std::collections::BTreeSet;
 use std::ops::{Range, RangeInclusive};
@@ -6,8 +6,10 @@ use std::path::PathBuf;
 
 use agent_common::{Mark, affinity::MAX_LISTENERS};
 
+use super::fields::{check_interface, netns, port_range, ports};
 use super::problem::Problems;
-use super::reader::Section;
+use super::section::Section;
+use super::value::Located;
 
 pub(super) const KEYS: [&str; 8] = [
     "name",
@@ -20,7 +22,7 @@ pub(super) const KEYS: [&str; 8] = [
     "table",
 ];
 
-/// Istio's mark, in the low bits that Kubernetes and the network plugins leave alone.
+/// Istio's mark, in low bits that neither Kubernetes nor the network plugins use.
 pub(super) const MARK: Mark = Mark {
     value: 0x539,
     mask: 0xfff,
@@ -28,27 +30,25 @@ pub(super) const MARK: Mark = Mark {
 pub(super) const TABLE: u32 = 133;
 /// The kernel's own routing tables: unspecified, default, main, local (rtnetlink(7)).
 const KERNEL_TABLES: [u32; 4] = [0, 253, 254, 255];
-/// `IFNAMSIZ` without its final zero.
-const INTERFACE_MAX: usize = 15;
 
 /// Connections that are steered to a local proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Steer {
-    /// What output calls it; unique.
+    /// Its name in output; unique.
     pub name: String,
-    /// Path of the network namespace; `None`: the agent's own.
+    /// Path of the network namespace; `None` for the agent's own.
     pub netns: Option<PathBuf>,
-    /// The interface whose ingress is steered; `None`: the whole namespace.
+    /// The interface whose ingress is steered; `None` for the whole namespace.
     pub interface: Option<String>,
     /// Destination ports.
     pub ports: Vec<RangeInclusive<u16>>,
-    /// Port of the proxy's listener, or of its listeners: a client's connections go to the same.
+    /// Ports of the proxy's listeners. All connections of a client go to the same one.
     pub to: RangeInclusive<u16>,
-    /// `Some`: a gateway, whose proxy's spoofed connections are answered through these interfaces.
+    /// With `Some`, the steer is a gateway: answers to its proxy's spoofed connections come in by these interfaces.
     pub answers: Option<Vec<String>>,
     /// The mark of the proxy's spoofed sockets and of a gateway's packets.
     pub mark: Mark,
-    /// The routing table that delivers marked packets here.
+    /// The routing table that delivers marked packets to this host.
     pub table: u32,
 }
 
@@ -63,23 +63,23 @@ impl Steer {
     }
 }
 
-/// A steer with the places in the text that later problems point to.
-pub(super) struct Located {
+/// A steer, and the places in the text that later checks point to.
+pub(super) struct LocatedSteer {
     pub(super) steer: Steer,
-    /// Of the header.
+    /// Place of the header.
     pub(super) span: Range<usize>,
-    /// Of `name`.
+    /// Place of `name`.
     pub(super) name: Range<usize>,
-    /// Of each entry of `ports`.
+    /// Place of each entry of `ports`.
     pub(super) ports: Vec<Range<usize>>,
-    /// Of `mark`, or of the header where the default applies.
+    /// Place of `mark`, or of the header where the default applies.
     pub(super) mark: Range<usize>,
-    /// Of `table`, or of the header where the default applies.
+    /// Place of `table`, or of the header where the default applies.
     pub(super) table: Range<usize>,
 }
 
-impl Located {
-    /// Reads a section; `None` when what is missing would make later checks meaningless.
+impl LocatedSteer {
+    /// Reads a section; `None` if it lacks what later checks need.
     pub(super) fn read(section: &Section<'_, '_>, problems: &mut Problems) -> Option<Self> {
         section.refuse_unknown(problems);
         let name = name(section, problems);
@@ -94,9 +94,9 @@ impl Located {
         let (name, name_span) = name?;
         let (to, to_span) = to?;
         let (ports, port_spans): (Vec<_>, Vec<_>) = ports.into_iter().unzip();
-        let is_proxys =
+        let is_the_proxys =
             |ports: &RangeInclusive<u16>| to.contains(ports.start()) && to.contains(ports.end());
-        if !ports.is_empty() && ports.iter().all(is_proxys) {
+        if !ports.is_empty() && ports.iter().all(is_the_proxys) {
             problems.add(
                 to_span,
                 "`ports` has the proxy's own only: nothing would be steered",
@@ -123,7 +123,7 @@ impl Located {
     }
 }
 
-fn name(section: &Section<'_, '_>, problems: &mut Problems) -> Option<(String, Range<usize>)> {
+fn name(section: &Section<'_, '_>, problems: &mut Problems) -> Option<Located<String>> {
     if !section.require("name", "\"inbound\"", problems) {
         return None;
     }
@@ -139,18 +139,6 @@ fn name(section: &Section<'_, '_>, problems: &mut Problems) -> Option<(String, R
     Some((name.to_owned(), span))
 }
 
-pub(super) fn netns(section: &Section<'_, '_>, problems: &mut Problems) -> Option<PathBuf> {
-    let (text, span) = section.string("netns", problems)?;
-    if !text.starts_with('/') {
-        problems.add(
-            span,
-            format!("`netns` is not an absolute path: \"{text}\""),
-            Some(format!("write \"/run/netns/{text}\"")),
-        );
-    }
-    Some(text.into())
-}
-
 fn interface(section: &Section<'_, '_>, problems: &mut Problems) -> Option<String> {
     let (name, span) = section.string("interface", problems)?;
     if name == "lo" {
@@ -164,39 +152,8 @@ fn interface(section: &Section<'_, '_>, problems: &mut Problems) -> Option<Strin
     Some(name.to_owned())
 }
 
-/// The interface of a section that needs one.
-pub(super) fn required_interface(
-    section: &Section<'_, '_>,
-    problems: &mut Problems,
-) -> Option<String> {
-    section.require("interface", "\"eth0\"", problems);
-    let (name, span) = section.string("interface", problems)?;
-    check_interface("interface", name, span, problems);
-    Some(name.to_owned())
-}
-
-fn check_interface(key: &str, name: &str, span: Range<usize>, problems: &mut Problems) {
-    let forbidden = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
-    if name.is_empty()
-        || name.len() > INTERFACE_MAX
-        || name.contains(forbidden)
-        || [".", ".."].contains(&name)
-    {
-        problems.add(
-            span,
-            format!("`{key}` holds what cannot be an interface's name: \"{name}\""),
-            Some(format!(
-                "1 to {INTERFACE_MAX} bytes without spaces, `/` or `:`; `ip -br link` lists the interfaces"
-            )),
-        );
-    }
-}
-
-/// `15006` or `"15006-15009"`.
-fn to(
-    section: &Section<'_, '_>,
-    problems: &mut Problems,
-) -> Option<(RangeInclusive<u16>, Range<usize>)> {
+/// The key `to`: `15006` or `"15006-15009"`.
+fn to(section: &Section<'_, '_>, problems: &mut Problems) -> Option<Located<RangeInclusive<u16>>> {
     section.require("to", "15006", problems);
     let text = section.get("to")?.get_ref().as_str();
     let Some(text) = text.filter(|text| text.contains('-')) else {
@@ -250,69 +207,7 @@ fn answers(section: &Section<'_, '_>, problems: &mut Problems) -> Option<Vec<Str
     )
 }
 
-pub(super) fn ports(
-    section: &Section<'_, '_>,
-    problems: &mut Problems,
-) -> Vec<(RangeInclusive<u16>, Range<usize>)> {
-    const EXAMPLE: &str = "[\"8080\", \"9000-9010\"]";
-    if !section.require("ports", EXAMPLE, problems) {
-        return Vec::new();
-    }
-    let Some(texts) = section.strings("ports", problems) else {
-        return Vec::new();
-    };
-    if let Some(value) = section.get("ports")
-        && value
-            .get_ref()
-            .as_array()
-            .is_some_and(|list| list.is_empty())
-    {
-        problems.add(
-            value.span(),
-            "`ports` is empty: no connection is concerned",
-            Some(format!("write `ports = {EXAMPLE}`, for example")),
-        );
-    }
-    let mut ranges: Vec<(RangeInclusive<u16>, Range<usize>)> = Vec::new();
-    for (text, span) in texts {
-        match port_range(text) {
-            Ok(range) => ranges.push((range, span)),
-            Err((reason, help)) => problems.add(span, reason, Some(help)),
-        }
-    }
-    ranges
-}
-
-/// Reads `8080` or `9000-9010`; otherwise the reason and what to write instead.
-fn port_range(text: &str) -> Result<RangeInclusive<u16>, (String, String)> {
-    let (first, last) = text.split_once('-').unwrap_or((text, text));
-    let (Ok(first), Ok(last)) = (first.trim().parse::<u32>(), last.trim().parse::<u32>()) else {
-        return Err((
-            format!("\"{text}\" is neither a port nor a range of ports"),
-            "write \"8080\" or \"9000-9010\", for example".into(),
-        ));
-    };
-    let (low, high) = (first.min(last), first.max(last));
-    let (near_low, near_high) = (low.clamp(1, 65_535), high.clamp(1, 65_535));
-    let nearest = if near_low == near_high {
-        format!("write \"{near_low}\"")
-    } else {
-        format!("write \"{near_low}-{near_high}\"")
-    };
-    if low == 0 {
-        return Err(("port 0 does not exist".into(), nearest));
-    }
-    if high > 65_535 {
-        return Err((format!("port {high} is above 65535"), nearest));
-    }
-    if first > last {
-        return Err((format!("the range \"{text}\" is upside down"), nearest));
-    }
-    let port = |n| u16::try_from(n).expect("checked above");
-    Ok(port(first)..=port(last))
-}
-
-fn mark(section: &Section<'_, '_>, problems: &mut Problems) -> (Mark, Range<usize>) {
+fn mark(section: &Section<'_, '_>, problems: &mut Problems) -> Located<Mark> {
     let Some((text, span)) = section.string("mark", problems) else {
         return (MARK, section.span.clone());
     };
@@ -357,7 +252,7 @@ fn number(text: &str) -> Option<u32> {
     }
 }
 
-fn table(section: &Section<'_, '_>, problems: &mut Problems) -> (u32, Range<usize>) {
+fn table(section: &Section<'_, '_>, problems: &mut Problems) -> Located<u32> {
     let Some((table, span)) = section.integer("table", 0..=u32::MAX, problems) else {
         return (TABLE, section.span.clone());
     };

@@ -7,6 +7,7 @@ mod unwrap;
 
 use std::net::IpAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use super::*;
 

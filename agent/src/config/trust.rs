@@ -1,4 +1,4 @@
-//! The sections `[trust]` and `[reveal]`: who may speak for a client, and who is told.
+//! The section `[trust]`: who may speak for a client.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
@@ -6,12 +6,9 @@ use std::path::PathBuf;
 use agent_common::toa::{Kinds, LEN_V4, LEN_V6};
 use ipnet::IpNet;
 
-use super::{
-    problem::Problems,
-    reader::{Located, Section},
-};
+use super::{fields::cgroups, problem::Problems, section::Section};
 
-pub(super) const TRUST_KEYS: [&str; 7] = [
+pub(super) const KEYS: [&str; 7] = [
     "uids",
     "cgroups",
     "sources",
@@ -20,35 +17,34 @@ pub(super) const TRUST_KEYS: [&str; 7] = [
     "toa",
     "local_source",
 ];
-pub(super) const REVEAL_KEYS: [&str; 2] = ["enabled", "cgroups"];
 
-/// What the load balancers in use write: LVS and DPVS.
+/// The options that common load balancers (LVS, DPVS) write.
 const TOA: Kinds = Kinds::NONE
     .with(254, LEN_V4)
     .with(253, LEN_V6)
     .with(254, LEN_V6);
-/// Kinds that mean something else (IANA, TCP option kinds): up to timestamps, MD5, user timeout,
-/// authentication, multipath, fast open.
+/// Kinds with another meaning (IANA, TCP option kinds): everything up to timestamps, MD5, user timeout,
+/// authentication, multipath and fast open.
 const ASSIGNED: [u8; 14] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 19, 28, 29, 30, 34];
 
-/// The section `[trust]`: who may speak for a client. Local proxies do by their bind to its address,
-/// remote hops by what they send.
+/// The section `[trust]`: who may speak for a client. Local proxies do so by a bind to the client's address, remote
+/// hops by what they send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trust {
-    /// User ids of such proxies.
+    /// User ids of trusted local proxies.
     pub uids: Vec<u32>,
-    /// cgroup v2 paths, from the root of the hierarchy, of such proxies and all below.
+    /// cgroup v2 paths, from the root of the hierarchy; every process in or below one is a trusted local proxy.
     pub cgroups: Vec<String>,
-    /// Prefixes of remote hops.
+    /// Prefixes of trusted remote hops.
     pub sources: Vec<IpNet>,
-    /// Prefixes of remote hops whose TOA must be signed.
+    /// Prefixes of remote hops that are trusted if their TOA is signed.
     pub signers: Vec<IpNet>,
-    /// The file with the keys that sign and verify; `None`: nothing is signed.
+    /// The file with the keys that sign and verify; without one, nothing is signed.
     pub keys: Option<PathBuf>,
-    /// The options that are taken for TOA.
+    /// The TCP options that are read as TOA.
     pub toa: Kinds,
-    /// What their connections to their own host come from, at most one address a family; none: the
-    /// kernel's choice.
+    /// Source addresses of local proxies' connections to their own host, at most one for each IP version. Without
+    /// one, the kernel chooses.
     pub local_source: Vec<IpAddr>,
 }
 
@@ -67,17 +63,17 @@ impl Default for Trust {
 }
 
 impl Trust {
-    /// Whether a local proxy is trusted.
+    /// Whether any local proxy is trusted.
     pub fn has_proxies(&self) -> bool {
         !self.uids.is_empty() || !self.cgroups.is_empty()
     }
 
-    /// Whether TOA of anybody is believed.
+    /// Whether anybody's TOA is believed.
     pub fn reads_toa(&self) -> bool {
         !self.sources.is_empty() || !self.signers.is_empty()
     }
 
-    /// The rules by name, as answers tell them.
+    /// The names of all rules, as `trusted_by` of a peer shows them.
     pub fn rules(&self) -> impl Iterator<Item = String> + '_ {
         let uids = self.uids.iter().map(|uid| Self::uid_rule(*uid));
         let cgroups = self.cgroups.iter().map(|path| Self::cgroup_rule(path));
@@ -125,7 +121,7 @@ impl Trust {
     }
 }
 
-/// The options that are taken for TOA, each as `kind/length`.
+/// The key `toa`: TCP options, each as `kind/length`.
 fn kinds(section: &Section<'_, '_>, problems: &mut Problems) -> Option<Kinds> {
     let mut kinds = Kinds::NONE;
     for (text, span) in section.strings("toa", problems)? {
@@ -149,7 +145,7 @@ fn kinds(section: &Section<'_, '_>, problems: &mut Problems) -> Option<Kinds> {
     Some(kinds)
 }
 
-/// Notes it when a kind of option cannot be TOA.
+/// Notes a kind of TCP option that cannot be TOA.
 pub(super) fn check_kind(kind: u8, span: std::ops::Range<usize>, problems: &mut Problems) {
     if ASSIGNED.contains(&kind) {
         problems.add(
@@ -160,50 +156,7 @@ pub(super) fn check_kind(kind: u8, span: std::ops::Range<usize>, problems: &mut 
     }
 }
 
-/// The section `[reveal]`: the processes that `accept()` and `getpeername()` tell the client.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reveal {
-    /// Whether anybody is told.
-    pub enabled: bool,
-    /// cgroup v2 paths, from the root of the hierarchy; none: every process.
-    pub cgroups: Vec<String>,
-}
-
-impl Default for Reveal {
-    fn default() -> Self {
-        Self {
-            enabled: true,
-            cgroups: Vec::new(),
-        }
-    }
-}
-
-impl Reveal {
-    pub(super) fn read(section: &Section<'_, '_>, problems: &mut Problems) -> Self {
-        section.refuse_unknown(problems);
-        Self {
-            enabled: section.boolean("enabled", problems).unwrap_or(true),
-            cgroups: cgroups(section, problems),
-        }
-    }
-}
-
-fn cgroups(section: &Section<'_, '_>, problems: &mut Problems) -> Vec<String> {
-    let paths: Vec<Located<&str>> = section.strings("cgroups", problems).unwrap_or_default();
-    for (path, span) in &paths {
-        if !path.starts_with('/') {
-            problems.add(
-                span.clone(),
-                format!(
-                    "`cgroups` holds what is not a path from the root of the hierarchy: \"{path}\""
-                ),
-                Some(format!("write \"/{path}\"")),
-            );
-        }
-    }
-    paths.into_iter().map(|(path, _)| path.to_owned()).collect()
-}
-
+/// The key `local_source`.
 fn local_source(section: &Section<'_, '_>, problems: &mut Problems) -> Vec<IpAddr> {
     const KEY: &str = "local_source";
     let mut sources: Vec<IpAddr> = Vec::new();
@@ -248,7 +201,7 @@ fn local_source(section: &Section<'_, '_>, problems: &mut Problems) -> Vec<IpAdd
     sources
 }
 
-/// Whether an interface can have this address, in its own form.
+/// Whether an interface can have this address, written in its own form.
 fn is_unicast(address: Ipv6Addr) -> bool {
     !address.is_unspecified() && !address.is_multicast() && address.to_ipv4_mapped().is_none()
 }

@@ -1,31 +1,31 @@
-//! One `[[unwrap]]` section.
+//! The sections `[[unwrap]]`.
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use agent_common::unwrap::Versions;
 
+use super::fields::{netns, ports, required_interface};
 use super::problem::Problems;
-use super::reader::Section;
-use super::steer::{netns, ports, required_interface};
+use super::section::Section;
 
 pub(super) const KEYS: [&str; 4] = ["netns", "interface", "ports", "versions"];
 
-/// Ports whose connections begin with a PROXY header, which is taken off in the kernel.
+/// Ports whose connections begin with a PROXY header, which the data path takes off in the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unwrap {
-    /// Path of the network namespace; `None`: the agent's own.
+    /// Path of the network namespace; `None` for the agent's own.
     pub netns: Option<PathBuf>,
     /// The interface by which the senders come in.
     pub interface: String,
     /// The server's ports.
     pub ports: Vec<RangeInclusive<u16>>,
-    /// Versions of the header that are taken.
+    /// Accepted versions of the header.
     pub versions: Versions,
 }
 
 impl Unwrap {
-    /// Reads a section; `None` when what is missing would make later checks meaningless.
+    /// Reads a section; `None` if it lacks its interface.
     pub(super) fn read(section: &Section<'_, '_>, problems: &mut Problems) -> Option<Self> {
         section.refuse_unknown(problems);
         let netns = netns(section, problems);

@@ -1,6 +1,10 @@
-//! What truepeer knows of connections: their origins, the details of their PROXY headers, and how they ended.
+//! Connections: the origins of live ones, the TLVs of their PROXY headers, and summaries of those that have ended.
 
-pub mod details;
-pub mod ended;
+#[cfg(test)]
+pub(crate) mod fixtures;
+pub mod names;
 pub mod origins;
 pub mod peers;
+pub mod proxy_tlvs;
+pub mod summary;
+pub mod tlv_store;

@@ -1,4 +1,4 @@
-//! What serves origins needs to know of the data path.
+//! The data path as the rooms above and beside it see it.
 
 use std::{collections::HashMap, os::fd::BorrowedFd};
 
@@ -11,21 +11,20 @@ pub trait Origins: Send + Sync + 'static {
     /// The origin of the socket with this cookie; `None` when truepeer knows none.
     fn get(&self, cookie: u64) -> Result<Option<Origin>>;
 
-    /// Every origin with its cookie, in no order. A socket that opens or closes meanwhile may or may
-    /// not be there.
+    /// Every origin with its cookie, in no order. A socket that opens or closes meanwhile may or may not be among them.
     fn all(&self) -> Result<Vec<(u64, Origin)>>;
 
-    /// What the data path is made of and how full it is.
+    /// The data path's programs, maps and counters.
     fn status(&self) -> Result<Status>;
 }
 
-/// What the relay tells the data path, and asks of it.
+/// The part of the data path that relays use.
 pub trait Claims: Send + Sync + 'static {
     /// The origin of an accepted socket, by its cookie; `None` when truepeer knows none.
     fn origin(&self, cookie: u64) -> Result<Option<Origin>>;
 
-    /// Records the origin of an accepted socket, instead of the one that it may have. It is removed when
-    /// the socket closes, if its listener is [`Claims::follow`]ed.
+    /// Records the origin of an accepted socket, and replaces the one that it may have. The data path removes it when the
+    /// socket closes, if it [follows](Claims::follow) the listener.
     fn learn(&self, cookie: u64, origin: Origin) -> Result<()>;
 
     /// Removes the origin of a socket that closed while it was recorded.
@@ -34,16 +33,16 @@ pub trait Claims: Send + Sync + 'static {
     /// Whether the policies let a client connect to a port.
     fn allows(&self, client: Address, port: u16) -> Result<bool>;
 
-    /// Has the data path follow what a socket will accept once it listens.
+    /// Makes the data path follow the connections that a socket accepts once it listens.
     fn follow(&self, listener: BorrowedFd<'_>) -> Result<()>;
 
     /// Makes a socket that is not connected yet speak for a client.
     fn claim(&self, socket: BorrowedFd<'_>, claim: Claim) -> Result<()>;
 }
 
-/// PROXY headers that the data path took off and that say more than addresses.
+/// The PROXY headers with TLVs that the data path took off.
 pub trait Headers: Send + Sync + 'static {
-    /// Gives each that came since the last call to `each`, with its number: as it was sent, version 2.
+    /// Hands each header since the last call to `each`, with its number and as it was sent (version 2).
     fn read(&self, each: &mut dyn FnMut(u64, &[u8]));
 }
 
@@ -57,7 +56,7 @@ pub struct Status {
     /// Each counter with its value, summed over the CPUs.
     #[serde(serialize_with = "counters_by_name")]
     pub counters: Vec<(Counter, u64)>,
-    /// What each policy let in and refused, by the id of its rule.
+    /// How many connections each policy let in and refused, by the id of its rule.
     #[serde(skip)]
     pub tallies: HashMap<u32, Tally>,
 }
@@ -69,7 +68,7 @@ pub struct Link {
     pub program: String,
     /// Kernel id of the program.
     pub program_id: u32,
-    /// What it is attached to, for people: `eth0 in /run/netns/pod`, `cgroup /`.
+    /// What the program is attached to, for people: `eth0 in /run/netns/pod`, `cgroup /`.
     pub target: String,
     /// Where the link is pinned.
     pub pin: std::path::PathBuf,

@@ -9,8 +9,9 @@ use crate::{
     cni,
     host::netns::{Netns, boot_id},
     workloads::{
-        containers::{Containers, Sandbox},
-        pods::{self, Attachment, Directory, Id, PodName},
+        PodName, Sandbox,
+        containers::Containers,
+        pods::{self, Attachment, Directory, Id},
     },
 };
 

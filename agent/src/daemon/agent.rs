@@ -26,15 +26,15 @@ use crate::{
     api::{Server, State},
     config::{Config, ConfigError},
     connections::{
-        ended::{Ended, Refusals},
+        names::Names,
         origins::Origins as _,
-        peers::Names,
+        summary::{Summary, SummarySender},
     },
     datapath::{Events, Orphans, Pins},
     observe::access_log::AccessLog,
     relay::Relays,
     route::Journal,
-    workloads::pods::{Directory, Request as PodRequest},
+    workloads::pods::{Directory, PodRequest},
 };
 
 /// How often named namespaces, keys and clock are looked at: nothing tells when one is replaced.
@@ -61,7 +61,7 @@ pub(super) struct Agent {
     state: Arc<State>,
     events: Events,
     /// Whom the relays refused.
-    refused: Receiver<Ended>,
+    refused: Receiver<Summary>,
     log: AccessLog,
     /// The API and the data path's messages, for as long as the agent runs.
     tasks: JoinSet<Result<()>>,
@@ -89,13 +89,13 @@ impl Agent {
         block_in_place(|| supervisor.apply(&config))?;
 
         let claims = supervisor.datapath.claims()?;
-        let (refusals, refused) = Refusals::channel(failures);
-        let (metrics, details) = (state.metrics.relay.clone(), state.details.clone());
-        let mut relays = Relays::new(claims, metrics, details, refusals);
+        let (refusals, refused) = SummarySender::channel(failures);
+        let (metrics, tlvs) = (state.metrics.relay.clone(), state.tlvs.clone());
+        let mut relays = Relays::new(claims, metrics, tlvs, refusals);
         block_in_place(|| relays.apply(&config))?;
 
         let events = supervisor.datapath.events()?;
-        state.details.follow(supervisor.datapath.headers()?);
+        state.tlvs.follow(supervisor.datapath.headers()?);
         let mut tasks = JoinSet::new();
         tasks.spawn(server.serve(state.clone()));
         tasks.spawn(supervisor.datapath.diagnostics()?.forward());
@@ -159,11 +159,11 @@ impl Agent {
     fn note_ended(&mut self) {
         let State {
             metrics,
-            details,
+            tlvs,
             containers,
             ..
         } = &*self.state;
-        let mut note = |mut ended: Ended| {
+        let mut note = |mut ended: Summary| {
             ended.workload = containers.of(&ended.closed.origin);
             if let Some(workload) = &ended.workload {
                 containers.count(workload, ended.refused.is_some());
@@ -172,9 +172,9 @@ impl Agent {
             self.log.write(ended);
         };
         self.events
-            .read(|closed| note(Ended::new(*closed, details.take_ended(closed))));
+            .read(|closed| note(Summary::new(*closed, tlvs.take_ended(closed))));
         // Lest they find no room, even if nobody asks.
-        details.fetch();
+        tlvs.fetch();
         while let Ok(ended) = self.refused.try_recv() {
             note(ended);
         }

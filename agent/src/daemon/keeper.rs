@@ -12,8 +12,8 @@ use tracing::{info, warn};
 use super::{served::Missing, supervisor::Supervisor};
 use crate::{
     config::Config,
-    connections::peers::Names,
-    workloads::pods::{self, Action, Directory, Id, Pods, Refusal},
+    connections::names::Names,
+    workloads::pods::{self, Action, Directory, Id, PodError, Pods},
 };
 
 /// The pods of this host, and the files that say so.
@@ -55,10 +55,10 @@ impl Keeper {
         supervisor: &mut Supervisor,
         id: &Id,
         action: Action,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), PodError> {
         match action {
             Action::TakeUp => self.take_up(supervisor, id, Missing::Fails),
-            Action::LetGo => self.let_go(supervisor, id).map_err(Refusal::Failed),
+            Action::LetGo => self.let_go(supervisor, id).map_err(PodError::Failed),
             Action::Check => self.check(supervisor, id),
         }
     }
@@ -116,7 +116,7 @@ impl Keeper {
         supervisor: &mut Supervisor,
         id: &Id,
         missing: Missing,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), PodError> {
         let path = self.remember(supervisor, id)?;
         supervisor.follow(&Some(path), missing).map_err(|error| {
             if missing == Missing::Fails
@@ -124,7 +124,7 @@ impl Keeper {
             {
                 warn!("{error:#}");
             }
-            Refusal::Failed(error)
+            PodError::Failed(error)
         })
     }
 
@@ -140,50 +140,50 @@ impl Keeper {
 
     /// Takes what a file says for what pods ask for; the path of the network namespace, in which it is to be put in
     /// place. A file of a namespace that is gone is removed.
-    fn remember(&mut self, supervisor: &mut Supervisor, id: &Id) -> Result<PathBuf, Refusal> {
-        let read = self.directory.read(id).map_err(Refusal::Failed)?;
+    fn remember(&mut self, supervisor: &mut Supervisor, id: &Id) -> Result<PathBuf, PodError> {
+        let read = self.directory.read(id).map_err(PodError::Failed)?;
         let attachment = read.ok_or_else(|| {
             let reason = "there is no file: do agent and plugin have the same `pods`?";
-            Refusal::Unknown(anyhow!("{id}: {reason}"))
+            PodError::Unknown(anyhow!("{id}: {reason}"))
         })?;
-        let Some(netns) = attachment.open_netns().map_err(Refusal::Failed)? else {
-            self.directory.remove(id).map_err(Refusal::Failed)?;
+        let Some(netns) = attachment.open_netns().map_err(PodError::Failed)? else {
+            self.directory.remove(id).map_err(PodError::Failed)?;
             let path = attachment.netns.display();
             let reason = format!("its network namespace, {path}, is gone");
-            return Err(Refusal::Unfit(anyhow!("{attachment}: {reason}")));
+            return Err(PodError::Unfit(anyhow!("{attachment}: {reason}")));
         };
         let path = attachment.netns.clone();
         let mut there = self.pods.at(&path);
         there.retain(|other| other.id != *id);
         let rules = pods::rules(there.iter().map(|other| &**other).chain([&attachment]))
-            .map_err(|error| Refusal::Unfit(error.into()))?;
+            .map_err(|error| PodError::Unfit(error.into()))?;
         if rules != Config::default() && supervisor.wanted.is_configured(&path) {
-            return Err(Refusal::Unfit(anyhow!(
+            return Err(PodError::Unfit(anyhow!(
                 "{attachment}: the agent's own configuration names {}: take it out there",
                 path.display()
             )));
         }
-        self.names.add(&rules.steer).map_err(Refusal::Unfit)?;
+        self.names.add(&rules.steer).map_err(PodError::Unfit)?;
         if self.pods.get(id).is_some_and(|before| before.netns != path) {
-            self.let_go(supervisor, id).map_err(Refusal::Failed)?;
+            self.let_go(supervisor, id).map_err(PodError::Failed)?;
         }
         self.pods.insert(attachment, netns);
         supervisor.wanted.set_pod(&path, rules);
         Ok(path)
     }
 
-    fn check(&self, supervisor: &Supervisor, id: &Id) -> Result<(), Refusal> {
+    fn check(&self, supervisor: &Supervisor, id: &Id) -> Result<(), PodError> {
         let attachment = self.pods.get(id);
         let attachment =
-            attachment.ok_or_else(|| Refusal::Unknown(anyhow!("{id} is not known")))?;
-        let file = self.directory.read(id).map_err(Refusal::Failed)?;
+            attachment.ok_or_else(|| PodError::Unknown(anyhow!("{id} is not known")))?;
+        let file = self.directory.read(id).map_err(PodError::Failed)?;
         if file.is_none_or(|file| file != *attachment) {
-            return Err(Refusal::Amiss(anyhow!(
+            return Err(PodError::Amiss(anyhow!(
                 "{attachment}: its file has changed"
             )));
         }
         supervisor
             .check(&Some(attachment.netns.clone()))
-            .map_err(Refusal::Amiss)
+            .map_err(PodError::Amiss)
     }
 }

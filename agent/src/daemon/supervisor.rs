@@ -20,8 +20,8 @@ use crate::{
     config::{AccessLogTarget, Config, Steer, keys::KeyFile},
     datapath::{Datapath, HostRules},
     host::{
+        cgroups::cgroup2_mount,
         netns::Netns,
-        processes,
         sockets::{self, ListenerInfo},
     },
     route::{self, Journal},
@@ -51,7 +51,7 @@ impl Supervisor {
         containers: Containers,
         changed: Sender<Place>,
     ) -> Result<Self> {
-        let cgroup = processes::cgroup2_mount()?;
+        let cgroup = cgroup2_mount()?;
         let agent = &config.agent;
         // Nobody else tells which process had a connection: metrics do with its pod.
         let logs = agent.access_log != AccessLogTarget::Off;

@@ -2,7 +2,7 @@
 
 use agent_common::names::program;
 
-use crate::host::processes::cgroup_path;
+use crate::host::cgroups::cgroup_path;
 
 /// The pin of a packet program on an interface of the namespace with this inode. bpffs takes no dots, which
 /// names of interfaces may have; a colon they may not.

@@ -1,10 +1,10 @@
-//! What the kernel can do.
+//! Features of the kernel.
 
 use std::path::Path;
 
 use anyhow::Result;
 
-use super::{Check, Outcome, or_failed};
+use super::check::{Check, Outcome, or_failed};
 use crate::{
     host::netns::Netns,
     route::{self, sysctl},
@@ -26,7 +26,7 @@ fn release() -> Result<String> {
         .into_owned())
 }
 
-/// Judged by the version: what cannot be tried without installing something.
+/// Judges by the version what cannot be tried without installing something.
 fn version(release: &str) -> Vec<Check> {
     let number = parse(release);
     let linux = format!("Linux {release}");
@@ -63,7 +63,7 @@ fn version(release: &str) -> Vec<Check> {
     checks
 }
 
-/// Major and minor number.
+/// Major and minor number of a release.
 fn parse(release: &str) -> (u32, u32) {
     let mut numbers = release
         .split(|c: char| !c.is_ascii_digit())
@@ -87,7 +87,7 @@ fn btf() -> Check {
 fn networking() -> Result<Vec<Check>> {
     let netns = Netns::current()?;
     let mut checks = Vec::new();
-    // Where there are rules at all, the kernel's own three are among them.
+    // A kernel with policy routing has three rules of its own.
     checks.push(if route::rules(&netns, false)?.is_empty() {
         Check::wrong(
             Outcome::Fail,
@@ -99,7 +99,7 @@ fn networking() -> Result<Vec<Check>> {
     } else {
         Check::ok("policy routing", "the kernel has routing rules")
     });
-    // Shown in the host's own namespace only.
+    // Only the host's own namespace shows it.
     match sysctl::read(&netns, "net.core.bpf_jit_enable")?.as_deref() {
         Some("0") => checks.push(Check::wrong(
             Outcome::Warn,

@@ -1,10 +1,10 @@
-//! The file with the keys of signed TOA.
+//! The file with the keys that sign TOA.
 
 use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
 use anyhow::Result;
 
-use super::{Check, Outcome};
+use super::check::{Check, Outcome};
 use crate::config::keys::Keys;
 
 const NAME: &str = "keys";
@@ -71,7 +71,7 @@ mod tests {
         assert_eq!(found.outcome, Outcome::Warn);
         assert!(found.reason.contains("mode 640"), "{}", found.reason);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        // Who is not root cannot make it root's.
+        // Only root can give the file to root.
         let is_roots = chown(&path, Some(0), None).is_ok();
         let expected = if is_roots { Outcome::Ok } else { Outcome::Warn };
         assert_eq!(check(&path).outcome, expected);

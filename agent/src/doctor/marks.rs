@@ -1,16 +1,16 @@
-//! Rules, marks and tables of others that get in the way of truepeer's.
+//! Rules, marks and routing tables of others that conflict with truepeer's.
 
 use agent_common::Mark;
 use anyhow::Result;
 
-use super::{Check, Outcome, or_failed};
+use super::check::{Check, Outcome, or_failed};
 use crate::{
     config::Steer,
     host::netns::Netns,
     route::{self, PREFERENCE, Rule},
 };
 
-/// Who is known to use which bits of the mark.
+/// Software that is known to use bits of the mark, and these bits.
 const KNOWN: [(&str, u32); 6] = [
     ("Kubernetes", 0xc000),
     ("Istio", 0x539),
@@ -74,7 +74,7 @@ fn look(netns: &Netns, steers: &[Steer]) -> Result<Vec<Check>> {
     Ok(checks)
 }
 
-/// The finding that somebody else's rule looks at bits of our mark.
+/// The finding that somebody else's rule depends on bits of the steer's mark.
 fn overlap(netns: &Netns, mark: Mark, rule: &Rule) -> Option<Check> {
     let shared = mark.mask & rule.mask;
     if shared == 0 {

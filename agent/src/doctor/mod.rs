@@ -1,13 +1,14 @@
-//! What works on this host and what does not: each finding with its reason, and what is wrong also
-//! with its consequence and its remedy.
+//! What works on this host and what does not. Each finding has its reason, and each problem also its consequence and
+//! its remedy.
 
-mod capabilities;
+pub(crate) mod capabilities;
+mod carry_node;
+mod check;
 mod kernel;
 mod keys;
 mod marks;
 mod mounts;
 mod namespace;
-mod node;
 mod probe;
 mod programs;
 mod proxy;
@@ -15,84 +16,14 @@ mod sysctls;
 
 use std::path::Path;
 
-use anyhow::Error;
-use serde::Serialize;
-
+pub use self::check::{Check, Outcome};
 use crate::{
     config::{Config, Steer},
     host::netns::Netns,
 };
 
-/// How a check came out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Outcome {
-    /// As it should be.
-    Ok,
-    /// truepeer works, but not for everything or not as well as it could.
-    Warn,
-    /// truepeer does not work.
-    Fail,
-}
-
-/// One finding.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Check {
-    /// What was looked at.
-    pub name: String,
-    /// How it came out.
-    pub outcome: Outcome,
-    /// What was found.
-    pub reason: String,
-    /// What does not work for it; empty when all is well.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub consequence: String,
-    /// What to do about it; empty when all is well.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub remedy: String,
-}
-
-impl Check {
-    fn ok(name: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self {
-            name: name.into(),
-            outcome: Outcome::Ok,
-            reason: reason.into(),
-            consequence: String::new(),
-            remedy: String::new(),
-        }
-    }
-
-    /// What is wrong; `consequence` and `remedy` are to be told along with it.
-    fn wrong(
-        outcome: Outcome,
-        name: impl Into<String>,
-        reason: impl Into<String>,
-        consequence: impl Into<String>,
-        remedy: impl Into<String>,
-    ) -> Self {
-        Self {
-            outcome,
-            consequence: consequence.into(),
-            remedy: remedy.into(),
-            ..Self::ok(name, reason)
-        }
-    }
-
-    /// A check that could not be made.
-    fn failed(name: impl Into<String>, error: &Error) -> Self {
-        Self::wrong(
-            Outcome::Fail,
-            name,
-            format!("{error:#}"),
-            "it is unknown whether this works",
-            "run `truepeer doctor` as root, in the namespaces of the host",
-        )
-    }
-}
-
-/// Checks this host. `pre`: only what can be told before anything is installed or configured;
-/// otherwise also what `config` needs, and a connection through the real data path.
+/// Checks this host. With `pre`, it checks only what can be known before anything is installed or configured. Otherwise
+/// it also checks what `config` needs, and makes a connection through the real data path.
 pub fn run(pre: bool, config: &Config) -> Vec<Check> {
     let mut checks = capabilities::check();
     checks.extend(kernel::check());
@@ -115,7 +46,7 @@ pub fn run(pre: bool, config: &Config) -> Vec<Check> {
             Err(error) => checks.push(namespace::missing(path, &error)),
         }
     }
-    checks.extend(node::check(config));
+    checks.extend(carry_node::check(config));
     checks.push(probe::check(host_is_fit, &config.agent.bpffs));
     checks
 }
@@ -131,9 +62,4 @@ fn by_namespace(steers: &[Steer]) -> Vec<(Option<&Path>, Vec<Steer>)> {
         }
     }
     groups
-}
-
-/// What a check that returns an error has found.
-fn or_failed(name: &str, checks: anyhow::Result<Vec<Check>>) -> Vec<Check> {
-    checks.unwrap_or_else(|error| vec![Check::failed(name, &error)])
 }

@@ -1,12 +1,12 @@
-//! Kernel file systems, and how much of the host this process sees.
+//! File systems of the kernel, and how much of the host this process can see.
 
 use std::{fs, io, os::unix::fs::MetadataExt, path::Path};
 
 use anyhow::{Context, Result};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-use super::{Check, Outcome, or_failed};
-use crate::host::processes::cgroup2_mount;
+use super::check::{Check, Outcome, or_failed};
+use crate::host::cgroups::cgroup2_mount;
 
 /// Inode of the host's own pid namespace (`PROC_PID_INIT_INO`).
 const HOST_PIDS: u64 = 0xeffffffc;
@@ -15,10 +15,15 @@ const HOST_PIDS: u64 = 0xeffffffc;
 const ROOT_CGROUP: u64 = 1;
 
 pub(super) fn check(bpffs: &Path) -> Vec<Check> {
-    let mut checks = or_failed("cgroup v2", cgroup().map(|check| vec![check]));
-    checks.extend(or_failed("bpffs", mounted(bpffs).map(|check| vec![check])));
-    checks.extend(or_failed("processes", processes().map(|check| vec![check])));
+    let checks = [
+        ("cgroup v2", cgroup()),
+        ("bpffs", mounted(bpffs)),
+        ("processes", processes()),
+    ];
+    let checks = checks.into_iter();
     checks
+        .flat_map(|(name, check)| or_failed(name, check.map(|check| vec![check])))
+        .collect()
 }
 
 fn cgroup() -> Result<Check> {
@@ -53,7 +58,7 @@ fn cgroup() -> Result<Check> {
 
 fn mounted(bpffs: &Path) -> Result<Check> {
     const NAME: &str = "bpffs";
-    // It need not exist yet, nor some of the directories above it.
+    // Neither the directory nor all of its ancestors need exist yet.
     let above = bpffs
         .ancestors()
         .find(|path| path.exists())

@@ -1,15 +1,16 @@
-//! A namespace that the configuration names, and its interfaces.
+//! Network namespaces that the configuration names, and their interfaces.
 
 use std::path::Path;
 
 use anyhow::{Error, Result};
 
-use super::{Check, Outcome, or_failed};
+use super::check::{Check, Outcome, or_failed};
 use crate::{config::Steer, host::netns::Netns, route::sysctl};
 
+/// The consequence of whatever keeps the agent from starting.
 pub(super) const AT_START: &str = "the agent does not start";
 
-/// The finding that there is no such namespace.
+/// The finding that a namespace is missing.
 pub(super) fn missing(path: Option<&Path>, error: &Error) -> Check {
     let name = path.map_or("network namespace".into(), |p| {
         format!("network namespace {}", p.display())

@@ -1,4 +1,4 @@
-//! A real connection through the real data path, in namespaces of its own.
+//! A real connection through the real data path, in network namespaces of its own.
 
 use std::{
     io,
@@ -17,22 +17,25 @@ use agent_common::{Namespace, Range, origin::rule_id};
 use anyhow::{Context, Result, bail, ensure};
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 
-use super::{Check, Outcome};
+use super::check::{Check, Outcome};
 use crate::{
     connections::origins::Origins,
     datapath::{Datapath, Job, Pins},
-    host::{netns::Netns, processes::cgroup2_mount, sockets},
+    host::{cgroups::cgroup2_mount, netns::Netns, sockets},
     route::sysctl,
 };
 
 const NAME: &str = "probe";
 const TIMEOUT: Duration = Duration::from_secs(3);
-/// What the client connects to, and where the listener is.
+/// The port that the client connects to.
 const PORT: u16 = 8080;
+/// The port that the listener has.
 const TO: u16 = 15006;
-/// The steered interface and the client's, and the addresses of both (RFC 5737 and RFC 3849).
+/// The interface whose ingress is steered.
 const STEERED: &str = "probe0";
+/// The client's interface.
 const CLIENT: &str = "probe1";
+/// Addresses of the steered interface and the client's (RFC 5737, RFC 3849).
 const IPV4: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
     IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2)),
@@ -42,7 +45,7 @@ const IPV6: [IpAddr; 2] = [
     IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2)),
 ];
 
-/// The probe as a check; it is not tried where prerequisites are missing.
+/// The probe as a check. It does not try where prerequisites are missing.
 pub(super) fn check(host_is_fit: bool, bpffs: &Path) -> Check {
     let consequence = "the data path does not work on this host";
     if !host_is_fit {
@@ -62,8 +65,7 @@ pub(super) fn check(host_is_fit: bool, bpffs: &Path) -> Check {
     }
 }
 
-/// Steers one connection over each IP version, and says which there were. Everything is removed
-/// again.
+/// Steers one connection over each IP version, removes everything again, and names the versions.
 fn probe(bpffs: &Path) -> Result<&'static str> {
     let _turn = turn()?;
     let pins = Pins::of_doctor(bpffs);
@@ -73,7 +75,7 @@ fn probe(bpffs: &Path) -> Result<&'static str> {
     outcome
 }
 
-/// Waits until no other probe runs. The name is free again when the socket, or its process, is gone.
+/// Waits until no other probe runs. The name of the socket is free again when the socket or its process is gone.
 fn turn() -> Result<UnixDatagram> {
     let name = net::SocketAddr::from_abstract_name("truepeer-probe")?;
     let deadline = Instant::now() + 3 * TIMEOUT;
@@ -118,10 +120,10 @@ fn steer(pins: &Pins) -> Result<&'static str> {
     Ok("IPv4")
 }
 
-/// Connects the namespaces by a veth pair with addresses.
+/// Connects two namespaces by a veth pair with addresses.
 fn connect(node: &Netns, client: &Netns, ipv6: bool) -> Result<()> {
     if ipv6 {
-        // Addresses are usable at once: nobody else can have them.
+        // Nobody else can have the addresses: without a check for duplicates they are usable at once.
         sysctl::write(node, "net.ipv6.conf.default.accept_dad", "0")?;
         sysctl::write(client, "net.ipv6.conf.default.accept_dad", "0")?;
     }
@@ -156,8 +158,8 @@ fn connect(node: &Netns, client: &Netns, ipv6: bool) -> Result<()> {
     Ok(())
 }
 
-/// Connects from `client` to a port of `address` where nobody listens, and expects the steered
-/// connection at the listener of `node`, with its origin.
+/// Connects from `client` to a port of `address` on which nobody listens, and expects the connection, with its origin,
+/// at the listener of `node`.
 fn connection(node: &Netns, client: &Netns, address: IpAddr, pins: &Pins) -> Result<()> {
     let any: IpAddr = if address.is_ipv4() {
         Ipv4Addr::UNSPECIFIED.into()

@@ -1,8 +1,8 @@
-//! Whether this kernel takes every BPF program: each is loaded, none is attached.
+//! Whether this kernel accepts every BPF program. It loads each and attaches none.
 
 use std::collections::BTreeSet;
 
-use super::{Check, Outcome};
+use super::check::{Check, Outcome};
 use crate::{
     config::Config,
     datapath::{self, Cost, Purpose, Section},
@@ -10,7 +10,7 @@ use crate::{
 
 const NAME: &str = "programs";
 
-/// Tries the programs; that is not done where prerequisites are missing. What `config` does not need is a warning.
+/// Tries to load the programs, unless prerequisites are missing. Warns of those that `config` does not need.
 pub(super) fn check(host_is_fit: bool, config: &Config) -> Vec<Check> {
     if !host_is_fit {
         let reason = "not tried: something that they need is missing";
@@ -64,6 +64,7 @@ fn describe(program: &str, cost: Cost) -> String {
     }
 }
 
+/// The finding that the kernel refuses a program.
 fn refused(purpose: Purpose, needed: &BTreeSet<Section>, error: &anyhow::Error) -> Check {
     let is_needed = purpose
         .section

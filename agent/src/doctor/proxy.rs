@@ -1,12 +1,12 @@
-//! The proxies' listeners.
+//! The listeners of proxies.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use anyhow::Result;
 
-use super::{Check, Outcome, or_failed};
+use super::check::{Check, Outcome, or_failed};
 use crate::{
-    config::Steer,
+    config::{Steer, show_ports},
     host::{
         netns::Netns,
         sockets::{self, ListenerInfo},
@@ -31,12 +31,7 @@ fn look(netns: &Netns, steers: &[Steer]) -> Result<Vec<Check>> {
 
 fn judge(steer: &Steer, listeners: &[ListenerInfo], ipv6: bool) -> Vec<Check> {
     let name = format!("proxy of steer {}", steer.name);
-    let (first, last) = (steer.to.start(), steer.to.end());
-    let port = if first == last {
-        first.to_string()
-    } else {
-        format!("{first}-{last}")
-    };
+    let port = show_ports(&steer.to);
     let wrong = |outcome, reason: String, consequence: &str, remedy: String| {
         Check::wrong(outcome, &name, reason, consequence, remedy)
     };
@@ -93,7 +88,7 @@ fn judge(steer: &Steer, listeners: &[ListenerInfo], ipv6: bool) -> Vec<Check> {
     checks
 }
 
-/// Whether the tc program finds it for every destination.
+/// Whether the tc program finds the listener for every destination.
 fn serves_any_address(listener: &ListenerInfo) -> bool {
     let ip = listener.address.ip();
     ip.is_unspecified() || ip == Ipv4Addr::LOCALHOST || ip == Ipv6Addr::LOCALHOST

@@ -1,8 +1,8 @@
-//! Sysctls of a namespace that decide whether steered packets arrive.
+//! Sysctls that decide whether steered packets arrive.
 
 use anyhow::Result;
 
-use super::{Check, Outcome, or_failed};
+use super::check::{Check, Outcome, or_failed};
 use crate::{
     config::Steer,
     host::netns::Netns,
@@ -72,9 +72,11 @@ fn installed(netns: &Netns, steers: &[Steer]) -> Result<Vec<Check>> {
     Ok(checks)
 }
 
-/// The rule for the proxy's answers is `iif lo`, and so is the kernel's reverse lookup of a packet's
-/// source. With `src_valid_mark` that lookup carries the packet's mark: a packet that comes in marked
-/// finds truepeer's local route, and its source counts as the host's own.
+/// `src_valid_mark`, which turns marked packets into martians.
+///
+/// The rule for the proxy's answers has `iif lo`, and the kernel's reverse look-up of a packet's source uses `lo` too.
+/// With `src_valid_mark` that look-up has the packet's mark. For a packet that comes in marked, it finds truepeer's local
+/// route, so the source counts as the host's own.
 fn martians(netns: &Netns, interface: &str) -> Result<Check> {
     let key = conf("ipv4", interface, "src_valid_mark");
     if effective(netns, interface, "src_valid_mark")? == 0 {
@@ -92,6 +94,7 @@ fn martians(netns: &Netns, interface: &str) -> Result<Check> {
     ))
 }
 
+/// `rp_filter`, which drops packets on asymmetric routes.
 fn reverse_path(netns: &Netns, interface: &str) -> Result<Check> {
     let key = conf("ipv4", interface, "rp_filter");
     let value = effective(netns, interface, "rp_filter")?;
@@ -109,7 +112,7 @@ fn reverse_path(netns: &Netns, interface: &str) -> Result<Check> {
     ))
 }
 
-/// What the proxy does not take, a gateway forwards.
+/// `forwarding`: a gateway forwards what its proxy does not take.
 fn forwarding(netns: &Netns, interface: &str) -> Result<Vec<Check>> {
     let mut checks = Vec::new();
     let families: &[_] = if sysctl::ipv6_enabled(netns)? {
@@ -120,7 +123,7 @@ fn forwarding(netns: &Netns, interface: &str) -> Result<Vec<Check>> {
     for family in families {
         let key = conf(family, interface, "forwarding");
         checks.push(match sysctl::read(netns, &key)?.as_deref() {
-            // A missing interface is told of elsewhere.
+            // Another check reports a missing interface.
             Some("1") | None => Check::ok(key, format!("is on in {netns}")),
             Some(_) => Check::wrong(
                 Outcome::Warn,
@@ -135,7 +138,7 @@ fn forwarding(netns: &Netns, interface: &str) -> Result<Vec<Check>> {
     Ok(checks)
 }
 
-/// The greater of an IPv4 interface's own value and that for `all`: what the kernel goes by.
+/// The value that applies to IPv4 on an interface: the greater of its own and that for `all`.
 fn effective(netns: &Netns, interface: &str, name: &str) -> Result<u32> {
     let mut greatest = 0;
     for of in [interface, "all"] {
@@ -145,6 +148,7 @@ fn effective(netns: &Netns, interface: &str, name: &str) -> Result<u32> {
     Ok(greatest)
 }
 
+/// Key of an interface's sysctl.
 fn conf(family: &str, interface: &str, name: &str) -> String {
     format!("net.{family}.conf.{}.{name}", interface.replace('.', "/"))
 }

@@ -1,16 +1,16 @@
-//! Files that others read, or that must survive a crash.
+//! Files that others read while they change, or that must survive a crash.
 
 use std::{
     fs::{self, File, Permissions},
-    io::Write as _,
+    io::{self, ErrorKind, Write as _},
     os::unix::fs::PermissionsExt as _,
     path::Path,
 };
 
 use anyhow::{Context as _, Result};
 
-/// Makes `bytes` the content of the file at `path`, so that readers, and a crash, find either the old or the
-/// new one whole.
+/// Replaces the content of the file at `path` by `bytes`. A reader sees either the old or the new content, never
+/// a part, and so does the host after a crash.
 pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     let new = path.with_added_extension("new");
     let written = (|| {
@@ -24,7 +24,16 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     written.with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Has the disk know of renamed and removed files beside `path`.
-pub fn sync_parent(path: &Path) -> std::io::Result<()> {
+/// Removes the file at `path`, and says whether there was one.
+pub fn remove(path: &Path) -> Result<bool> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("cannot remove {}", path.display())),
+    }
+}
+
+/// Writes the directory of `path` to the disk: files in it that were renamed or removed stay so after a crash.
+pub fn sync_parent(path: &Path) -> io::Result<()> {
     File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
 }

@@ -1,6 +1,9 @@
-//! This host, as Linux tells of it: network namespaces, sockets, processes, clocks, files.
+//! The host as Linux shows it: clocks, files, network namespaces, sockets, cgroups and processes.
 
+pub mod cgroups;
+pub mod clock;
 pub mod file;
 pub mod netns;
+mod proc;
 pub mod processes;
 pub mod sockets;

@@ -23,17 +23,17 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use super::statistics::Statistics;
 use crate::{
     connections::{
+        names::Names,
         origins::{Origins, Status},
-        peers::Names,
     },
-    observe::statistics::Statistics,
     relay,
     workloads::containers::Containers,
 };
 
-/// What [`Metrics::encode`] produces.
+/// The content type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The agent's metrics.
@@ -41,18 +41,18 @@ pub struct Metrics {
     registry: Registry,
     /// Whether the agent serves: it is neither starting nor draining.
     pub ready: Arc<AtomicBool>,
-    /// Connections that the access log could not write down.
+    /// Connections whose line the access log could not write.
     pub access_log_failures: Counter,
-    /// Refused connections that the access log left out because there were too many.
+    /// Refused connections whose line the access log left out, because there were too many.
     pub access_log_omissions: Counter,
-    /// What the relays count.
+    /// Counters of the relays.
     pub relay: relay::metrics::Metrics,
-    /// What is known of connections that have ended.
+    /// Statistics of connections.
     pub statistics: Statistics,
 }
 
 impl Metrics {
-    /// Metrics that read the data path at each scrape.
+    /// Creates metrics that read the data path at each scrape.
     pub fn new(
         origins: Arc<dyn Origins>,
         names: Names,
@@ -103,7 +103,7 @@ impl Metrics {
         }
     }
 
-    /// All metrics as text. Reads maps: not for an async thread.
+    /// All metrics as text. It blocks to read maps, so it must not run on an async thread.
     pub fn encode(&self) -> Result<String> {
         let mut out = String::new();
         text::encode(&mut out, &self.registry).context("cannot read the data path's counters")?;
@@ -116,6 +116,7 @@ fn unix_seconds(time: SystemTime) -> f64 {
         .map_or(0.0, |since| since.as_secs_f64())
 }
 
+/// Collects the metrics of the data path.
 struct Datapath {
     origins: Arc<dyn Origins>,
     names: Names,
@@ -184,7 +185,7 @@ impl Collector for Datapath {
     }
 }
 
-/// [`EncodeMetric`], made usable as a trait object.
+/// An [`EncodeMetric`] as a trait object.
 trait Encode {
     fn encode_as(&self, name: &str, help: &str, encoder: &mut DescriptorEncoder<'_>)
     -> fmt::Result;
@@ -205,13 +206,13 @@ impl<M: EncodeMetric> Encode for M {
 mod tests {
     use super::*;
     use crate::{
-        connections::peers::tests::{Fake, names, origin},
-        workloads::containers::Workload,
+        connections::fixtures::{FakeOrigins, names, origin},
+        workloads::Workload,
     };
 
     #[test]
     fn every_counter_and_the_fill_of_the_map_are_there() {
-        let origins = Fake(vec![(1, origin("203.0.113.7:1"))]);
+        let origins = FakeOrigins(vec![(1, origin("203.0.113.7:1"))]);
         let containers = Containers::default();
         let workload = Workload {
             namespace: "shop".into(),

@@ -1,4 +1,4 @@
-//! Which upstream a connection goes to.
+//! The choice of an upstream for each connection.
 
 use std::{
     hash::Hasher as _,
@@ -11,11 +11,11 @@ use siphasher::sip::SipHasher13;
 
 use crate::config::Balance;
 
-/// Entries of the table: a prime, and a hundred times more than upstreams (Maglev, 5.3: the share of
-/// each differs by 1 % at most).
+/// Entries of the table: a prime, and at least a hundred times the number of upstreams, so that their shares
+/// differ by 1 % at most (Maglev, 5.3).
 const ENTRIES: usize = 65_537;
 
-/// Upstreams, and the way to choose one.
+/// A relay's upstreams, and how one is chosen.
 pub(super) struct Balancer {
     upstreams: Vec<Upstream>,
     choice: Choice,
@@ -27,10 +27,10 @@ struct Upstream {
 }
 
 enum Choice {
-    /// The next one's place.
+    /// Each in turn: which is next, before the remainder is taken.
     RoundRobin(AtomicUsize),
-    /// By hash of the client's address: a Maglev table of all upstreams, be they up or not. Who would
-    /// reach one that is down draws again, so that only its clients move.
+    /// By the hash of the client's address: a Maglev table of all upstreams, whether up or down. A client
+    /// whose upstream is down draws again, so that no other client moves.
     ClientIp(Vec<u16>),
 }
 
@@ -54,18 +54,18 @@ impl Balancer {
         self.upstreams.len()
     }
 
-    /// The address of one.
+    /// The address of an upstream.
     pub(super) fn address(&self, at: usize) -> SocketAddr {
         self.upstreams[at].address
     }
 
-    /// Notes whether one is up. `true`: that is news.
+    /// Notes whether an upstream is up. The result says whether that has changed.
     pub(super) fn set_up(&self, at: usize, is_up: bool) -> bool {
         self.upstreams[at].is_up.swap(is_up, Ordering::Relaxed) != is_up
     }
 
-    /// Every upstream once, in the order in which to try them for this client: those that are down
-    /// last, should the checks be wrong.
+    /// Every upstream once, in the order in which to try them for this client. Those that are down come
+    /// last, and not never, as the checks may be wrong.
     pub(super) fn candidates(&self, client: Address) -> Vec<usize> {
         let n = self.upstreams.len();
         let mut order = Vec::with_capacity(n);
@@ -75,7 +75,7 @@ impl Balancer {
                 order.extend((0..n).map(|i| (first + i) % n));
             }
             Choice::ClientIp(table) => {
-                // Most draws find another one; the rest follow in the order of the file.
+                // Most draws find another upstream. What they miss follows in the order of the file.
                 let drawn = (0..2 * n as u64).map(|draw| {
                     let entry = hash(draw, &client.ipv6().octets()) % ENTRIES as u64;
                     usize::from(table[entry as usize])
@@ -92,16 +92,16 @@ impl Balancer {
     }
 }
 
-/// The same for all time, so that a client finds its upstream again after a restart and by way of
-/// another node.
+/// A hash that never changes, so that a client finds its upstream again after a restart and by way of another
+/// node.
 fn hash(seed: u64, bytes: &[u8]) -> u64 {
     let mut hasher = SipHasher13::new_with_keys(seed, 0);
     hasher.write(bytes);
     hasher.finish()
 }
 
-/// The table of Maglev (Eisenbud et al., NSDI 2016, 3.4): each upstream in turn takes the next entry of
-/// its own permutation that is free.
+/// The table of Maglev (Eisenbud et al., NSDI 2016, 3.4): each upstream in turn takes the first entry of its
+/// own permutation that is still free.
 fn table(addresses: &[SocketAddr]) -> Vec<u16> {
     const FREE: u16 = u16::MAX;
     let mut table = vec![FREE; ENTRIES];

@@ -11,12 +11,12 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{Service, header::Greeting, upstream::CONNECT};
+use super::{preamble::Preamble, service::Service, upstream::CONNECT_TIMEOUT};
 
 /// From one check to the next.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// Checks all upstreams for ever. A single one is not: it has no substitute.
+/// Checks all upstreams for ever. A single upstream is not checked, as no other could take its place.
 pub(super) async fn watch(service: Arc<Service>) {
     let mut tick = time::interval(INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -27,9 +27,10 @@ pub(super) async fn watch(service: Arc<Service>) {
     }
 }
 
+/// Checks one upstream, and notes what came of it.
 async fn check(service: &Service, at: usize) {
     let address = service.balancer.address(at);
-    let outcome = time::timeout(CONNECT, greet(service, at)).await;
+    let outcome = time::timeout(CONNECT_TIMEOUT, reach(service, at)).await;
     let outcome = outcome.context("timed out").flatten();
     service.metrics.set_up(address, outcome.is_ok());
     if service.balancer.set_up(at, outcome.is_ok()) {
@@ -40,14 +41,14 @@ async fn check(service: &Service, at: usize) {
     }
 }
 
-/// Connects, and says so to an upstream that expects a header.
-async fn greet(service: &Service, at: usize) -> Result<()> {
+/// Connects. An upstream that expects a PROXY header gets one that says `LOCAL`, which means a health check.
+async fn reach(service: &Service, at: usize) -> Result<()> {
     let mut stream = TcpStream::connect(service.balancer.address(at)).await?;
     let ends = Endpoints {
         source: stream.local_addr()?.into(),
         destination: stream.peer_addr()?.into(),
     };
-    let header = Greeting::default().next(service.relay.send, Peer::Local, ends);
+    let header = Preamble::default().next_header(service.relay.send, Peer::Local, ends);
     stream.write_all(&header).await?;
     Ok(())
 }

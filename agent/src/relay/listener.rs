@@ -17,19 +17,22 @@ use socket2::{Domain, Socket, Type};
 use tokio::{net::TcpListener, runtime::Handle, sync::watch, task::JoinHandle, time};
 use tracing::{debug, info, warn};
 
-use super::{Service, connection, files, header::Refusal, health};
+use super::{
+    connection, descriptors, health, reason::RefusalReason, refuse::refuse, service::Service,
+};
 use crate::connections::origins::Claims;
 
-/// Handshakes that may wait to be accepted; the kernel's `net.core.somaxconn` is the bound.
+/// How many connections may wait to be accepted. The kernel lowers it to `net.core.somaxconn`.
 const BACKLOG: i32 = 65_535;
-/// How long to wait when the system has no room for another connection.
+/// How long to wait before the next attempt when the system has no room for another connection.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// A relay's listening socket; closed on drop.
+/// A relay's listening socket and the tasks that serve it. Dropping it closes the socket and leaves
+/// connections in progress alone.
 pub(super) struct Listener {
-    /// Namespace and address.
+    /// Path of the namespace, and address.
     pub(super) key: (Option<PathBuf>, SocketAddr),
-    /// The namespace that this path named.
+    /// Inode of the namespace that the path named at the start.
     netns: Option<u64>,
     service: watch::Sender<Arc<Service>>,
     handle: Handle,
@@ -64,13 +67,13 @@ impl Listener {
         }
     }
 
-    /// Whether its path names another namespace now.
+    /// Whether the path of its namespace names another one by now.
     pub(super) fn is_outdated(&self) -> bool {
         let now = self.key.0.as_deref().and_then(inode);
         now.is_some() && now != self.netns
     }
 
-    /// Serves connections that are accepted from now on in this way.
+    /// Serves connections that it accepts from now on by these settings.
     pub(super) fn serve(&mut self, service: Arc<Service>) {
         self.health.abort();
         self.health = self.handle.spawn(health::watch(service.clone()));
@@ -85,11 +88,17 @@ impl Drop for Listener {
     }
 }
 
+/// Inode of the namespace that a path names; `None` when there is none.
 fn inode(netns: &Path) -> Option<u64> {
     netns.metadata().ok().map(|metadata| metadata.ino())
 }
 
-/// A socket that listens on `address` in the calling thread's namespace; `[::]` takes IPv4 as well.
+/// A socket that listens on `address` in the calling thread's namespace. `[::]` also accepts IPv4. The data
+/// path follows the connections that it accepts.
+///
+/// # Errors
+///
+/// When the address is taken or foreign, or when the data path cannot follow the socket.
 pub(super) fn listen(address: SocketAddr, claims: &dyn Claims) -> Result<std::net::TcpListener> {
     let socket = Socket::new(
         Domain::for_address(address),
@@ -108,6 +117,7 @@ pub(super) fn listen(address: SocketAddr, claims: &dyn Claims) -> Result<std::ne
     Ok(socket.into())
 }
 
+/// Accepts connections for ever, and serves each by the settings of the moment.
 async fn accept(listener: TcpListener, mut settings: watch::Receiver<Arc<Service>>) {
     let open = Arc::new(AtomicU32::new(0));
     let mut is_full = false;
@@ -118,17 +128,17 @@ async fn accept(listener: TcpListener, mut settings: watch::Receiver<Arc<Service
             info!("{} accepts connections again", service.name);
         }
         match accepted {
-            Ok((stream, peer)) => match Open::one_of(service.relay.max_connections, &open) {
-                Some(one) if files::has_room_for_connection(&stream) => {
+            Ok((stream, peer)) => match Place::take(service.relay.max_connections, &open) {
+                Some(place) if descriptors::has_room_for_connection(&stream) => {
                     let settings = settings.clone();
                     tokio::spawn(async move {
                         connection::serve(&service, stream, peer, settings).await;
-                        drop(one);
+                        drop(place);
                     });
                 }
-                _ => connection::refuse(&service, &stream, peer, Refusal::Limit.into()),
+                _ => refuse(&service, &stream, peer, RefusalReason::Limit.into()),
             },
-            Err(error) if is_of_one_connection(&error) => debug!("{}: {error}", service.name),
+            Err(error) if concerns_one_connection(&error) => debug!("{}: {error}", service.name),
             Err(error) => {
                 if !std::mem::replace(&mut is_full, true) {
                     warn!("{} cannot accept connections: {error}", service.name);
@@ -139,8 +149,8 @@ async fn accept(listener: TcpListener, mut settings: watch::Receiver<Arc<Service
     }
 }
 
-/// Whether a connection failed before it could be accepted (accept(2)).
-fn is_of_one_connection(error: &io::Error) -> bool {
+/// Whether only the connection failed that was about to be accepted (accept(2)).
+fn concerns_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(
         error.kind(),
@@ -148,19 +158,19 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-/// An open connection, counted until dropped.
-struct Open(Arc<AtomicU32>);
+/// One of the places that a listener has for open connections, free again when dropped.
+struct Place(Arc<AtomicU32>);
 
-impl Open {
-    /// Another one, unless there are as many as there may be.
-    fn one_of(limit: u32, open: &Arc<AtomicU32>) -> Option<Self> {
-        let before = open.fetch_add(1, Ordering::Relaxed);
-        let one = Self(open.clone());
-        (before < limit).then_some(one)
+impl Place {
+    /// Takes a place; `None` when `limit` places are taken.
+    fn take(limit: u32, taken: &Arc<AtomicU32>) -> Option<Self> {
+        let before = taken.fetch_add(1, Ordering::Relaxed);
+        let place = Self(taken.clone());
+        (before < limit).then_some(place)
     }
 }
 
-impl Drop for Open {
+impl Drop for Place {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

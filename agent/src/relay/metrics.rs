@@ -1,4 +1,4 @@
-//! The relays' metrics: labels are what the configuration names, never a client.
+//! The metrics of the relays. Labels name what is in the configuration, never a client.
 
 use std::net::SocketAddr;
 
@@ -7,11 +7,11 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::header::Refusal;
+use super::reason::RefusalReason;
 
 type Labels<const N: usize> = [(&'static str, String); N];
 
-/// Of all relays.
+/// The metrics of all relays.
 #[derive(Clone, Default)]
 pub struct Metrics {
     connections: Family<Labels<1>, Counter>,
@@ -22,15 +22,15 @@ pub struct Metrics {
     up: Family<Labels<2>, Gauge>,
 }
 
-/// Which way bytes go.
+/// Which way bytes move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Direction {
     Upstream,
     Downstream,
 }
 
-/// Of one relay.
-pub(super) struct Relay {
+/// The metrics of one relay.
+pub(super) struct RelayMetrics {
     name: String,
     all: Metrics,
     connections: Counter,
@@ -40,7 +40,7 @@ pub(super) struct Relay {
 }
 
 impl Metrics {
-    /// Has them told.
+    /// Adds them to what the agent exposes.
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
             "relay_connections",
@@ -69,22 +69,22 @@ impl Metrics {
         );
     }
 
-    /// How many connections are open.
+    /// How many connections all relays hold.
     pub(super) fn open(&self) -> u64 {
         self.all_open.get().try_into().unwrap_or(0)
     }
 
-    /// Those of the relay with this name.
-    pub(super) fn of(&self, relay: &str) -> Relay {
+    /// The metrics of the relay with this name. Its counters of refusals begin at 0.
+    pub(super) fn of(&self, relay: &str) -> RelayMetrics {
         let name = relay.to_owned();
-        for refusal in Refusal::all() {
-            drop(self.refused.get_or_create(&refused(&name, refusal)));
+        for reason in RefusalReason::all() {
+            drop(self.refused.get_or_create(&refused(&name, reason)));
         }
         let bytes = |direction: &str| {
             let labels = [("relay", name.clone()), ("direction", direction.to_owned())];
             self.bytes.get_or_create_owned(&labels)
         };
-        Relay {
+        RelayMetrics {
             all: self.clone(),
             connections: self
                 .connections
@@ -97,31 +97,32 @@ impl Metrics {
     }
 }
 
-fn refused(relay: &str, refusal: Refusal) -> Labels<2> {
+/// Labels of the counter of refusals.
+fn refused(relay: &str, reason: RefusalReason) -> Labels<2> {
     [
         ("relay", relay.to_owned()),
-        ("reason", refusal.name().to_owned()),
+        ("reason", reason.name().to_owned()),
     ]
 }
 
-impl Relay {
-    /// A connection was accepted; it is open as long as the value lives.
-    pub(super) fn opened(&self) -> Open {
+impl RelayMetrics {
+    /// Counts a connection, which is open as long as the returned value lives.
+    pub(super) fn opened(&self) -> OpenConnection {
         self.connections.inc();
         self.open.inc();
         self.all.all_open.inc();
-        Open([self.open.clone(), self.all.all_open.clone()])
+        OpenConnection([self.open.clone(), self.all.all_open.clone()])
     }
 
-    /// A connection was refused.
-    pub(super) fn refused(&self, refusal: Refusal) {
+    /// Counts a refusal.
+    pub(super) fn refused(&self, reason: RefusalReason) {
         self.all
             .refused
-            .get_or_create(&refused(&self.name, refusal))
+            .get_or_create(&refused(&self.name, reason))
             .inc();
     }
 
-    /// Bytes were moved.
+    /// Counts bytes of payload.
     pub(super) fn moved(&self, direction: Direction, bytes: usize) {
         let counter = match direction {
             Direction::Upstream => &self.upstream,
@@ -130,7 +131,7 @@ impl Relay {
         counter.inc_by(bytes as u64);
     }
 
-    /// An upstream was checked.
+    /// Notes what the check of an upstream found.
     pub(super) fn set_up(&self, upstream: SocketAddr, is_up: bool) {
         let labels = [
             ("relay", self.name.clone()),
@@ -140,10 +141,10 @@ impl Relay {
     }
 }
 
-/// An open connection.
-pub(super) struct Open([Gauge; 2]);
+/// An open connection, counted by the gauges of its relay and of all relays until dropped.
+pub(super) struct OpenConnection([Gauge; 2]);
 
-impl Drop for Open {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
         for gauge in &self.0 {
             gauge.dec();

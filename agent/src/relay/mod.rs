@@ -1,28 +1,36 @@
-//! The relay: a TCP proxy of the agent's own, for what the kernel cannot do. It reads PROXY headers and
-//! tells the next hop the client, as the configuration says.
+//! The relays: proxies within the agent, for what the kernel cannot do. They read PROXY headers and HTTP,
+//! balance over upstreams, and tell the next hop of the client as the configuration says.
 
+mod activity;
 mod balance;
+mod begin;
+mod client;
 mod connection;
 mod copy;
-mod files;
-mod header;
+mod descriptors;
 mod health;
 mod http;
 mod listener;
 pub mod metrics;
+mod pipes;
+mod preamble;
+mod reason;
+mod refuse;
+mod service;
 mod upstream;
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
 use anyhow::{Context as _, Result};
-use ipnet::IpNet;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tracing::info;
 
-use self::{balance::Balancer, copy::Pipes, listener::Listener, metrics::Metrics};
+use self::{
+    balance::Balancer, listener::Listener, metrics::Metrics, pipes::Pipes, service::Service,
+};
 use crate::{
     config::{Config, Relay, Trust},
-    connections::{details::Kept, ended::Refusals, origins::Claims},
+    connections::{origins::Claims, summary::SummarySender, tlv_store::TlvStore},
     host::netns::Netns,
 };
 
@@ -30,63 +38,41 @@ use crate::{
 pub struct Relays {
     claims: Arc<dyn Claims>,
     metrics: Metrics,
-    details: Arc<Kept>,
-    refusals: Refusals,
+    tlvs: Arc<TlvStore>,
+    summaries: SummarySender,
     listeners: Vec<Listener>,
-    /// By the namespace's cookie: threads that are inside. They stay for the connections in progress.
+    /// Threads inside other namespaces, by the namespace's cookie. They outlive their listeners for as long as
+    /// connections are in progress.
     runtimes: HashMap<u64, Runtime>,
 }
 
-/// What the connections of one relay have in common.
-struct Service {
-    relay: Relay,
-    name: String,
-    /// Whose PROXY headers are believed.
-    sources: Vec<IpNet>,
-    balancer: Balancer,
-    claims: Arc<dyn Claims>,
-    metrics: metrics::Relay,
-    details: Arc<Kept>,
-    refusals: Refusals,
-    pipes: Pipes,
-}
-
-impl Service {
-    /// Name of the rule that believes this sender's PROXY header.
-    fn trusting_rule(&self, sender: SocketAddr) -> Option<String> {
-        let ip = sender.ip().to_canonical();
-        let prefixes = self.sources.iter().filter(|prefix| prefix.contains(&ip));
-        let longest = prefixes.max_by_key(|prefix| prefix.prefix_len())?;
-        Some(Trust::source_rule(longest))
-    }
-}
-
 impl Relays {
-    /// None yet. What headers say besides addresses is kept in `details`, for as long as their origins.
+    /// No relay yet. The relays keep the TLVs of PROXY headers in `tlvs`, and send to `summaries` what they refuse
+    /// and which requests they serve.
     pub fn new(
         claims: Arc<dyn Claims>,
         metrics: Metrics,
-        details: Arc<Kept>,
-        refusals: Refusals,
+        tlvs: Arc<TlvStore>,
+        summaries: SummarySender,
     ) -> Self {
         Self {
             claims,
             metrics,
-            details,
-            refusals,
+            tlvs,
+            summaries,
             listeners: Vec::new(),
             runtimes: HashMap::new(),
         }
     }
 
-    /// Makes the relays those of this configuration. Connections in progress go on as they are; a
-    /// listener that stays misses none. To be called within the async runtime, where blocking is allowed.
+    /// Makes the relays those of this configuration. Connections in progress go on as they are, and a listener
+    /// that stays misses no connection. Must be called within the async runtime, where blocking is allowed.
     ///
     /// # Errors
     ///
     /// When a relay cannot listen; then nothing has changed.
     pub fn apply(&mut self, config: &Config) -> Result<()> {
-        // Those of namespaces that are gone have nothing left to do.
+        // A namespace whose relays and connections are gone needs no threads.
         self.runtimes
             .retain(|_, runtime| runtime.metrics().num_alive_tasks() > 0);
         let key = |relay: &Relay| (relay.netns.clone(), relay.listen);
@@ -99,7 +85,7 @@ impl Relays {
             };
             new.push((relay, bound));
         }
-        files::raise_limit(config.relay.iter().map(|relay| relay.max_connections));
+        descriptors::raise_limit(config.relay.iter().map(|relay| relay.max_connections));
         let mut before = std::mem::take(&mut self.listeners);
         for (relay, bound) in new {
             let service = Arc::new(self.service(relay, &config.trust));
@@ -122,12 +108,12 @@ impl Relays {
         Ok(())
     }
 
-    /// Whether a named namespace is no longer the one that a relay listens in.
+    /// Whether a relay listens in a namespace whose path names another one by now.
     pub fn is_outdated(&self) -> bool {
         self.listeners.iter().any(Listener::is_outdated)
     }
 
-    /// Listens no more; connections in progress go on.
+    /// Stops listening. Connections in progress go on.
     pub fn close(&mut self) {
         self.listeners.clear();
     }
@@ -137,6 +123,7 @@ impl Relays {
         self.metrics.open()
     }
 
+    /// What the connections of this relay share from now on.
     fn service(&self, relay: &Relay, trust: &Trust) -> Service {
         Service {
             name: relay.name(),
@@ -144,14 +131,14 @@ impl Relays {
             balancer: Balancer::new(relay.balance, &relay.upstream),
             claims: self.claims.clone(),
             metrics: self.metrics.of(&relay.listen.to_string()),
-            details: self.details.clone(),
-            refusals: self.refusals.clone(),
+            tlvs: self.tlvs.clone(),
+            summaries: self.summaries.clone(),
             pipes: Pipes::default(),
             relay: relay.clone(),
         }
     }
 
-    /// A relay's listening socket, and the threads that are to serve it.
+    /// Binds a relay's listening socket; the result includes the runtime that is to serve it.
     fn bind(&mut self, relay: &Relay) -> Result<(std::net::TcpListener, Handle)> {
         let claims = &*self.claims;
         let listen = || {
@@ -168,12 +155,13 @@ impl Relays {
         }
     }
 
-    /// Threads inside a namespace: sockets belong to that of the thread which makes them.
+    /// The runtime whose threads are inside a namespace, as a socket belongs to the namespace of the thread
+    /// that makes it.
     fn inside(&mut self, netns: &Netns) -> Result<Handle> {
         if let Some(runtime) = self.runtimes.get(&netns.cookie()) {
             return Ok(runtime.handle().clone());
         }
-        // Threads inherit the namespace of the thread that makes them, and the first makes the rest.
+        // The calling thread is inside, and threads inherit the namespace of the thread that starts them.
         let runtime = netns.run(|| {
             Ok(Builder::new_multi_thread()
                 .thread_name("truepeer")

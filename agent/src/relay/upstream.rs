@@ -7,22 +7,46 @@ use anyhow::{Context as _, Result, bail};
 use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 use socket2::SockRef;
 use tokio::{
+    io::AsyncWriteExt as _,
     net::{TcpSocket, TcpStream},
     time,
 };
 use tracing::debug;
 
-use super::{Service, connection::Client};
-use crate::config::Send;
+use super::{begin::Beginning, client::Client, service::Service};
+use crate::config::{Protocol, Send};
 
-/// How long a connection to an upstream may take to be made.
-pub(super) const CONNECT: Duration = Duration::from_secs(5);
+/// How long an upstream may take to accept a connection.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Connects to an upstream in the client's name: the balancer's choice, or the next that answers.
-pub(super) async fn connect(service: &Service, client: &Client) -> Option<TcpStream> {
+/// Connects to an upstream on the client's behalf, and sends what comes first: the PROXY header if the relay
+/// sends one, and over TCP the payload that was read along with the client's header. `None`: no upstream
+/// could be reached.
+///
+/// # Errors
+///
+/// When the upstream does not take those bytes.
+pub(super) async fn open(
+    service: &Service,
+    beginning: &Beginning,
+    client: &Client,
+) -> Result<Option<TcpStream>> {
+    let Some(mut upstream) = connect(service, client).await else {
+        return Ok(None);
+    };
+    let mut first = beginning.next_header(service.relay.send, client);
+    if service.relay.protocol == Protocol::Tcp {
+        first.extend(beginning.payload());
+    }
+    time::timeout(service.relay.idle_timeout, upstream.write_all(&first)).await??;
+    Ok(Some(upstream))
+}
+
+/// Connects to the upstream that the balancer chooses, or to the next one that answers.
+async fn connect(service: &Service, client: &Client) -> Option<TcpStream> {
     for at in service.balancer.candidates(client.endpoints.source.address) {
         let address = service.balancer.address(at);
-        let attempt = time::timeout(CONNECT, connect_to(service, address, client));
+        let attempt = time::timeout(CONNECT_TIMEOUT, connect_to(service, address, client));
         match attempt.await.context("timed out").flatten() {
             Ok(stream) => return Some(stream),
             Err(error) => debug!("{}: {address}: {error:#}", service.name),
@@ -31,40 +55,37 @@ pub(super) async fn connect(service: &Service, client: &Client) -> Option<TcpStr
     None
 }
 
+/// Connects to this upstream, with the client's address as the source if the relay is transparent.
 async fn connect_to(service: &Service, address: SocketAddr, client: &Client) -> Result<TcpStream> {
+    let connect = async |source| {
+        let socket = socket(service, address, client, source)?;
+        socket.connect(address).await
+    };
     if service.relay.send != Send::Transparent {
-        return Ok(open(service, address, client, None)?
-            .connect(address)
-            .await?);
+        return Ok(connect(None).await?);
     }
     let source = client.endpoints.source.socket_addr();
     if source.is_ipv4() != address.is_ipv4() {
         bail!("{source} cannot be the source of a connection to {address}");
     }
-    let socket = open(service, address, client, Some(source));
-    let connected = match socket {
-        Ok(socket) => socket.connect(address).await,
-        Err(error) => Err(error),
-    };
-    match connected {
-        // Port and upstream are those of another connection: the client's port is left to the record.
+    match connect(Some(source)).await {
+        // Another connection has these ports and addresses. This one takes any port, and only the record
+        // keeps the client's.
         Err(error)
             if matches!(
                 error.kind(),
                 io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse
             ) =>
         {
-            let any_port = SocketAddr::new(source.ip(), 0);
-            Ok(open(service, address, client, Some(any_port))?
-                .connect(address)
-                .await?)
+            Ok(connect(Some(SocketAddr::new(source.ip(), 0))).await?)
         }
         connected => Ok(connected?),
     }
 }
 
-/// A socket that is about to connect to `address` for this client, perhaps with a foreign source.
-fn open(
+/// A socket that speaks for this client once it is connected to `address`, from a foreign `source` if there
+/// is one.
+fn socket(
     service: &Service,
     address: SocketAddr,
     client: &Client,

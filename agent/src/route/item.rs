@@ -1,11 +1,11 @@
-//! What mark-and-route is made of.
+//! The parts of mark-and-route.
 
 use std::{
     fmt,
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -14,50 +14,76 @@ use super::{
 };
 use crate::{config::Steer, host::netns::Netns};
 
-/// One thing to install in one network namespace (`None`: the agent's own).
+/// Something to install in one network namespace. The namespace without a path is the agent's own.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Item {
-    /// Packets with this mark that come in by `iif` are routed by `table`.
+    /// A routing rule for marked packets.
     Rule {
-        /// Where.
+        /// Path of the namespace.
         netns: Option<PathBuf>,
-        /// For IPv6, else for IPv4.
+        /// Whether it is for IPv6, or else for IPv4.
         ipv6: bool,
-        /// The mark.
-        mark: u32,
-        /// The bits of it that count.
-        mask: u32,
-        /// The table.
-        table: u32,
-        /// Name of the interface, which need not exist.
-        iif: String,
+        /// The rule.
+        #[serde(flatten)]
+        rule: MarkRule,
     },
-    /// `local default dev lo`: what is routed by `table` is delivered here.
+    /// The route `local default dev lo`, by which packets are delivered to this host.
     Route {
-        /// Where.
+        /// Path of the namespace.
         netns: Option<PathBuf>,
-        /// For IPv6, else for IPv4.
+        /// Whether it is for IPv6, or else for IPv4.
         ipv6: bool,
-        /// The table.
+        /// The routing table.
         table: u32,
     },
-    /// A sysctl has this value.
+    /// The value of a sysctl.
     Sysctl {
-        /// Where.
+        /// Path of the namespace.
         netns: Option<PathBuf>,
-        /// `net.ipv4.tcp_fwmark_accept`, say.
+        /// Its key, such as `net.ipv4.tcp_fwmark_accept`.
         key: String,
         /// Its value.
         value: String,
     },
 }
 
-/// What `steers` need, in the order in which it is to be installed.
+/// Packets with this mark that come in by `iif` are routed by `table`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct MarkRule {
+    /// The mark.
+    pub mark: u32,
+    /// The bits of the mark that count.
+    pub mask: u32,
+    /// The routing table.
+    pub table: u32,
+    /// Name of the interface, which need not exist.
+    pub iif: String,
+}
+
+impl From<&MarkRule> for Rule {
+    fn from(rule: &MarkRule) -> Self {
+        Self::ours(rule.mark, rule.mask, &rule.iif, rule.table)
+    }
+}
+
+/// Fails with the first of `items` that is not installed in `netns`, to which all of them belong. Expects no items for
+/// IPv6 where the namespace has none.
+pub fn check(netns: &Netns, items: &[Item]) -> Result<()> {
+    let ipv6 = items.is_empty() || sysctl::ipv6_enabled(netns)?;
+    for item in items.iter().filter(|item| ipv6 || !item.is_ipv6()) {
+        if !item.is_installed(netns)? {
+            bail!("the {item} is missing");
+        }
+    }
+    Ok(())
+}
+
+/// The items that `steers` need, in the order in which they must be installed.
 pub fn items(steers: &[Steer]) -> Vec<Item> {
     let mut items = Vec::new();
     for item in steers.iter().flat_map(items_of) {
-        // Steers of one namespace share their table and often their interfaces.
+        // Steers of one namespace share their table, and often their interfaces.
         if !items.contains(&item) {
             items.push(item);
         }
@@ -69,8 +95,8 @@ fn items_of(steer: &Steer) -> Vec<Item> {
     let mut items = Vec::new();
     let netns = || steer.netns.clone();
     let (sysctls, interfaces): (&[_], Vec<_>) = match &steer.answers {
-        // The application answers a spoofed client through `lo`. Its socket, and resets where it has
-        // none, carry the mark of what they answer.
+        // The application answers a spoofed client through `lo`. These make its sockets, and resets where it has no
+        // socket, carry the mark of the packet that they answer.
         None => (
             &[
                 "net.ipv4.tcp_fwmark_accept",
@@ -79,7 +105,7 @@ fn items_of(steer: &Steer) -> Vec<Item> {
             ],
             vec!["lo"],
         ),
-        // The data path marks what comes in by these.
+        // The data path marks the packets that come in by these interfaces.
         Some(answers) => (
             &[],
             steer
@@ -104,24 +130,26 @@ fn items_of(steer: &Steer) -> Vec<Item> {
         items.extend(interfaces.iter().map(|iif| Item::Rule {
             netns: netns(),
             ipv6,
-            mark: steer.mark.value,
-            mask: steer.mark.mask,
-            table: steer.table,
-            iif: (*iif).to_owned(),
+            rule: MarkRule {
+                mark: steer.mark.value,
+                mask: steer.mark.mask,
+                table: steer.table,
+                iif: (*iif).to_owned(),
+            },
         }));
     }
     items
 }
 
 impl Item {
-    /// Path of the namespace that it belongs to.
+    /// Path of the item's namespace.
     pub fn netns(&self) -> Option<&Path> {
         let (Self::Rule { netns, .. } | Self::Route { netns, .. } | Self::Sysctl { netns, .. }) =
             self;
         netns.as_deref()
     }
 
-    /// Whether it is about IPv6.
+    /// Whether the item is for IPv6.
     pub fn is_ipv6(&self) -> bool {
         match self {
             Self::Rule { ipv6, .. } | Self::Route { ipv6, .. } => *ipv6,
@@ -129,7 +157,7 @@ impl Item {
         }
     }
 
-    /// What must be restored when it is removed: the sysctl's value as it stands.
+    /// What the item's removal must restore: the current value of a sysctl.
     pub(super) fn previous(&self, netns: &Netns) -> Result<Option<String>> {
         match self {
             Self::Sysctl { key, .. } => sysctl::read(netns, key),
@@ -137,17 +165,10 @@ impl Item {
         }
     }
 
-    /// Whether it is so.
+    /// Whether the item is installed.
     pub(super) fn is_installed(&self, netns: &Netns) -> Result<bool> {
         Ok(match self {
-            Self::Rule {
-                ipv6,
-                mark,
-                mask,
-                table,
-                iif,
-                ..
-            } => rule::rules(netns, *ipv6)?.contains(&Rule::ours(*mark, *mask, iif, *table)),
+            Self::Rule { ipv6, rule, .. } => rule::rules(netns, *ipv6)?.contains(&rule.into()),
             Self::Route { ipv6, table, .. } => {
                 let routes = table::routes(netns, *ipv6, *table)?;
                 routes.iter().any(table::Route::is_ours)
@@ -156,35 +177,21 @@ impl Item {
         })
     }
 
-    /// Makes it so, unless it is.
+    /// Installs the item, unless it is installed already.
     pub(super) fn install(&self, netns: &Netns) -> Result<()> {
         match self {
-            Self::Rule {
-                ipv6,
-                mark,
-                mask,
-                table,
-                iif,
-                ..
-            } => Rule::ours(*mark, *mask, iif, *table).install(netns, *ipv6),
+            Self::Rule { ipv6, rule, .. } => Rule::from(rule).install(netns, *ipv6),
             Self::Route { ipv6, table, .. } => table::install(netns, *ipv6, *table),
             Self::Sysctl { key, value, .. } => sysctl::write(netns, key, value),
         }
         .with_context(|| format!("cannot install the {self}"))
     }
 
-    /// Undoes it. What is no longer there counts as undone, and so does a sysctl that somebody has
-    /// set to another value meanwhile.
+    /// Removes the item. It counts as removed if it is no longer there, or if somebody has set the sysctl to another
+    /// value meanwhile.
     pub(super) fn remove(&self, netns: &Netns, previous: Option<&str>) -> Result<()> {
         match self {
-            Self::Rule {
-                ipv6,
-                mark,
-                mask,
-                table,
-                iif,
-                ..
-            } => Rule::ours(*mark, *mask, iif, *table).remove(netns, *ipv6),
+            Self::Rule { ipv6, rule, .. } => Rule::from(rule).remove(netns, *ipv6),
             Self::Route { ipv6, table, .. } => table::remove(netns, *ipv6, *table),
             Self::Sysctl { key, value, .. } => match (sysctl::read(netns, key)?, previous) {
                 (Some(now), Some(previous)) if now == *value => sysctl::write(netns, key, previous),
@@ -203,19 +210,7 @@ impl fmt::Display for Item {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let family = if self.is_ipv6() { "IPv6" } else { "IPv4" };
         match self {
-            Self::Rule {
-                mark,
-                mask,
-                table,
-                iif,
-                ..
-            } => {
-                write!(
-                    f,
-                    "{family} rule `{}`",
-                    Rule::ours(*mark, *mask, iif, *table)
-                )?;
-            }
+            Self::Rule { rule, .. } => write!(f, "{family} rule `{}`", Rule::from(rule))?,
             Self::Route { table, .. } => {
                 write!(f, "{family} route `local default dev lo table {table}`")?;
             }
@@ -269,7 +264,7 @@ mod tests {
             "IPv6 rule `pref 133 iif lo fwmark 0x539/0xfff lookup 133`",
         ];
         assert_eq!(shown(&[steer(Some("eth0"), None)]), expected);
-        // Once for all steers of a namespace, by tc or by sk_lookup.
+        // All steers of a namespace need them once, by tc or by sk_lookup.
         assert_eq!(
             shown(&[steer(Some("eth0"), None), steer(None, None)]),
             expected
@@ -290,5 +285,18 @@ mod tests {
             ]
         );
         assert_eq!(shown(&[steer(Some("eth0"), Some(&[]))]).len(), 4);
+    }
+
+    /// A journal of a former agent must stay readable.
+    #[test]
+    fn a_rule_is_one_object_in_the_journal() {
+        let json =
+            r#"{"rule":{"netns":null,"ipv6":true,"mark":1337,"mask":4095,"table":133,"iif":"lo"}}"#;
+        let rule: Item = serde_json::from_str(json).unwrap();
+        assert_eq!(
+            rule.to_string(),
+            "IPv6 rule `pref 133 iif lo fwmark 0x539/0xfff lookup 133`"
+        );
+        assert_eq!(serde_json::to_string(&rule).unwrap(), json);
     }
 }

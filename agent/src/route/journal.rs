@@ -1,4 +1,4 @@
-//! What truepeer has installed on this host, on disk before it is done.
+//! The journal of what truepeer installs on this host. Each entry is on disk before its item is installed.
 
 use std::{
     collections::{HashMap, hash_map},
@@ -10,7 +10,11 @@ use std::{
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use super::{Item, one_error, sweep_all, sysctl};
+use super::{
+    item::Item,
+    sweep::{joined, sweep_all},
+    sysctl,
+};
 use crate::host::{
     file,
     netns::{Netns, boot_id},
@@ -19,7 +23,7 @@ use crate::host::{
 /// Version of the file's format.
 const VERSION: u32 = 1;
 
-/// The record of every [`Item`] that is installed, or about to be.
+/// The record of every [`Item`] that is, or is about to be, installed.
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
@@ -29,7 +33,7 @@ pub struct Journal {
 #[derive(Debug, Serialize, Deserialize)]
 struct Content {
     version: u32,
-    /// Namespaces and what is in them end with the boot.
+    /// Id of the boot, with which namespaces and everything in them end.
     boot: String,
     entries: Vec<Entry>,
 }
@@ -37,7 +41,7 @@ struct Content {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Entry {
     item: Item,
-    /// Cookie of the namespace: another one may have its path by now.
+    /// Cookie of the namespace; by now, its path may lead to another one.
     namespace: u64,
     /// A sysctl's value before truepeer set it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -45,8 +49,8 @@ struct Entry {
 }
 
 impl Journal {
-    /// Opens the journal at `path`, which need not exist. A file that cannot be understood is set
-    /// aside, and what it recorded is removed by its tag; only sysctls then stay as they are.
+    /// Opens the journal at `path`, which need not exist. A file that cannot be parsed is set aside, and what it
+    /// recorded is removed by its tag, except for sysctls, which keep their values.
     pub fn open(path: &Path) -> Result<Self> {
         let mut journal = Self {
             path: path.to_owned(),
@@ -66,21 +70,21 @@ impl Journal {
         };
         match parse(&bytes) {
             Ok(content) if content.boot == journal.content.boot => journal.content = content,
-            // What it recorded ended with that boot.
+            // Everything that it recorded ended with its boot.
             Ok(_) => {}
             Err(error) => journal.set_aside(&error)?,
         }
         Ok(journal)
     }
 
-    /// Whether nothing is recorded.
+    /// Whether the journal has no entry.
     pub fn is_empty(&self) -> bool {
         self.content.entries.is_empty()
     }
 
-    /// Makes `wanted`, whose items are all of `netns`, the whole of what is installed there: removes everything
-    /// else that the journal knows of its path, and installs what isn't there. Without IPv6 in the namespace, its
-    /// IPv6 items are left out. After an error the journal still knows all that is installed.
+    /// Makes `wanted` all that is installed in `netns`, to which its items belong: removes everything else that the
+    /// journal has at the namespace's path, and installs what is missing. Leaves out IPv6 items where the namespace has
+    /// no IPv6. After an error, the journal still has all that is installed.
     pub fn apply(&mut self, netns: &Netns, wanted: &[Item]) -> Result<()> {
         let ipv6 = wanted.is_empty() || sysctl::ipv6_enabled(netns)?;
         if !ipv6 {
@@ -113,18 +117,18 @@ impl Journal {
         wanted().try_for_each(|item| item.install(netns))
     }
 
-    /// Removes all that is installed in namespaces whose path is none of `paths`.
+    /// Removes everything that is installed in namespaces whose path is none of `paths`.
     pub fn retain(&mut self, paths: &[Option<&Path>]) -> Result<()> {
         self.undo_if(None, |entry| !paths.contains(&entry.item.netns()))
     }
 
-    /// Removes all that is installed. What fails doesn't stop the rest, and stays recorded.
+    /// Removes everything that is installed. Goes on after a failure, and keeps the entries that failed.
     pub fn undo_all(&mut self) -> Result<()> {
         self.undo_if(None, |_| true)
     }
 
-    /// Removes what `unwanted` says, the last first; entries that fail are recorded again. `known`: a namespace
-    /// that need not be looked for.
+    /// Undoes the entries that are `unwanted`, the last first, and keeps those that failed. `known` is a namespace that
+    /// need not be looked up.
     fn undo_if(&mut self, known: Option<&Netns>, unwanted: impl Fn(&Entry) -> bool) -> Result<()> {
         let all = std::mem::take(&mut self.content.entries);
         let (entries, kept): (Vec<_>, _) = all.into_iter().partition(unwanted);
@@ -146,7 +150,7 @@ impl Journal {
         }
         self.content.entries.splice(0..0, failed);
         self.save()?;
-        one_error(errors)
+        joined(errors)
     }
 
     /// Writes the file.
@@ -155,12 +159,7 @@ impl Journal {
         let directory = self.path.parent().unwrap_or(Path::new("/"));
         fs::create_dir_all(directory).with_context(context)?;
         if self.is_empty() {
-            return match fs::remove_file(&self.path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    Err(error).with_context(context)
-                }
-                _ => Ok(()),
-            };
+            return file::remove(&self.path).map(drop).with_context(context);
         }
         file::replace(
             &self.path,
@@ -169,6 +168,7 @@ impl Journal {
         )
     }
 
+    /// Renames a file that cannot be parsed, and removes by their tag what it may have recorded.
     fn set_aside(&self, error: &serde_json::Error) -> Result<()> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
         let aside = self.path.with_added_extension(format!("unreadable.{now}"));
@@ -189,7 +189,7 @@ impl Entry {
         self.item == *item && self.namespace == netns.cookie()
     }
 
-    /// Undoes it. `namespaces`: those that were looked for already, by their cookies.
+    /// Removes the item. `namespaces` has those that were already looked up, by their cookies.
     fn undo(&self, namespaces: &mut HashMap<u64, Option<Netns>>) -> Result<()> {
         let netns = match namespaces.entry(self.namespace) {
             hash_map::Entry::Occupied(known) => known.into_mut(),
@@ -204,7 +204,7 @@ impl Entry {
         }
     }
 
-    /// Its namespace, wherever it is by now.
+    /// The entry's namespace, even if it has another path by now; `None` if it is gone.
     fn find(&self) -> Result<Option<Netns>> {
         match Netns::open_or_current(self.item.netns()) {
             Ok(netns) if netns.cookie() == self.namespace => Ok(Some(netns)),

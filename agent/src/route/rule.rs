@@ -5,30 +5,31 @@ use std::fmt;
 use anyhow::{Context, Result, bail};
 use futures_util::TryStreamExt;
 use netlink_packet_route::{
-    AddressFamily,
     route::RouteProtocol,
     rule::{RuleAction, RuleAttribute, RuleMessage},
 };
-use nix::errno::Errno;
 use rtnetlink::IpVersion;
 
-use super::{PREFERENCE, PROTOCOL, errno, explain};
+use super::netlink::{PROTOCOL, delete_all, dumped, explain, family, ip_option};
 use crate::host::netns::Netns;
 
-/// A rule as the kernel has it, as far as truepeer cares.
+/// Preference of truepeer's rules: after the kernel's `local` table, before nearly everything else.
+pub const PREFERENCE: u32 = 133;
+
+/// A rule of the kernel, as far as it concerns truepeer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// Where it stands: lower comes first.
+    /// Its place among the rules: the lowest comes first.
     pub preference: u32,
-    /// The mark that it asks for, under `mask`.
+    /// The mark that packets need, under `mask`.
     pub mark: u32,
-    /// Zero: any mark will do.
+    /// The bits of the mark that count; 0 if packets need no mark.
     pub mask: u32,
-    /// The interface that the packet came in by.
+    /// The interface by which packets must come in.
     pub iif: Option<String>,
-    /// The table that it leads to.
+    /// The routing table to use.
     pub table: u32,
-    /// Who installed it: `rtm_protocol`.
+    /// The tag of who installed it (`rtm_protocol`).
     pub protocol: u8,
 }
 
@@ -50,13 +51,13 @@ impl Rule {
         }
     }
 
-    /// Installs it, unless it is there already.
+    /// Installs the rule, unless it is there already. Refuses if somebody else has installed the same.
     pub(super) fn install(&self, netns: &Netns, ipv6: bool) -> Result<()> {
         let present = rules(netns, ipv6)?;
         if present.contains(self) {
             return Ok(());
         }
-        // The kernel would take both: they differ in their tag.
+        // The kernel would take both, as they differ in their tag.
         let same = |rule: &&Self| {
             Self {
                 protocol: PROTOCOL,
@@ -68,7 +69,7 @@ impl Rule {
                 "somebody else has installed the same rule (proto {}): find out who, and remove it \
                  with `ip {}rule del {foreign}`",
                 RouteProtocol::from(foreign.protocol),
-                if ipv6 { "-6 " } else { "" }
+                ip_option(ipv6)
             );
         }
         netns.netlink(async |handle| {
@@ -78,18 +79,14 @@ impl Rule {
         })
     }
 
-    /// Removes it, if it is there. A rule of somebody else is left alone.
+    /// Removes the rule, if it is there. Leaves rules of others alone.
     pub(super) fn remove(&self, netns: &Netns, ipv6: bool) -> Result<()> {
         remove_if(netns, ipv6, |rule| rule == self).map(drop)
     }
 
     fn message(&self, ipv6: bool) -> RuleMessage {
         let mut message = RuleMessage::default();
-        message.header.family = if ipv6 {
-            AddressFamily::Inet6
-        } else {
-            AddressFamily::Inet
-        };
+        message.header.family = family(ipv6);
         message.header.action = RuleAction::ToTable;
         message.attributes = vec![
             RuleAttribute::Priority(self.preference),
@@ -128,7 +125,7 @@ impl Rule {
     }
 }
 
-/// As ip(8) takes and prints it.
+/// The rule as ip(8) takes and prints it.
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "pref {}", self.preference)?;
@@ -142,7 +139,7 @@ impl fmt::Display for Rule {
     }
 }
 
-/// Every rule of one family.
+/// Every rule for IPv6, or else for IPv4.
 pub fn rules(netns: &Netns, ipv6: bool) -> Result<Vec<Rule>> {
     netns.netlink(async |handle| {
         Ok(dump(&handle, ipv6)
@@ -153,41 +150,26 @@ pub fn rules(netns: &Netns, ipv6: bool) -> Result<Vec<Rule>> {
     })
 }
 
-/// Removes every rule with truepeer's tag, and says how many there were.
+/// Removes every rule with truepeer's tag, and returns their number.
 pub(super) fn sweep(netns: &Netns, ipv6: bool) -> Result<usize> {
     remove_if(netns, ipv6, Rule::is_ours)
 }
 
+/// Removes the rules that `doomed` picks, and returns their number.
 fn remove_if(netns: &Netns, ipv6: bool, doomed: impl Fn(&Rule) -> bool + Sync) -> Result<usize> {
     netns.netlink(async |handle| {
-        let mut removed = 0;
-        for message in dump(&handle, ipv6).await? {
-            if doomed(&Rule::from_message(&message)) {
-                handle
-                    .rule()
-                    .del(message)
-                    .execute()
-                    .await
-                    .map_err(explain)?;
-                removed += 1;
-            }
-        }
-        Ok(removed)
+        let rules = dump(&handle, ipv6).await?.into_iter();
+        let rules = rules.filter(|message| doomed(&Rule::from_message(message)));
+        delete_all(rules, async |rule| handle.rule().del(rule).execute().await).await
     })
 }
 
 async fn dump(handle: &rtnetlink::Handle, ipv6: bool) -> Result<Vec<RuleMessage>> {
-    let family = if ipv6 { IpVersion::V6 } else { IpVersion::V4 };
-    let dumped: Result<Vec<_>, _> = handle.rule().get(family).execute().try_collect().await;
-    match dumped {
-        // A kernel without IPv6 has no rules for it.
-        Err(error) if matches!(errno(&error), Some(Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP)) => {
-            Ok(Vec::new())
-        }
-        dumped => dumped
-            .map_err(explain)
-            .context("cannot list the routing rules"),
-    }
+    let version = if ipv6 { IpVersion::V6 } else { IpVersion::V4 };
+    let rules = handle.rule().get(version).execute().try_collect().await;
+    dumped(rules)
+        .map_err(explain)
+        .context("cannot list the routing rules")
 }
 
 #[cfg(test)]

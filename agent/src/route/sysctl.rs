@@ -7,8 +7,8 @@ use nix::mount::{MsFlags, mount};
 
 use crate::host::netns::Netns;
 
-/// The value of `key`; `None` when the kernel has no such key. Keys are written as for sysctl(8): in
-/// an interface's name, a slash stands for a dot.
+/// The value of `key`; `None` when the kernel has no such key. Keys are those of sysctl(8): in the name of an
+/// interface, a slash stands for a dot.
 pub fn read(netns: &Netns, key: &str) -> Result<Option<String>> {
     let path = path(key);
     netns.run(|| match fs::read_to_string(&path) {
@@ -18,7 +18,7 @@ pub fn read(netns: &Netns, key: &str) -> Result<Option<String>> {
     })
 }
 
-/// Sets `key`. Does nothing when it has the value already, so that a read-only `/proc/sys` will do.
+/// Sets `key`, unless it has the value already: then a read-only `/proc/sys` is no obstacle.
 pub fn write(netns: &Netns, key: &str, value: &str) -> Result<()> {
     if read(netns, key)?.as_deref() == Some(value) {
         return Ok(());
@@ -44,24 +44,24 @@ pub fn write(netns: &Netns, key: &str, value: &str) -> Result<()> {
     })
 }
 
-/// Lets this process write to `/proc/sys` where a container runtime has mounted it read-only, in the
-/// container's own mount namespace.
+/// Makes `/proc/sys` writable where a container runtime has mounted it read-only in the container's mount namespace.
 fn make_writable() -> io::Result<()> {
     let flags = MsFlags::MS_REMOUNT
         | MsFlags::MS_BIND
         | MsFlags::MS_NOSUID
         | MsFlags::MS_NODEV
         | MsFlags::MS_NOEXEC;
-    // Anything else than that mount stays as it is, and the write fails as before.
+    // Fails where nothing is mounted at this very path; then the write fails as before.
     mount(None::<&str>, "/proc/sys", None::<&str>, flags, None::<&str>)
         .map_err(|_| io::ErrorKind::ReadOnlyFilesystem.into())
 }
 
-/// Whether IPv6 works at all in the namespace.
+/// Whether the namespace has IPv6.
 pub fn ipv6_enabled(netns: &Netns) -> Result<bool> {
     Ok(read(netns, "net.ipv6.conf.lo.disable_ipv6")?.as_deref() == Some("0"))
 }
 
+/// The file of a key.
 fn path(key: &str) -> PathBuf {
     let swapped = key.chars().map(|c| match c {
         '.' => '/',

@@ -1,33 +1,32 @@
-//! Routing tables.
+//! Routes, by routing table.
 
 use std::fmt;
 
 use anyhow::{Context, Result, bail};
 use futures_util::TryStreamExt;
-use netlink_packet_route::{
-    AddressFamily,
-    route::{RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType},
+use netlink_packet_route::route::{
+    RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use nix::errno::Errno;
 
-use super::{PROTOCOL, errno, explain};
+use super::netlink::{PROTOCOL, delete_all, dumped, errno, explain, family, ip_option};
 use crate::host::netns::{LOOPBACK, Netns};
 
-/// A route of some table, as far as truepeer cares.
+/// A route of the kernel, as far as it concerns truepeer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
-    /// `unicast`, `local`, `blackhole` and so on.
+    /// Its type: `unicast`, `local`, `blackhole` and so on.
     pub kind: RouteType,
-    /// Length of the destination's prefix: 0 for `default`.
+    /// Length of the destination's prefix; 0 for `default`.
     pub prefix_length: u8,
-    /// The interface that it leads to.
+    /// Index of the interface that packets go out by.
     pub oif: Option<u32>,
-    /// Who installed it: `rtm_protocol`.
+    /// The tag of who installed it (`rtm_protocol`).
     pub protocol: u8,
 }
 
 impl Route {
-    /// `local default dev lo`: every address counts as the host's own.
+    /// `local default dev lo`, by which every address counts as the host's own.
     const OURS: Self = Self {
         kind: RouteType::Local,
         prefix_length: 0,
@@ -67,7 +66,7 @@ impl fmt::Display for Route {
     }
 }
 
-/// Every route of `table` in one family.
+/// Every route of `table` for IPv6, or else for IPv4.
 pub fn routes(netns: &Netns, ipv6: bool, table: u32) -> Result<Vec<Route>> {
     netns.netlink(async |handle| {
         let mut filter = message(ipv6);
@@ -80,18 +79,17 @@ pub fn routes(netns: &Netns, ipv6: bool, table: u32) -> Result<Vec<Route>> {
     })
 }
 
-/// Installs `local default dev lo` in `table`, unless it is there already. A table that somebody
-/// else uses is refused.
+/// Installs `local default dev lo` in `table`, unless it is there already. Refuses a table that somebody else uses.
 pub(super) fn install(netns: &Netns, ipv6: bool, table: u32) -> Result<()> {
     let found = routes(netns, ipv6, table)?;
     if found.contains(&Route::OURS) {
         return Ok(());
     }
     if let Some(foreign) = found.first() {
-        let flag = if ipv6 { "-6 " } else { "" };
+        let option = ip_option(ipv6);
         bail!(
             "table {table} is in use, it has `{foreign}`: set another `table`, or look at it with \
-             `ip {flag}route show table {table}` and empty it with `ip {flag}route flush table {table}`"
+             `ip {option}route show table {table}` and empty it with `ip {option}route flush table {table}`"
         );
     }
     netns.netlink(async |handle| {
@@ -114,43 +112,31 @@ pub(super) fn remove(netns: &Netns, ipv6: bool, table: u32) -> Result<()> {
     )
 }
 
-/// Removes every route with truepeer's tag, whatever its table, and says how many there were.
+/// Removes every route with truepeer's tag from all tables, and returns their number.
 pub(super) fn sweep(netns: &Netns, ipv6: bool) -> Result<usize> {
     netns.netlink(async |handle| {
-        let mut removed = 0;
         let mut filter = message(ipv6);
         filter.header.protocol = RouteProtocol::Other(PROTOCOL);
-        for message in dump(&handle, filter).await? {
-            if Route::from_message(&message).is_ours() {
-                handle
-                    .route()
-                    .del(message)
-                    .execute()
-                    .await
-                    .map_err(explain)?;
-                removed += 1;
-            }
-        }
-        Ok(removed)
+        let routes = dump(&handle, filter).await?.into_iter();
+        let routes = routes.filter(|message| Route::from_message(message).is_ours());
+        delete_all(routes, async |route| {
+            handle.route().del(route).execute().await
+        })
+        .await
     })
 }
 
-/// Routes that match `filter`, which the kernel applies.
+/// The routes that match `filter`, which the kernel applies.
 async fn dump(handle: &rtnetlink::Handle, filter: RouteMessage) -> Result<Vec<RouteMessage>> {
-    match handle.route().get(filter).execute().try_collect().await {
-        // A table that has never had a route doesn't exist; nor do IPv6's without IPv6.
-        Err(error)
-            if matches!(
-                errno(&error),
-                Some(Errno::ENOENT | Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP)
-            ) =>
-        {
-            Ok(Vec::new())
-        }
-        dumped => dumped.map_err(explain).context("cannot list the routes"),
+    let routes = handle.route().get(filter).execute().try_collect().await;
+    match dumped(routes) {
+        // A table that never had a route does not exist.
+        Err(error) if errno(&error) == Some(Errno::ENOENT) => Ok(Vec::new()),
+        routes => routes.map_err(explain).context("cannot list the routes"),
     }
 }
 
+/// The message for truepeer's route.
 fn ours(ipv6: bool, table: u32) -> RouteMessage {
     let mut message = message(ipv6);
     message.header.kind = Route::OURS.kind;
@@ -160,12 +146,9 @@ fn ours(ipv6: bool, table: u32) -> RouteMessage {
     message
 }
 
+/// A message about routes for IPv6, or else for IPv4.
 fn message(ipv6: bool) -> RouteMessage {
     let mut message = RouteMessage::default();
-    message.header.address_family = if ipv6 {
-        AddressFamily::Inet6
-    } else {
-        AddressFamily::Inet
-    };
+    message.header.address_family = family(ipv6);
     message
 }

@@ -60,6 +60,7 @@ fn configurations(base: &Config, topology: &Sidecar, cgroups: &[Cgroup; 2]) -> V
         });
     };
     let relay = |config: &mut Config| {
+        config.trust.sources.push("10.77.0.0/24".into());
         let upstream = (Family::V4.localhost(), 8080).into();
         let relay = Relay::proxy(pod, any_v4(9000), upstream, "reveal");
         config.relay.push(relay);

@@ -1,6 +1,8 @@
-//! Puts the plugin on a node and takes it away: its binary, and its entry in the node's network.
+//! Installs the plugin on a node and removes it: its binary, and its entry in the node's network.
 
-mod chain;
+mod conflist;
+#[cfg(test)]
+mod tests;
 
 use std::{
     fs, io,
@@ -20,36 +22,28 @@ use nix::{
 use serde_json::{Value, json};
 use tracing::warn;
 
-use self::chain::{Network, is_truepeer};
+use self::conflist::{BEFORE, Conflist, LIST, PLUGIN, SINGLE, is_truepeer, remove};
 use crate::host::file;
 
-/// The plugin's type, and so its file's name.
-const PLUGIN: &str = "truepeer";
-/// The extensions of a single plugin and of a list of them, as libcni reads them.
-const SINGLE: [&str; 2] = ["conf", "json"];
-const LIST: &str = "conflist";
-/// Added to the name of a file that was a network before truepeer was chained; libcni does not read it.
-const BEFORE: &str = "truepeer";
-/// How long others may take to write a network, in milliseconds.
+/// How long others may take to write a network configuration, in milliseconds.
 const SETTLE: u16 = 1000;
 
-/// The directories of a node in which a container runtime looks.
+/// The directories of a node that a container runtime reads.
 #[derive(Clone, Debug)]
 pub struct Node {
-    /// For plugins.
+    /// The directory of plugins.
     pub bin: PathBuf,
-    /// For networks.
+    /// The directory of network configurations.
     pub conf: PathBuf,
 }
 
 impl Node {
-    /// Installs the plugin and chains it into the node's network, the first of its directory, as `entry`.
-    /// Returns what it did, a line each; nothing if all is in place.
+    /// Installs the plugin, and appends `entry` to the node's network, the first of its directory. Returns a line for
+    /// each thing that it did, so none if all was in place. A node without a network gets the binary only.
     ///
     /// # Errors
     ///
-    /// When a directory is missing or cannot be written. A node without a network is no error: it gets the
-    /// binary.
+    /// When a directory is missing or cannot be written.
     pub fn install(&self, entry: &Value) -> Result<Vec<String>> {
         let mut done = Vec::from_iter(self.install_binary()?);
         let mut networks = self.networks()?.into_iter();
@@ -62,7 +56,7 @@ impl Node {
             return Ok(done);
         }
         if network.has_plugin() {
-            // Another entry.
+            // Its entry is another one.
             network = network.unchain()?;
         }
         network.chain(entry)?;
@@ -71,7 +65,7 @@ impl Node {
         Ok(done)
     }
 
-    /// Removes the plugin from every network, then its binary. Returns what it did, a line each.
+    /// Removes the plugin from every network, then its binary. Returns a line for each thing that it did.
     ///
     /// # Errors
     ///
@@ -85,7 +79,7 @@ impl Node {
                 done.push(format!("removed from {path} (network {})", network.name()));
             }
         }
-        // Of networks that somebody else has replaced since.
+        // These belong to networks that somebody else has replaced since.
         for before in self.files()? {
             if before.extension().is_some_and(|end| end == BEFORE) {
                 remove(&before)?;
@@ -98,8 +92,8 @@ impl Node {
         Ok(done)
     }
 
-    /// Calls `act`, and again whenever a network has changed, until SIGTERM. An error is told, and tried again
-    /// with the next change.
+    /// Calls `act` now and whenever a network has changed, until SIGTERM. After an error it warns, and tries again with
+    /// the next change.
     ///
     /// # Errors
     ///
@@ -128,7 +122,7 @@ impl Node {
                 PollFd::new(inotify.as_fd(), PollFlags::POLLIN),
             ];
             poll(&mut ready, PollTimeout::NONE).with_context(context)?;
-            // The others may not have finished what they are writing.
+            // Give others time to finish what they are writing.
             if poll(&mut ready[..1], SETTLE).with_context(context)? > 0 {
                 return Ok(());
             }
@@ -136,7 +130,7 @@ impl Node {
         }
     }
 
-    /// Copies this process's own binary, unless it is there.
+    /// Copies the binary of this process, unless it is there already.
     fn install_binary(&self) -> Result<Option<String>> {
         let own = fs::read("/proc/self/exe").context("cannot read this binary")?;
         let path = self.bin.join(PLUGIN);
@@ -147,16 +141,15 @@ impl Node {
         Ok(Some(format!("installed {}", path.display())))
     }
 
-    /// The directory's networks in the order in which runtimes read them. Those that cannot be understood are
-    /// left out, as runtimes do.
-    fn networks(&self) -> Result<Vec<Network>> {
+    /// The networks in the order in which runtimes read them. Skips those that cannot be parsed, as runtimes do.
+    fn networks(&self) -> Result<Vec<Conflist>> {
         let mut networks = Vec::new();
         for path in self.files()? {
             let extension = path.extension().unwrap_or_default();
             if extension != LIST && SINGLE.iter().all(|single| extension != *single) {
                 continue;
             }
-            match Network::read(&path) {
+            match Conflist::read(&path) {
                 Ok(network) => networks.push(network),
                 Err(error) => warn!("{} is left out: {error:#}", path.display()),
             }
@@ -164,7 +157,7 @@ impl Node {
         Ok(networks)
     }
 
-    /// All files of the networks' directory, sorted by name.
+    /// All files of the directory of networks, sorted by name.
     fn files(&self) -> Result<Vec<PathBuf>> {
         let context = || format!("cannot read {}", self.conf.display());
         let mut paths: Vec<_> = fs::read_dir(&self.conf)
@@ -177,11 +170,11 @@ impl Node {
     }
 }
 
-/// What a network's list is to say of truepeer: what the file says, or what does for most.
+/// Truepeer's entry for a network's list: that of the file or, without one, an entry that suits most.
 ///
 /// # Errors
 ///
-/// When the file cannot be read, or is no entry of truepeer.
+/// When the file cannot be read, or is not an entry of truepeer.
 pub fn entry(path: Option<&Path>) -> Result<Value> {
     let Some(path) = path else {
         return Ok(json!({
@@ -198,7 +191,7 @@ pub fn entry(path: Option<&Path>) -> Result<Value> {
     Ok(entry)
 }
 
-/// Removes what the plugin knows of pods.
+/// Removes the directory of attachments' files.
 ///
 /// # Errors
 ///
@@ -211,15 +204,3 @@ pub fn forget(pods: &Path) -> Result<()> {
         _ => Ok(()),
     }
 }
-
-/// Removes a file; tells whether it was there.
-fn remove(path: &Path) -> Result<bool> {
-    match fs::remove_file(path).and_then(|()| file::sync_parent(path)) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error).with_context(|| format!("cannot remove {}", path.display())),
-    }
-}
-
-#[cfg(test)]
-mod tests;

@@ -46,7 +46,7 @@ impl Fixture {
     }
 
     fn types(&self, name: &str) -> Vec<String> {
-        let network = Network::read(&self.node.conf.join(name)).unwrap();
+        let network = Conflist::read(&self.node.conf.join(name)).unwrap();
         let kind = |plugin: &Value| plugin["type"].as_str().unwrap().to_owned();
         network.plugins().iter().map(kind).collect()
     }
@@ -109,7 +109,7 @@ fn what_others_write_stays() {
 
     // A plugin that was chained after truepeer.
     fixture.node.install(&entry(None).unwrap()).unwrap();
-    let mut network = Network::read(&expected).unwrap();
+    let mut network = Conflist::read(&expected).unwrap();
     network.list = network.chained(&json!({"type": "istio-cni"}));
     network.write(&expected, &network.list).unwrap();
     assert_eq!(
@@ -126,7 +126,7 @@ fn what_was_interrupted_is_finished() {
     let fixture = Fixture::new(&[("10-a.conf", SINGLE)]);
     let before = fixture.files();
     let entry = entry(None).unwrap();
-    let network = Network::read(&fixture.node.conf.join("10-a.conf")).unwrap();
+    let network = Conflist::read(&fixture.node.conf.join("10-a.conf")).unwrap();
     let list = network.list_path();
     // Chained, but the single plugin has not got its other name; and the other way round, when it is removed.
     network.write(&list, &network.chained(&entry)).unwrap();
@@ -152,7 +152,7 @@ fn another_entry_takes_the_place_of_the_first() {
     let closed = entry(Some(&path)).unwrap();
     assert_eq!(fixture.node.install(&closed).unwrap().len(), 1);
     assert_eq!(fixture.types("10-a.conflist"), ["ptp", "truepeer"]);
-    let network = Network::read(&fixture.node.conf.join("10-a.conflist")).unwrap();
+    let network = Conflist::read(&fixture.node.conf.join("10-a.conflist")).unwrap();
     assert_eq!(network.plugins()[1], closed);
 
     fs::write(&path, r#"{"type": "bridge"}"#).unwrap();

@@ -1,16 +1,17 @@
-//! Tells when interfaces come, change and go.
+//! Notifications when interfaces appear, change or vanish.
 
 use anyhow::{Context, Result};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use rtnetlink::MulticastGroup;
 use tokio::{io::unix::AsyncFd, sync::mpsc};
 
-use super::Netns;
+use super::namespace::Netns;
 
 impl Netns {
-    /// A channel that gets a message whenever an interface of the namespace appears, vanishes or
-    /// changes. Changes in quick succession may share a message. Dropping the receiver ends the
-    /// watch. To be called within the async runtime.
+    /// A channel that gets a message whenever an interface of the namespace appears, changes or vanishes. Changes in
+    /// quick succession may share a message. Dropping the receiver ends the watch.
+    ///
+    /// The caller must be within the async runtime.
     pub fn watch_links(&self) -> Result<mpsc::Receiver<()>> {
         let socket = self.run(|| {
             let mut socket = Socket::new(NETLINK_ROUTE)?;
@@ -29,10 +30,10 @@ impl Netns {
                     () = sender.closed() => return,
                 };
                 let Ok(mut ready) = ready else { return };
-                // What changed doesn't matter, nor does a lost message (ENOBUFS): something did.
+                // It does not matter what changed, nor whether the kernel lost a message (ENOBUFS).
                 let drained = ready.try_io(|s| s.get_ref().recv(&mut [0u8; 1].as_mut_slice(), 0));
                 if drained.is_ok() {
-                    // A full channel holds a message that tells the same.
+                    // A full channel already holds such a message.
                     let _ = sender.try_send(());
                 }
             }

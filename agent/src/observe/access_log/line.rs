@@ -12,18 +12,18 @@ use serde::Serialize;
 
 use crate::{
     connections::{
-        details::Details,
-        ended::{Ended, Request},
-        peers::{Clock, Names},
+        names::Names,
+        proxy_tlvs::ProxyTlvs,
+        summary::{HttpRequest, Summary},
     },
-    host::{netns::Netns, processes::Cgroups},
-    workloads::containers::Workload,
+    host::{cgroups::Cgroups, clock::Clock, netns::Netns},
+    workloads::Workload,
 };
 
-/// How often, at most, namespaces are looked up to name an unknown one.
+/// How long to wait between two look-ups of all namespaces for an unknown one.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Writes lines, and remembers what ids in them mean.
+/// Formats lines, and remembers what the ids in records stand for.
 pub(super) struct Lines {
     names: Names,
     cgroups: Cgroups,
@@ -39,29 +39,32 @@ impl Lines {
         }
     }
 
-    /// The connection as JSON, with a newline.
-    pub(super) fn line(&mut self, ended: &Ended) -> Result<Vec<u8>> {
-        let Closed { origin, closed, .. } = &ended.closed;
+    /// A line of JSON, with its newline.
+    pub(super) fn line(&mut self, summary: &Summary) -> Result<Vec<u8>> {
+        let Closed { origin, closed, .. } = &summary.closed;
         let time = Clock::read()?.wall(*closed);
         let line = Line {
             time: humantime::format_rfc3339_millis(time).to_string(),
-            refused: ended.refused,
-            policy: self.names.policy(ended.closed.policy),
+            refused: summary.refused,
+            policy: self.names.policy(summary.closed.policy),
             origin: self.known(origin),
             local: origin.local.socket_addr(),
             remote: origin.remote.socket_addr(),
             netns: self.namespaces.inode(origin.netns),
-            workload: ended.workload.as_deref(),
-            proxy: ended.details.as_deref(),
-            request: ended.request.as_ref(),
-            served: ended.refused.is_none().then(|| self.served(&ended.closed)),
+            workload: summary.workload.as_deref(),
+            proxy: summary.tlvs.as_deref(),
+            request: summary.request.as_ref(),
+            served: summary
+                .refused
+                .is_none()
+                .then(|| self.served(&summary.closed)),
         };
         let mut json = serde_json::to_vec(&line)?;
         json.push(b'\n');
         Ok(json)
     }
 
-    /// `None` where a connection was refused before its client was known.
+    /// The client; `None` where a connection was refused before its client was known.
     fn known(&self, origin: &Origin) -> Option<Known> {
         Some(Known {
             evidence: Evidence::from_u8(origin.evidence)?.name(),
@@ -71,6 +74,7 @@ impl Lines {
         })
     }
 
+    /// What a connection that was not refused has besides.
     fn served(&mut self, closed: &Closed) -> Served {
         let Closed { origin, .. } = closed;
         let process = (origin.process.pid != 0).then_some(&origin.process);
@@ -106,14 +110,14 @@ struct Line<'a> {
     #[serde(flatten)]
     workload: Option<&'a Workload>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    proxy: Option<&'a Details>,
+    proxy: Option<&'a ProxyTlvs>,
     #[serde(flatten)]
-    request: Option<&'a Request>,
+    request: Option<&'a HttpRequest>,
     #[serde(flatten)]
     served: Option<Served>,
 }
 
-/// Who the client is.
+/// The fields of a line whose client is known.
 #[derive(Serialize)]
 struct Known {
     client: SocketAddr,
@@ -122,7 +126,7 @@ struct Known {
     trusted_by: String,
 }
 
-/// What a connection had that was not refused.
+/// The fields of a connection that was not refused.
 #[derive(Serialize)]
 struct Served {
     pid: Option<u32>,
@@ -134,7 +138,7 @@ struct Served {
     duration_seconds: f64,
 }
 
-/// Inodes of network namespaces by their cookies, which are never reused.
+/// Inodes of network namespaces by their cookies, which the kernel never reuses.
 #[derive(Default)]
 struct Namespaces {
     inodes: HashMap<u64, u64>,

@@ -1,15 +1,15 @@
-//! How many lines a flood of refused connections can have.
+//! Limits the lines that a flood of refused connections can cause.
 
 use std::time::{Duration, Instant};
 
-/// So many at once,
+/// How many lines may come at once.
 const BURST: u32 = 1000;
-/// and then one each: a hundred a second.
+/// The interval of lines after a burst: a hundred a second.
 const INTERVAL: Duration = Duration::from_millis(10);
 
-/// A rate that is kept to, by the generic cell rate algorithm (ITU-T I.371).
+/// A rate limit by the generic cell rate algorithm (ITU-T I.371).
 pub(super) struct Rate {
-    /// When the next would come, if all came one each interval.
+    /// When the next line would be due if lines came at the interval.
     due: Instant,
 }
 
@@ -18,7 +18,7 @@ impl Rate {
         Self { due: now }
     }
 
-    /// Whether there is room for another, which takes it.
+    /// Whether another line is allowed, which then counts.
     pub(super) fn allows(&mut self, now: Instant) -> bool {
         let due = self.due.max(now);
         let allows = due - now < INTERVAL * BURST;

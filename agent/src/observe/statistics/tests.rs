@@ -1,9 +1,9 @@
 use agent_common::Closed;
 
 use super::*;
-use crate::connections::peers::tests::{Fake, origin};
+use crate::connections::fixtures::{FakeOrigins, origin};
 
-fn ended(client: &str, received: u64) -> Ended {
+fn summary(client: &str, received: u64) -> Summary {
     let origin = origin(client);
     let closed = Closed {
         closed: origin.since + 1_500_000_000,
@@ -12,24 +12,24 @@ fn ended(client: &str, received: u64) -> Ended {
         sent: 1,
         ..Closed::default()
     };
-    Ended::new(closed, None)
+    Summary::new(closed, None)
 }
 
 fn top(statistics: &Statistics, by: By) -> Top {
-    statistics.top(&Fake::default(), by, 20).unwrap()
+    statistics.top(&FakeOrigins::default(), by, 20).unwrap()
 }
 
 #[test]
 fn clients_of_a_prefix_count_together() {
     let statistics = Statistics::default();
     for client in ["203.0.113.7:1", "203.0.113.8:1", "[2001:db8::7]:1"] {
-        statistics.note(&ended(client, 10));
+        statistics.note(&summary(client, 10));
     }
-    statistics.note(&ended("[2001:db8:0:1::7]:1", 1000));
-    let mut refused = ended("203.0.113.9:1", 0);
+    statistics.note(&summary("[2001:db8:0:1::7]:1", 1000));
+    let mut refused = summary("203.0.113.9:1", 0);
     refused.refused = Some("untrusted");
     statistics.note(&refused);
-    let live = Fake(vec![
+    let live = FakeOrigins(vec![
         (u64::MAX, origin("[2001:db8::1]:1")),
         (u64::MAX - 1, origin("[2001:db8::2]:1")),
     ]);
@@ -67,9 +67,9 @@ fn memory_is_bounded_and_counts_are_as_wrong_as_told() {
     let busy = 5_000;
     for n in 0..rounds {
         let [a, b, c, d] = (n << 8).to_be_bytes();
-        statistics.note(&ended(&format!("{a}.{b}.{c}.{d}:1"), 1));
+        statistics.note(&summary(&format!("{a}.{b}.{c}.{d}:1"), 1));
         if n % (rounds / busy) == 0 {
-            statistics.note(&ended("203.0.113.7:1", 1));
+            statistics.note(&summary("203.0.113.7:1", 1));
         }
     }
     let sketches = statistics.lock();
@@ -96,7 +96,7 @@ fn histograms_name_no_client() {
     let mut registry = Registry::with_prefix("truepeer");
     statistics.register(&mut registry);
     for n in 0..100 {
-        statistics.note(&ended(&format!("203.0.{n}.7:1"), 100));
+        statistics.note(&summary(&format!("203.0.{n}.7:1"), 100));
     }
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();

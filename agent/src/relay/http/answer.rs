@@ -1,7 +1,12 @@
-//! One request: from whom, to whom, and its answer.
+//! Answers a client's requests.
 
-use std::{convert::Infallible, net::IpAddr, sync::Arc};
+use std::{
+    convert::Infallible,
+    net::IpAddr,
+    sync::{Arc, Mutex},
+};
 
+use futures_util::future::BoxFuture;
 use hyper::{
     Request, Response, StatusCode,
     body::Incoming,
@@ -13,97 +18,128 @@ use tokio::io::copy_bidirectional;
 use tracing::debug;
 
 use super::{
-    Session,
-    body::{Body, Exchange},
-    headers,
-    upstream::Pool,
+    body::Body, exchange::Exchange, headers, local_reply::LocalReply, pool::Pool, session::Session,
 };
-use crate::relay::{header::Refusal, metrics::Direction};
+use crate::relay::{metrics::Direction, reason::RefusalReason};
 
-/// Why the relay answers itself, with a text for people.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Problem(pub(super) StatusCode, pub(super) &'static str);
-
-/// Answers a request, by an upstream or with what is wrong.
-pub(super) async fn answer(
+/// Answers the requests of one client's connection.
+pub(super) struct Responder {
     session: Arc<Session>,
-    request: Request<Incoming>,
-) -> Result<Response<Body>, Infallible> {
-    let (client, told) = session.client(request.headers());
-    let exchange = Arc::new(Exchange::begin(&session, client, &request));
-    let response = match pass_on(&exchange, told, request).await {
-        Ok(response) => {
-            let exchange = exchange.clone();
-            response.map(|body| Body::passing(body, exchange, Direction::Downstream))
-        }
-        Err(Problem(status, text)) => {
-            let body = Body::text(format!("{text}\n"), exchange.clone());
-            let mut response = Response::new(body);
-            *response.status_mut() = status;
-            let plain = HeaderValue::from_static("text/plain");
-            response.headers_mut().insert(CONTENT_TYPE, plain);
-            response
-        }
-    };
-    exchange.answered(response.status());
-    Ok(response)
+    pool: Pool,
+    /// What follows a request that has switched to another protocol.
+    tunnel: Mutex<Option<BoxFuture<'static, ()>>>,
 }
 
-async fn pass_on(
-    exchange: &Arc<Exchange>,
-    client: IpAddr,
-    mut request: Request<Incoming>,
-) -> Result<Response<Incoming>, Problem> {
-    let session = &*exchange.session;
-    headers::check(&request)?;
-    allow(exchange)?;
-    let peer = session.begun.client.endpoints.source.socket_addr().ip();
-    headers::pass_on(&mut request, &session.http, session.hops(), client, peer)?;
-    let from_client = hyper::upgrade::on(&mut request);
-    let request = request.map(|body| Body::passing(body, exchange.clone(), Direction::Upstream));
-    let idle = session.service.relay.idle_timeout;
-    let mut response = tokio::select! {
-        response = Pool::send(session, &exchange.client, request) => response?,
-        () = session.watch.moved.long_ago(idle) => {
-            return Err(if exchange.is_complete() {
-                Problem(StatusCode::GATEWAY_TIMEOUT, "the upstream does not answer")
-            } else {
-                Problem(StatusCode::REQUEST_TIMEOUT, "the request does not end")
-            });
+impl Responder {
+    /// Answers the requests of this session.
+    pub(super) fn new(session: Arc<Session>) -> Self {
+        Self {
+            session,
+            pool: Pool::default(),
+            tunnel: Mutex::default(),
         }
-    };
-    let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    let upgrade = switches
-        .then(|| headers::upgrade(response.headers()))
-        .flatten();
-    headers::end_hop(response.headers_mut(), upgrade);
-    if switches {
-        let from_upstream = hyper::upgrade::on(&mut response);
-        session.tunnel(tunnel(exchange.clone(), from_client, from_upstream));
     }
-    Ok(response)
+
+    /// Answers a request: an upstream's answer, or the relay's own that says what is wrong.
+    pub(super) async fn answer(
+        &self,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Infallible> {
+        let (client, address) = self.session.client(request.headers());
+        let exchange = Arc::new(Exchange::begin(&self.session, client, &request));
+        let response = match self.pass_on(&exchange, address, request).await {
+            Ok(response) => {
+                let exchange = exchange.clone();
+                response.map(|body| Body::passing(body, exchange, Direction::Downstream))
+            }
+            Err(LocalReply(status, text)) => {
+                let body = Body::text(format!("{text}\n"), exchange.clone());
+                let mut response = Response::new(body);
+                *response.status_mut() = status;
+                let plain = HeaderValue::from_static("text/plain");
+                response.headers_mut().insert(CONTENT_TYPE, plain);
+                response
+            }
+        };
+        exchange.answered(response.status());
+        Ok(response)
+    }
+
+    /// Moves what follows a switch to another protocol, if there was one, to its end. Must be called once
+    /// HTTP has ended on the connection.
+    pub(super) async fn tunnel(&self) {
+        let tunnel = self.tunnel.lock().expect("no holder panics").take();
+        if let Some(tunnel) = tunnel {
+            tunnel.await;
+        }
+    }
+
+    /// Passes a request on to an upstream, which is told that it comes from `client`; the upstream's answer.
+    async fn pass_on(
+        &self,
+        exchange: &Arc<Exchange>,
+        client: IpAddr,
+        mut request: Request<Incoming>,
+    ) -> Result<Response<Incoming>, LocalReply> {
+        let session = &*self.session;
+        headers::check(&request)?;
+        allow(exchange)?;
+        headers::pass_on(
+            &mut request,
+            &session.http,
+            session.hops(),
+            client,
+            session.peer(),
+        )?;
+        let from_client = hyper::upgrade::on(&mut request);
+        let request =
+            request.map(|body| Body::passing(body, exchange.clone(), Direction::Upstream));
+        let idle = session.service.relay.idle_timeout;
+        let mut response = tokio::select! {
+            response = self.pool.send(session, &exchange.client, request) => response?,
+            () = session.timeouts.activity.idle_for(idle) => {
+                return Err(if exchange.is_received() {
+                    LocalReply(StatusCode::GATEWAY_TIMEOUT, "the upstream does not answer")
+                } else {
+                    LocalReply(StatusCode::REQUEST_TIMEOUT, "the request does not end")
+                });
+            }
+        };
+        let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        let upgrade = switches
+            .then(|| headers::upgrade(response.headers()))
+            .flatten();
+        headers::end_hop(response.headers_mut(), upgrade);
+        if switches {
+            let from_upstream = hyper::upgrade::on(&mut response);
+            let tunnel = tunnel(exchange.clone(), from_client, from_upstream);
+            *self.tunnel.lock().expect("no holder panics") = Some(Box::pin(tunnel));
+        }
+        Ok(response)
+    }
 }
 
-/// Asks the policy of the relay's port about the request's client.
-fn allow(exchange: &Exchange) -> Result<(), Problem> {
+/// Asks the policies of the relay's port about the request's client.
+fn allow(exchange: &Exchange) -> Result<(), LocalReply> {
     let service = &exchange.session.service;
     let client = exchange.client.endpoints.source.address;
-    let port = exchange.session.begun.ends.destination.port;
+    let port = exchange.session.beginning.ends.destination.port;
     match service.claims.allows(client, port) {
         Ok(true) => Ok(()),
         Ok(false) => {
-            service.metrics.refused(Refusal::Denied);
-            Err(Problem(StatusCode::FORBIDDEN, "a policy denies the client"))
+            service.metrics.refused(RefusalReason::Denied);
+            let text = "a policy denies the client";
+            Err(LocalReply(StatusCode::FORBIDDEN, text))
         }
         Err(error) => {
             debug!("{}: {error:#}", service.name);
             let text = "the policy cannot be asked";
-            Err(Problem(StatusCode::SERVICE_UNAVAILABLE, text))
+            Err(LocalReply(StatusCode::SERVICE_UNAVAILABLE, text))
         }
     }
 }
 
-/// Moves bytes both ways after an upgrade, until both ends are done or nothing moves.
+/// Moves bytes both ways after an upgrade, until both ends are done or nothing moves for the idle timeout.
 async fn tunnel(exchange: Arc<Exchange>, client: OnUpgrade, upstream: OnUpgrade) {
     let session = &*exchange.session;
     let copy = async {
@@ -121,6 +157,6 @@ async fn tunnel(exchange: Arc<Exchange>, client: OnUpgrade, upstream: OnUpgrade)
             }
             Err(error) => debug!("{}: {error}", session.service.name),
         },
-        () = session.watch.moved.long_ago(session.service.relay.idle_timeout) => {}
+        () = session.timeouts.activity.idle_for(session.service.relay.idle_timeout) => {}
     }
 }

@@ -1,4 +1,4 @@
-//! What a request's and an answer's headers become on their way (RFC 9110, 7.6.1; RFC 9112, 3.2).
+//! What becomes of the headers of requests and answers on their way (RFC 9110, 7.6.1; RFC 9112, 3.2).
 
 use std::net::IpAddr;
 
@@ -11,14 +11,16 @@ use hyper::{
     http::uri::{PathAndQuery, Uri},
 };
 
-use super::{answer::Problem, client::Hops};
+use super::{hops::Hops, local_reply::LocalReply};
 use crate::config::Http;
 
+/// How many bytes a head may have, which is Envoy's bound. In HTTP/1.1 it may have 100 lines, which is hyper's.
+pub(super) const MAX_HEAD: usize = 60 << 10;
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-external-address");
 const INTERNAL: HeaderName = HeaderName::from_static("x-envoy-internal");
-/// For one connection only, named by `Connection` or not.
+/// Headers that are for one connection only, whether `Connection` names them or not.
 const HOP_BY_HOP: [HeaderName; 6] = [
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
@@ -28,7 +30,7 @@ const HOP_BY_HOP: [HeaderName; 6] = [
     UPGRADE,
 ];
 
-/// The value of `X-Forwarded-For`: its lines joined as Envoy joins them.
+/// The value of `X-Forwarded-For`, its lines joined as Envoy joins them.
 pub(super) fn forwarded_for(headers: &HeaderMap) -> Vec<u8> {
     let lines = headers.get_all(FORWARDED_FOR).into_iter();
     let lines: Vec<_> = lines
@@ -38,13 +40,17 @@ pub(super) fn forwarded_for(headers: &HeaderMap) -> Vec<u8> {
     lines.join(&b","[..])
 }
 
-/// Checks what hyper does not: whether the next hop would read the same request.
-pub(super) fn check<B>(request: &Request<B>) -> Result<(), Problem> {
-    let bad = |text| Err(Problem(StatusCode::BAD_REQUEST, text));
+/// Refuses requests that hyper accepts but the next hop may read differently.
+///
+/// # Errors
+///
+/// What to answer such a request.
+pub(super) fn check<B>(request: &Request<B>) -> Result<(), LocalReply> {
+    let bad = |text| Err(LocalReply(StatusCode::BAD_REQUEST, text));
     let headers = request.headers();
     let hosts = headers.get_all(HOST).iter().count();
     if request.method() == hyper::Method::CONNECT {
-        return Err(Problem(
+        return Err(LocalReply(
             StatusCode::NOT_IMPLEMENTED,
             "CONNECT is not supported",
         ));
@@ -57,12 +63,12 @@ pub(super) fn check<B>(request: &Request<B>) -> Result<(), Problem> {
     }
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     if codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
-        return Err(Problem(
+        return Err(LocalReply(
             StatusCode::NOT_IMPLEMENTED,
             "no transfer coding but chunked is supported",
         ));
     }
-    // Who nominates one of these wants it to be lost on the way, as Envoy, too, refuses.
+    // A client that names one of these wants it to be lost on the way. Envoy refuses that, too.
     if nominated(headers).any(|name| {
         name.to_ascii_lowercase().starts_with("x-forwarded-")
             || name.eq_ignore_ascii_case("forwarded")
@@ -72,8 +78,8 @@ pub(super) fn check<B>(request: &Request<B>) -> Result<(), Problem> {
     Ok(())
 }
 
-/// The protocol that a request or an answer switches to; HTTP/2 is not among them, as the requests
-/// inside would pass unseen.
+/// The protocol that a request or an answer switches to. HTTP/2 does not count, as the requests inside would
+/// pass unseen.
 pub(super) fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     let protocol = headers.get(UPGRADE)?;
     let is_meant = nominated(headers).any(|name| name.eq_ignore_ascii_case("upgrade"));
@@ -84,12 +90,12 @@ pub(super) fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     (is_meant && !is_http2).then(|| protocol.clone())
 }
 
-/// Removes what is for this connection only, and keeps this upgrade.
+/// Removes the headers that are for this connection only, and tells the next one of `upgrade`.
 pub(super) fn end_hop(headers: &mut HeaderMap, upgrade: Option<HeaderValue>) {
     let named: Vec<HeaderName> = nominated(headers)
         .filter_map(|name| name.parse().ok())
         .collect();
-    // A message's length and target are never for one connection only.
+    // The length and the target of a message are for every hop, whatever `Connection` says.
     let named = named
         .iter()
         .filter(|name| !matches!(**name, HOST | hyper::header::CONTENT_LENGTH));
@@ -103,21 +109,26 @@ pub(super) fn end_hop(headers: &mut HeaderMap, upgrade: Option<HeaderValue>) {
     }
 }
 
-/// What `Connection` names.
+/// The headers that `Connection` names.
 fn nominated(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     let lines = headers.get_all(CONNECTION).into_iter();
     let names = lines.filter_map(|line| line.to_str().ok());
     names.flat_map(|line| line.split(',')).map(str::trim)
 }
 
-/// Makes a request one that tells its client, and for the next hop: HTTP/1.1, in origin form.
+/// Turns a request into the one for the next hop: HTTP/1.1, in origin form, with headers that tell of
+/// `client`. `peer` is who sent it.
+///
+/// # Errors
+///
+/// What to answer when a header cannot be written.
 pub(super) fn pass_on<B>(
     request: &mut Request<B>,
     settings: &Http,
     hops: Hops<'_>,
     client: IpAddr,
     peer: IpAddr,
-) -> Result<(), Problem> {
+) -> Result<(), LocalReply> {
     let upgrade = upgrade(request.headers());
     let target = request.uri().path_and_query().cloned();
     let authority = request.uri().authority().map(|authority| {
@@ -131,16 +142,16 @@ pub(super) fn pass_on<B>(
     let headers = request.headers_mut();
     let value = |text: &[u8]| {
         HeaderValue::from_bytes(text)
-            .map_err(|_| Problem(StatusCode::BAD_REQUEST, "a header cannot be passed on"))
+            .map_err(|_| LocalReply(StatusCode::BAD_REQUEST, "a header cannot be passed on"))
     };
 
     let mut addresses = forwarded_for(headers);
     end_hop(headers, upgrade);
-    // hyper has told the client to go on.
+    // hyper has told the client to continue.
     headers.remove(EXPECT);
     match authority {
         Some(authority) => drop(headers.insert(HOST, value(authority.as_bytes())?)),
-        // Only HTTP/1.0 has none.
+        // Only a request of HTTP/1.0 may come without one.
         None => drop(headers.entry(HOST).or_insert(HeaderValue::from_static(""))),
     }
 
@@ -151,8 +162,8 @@ pub(super) fn pass_on<B>(
     headers.insert(FORWARDED_FOR, value(&addresses)?);
     headers.remove(INTERNAL);
     if !hops.trust(peer) {
-        for claim in [FORWARDED_PROTO, EXTERNAL_ADDRESS, FORWARDED] {
-            headers.remove(claim);
+        for statement in [FORWARDED_PROTO, EXTERNAL_ADDRESS, FORWARDED] {
+            headers.remove(statement);
         }
     }
     headers
@@ -172,7 +183,7 @@ pub(super) fn pass_on<B>(
     Ok(())
 }
 
-/// `Forwarded` (RFC 7239): the client, and the hop that connects unless it is the client.
+/// The value of `Forwarded` (RFC 7239): the client, and the peer unless it is the client itself.
 fn forwarded(client: IpAddr, peer: IpAddr, host: &str) -> String {
     let node = |ip| match ip {
         IpAddr::V4(ip) => format!("for={ip}"),

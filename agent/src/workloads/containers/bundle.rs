@@ -1,7 +1,6 @@
-//! What a container's OCI bundle tells of it: `config.json`, as containerd's CRI and CRI-O annotate it.
+//! The configuration in a container's OCI bundle (`config.json`), with the annotations of containerd's CRI and CRI-O.
 
 use std::{
-    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
@@ -9,27 +8,29 @@ use std::{
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
-use super::{Workload, own};
+use crate::workloads::{
+    annotations::{Annotations, for_truepeer},
+    workload::Workload,
+};
 
-/// What is known of a container.
+/// What the bundle says of a container.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Bundle {
-    /// Whose it is, if it is Kubernetes'. A sandbox is no container of the pod's.
+    /// The container or, for a sandbox, the pod; `None` if Kubernetes does not run it.
     pub(super) workload: Option<Workload>,
-    /// Path of the network namespace that a sandbox was given; none of other containers, and of those in
-    /// the node's namespace.
+    /// Path of a sandbox's network namespace; `None` for other containers, and in the node's namespace.
     pub(super) netns: Option<PathBuf>,
     /// Path of the container's cgroup, below the root of the hierarchy.
     pub(super) cgroup: Option<String>,
-    /// Annotations of the pod, those of truepeer.
-    pub(super) annotations: BTreeMap<String, String>,
+    /// The pod's annotations for truepeer.
+    pub(super) annotations: Annotations,
 }
 
-/// The part of the OCI runtime specification's `config.json` that is read.
+/// The part of `config.json` (OCI runtime specification) that truepeer reads.
 #[derive(Deserialize)]
 struct Spec {
     #[serde(default)]
-    annotations: BTreeMap<String, String>,
+    annotations: Annotations,
     #[serde(default)]
     linux: Linux,
 }
@@ -49,7 +50,7 @@ struct Namespace {
     path: Option<PathBuf>,
 }
 
-/// By which annotations a runtime tells what.
+/// The keys of a runtime's annotations.
 struct Keys {
     kind: &'static str,
     namespace: &'static str,
@@ -69,7 +70,7 @@ const CRIO: Keys = Keys {
     pod: "io.kubernetes.pod.name",
     container: "io.kubernetes.container.name",
 };
-/// Where CRI-O has the pod's annotations, as JSON.
+/// The annotation in which CRI-O keeps all of the pod's, as JSON.
 const CRIO_ANNOTATIONS: &str = "io.kubernetes.cri-o.Annotations";
 
 impl Bundle {
@@ -81,8 +82,8 @@ impl Bundle {
     }
 
     fn new(Spec { annotations, linux }: Spec) -> Self {
-        let told = |keys: &Keys| annotations.contains_key(keys.kind);
-        let keys = [CONTAINERD, CRIO].into_iter().find(told);
+        let is_there = |keys: &Keys| annotations.contains_key(keys.kind);
+        let keys = [CONTAINERD, CRIO].into_iter().find(is_there);
         let get = |key: &str| annotations.get(key).cloned();
         let is_container = keys
             .as_ref()
@@ -94,8 +95,8 @@ impl Bundle {
                 container: is_container.then(|| get(keys.container)).flatten(),
             })
         });
-        // A container joins its sandbox's by a process id, which another process may have by now.
         let cgroup = linux.cgroups_path.as_deref().map(cgroup);
+        // A container joins its sandbox's namespace by a process id, which another process may have by now.
         let netns = linux
             .namespaces
             .into_iter()
@@ -106,18 +107,18 @@ impl Bundle {
             .and_then(|json| serde_json::from_str(&json).ok())
             .unwrap_or_default();
         let mut all = annotations;
-        all.extend::<BTreeMap<_, _>>(inner);
+        all.extend::<Annotations>(inner);
         Self {
             workload,
-            netns: netns.map(here),
+            netns: netns.map(without_link),
             cgroup,
-            annotations: own(all),
+            annotations: for_truepeer(all),
         }
     }
 }
 
-/// Where runc puts a container: systemd's driver writes `SLICE:PREFIX:NAME`, and a slice `a-b.slice` lies in
-/// `a.slice`.
+/// The cgroup in which runc puts a container. The driver for systemd writes `SLICE:PREFIX:NAME`, and a slice
+/// `a-b.slice` lies in `a.slice`.
 fn cgroup(path: &str) -> String {
     let [slice, prefix, name] = path.split(':').collect::<Vec<_>>()[..] else {
         return path.to_owned();
@@ -127,8 +128,8 @@ fn cgroup(path: &str) -> String {
     format!("{parents}/{slice}/{prefix}-{name}.scope")
 }
 
-/// The path without the link that `/var/run` is, which an agent in a container may lack.
-fn here(path: PathBuf) -> PathBuf {
+/// The path with `/run` instead of the link `/var/run`, which an agent in a container may lack.
+fn without_link(path: PathBuf) -> PathBuf {
     match path.strip_prefix("/var/run") {
         Ok(below) => Path::new("/run").join(below),
         Err(_) => path,

@@ -1,4 +1,4 @@
-//! Where runtimes have their bundles, and when to look at them again.
+//! The directories of the runtimes' bundles, and whether they have changed.
 
 use std::{
     fs,
@@ -6,10 +6,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-/// File systems tell times in steps; a directory that changed within this may change again at the same time.
+/// The resolution of file systems' times, and more: a directory that changed so recently may change again without a
+/// new time.
 const STEP: Duration = Duration::from_millis(50);
 
-/// The directories that have a directory for each container, as they were.
+/// The directories with a directory for each container, as they were when last listed.
 #[derive(Debug, Default)]
 pub(super) struct Listing(Vec<Stamp>);
 
@@ -22,7 +23,7 @@ struct Stamp {
 }
 
 impl Listing {
-    /// The id of each container with its `config.json`; `None` when nothing has come or gone.
+    /// The id of each container with the path of its `config.json`; `None` when no container has come or gone.
     pub(super) fn changed(&mut self, directories: &[PathBuf]) -> Option<Vec<(String, PathBuf)>> {
         let now = SystemTime::now();
         let mut stamps = parents(directories);
@@ -44,13 +45,13 @@ impl Listing {
         Some(found)
     }
 
-    /// Has everything taken for changed the next time.
+    /// Makes the next call of [`Listing::changed`] list everything.
     pub(super) fn look_again(&mut self) {
         self.0.clear();
     }
 }
 
-/// containerd's, one for each of its own namespaces, and that of CRI-O and Podman.
+/// The directories of bundles: one for each of containerd's own namespaces, and that of CRI-O and Podman.
 fn parents(directories: &[PathBuf]) -> Vec<Stamp> {
     let stamp = |directory: PathBuf, config| {
         let modified = fs::metadata(&directory).ok()?.modified().ok();

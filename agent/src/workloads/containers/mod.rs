@@ -1,17 +1,18 @@
 //! Which pod and container a connection belongs to.
 //!
-//! Container runtimes keep files about what runs ([`bundle`]), and libcni about how it was connected
-//! ([`cache`]): no API server is asked. What runs is known by what is never used again, the cookie of a
-//! network namespace and the id of a container, so a name is true or absent.
+//! Container runtimes keep files about the containers that run ([`bundle`]), and libcni about how it connected them
+//! ([`cni_cache`]), so the agent asks no API server. Containers and pods are known by what is never reused, the id of a
+//! container and the cookie of a network namespace: a name is true or absent.
 
 mod bundle;
-mod cache;
-mod known;
+mod cni_cache;
+#[cfg(test)]
+pub(crate) mod fixtures;
+mod inventory;
 mod listing;
-mod tally;
+mod tallies;
 
 use std::{
-    collections::BTreeMap,
     fmt,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard},
@@ -19,137 +20,76 @@ use std::{
 
 use agent_common::Origin;
 use anyhow::Result;
-use prometheus_client::encoding::EncodeLabelSet;
-use serde::{Deserialize, Serialize};
+use prometheus_client::{collector::Collector, encoding::DescriptorEncoder};
 
-use self::known::Known;
-use crate::{
-    host::netns::Netns,
-    workloads::pods::{ANNOTATIONS, PodName, Pods},
+use self::inventory::Inventory;
+use super::{
+    pods::Pods,
+    workload::{Sandbox, Workload},
 };
+use crate::host::netns::Netns;
 
-/// Where containerd (also that of k3s and MicroK8s), CRI-O and Podman keep their bundles, and libcni its cache.
-pub const DIRECTORIES: [&str; 5] = [
-    "/run/containerd",
-    "/run/k3s/containerd",
-    "/var/snap/microk8s/common/run/containerd",
-    "/run/containers/storage",
-    "/var/lib/cni",
-];
-
-/// Pod and container, in Kubernetes' words.
-#[derive(
-    Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, EncodeLabelSet,
-)]
-pub struct Workload {
-    /// The pod's Kubernetes namespace.
-    pub namespace: String,
-    /// The pod's name.
-    pub pod: String,
-    /// The container's name; none where only the pod is known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub container: Option<String>,
-}
-
-impl From<&PodName> for Workload {
-    fn from(pod: &PodName) -> Self {
-        Self {
-            namespace: pod.namespace.clone(),
-            pod: pod.name.clone(),
-            container: None,
-        }
-    }
-}
-
-/// `shop/web-0/nginx`, or `shop/web-0`.
-impl fmt::Display for Workload {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.pod)?;
-        match &self.container {
-            Some(container) => write!(f, "/{container}"),
-            None => Ok(()),
-        }
-    }
-}
-
-/// What holds the namespaces of a pod.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sandbox {
-    /// CNI's container id.
-    pub id: String,
-    /// The pod's interface.
-    pub interface: String,
-    /// Name of the runtime's network; empty where libcni tells none.
-    pub network: String,
-    /// Path of the network namespace.
-    pub netns: PathBuf,
-    /// Cookie of the network namespace.
-    pub netns_cookie: u64,
-    /// Whose it is; none if it is not Kubernetes'.
-    pub workload: Option<Arc<Workload>>,
-    /// The pod's annotations that begin with [`ANNOTATIONS`], as far as runtime or libcni wrote them down.
-    pub annotations: BTreeMap<String, String>,
-}
-
-/// What runs on this host. Clones share it.
+/// The pods and containers of this host. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct Containers(Arc<Mutex<Known>>);
+pub struct Containers(Arc<Mutex<Inventory>>);
 
 impl Containers {
-    /// Nothing known yet of what is in these directories. Those that do not exist belong to runtimes that
-    /// are not there. What they do not tell, the CNI plugin may have told of `pods`.
+    /// Will look in these directories, some of which may not exist. A pod that their files do not name may be among
+    /// `pods`, as the CNI plugin named them.
     pub fn new(directories: &[PathBuf], pods: Pods) -> Self {
-        Self(Arc::new(Mutex::new(Known::new(directories, pods))))
+        Self(Arc::new(Mutex::new(Inventory::new(directories, pods))))
     }
 
-    /// Looks for what has come and gone.
+    /// Looks for containers that have come or gone.
     pub fn refresh(&self) {
         self.lock().refresh();
     }
 
-    /// The pods that run and have a network namespace of their own.
+    /// The sandboxes of the running pods that have a network namespace of their own.
     pub fn sandboxes(&self) -> Vec<Sandbox> {
         self.lock().sandboxes()
     }
 
-    /// Every namespace that this process can see, and those of pods.
+    /// Every network namespace that this process can see, and those of pods.
     pub fn namespaces(&self) -> Result<Vec<Netns>> {
-        let known = self.lock();
+        let inventory = self.lock();
         let mut all = Netns::all()?;
-        all.extend(known.attached.namespaces());
-        // One that has gone meanwhile is left out.
-        let sandboxes = known.sandboxes().into_iter();
+        all.extend(inventory.attached.namespaces());
+        // A sandbox may have gone meanwhile.
+        let sandboxes = inventory.sandboxes().into_iter();
         all.extend(sandboxes.filter_map(|sandbox| Netns::open(&sandbox.netns).ok()));
         all.sort_unstable_by_key(Netns::cookie);
         all.dedup();
         Ok(all)
     }
 
-    /// Whose a connection is that a process in `cgroup` holds, in the network namespace with this cookie.
+    /// The workload of a connection in the network namespace with this cookie, whose process is in `cgroup`.
     pub fn find(&self, netns: u64, cgroup: Option<&str>) -> Option<Arc<Workload>> {
         self.lock().find(netns, cgroup)
     }
 
-    /// Whose the connection with this origin is.
+    /// The workload of the connection with this origin.
     pub fn of(&self, origin: &Origin) -> Option<Arc<Workload>> {
         self.lock().of(origin)
     }
 
-    /// Counts a connection that has ended, or was refused.
+    /// Counts a connection of a workload that has ended or was refused.
     pub fn count(&self, workload: &Arc<Workload>, is_refused: bool) {
         self.lock().tallies.count(workload, is_refused);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Known> {
+    fn lock(&self) -> MutexGuard<'_, Inventory> {
         self.0.lock().expect("no holder panics")
     }
 }
 
-/// Those annotations that are truepeer's.
-fn own(mut annotations: BTreeMap<String, String>) -> BTreeMap<String, String> {
-    annotations.retain(|key, _| key.starts_with(ANNOTATIONS));
-    annotations
+impl Collector for Containers {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        // The lock must not be held while a scraper reads.
+        let tallies = self.lock().tallies.clone();
+        tallies.encode(&mut encoder)
+    }
 }
 
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;

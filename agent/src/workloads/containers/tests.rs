@@ -1,60 +1,17 @@
-//! A runtime's files, and what is made of them.
-
-use std::{fs, path::Path, thread, time::Duration};
+use std::{fs, thread, time::Duration};
 
 use agent_common::Process;
 use serde_json::json;
 
-use super::*;
-use crate::host::netns::Netns;
+use super::{
+    fixtures::{CONTAINER, SANDBOX, add, bundle, web},
+    *,
+};
 
-const SANDBOX: &str = "f3e778c4";
-const CONTAINER: &str = "3c8d64ea";
-
-/// containerd's state directory with a pod that has one container. The pod is in this process's network
-/// namespace.
-fn containerd() -> tempfile::TempDir {
-    let directory = tempfile::tempdir().unwrap();
-    add(directory.path(), SANDBOX, "sandbox");
-    add(directory.path(), CONTAINER, "container");
-    directory
-}
-
-fn bundle(directory: &Path, id: &str) -> PathBuf {
-    directory
-        .join("io.containerd.runtime.v2.task/k8s.io")
-        .join(id)
-}
-
-fn add(directory: &Path, id: &str, kind: &str) {
-    let netns = directory.join("netns");
-    let _ = std::os::unix::fs::symlink("/proc/self/ns/net", &netns);
-    let config = json!({
-        "annotations": {
-            "io.kubernetes.cri.container-type": kind,
-            "io.kubernetes.cri.container-name": "nginx",
-            "io.kubernetes.cri.sandbox-name": "web-0",
-            "io.kubernetes.cri.sandbox-namespace": "shop",
-            "truepeer.io/unwrap": "8000",
-        },
-        "linux": {"namespaces": [{"type": "network", "path": netns}]},
-    });
-    let bundle = bundle(directory, id);
-    fs::create_dir_all(&bundle).unwrap();
-    fs::write(bundle.join("config.json"), config.to_string()).unwrap();
-}
-
-/// What [`Containers::find`] tells, as text.
+/// The workload that [`Containers::find`] finds, as text.
 fn find(containers: &Containers, netns: u64, cgroup: &str) -> Option<String> {
     let found = containers.find(netns, Some(cgroup));
     found.map(|workload| workload.to_string())
-}
-
-/// A pod in this process's network namespace, with a container.
-pub(crate) fn web() -> (tempfile::TempDir, Containers) {
-    let directory = containerd();
-    let containers = Containers::new(&[directory.path().to_owned()], Pods::default());
-    (directory, containers)
 }
 
 #[test]

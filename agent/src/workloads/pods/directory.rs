@@ -11,7 +11,8 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::{Attachment, Id};
+use super::attachment::{Attachment, Id};
+use crate::host::file;
 
 const SUFFIX: &str = ".json";
 
@@ -25,8 +26,8 @@ impl Directory {
         Self(path.to_owned())
     }
 
-    /// Writes the file of an attachment: readers see all of it or what was there before. It need not survive a
-    /// crash of the host, as no network namespace does.
+    /// Writes the file of an attachment, which readers see whole or not at all. It need not survive a crash of the
+    /// host, as no network namespace does.
     pub fn write(&self, attachment: &Attachment) -> Result<()> {
         let path = self.file(&attachment.id);
         let new = path.with_added_extension("new");
@@ -39,7 +40,7 @@ impl Directory {
         written.with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// Reads the file of an attachment; `None`: there is none.
+    /// Reads the file of an attachment; `None` if there is none.
     pub fn read(&self, id: &Id) -> Result<Option<Attachment>> {
         let path = self.file(id);
         let bytes = match fs::read(&path) {
@@ -52,16 +53,10 @@ impl Directory {
 
     /// Removes the file of an attachment, if there is one.
     pub fn remove(&self, id: &Id) -> Result<()> {
-        let path = self.file(id);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("cannot remove {}", path.display()))
-            }
-            _ => Ok(()),
-        }
+        file::remove(&self.file(id)).map(drop)
     }
 
-    /// The attachments that have a file.
+    /// The ids of the attachments that have a file.
     pub fn ids(&self) -> Result<Vec<Id>> {
         let entries = match fs::read_dir(&self.0) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -78,12 +73,12 @@ impl Directory {
         Ok(names.filter_map(id).collect())
     }
 
-    /// When a file was last added or removed; `None`: there is no directory.
+    /// When a file was last added or removed; `None` if there is no directory.
     pub fn changed(&self) -> Option<SystemTime> {
         fs::metadata(&self.0).and_then(|m| m.modified()).ok()
     }
 
-    /// Neither part of an id can have a colon or a slash.
+    /// Path of the file of an attachment. Neither part of an id can contain a colon or a slash.
     fn file(&self, id: &Id) -> PathBuf {
         self.0
             .join(format!("{}:{}{SUFFIX}", id.container_id, id.ifname))

@@ -1,48 +1,48 @@
-//! What the CNI plugin asks of the agent.
+//! Requests of the CNI plugin to the agent.
 
 use std::fmt;
 
 use anyhow::Error;
 use tokio::sync::oneshot;
 
-use super::Id;
+use super::attachment::Id;
 
-/// Something to be done about an attachment.
+/// Asks the agent to act on an attachment.
 #[derive(Debug)]
-pub struct Request {
+pub struct PodRequest {
     /// The attachment.
     pub id: Id,
-    /// What is to be done.
+    /// The action.
     pub action: Action,
-    /// Takes the outcome.
-    pub reply: oneshot::Sender<Result<(), Refusal>>,
+    /// Where to send the outcome.
+    pub reply: oneshot::Sender<Result<(), PodError>>,
 }
 
-/// What can be done about an attachment.
+/// What the agent can do about an attachment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Put in place what its file asks for.
+    /// Puts in place what its file asks for.
     TakeUp,
-    /// Take that away again.
+    /// Removes what was put in place.
     LetGo,
-    /// See whether it is in place.
+    /// Checks that everything is in place.
     Check,
 }
 
-/// Why something was not done.
+/// Why the agent did not act.
 #[derive(Debug)]
-pub enum Refusal {
+pub enum PodError {
     /// The attachment is not known.
     Unknown(Error),
-    /// It asks for what cannot be, however often.
+    /// It asks for something impossible: another attempt would fail too.
     Unfit(Error),
-    /// It was put in place, and no longer is.
+    /// What was put in place is no longer complete.
     Amiss(Error),
     /// The agent failed.
     Failed(Error),
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for PodError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (Self::Unknown(error) | Self::Unfit(error) | Self::Amiss(error) | Self::Failed(error)) =
             self;

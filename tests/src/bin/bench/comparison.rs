@@ -1,11 +1,11 @@
 //! What is compared with what, in which figures, and what is hoped for.
 
 use crate::figure::{CONNECTIONS_PER_CPU_SECOND, DOWNLOAD, Figure, GETPEERNAME, UPLOAD};
-use crate::load::Work;
-use crate::pod::Variant::{
+use crate::variant::Variant::{
     self, Bind, Direct, EnvoyBinding, EnvoyPlain, EnvoyTold, HaproxyTold, Idle, Iptables,
     NginxTold, Node, NodeToa, Relay, Toa, Truepeer, TruepeerLogging, Unwrap,
 };
+use crate::work::Work;
 
 /// Variants that are measured by the same work.
 pub(crate) struct Comparison {

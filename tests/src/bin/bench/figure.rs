@@ -1,6 +1,7 @@
 //! What is computed from a measurement.
 
-use crate::load::{Sample, Work};
+use crate::load::Sample;
+use crate::work::Work;
 
 /// A number for each measurement of one kind of work.
 pub(crate) struct Figure {

@@ -17,8 +17,8 @@ use tests::table;
 use tests::topology::{Family, Sidecar};
 use tests::wait::eventually;
 
+use crate::client::bind;
 use crate::idle;
-use crate::load::bind;
 use crate::pod::{PORT, directory, steering};
 use crate::stats::Spread;
 use crate::stop::Stop;

@@ -8,8 +8,8 @@ use tests::host::netns::Netns;
 use tests::wait::eventually;
 
 use crate::application::IDLE;
+use crate::client::open;
 use crate::footprint::value;
-use crate::load::open;
 use crate::pod::Pod;
 use crate::stop::Stop;
 

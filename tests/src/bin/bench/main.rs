@@ -6,6 +6,7 @@
 //! is never twice the same.
 
 mod application;
+mod client;
 mod cni;
 mod comparison;
 mod cpu;
@@ -18,6 +19,8 @@ mod report;
 mod stats;
 mod stop;
 mod syn;
+mod variant;
+mod work;
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -33,9 +36,10 @@ use tests::host::turn;
 use tests::topology::Family;
 
 use crate::comparison::{COMPARISONS, Comparison};
-use crate::pod::{Pod, Variant};
+use crate::pod::Pod;
 use crate::report::{Report, Samples};
 use crate::stop::Stop;
+use crate::variant::Variant;
 
 /// Measures what truepeer costs: steering, evidence, and getpeername()
 #[derive(Parser)]

@@ -36,9 +36,10 @@ use crate::cni::Cni;
 use crate::comparison::{Comparison, Goal, Limit};
 use crate::figure::{Compared, Figure, of_work};
 use crate::footprint::Footprint;
-use crate::load::{Sample, Work};
-use crate::pod::Variant;
+use crate::load::Sample;
 use crate::stats::Spread;
+use crate::variant::Variant;
+use crate::work::Work;
 use crate::{Arguments, cpu};
 
 /// What one round measured.

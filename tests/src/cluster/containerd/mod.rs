@@ -1,5 +1,6 @@
 //! A real container runtime, containerd with runc, and pods in it, started as Kubernetes' kubelet does.
 
+mod config;
 mod cri;
 mod image;
 
@@ -13,8 +14,9 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use self::config::{configuration, network};
 use self::cri::{
     Capability, Client, ContainerConfig, ContainerId, ContainerMetadata, CreateContainer, Empty,
     ImageSpec, LinuxContainerConfig, LinuxContainerSecurityContext, LinuxPodSandboxConfig,
@@ -22,16 +24,19 @@ use self::cri::{
     RunPodSandbox,
 };
 use crate::agent::binary;
-use crate::cluster::cni::{IFNAME, PLUGINS, ipam};
+use crate::cluster::cni::{IFNAME, PLUGINS};
 use crate::host::cgroup::Cgroup;
 use crate::host::netns::{Netns, run};
 use crate::host::process::{Process, find};
 
 /// The network of pods.
 const NETWORK: &str = "node";
+
 const IMAGE: &str = "truepeer.test/program:1";
+
 /// libcni's, which has no other.
 const CACHE: &str = "/var/lib/cni/results";
+
 /// containerd's, where it keeps them by default: there is one containerd in [`own_mounts`].
 const SOCKET: &str = "/run/containerd/containerd.sock";
 
@@ -288,47 +293,4 @@ impl Pod {
             id: self.id.clone(),
         }
     }
-}
-
-/// A CNI configuration list.
-fn network(directory: &Path, more: &[Value]) -> Value {
-    let bridge = json!({
-        "type": "bridge",
-        "bridge": "cni0",
-        "isGateway": true,
-        "ipam": ipam(directory),
-    });
-    let portmap = json!({"type": "portmap", "capabilities": {"portMappings": true}});
-    let plugins = [&[bridge, portmap], more].concat();
-    json!({"cniVersion": "1.0.0", "name": NETWORK, "plugins": plugins})
-}
-
-/// containerd's configuration: its images below `directory`, plugins and networks from elsewhere than
-/// the host's.
-fn configuration(directory: &Path, plugins: &Path, networks: &Path) -> String {
-    format!(
-        r#"
-version = 2
-root = "{root}/containerd"
-# What would look for devices of the host.
-disabled_plugins = [
-    "io.containerd.snapshotter.v1.aufs",
-    "io.containerd.snapshotter.v1.btrfs",
-    "io.containerd.snapshotter.v1.devmapper",
-    "io.containerd.snapshotter.v1.zfs",
-]
-[plugins."io.containerd.grpc.v1.cri"]
-sandbox_image = "{IMAGE}"
-# Where this process may not lower it, containerd may not either.
-restrict_oom_score_adj = true
-[plugins."io.containerd.grpc.v1.cri".cni]
-bin_dir = "{plugins}"
-conf_dir = "{networks}"
-[plugins."io.containerd.internal.v1.opt"]
-path = "{root}/opt"
-"#,
-        root = directory.display(),
-        plugins = plugins.display(),
-        networks = networks.display(),
-    )
 }

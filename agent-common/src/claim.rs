@@ -1,0 +1,107 @@
+//! What a hop says about its client, and what the kernel finds it by.
+
+use crate::Endpoint;
+
+/// What a trusted hop says about its client: value of the `CLAIMS` socket storage, for a local proxy's
+/// socket, and of the `HANDOVERS` map.
+///
+/// Layout (56 bytes): client 0..20, original_dst 20..40, rule 40..44, evidence 44, is_signed 45, padding 46..48,
+/// header 48..56.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Claim {
+    /// The client; port 0 where the proxy named none.
+    pub client: Endpoint,
+    /// Where the client wanted to go; all zero where nobody said.
+    pub original_dst: Endpoint,
+    /// [`crate::origin::rule_id`] of the rule that trusts the hop: `uid 1337`, `source 10.0.0.0/8`. 0 on the
+    /// sockets of the agent's own relay.
+    pub rule: u32,
+    /// An [`crate::Evidence`] as its discriminant; 0 while the client is not known yet: a proxy's socket
+    /// may name one but has not, or a PROXY header is still to come.
+    pub evidence: u8,
+    /// 1 if a tag proves the claim, else 0.
+    pub is_signed: u8,
+    /// Always zero.
+    pub padding: [u8; 2],
+    /// Number of the PROXY header that says more about the connection ([`crate::event::Header`]); 0: none.
+    pub header: u64,
+}
+
+impl Claim {
+    /// Whether the client is known.
+    #[inline(always)]
+    pub const fn names_client(&self) -> bool {
+        self.evidence != 0
+    }
+
+    /// The client of a connection whose sender has `port` (host byte order) on the wire. A proxy that binds to
+    /// an address alone leaves the port to the kernel, as if it had spoofed the address.
+    #[inline(always)]
+    pub const fn client_behind(&self, port: u16) -> Endpoint {
+        let port = match self.client.port {
+            0 => port,
+            port => port,
+        };
+        Endpoint::new(self.client.address, port)
+    }
+}
+
+/// Key of the `HANDOVERS` map: a SYN that carries a claim, from a trusted proxy on this host, with TOA or to a
+/// port where a PROXY header is taken off. The initial sequence number keeps a reused port from naming another
+/// client.
+///
+/// Layout (44 bytes): source 0..20, destination 20..40, isn 40..44.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Syn {
+    /// Where it comes from, as on the wire.
+    pub source: Endpoint,
+    /// Where it goes to.
+    pub destination: Endpoint,
+    /// Its sequence number, host byte order.
+    pub isn: u32,
+}
+
+/// A connection as its packets name it: key of the `OWN` map, which holds those that sockets of this host are
+/// making, and of the maps of unwrapped connections.
+///
+/// Layout (48 bytes): netns 0..8, source 8..28, destination 28..48.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Connection {
+    /// Cookie of the network namespace.
+    pub netns: u64,
+    /// Where it comes from: perhaps a client's address that a proxy took.
+    pub source: Endpoint,
+    /// Where it goes to.
+    pub destination: Endpoint,
+}
+
+const _: () = {
+    use core::mem::offset_of;
+    assert!(size_of::<Claim>() == 56 && offset_of!(Claim, rule) == 40);
+    assert!(offset_of!(Claim, evidence) == 44 && offset_of!(Claim, header) == 48);
+    assert!(size_of::<Syn>() == 44 && offset_of!(Syn, isn) == 40);
+    assert!(size_of::<Connection>() == 48 && offset_of!(Connection, source) == 8);
+};
+
+#[cfg(test)]
+mod tests {
+    use core::net::SocketAddr;
+
+    use super::*;
+
+    #[test]
+    fn a_claim_without_a_port_takes_the_wires() {
+        let endpoint = |text: &str| Endpoint::from(text.parse::<SocketAddr>().unwrap());
+        let claim = |client| Claim {
+            client: endpoint(client),
+            ..Claim::default()
+        };
+        let named = claim("203.0.113.7:51812").client_behind(9);
+        assert_eq!(named, endpoint("203.0.113.7:51812"));
+        let unnamed = claim("203.0.113.7:0").client_behind(9);
+        assert_eq!(unnamed, endpoint("203.0.113.7:9"));
+    }
+}

@@ -1,0 +1,92 @@
+//! The source address of a connection whose bind to a client's address was made an ordinary one. The
+//! kernel chooses it when the proxy connects; towards this host's own addresses, the configured one
+//! comes first: rules that redirect what a proxy sends to its own pod exempt it.
+//!
+//! A client that a policy of this host denies is refused here, so that the proxy need not wait.
+
+use agent_common::{Address, Claim, Endpoint};
+use aya_ebpf::{
+    bindings::{bpf_sock_addr, sockaddr},
+    helpers::generated::bpf_bind,
+    programs::SockAddrContext,
+};
+
+use crate::{
+    guard,
+    kernel::{
+        context::SockAddr as _,
+        sockaddr::{ANY, SockAddr4, SockAddr6},
+        uapi::{AF_INET, AF_INET6, PASS, REJECT},
+    },
+    maps::{CLAIMS, LOCAL_SOURCES, Replaced as _},
+};
+
+/// Addresses that no host has: the first of TEST-NET-1 (RFC 5737) and of the discard-only block (RFC
+/// 6666).
+const NOBODYS_V4: Address = Address::v4(0xc000_0200_u32.to_be());
+const NOBODYS_V6: Address = Address::v6([0x0100_0000_u32.to_be(), 0, 0, 0]);
+
+/// An AF_INET socket is about to connect.
+#[inline(always)]
+pub(crate) fn connect4(ctx: &SockAddrContext) -> i32 {
+    choose_source(ctx, ctx.user_v4(), |address| {
+        bind(ctx, SockAddr4::new(address.0[3], 0))
+    })
+}
+
+/// An AF_INET6 socket is about to connect, perhaps to an IPv4 address in mapped form.
+#[inline(always)]
+pub(crate) fn connect6(ctx: &SockAddrContext) -> i32 {
+    choose_source(ctx, ctx.user_v6(), |address| {
+        bind(ctx, SockAddr6::new(address.0, 0))
+    })
+}
+
+/// Gives a socket that speaks for a client the configured source, if it connects to this host, or refuses
+/// it the connection; the answer for it.
+///
+/// Nothing tells whether an address is local, but only such a one can be bound; a socket that can bind
+/// any, for its option or a sysctl, leaves that open. Each bind replaces the one before, as none chooses
+/// a port. If the socket has one already, they all fail, and change nothing.
+#[inline(always)]
+fn choose_source(
+    ctx: &SockAddrContext,
+    destination: Address,
+    bind: impl Fn(Address) -> bool,
+) -> i32 {
+    let claim = ctx.socket().and_then(|sk| CLAIMS.get(sk));
+    let Some(claim) = claim.filter(Claim::names_client) else {
+        return PASS;
+    };
+    let (family, nobodys) = if destination.is_v4() {
+        (AF_INET, NOBODYS_V4)
+    } else {
+        (AF_INET6, NOBODYS_V6)
+    };
+    let destination = Endpoint::new(destination, ctx.user_port());
+    let binds_own = || !bind(nobodys) && bind(destination.address);
+    if !guard::allows(&claim.client.address, destination.port) {
+        // Where it is open, the SYN is judged where it arrives.
+        if destination.address.is_loopback() || binds_own() {
+            guard::refused(&claim, &Endpoint::new(ANY, 0), &destination);
+            return REJECT;
+        }
+        bind(ANY);
+    }
+    if let Some(source) = LOCAL_SOURCES.look_up(family) {
+        let is_chosen = binds_own() && bind(*source);
+        if !is_chosen {
+            bind(ANY);
+        }
+    }
+    PASS
+}
+
+/// Binds the socket without a port, which the kernel chooses when it connects.
+#[inline(always)]
+fn bind<T>(ctx: &SockAddrContext, mut address: T) -> bool {
+    let sock_addr: *mut bpf_sock_addr = ctx.sock_addr;
+    let address: *mut sockaddr = core::ptr::from_mut(&mut address).cast();
+    // SAFETY: the helper reads as many bytes as it is told, which are the address's.
+    unsafe { bpf_bind(sock_addr, address, size_of::<T>() as i32) == 0 }
+}

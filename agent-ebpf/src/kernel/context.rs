@@ -1,0 +1,385 @@
+//! What the contexts of programs say.
+
+use core::ptr::{read_volatile, write_volatile};
+
+use agent_common::{Address, Endpoint, Namespace};
+use aya_ebpf::{
+    EbpfContext,
+    bindings::{__sk_buff, bpf_sk_lookup, bpf_sock, bpf_sock_addr, bpf_sock_ops, bpf_sockopt},
+    cty::c_void,
+    helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie},
+    programs::{
+        SkBuffContext, SkLookupContext, SockAddrContext, SockContext, SockOpsContext,
+        SockoptContext, TcContext,
+    },
+};
+
+use super::uapi::AF_INET;
+use crate::maps::{NAMESPACES, Replaced as _};
+
+/// A field of a context, or of a socket in one.
+macro_rules! field {
+    ($context:expr => $($field:tt)+) => {
+        // SAFETY: the kernel keeps a context and its socket valid while a program runs, and the verifier checks
+        // each access.
+        unsafe { (*$context).$($field)+ }
+    };
+}
+
+/// A field that the compiler is not to read together with others: the verifier takes reads at fixed offsets and of
+/// the field's own size only.
+macro_rules! field_alone {
+    ($context:expr => $($field:tt)+) => {
+        // SAFETY: as in `field`.
+        unsafe { read_volatile(&raw const (*$context).$($field)+) }
+    };
+}
+
+/// A context with a packet.
+pub(crate) trait Skb {
+    fn skb(&self) -> *mut __sk_buff;
+
+    /// The interface by which the packet comes in or goes out.
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        field!(self.skb() => ifindex)
+    }
+
+    /// Whether the packet has a VLAN tag.
+    #[inline(always)]
+    fn is_tagged(&self) -> bool {
+        field!(self.skb() => vlan_present) != 0
+    }
+
+    /// The packet's mark.
+    #[inline(always)]
+    fn mark(&self) -> u32 {
+        field!(self.skb() => mark)
+    }
+
+    /// The socket that sends the packet, or that gets it.
+    #[inline(always)]
+    fn socket(&self) -> Option<*mut bpf_sock> {
+        non_null(field!(self.skb() => __bindgen_anon_2.sk))
+    }
+
+    /// The state of that socket: one of `BPF_TCP_*`.
+    #[inline(always)]
+    fn socket_state(&self) -> Option<u32> {
+        self.socket().map(|sk| field!(sk => state))
+    }
+}
+
+impl Skb for TcContext {
+    #[inline(always)]
+    fn skb(&self) -> *mut __sk_buff {
+        self.skb.skb
+    }
+}
+
+impl Skb for SkBuffContext {
+    #[inline(always)]
+    fn skb(&self) -> *mut __sk_buff {
+        self.skb.skb
+    }
+}
+
+/// A context of which the kernel knows the socket's cookie.
+pub(crate) trait Cookie: EbpfContext {
+    /// The socket's cookie, which no other socket has until the next boot.
+    #[inline(always)]
+    fn cookie(&self) -> u64 {
+        // SAFETY: a helper that takes this context.
+        unsafe { bpf_get_socket_cookie(self.as_ptr()) }
+    }
+}
+
+impl Cookie for SockOpsContext {}
+impl Cookie for SockAddrContext {}
+impl Cookie for SockContext {}
+
+/// What happens to a TCP socket.
+pub(crate) trait SockOps: EbpfContext {
+    fn ops(&self) -> *mut bpf_sock_ops;
+
+    /// Asks for further calls about the socket: `BPF_SOCK_OPS_*_CB_FLAG`.
+    fn call_for(&self, flags: u32);
+
+    /// The cookie of the socket's network namespace.
+    #[inline(always)]
+    fn netns(&self) -> u64 {
+        // SAFETY: a helper that takes this context.
+        unsafe { bpf_get_netns_cookie(self.as_ptr()) }
+    }
+
+    /// What is to be done in the socket's namespace, and its cookie; `None` where there is nothing to do.
+    #[inline(always)]
+    fn namespace(&self) -> Option<(u64, &'static Namespace)> {
+        let netns = self.netns();
+        Some((netns, NAMESPACES.look_up(netns)?))
+    }
+
+    /// The socket, as helpers take it.
+    #[inline(always)]
+    fn socket(&self) -> Option<*mut c_void> {
+        non_null(field!(self.ops() => __bindgen_anon_2.sk)).map(<*mut _>::cast)
+    }
+
+    /// The socket's mark.
+    #[inline(always)]
+    fn mark(&self) -> Option<u32> {
+        let sk = non_null(field!(self.ops() => __bindgen_anon_2.sk));
+        sk.map(|sk| field!(sk => mark))
+    }
+
+    /// The socket's own end.
+    #[inline(always)]
+    fn local(&self) -> Endpoint {
+        let ops = self.ops();
+        let v4 = field_alone!(ops => local_ip4);
+        let v6 = field_alone!(ops => local_ip6);
+        // The context has the local port in host byte order, the remote one in network order.
+        let port = field_alone!(ops => local_port);
+        Endpoint::new(of_family(field!(ops => family), v4, v6), port as u16)
+    }
+
+    /// The socket's other end.
+    #[inline(always)]
+    fn remote(&self) -> Endpoint {
+        let ops = self.ops();
+        let v4 = field_alone!(ops => remote_ip4);
+        let v6 = field_alone!(ops => remote_ip6);
+        let port = u32::from_be(field_alone!(ops => remote_port));
+        Endpoint::new(of_family(field!(ops => family), v4, v6), port as u16)
+    }
+
+    /// RCV.NXT (RFC 9293): the sequence number of the byte that is expected next.
+    #[inline(always)]
+    fn rcv_nxt(&self) -> u32 {
+        field!(self.ops() => rcv_nxt)
+    }
+
+    /// SND.UNA: the sequence number of the first byte that is not acknowledged; of a SYN that is being sent, its own.
+    #[inline(always)]
+    fn snd_una(&self) -> u32 {
+        field!(self.ops() => snd_una)
+    }
+
+    /// SND.NXT: the sequence number of the byte that is sent next.
+    #[inline(always)]
+    fn snd_nxt(&self) -> u32 {
+        field!(self.ops() => snd_nxt)
+    }
+
+    /// How many bytes came in. The FIN counts as one.
+    #[inline(always)]
+    fn bytes_received(&self) -> u64 {
+        field!(self.ops() => bytes_received)
+    }
+
+    /// How many bytes the other end acknowledged. The FIN counts as one.
+    #[inline(always)]
+    fn bytes_acked(&self) -> u64 {
+        field!(self.ops() => bytes_acked)
+    }
+
+    /// The flags of the TCP header that the call is about.
+    #[inline(always)]
+    fn tcp_flags(&self) -> u8 {
+        field!(self.ops() => skb_tcp_flags) as u8
+    }
+}
+
+impl SockOps for SockOpsContext {
+    #[inline(always)]
+    fn ops(&self) -> *mut bpf_sock_ops {
+        self.ops
+    }
+
+    #[inline(always)]
+    fn call_for(&self, flags: u32) {
+        let _ = self.set_cb_flags((self.cb_flags() | flags) as i32);
+    }
+}
+
+/// A packet for which the kernel looks for a listener.
+pub(crate) trait SkLookup {
+    fn lookup(&self) -> *mut bpf_sk_lookup;
+
+    /// The protocol (IANA).
+    #[inline(always)]
+    fn protocol(&self) -> u32 {
+        field!(self.lookup() => protocol)
+    }
+
+    /// The address family, `AF_INET` or `AF_INET6`.
+    #[inline(always)]
+    fn family(&self) -> u32 {
+        field!(self.lookup() => family)
+    }
+
+    /// The interface by which the packet came in.
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        field!(self.lookup() => ingress_ifindex)
+    }
+
+    /// The port that the packet goes to, host byte order.
+    #[inline(always)]
+    fn local_port(&self) -> u16 {
+        field!(self.lookup() => local_port) as u16
+    }
+
+    /// Where the packet comes from.
+    #[inline(always)]
+    fn source(&self) -> Endpoint {
+        let lookup = self.lookup();
+        let v4 = field_alone!(lookup => remote_ip4);
+        let v6 = field_alone!(lookup => remote_ip6);
+        let port = u16::from_be(field!(lookup => remote_port));
+        Endpoint::new(of_family(self.family(), v4, v6), port)
+    }
+
+    /// Where the packet goes to.
+    #[inline(always)]
+    fn destination(&self) -> Endpoint {
+        let lookup = self.lookup();
+        let v4 = field_alone!(lookup => local_ip4);
+        let v6 = field_alone!(lookup => local_ip6);
+        Endpoint::new(of_family(self.family(), v4, v6), self.local_port())
+    }
+}
+
+impl SkLookup for SkLookupContext {
+    #[inline(always)]
+    fn lookup(&self) -> *mut bpf_sk_lookup {
+        self.lookup
+    }
+}
+
+/// A system call that takes or returns a socket address: the user's.
+pub(crate) trait SockAddr {
+    fn sock_addr(&self) -> *mut bpf_sock_addr;
+
+    /// The socket's type: `SOCK_STREAM` and others.
+    #[inline(always)]
+    fn socket_type(&self) -> u32 {
+        field!(self.sock_addr() => type_)
+    }
+
+    /// The socket, as helpers take it.
+    #[inline(always)]
+    fn socket(&self) -> Option<*mut c_void> {
+        non_null(field!(self.sock_addr() => __bindgen_anon_1.sk)).map(<*mut _>::cast)
+    }
+
+    /// The address of an AF_INET socket's call.
+    #[inline(always)]
+    fn user_v4(&self) -> Address {
+        Address::v4(field!(self.sock_addr() => user_ip4))
+    }
+
+    /// The address of an AF_INET6 socket's call.
+    #[inline(always)]
+    fn user_v6(&self) -> Address {
+        Address::v6(field!(self.sock_addr() => user_ip6))
+    }
+
+    /// The port, host byte order.
+    #[inline(always)]
+    fn user_port(&self) -> u16 {
+        u16::from_be(field!(self.sock_addr() => user_port) as u16)
+    }
+
+    /// Replaces the address of an AF_INET socket's call by an IPv4 address.
+    #[inline(always)]
+    fn set_user_v4(&self, address: Address) {
+        field!(self.sock_addr() => user_ip4 = address.0[3]);
+    }
+
+    /// Replaces the address of an AF_INET6 socket's call.
+    #[inline(always)]
+    fn set_user_v6(&self, address: Address) {
+        for (i, word) in address.0.into_iter().enumerate() {
+            // SAFETY: as in `field`. The verifier takes four writes, at fixed offsets.
+            unsafe { write_volatile(&raw mut (*self.sock_addr()).user_ip6[i], word) };
+        }
+    }
+
+    /// Replaces the port, which is in host byte order.
+    #[inline(always)]
+    fn set_user_port(&self, port: u16) {
+        field!(self.sock_addr() => user_port = port.to_be().into());
+    }
+}
+
+impl SockAddr for SockAddrContext {
+    #[inline(always)]
+    fn sock_addr(&self) -> *mut bpf_sock_addr {
+        self.sock_addr
+    }
+}
+
+/// A call of `getsockopt()` or `setsockopt()`.
+pub(crate) trait Sockopt {
+    fn sockopt(&self) -> *mut bpf_sockopt;
+
+    /// The option's level.
+    #[inline(always)]
+    fn level(&self) -> i32 {
+        field!(self.sockopt() => level)
+    }
+
+    /// The option.
+    #[inline(always)]
+    fn optname(&self) -> i32 {
+        field!(self.sockopt() => optname)
+    }
+
+    /// The socket.
+    #[inline(always)]
+    fn socket(&self) -> Option<*mut bpf_sock> {
+        non_null(field!(self.sockopt() => __bindgen_anon_1.sk))
+    }
+
+    /// The option's value, if the caller's buffer has room for a `T`.
+    #[inline(always)]
+    fn optval<T>(&self) -> Option<*mut T> {
+        let value = field!(self.sockopt() => __bindgen_anon_2.optval) as usize;
+        let end = field!(self.sockopt() => __bindgen_anon_3.optval_end) as usize;
+        (value + size_of::<T>() <= end).then_some(value as *mut T)
+    }
+
+    /// Says how long the value is; -1: the program has handled a call of `setsockopt()`.
+    #[inline(always)]
+    fn set_optlen(&self, length: i32) {
+        field!(self.sockopt() => optlen = length);
+    }
+
+    /// Has a call of `getsockopt()` succeed.
+    #[inline(always)]
+    fn succeed(&self) {
+        field!(self.sockopt() => retval = 0);
+    }
+}
+
+impl Sockopt for SockoptContext {
+    #[inline(always)]
+    fn sockopt(&self) -> *mut bpf_sockopt {
+        self.sockopt
+    }
+}
+
+#[inline(always)]
+fn non_null<T>(pointer: *mut T) -> Option<*mut T> {
+    (!pointer.is_null()).then_some(pointer)
+}
+
+#[inline(always)]
+fn of_family(family: u32, v4: u32, v6: [u32; 4]) -> Address {
+    if family == AF_INET {
+        Address::v4(v4)
+    } else {
+        Address::v6(v6)
+    }
+}

@@ -1,0 +1,154 @@
+//! IP headers.
+
+use agent_common::Address;
+use aya_ebpf::{
+    bindings::BPF_F_RECOMPUTE_CSUM, helpers::generated::bpf_l3_csum_replace, programs::TcContext,
+};
+use network_types::{
+    eth::EthHdr,
+    ip::{IpProto, Ipv4Hdr, Ipv6Hdr},
+};
+
+use super::bytes::{Bytes, word, write};
+
+/// Numbers of protocols (IANA).
+pub(crate) const TCP: u8 = IpProto::Tcp as u8;
+const HOP_BY_HOP: u8 = IpProto::HopOpt as u8;
+const ROUTING: u8 = IpProto::Ipv6Route as u8;
+const DESTINATION: u8 = IpProto::Ipv6Opts as u8;
+const AUTHENTICATION: u8 = IpProto::Ah as u8;
+const FRAGMENT: u8 = IpProto::Ipv6Frag as u8;
+
+/// So many of IPv6's extension headers are followed.
+const MAX_EXTENSIONS: usize = 8;
+/// Bits of the IPv4 header's field for fragments, in host byte order.
+const MORE_FRAGMENTS: u16 = 0x2000;
+const FRAGMENT_OFFSET: u16 = 0x1fff;
+/// Offsets in the IPv4 header.
+const TOTAL_LENGTH: usize = 2;
+const CHECKSUM: usize = 10;
+pub(crate) const SOURCE_V4: usize = 12;
+/// Offsets in the IPv6 header.
+const PAYLOAD_LENGTH: usize = 4;
+pub(crate) const SOURCE_V6: usize = 8;
+
+/// What an IP header says.
+pub(crate) struct Ip {
+    pub(crate) source: Address,
+    pub(crate) destination: Address,
+    /// What follows: for IPv6 perhaps an extension header.
+    pub(crate) protocol: u8,
+    /// Where it follows, counted as the header's own place is.
+    pub(crate) next: usize,
+    /// How long it is; 0 for IPv6: too long for the header (BIG TCP).
+    pub(crate) length: usize,
+    /// Of IPv4, [`MORE_FRAGMENTS`] and [`FRAGMENT_OFFSET`].
+    place: u16,
+}
+
+impl Ip {
+    /// The IPv4 header at `at`; `None`: it is not there.
+    #[inline(always)]
+    pub(crate) fn v4(packet: &impl Bytes, at: usize) -> Option<Self> {
+        let header = packet.read::<{ Ipv4Hdr::LEN }>(at)?;
+        let length = usize::from(header[0] & 0x0f) * 4;
+        let total = usize::from(u16::from_be_bytes([header[2], header[3]]));
+        Some(Self {
+            source: Address::v4(word(&header, 12)),
+            destination: Address::v4(word(&header, 16)),
+            protocol: header[9],
+            next: at + length,
+            length: total.saturating_sub(length),
+            place: u16::from_be_bytes([header[6], header[7]]),
+        })
+    }
+
+    /// The IPv6 header at `at`; `None`: it is not there.
+    #[inline(always)]
+    pub(crate) fn v6(packet: &impl Bytes, at: usize) -> Option<Self> {
+        let header = packet.read::<{ Ipv6Hdr::LEN }>(at)?;
+        let address = |i: usize| {
+            Address::v6([
+                word(&header, i),
+                word(&header, i + 4),
+                word(&header, i + 8),
+                word(&header, i + 12),
+            ])
+        };
+        Some(Self {
+            source: address(8),
+            destination: address(24),
+            protocol: header[6],
+            next: at + Ipv6Hdr::LEN,
+            length: u16::from_be_bytes([header[4], header[5]]).into(),
+            place: 0,
+        })
+    }
+
+    /// Whether it is a part of an IPv4 packet.
+    #[inline(always)]
+    pub(crate) fn is_fragment(&self) -> bool {
+        self.place & (MORE_FRAGMENTS | FRAGMENT_OFFSET) != 0
+    }
+
+    /// Whether it is the first of the parts of an IPv4 packet.
+    #[inline(always)]
+    pub(crate) fn is_first_fragment(&self) -> bool {
+        self.place & (MORE_FRAGMENTS | FRAGMENT_OFFSET) == MORE_FRAGMENTS
+    }
+}
+
+/// Whether this protocol is an extension header of IPv6 that others can follow.
+#[inline(always)]
+pub(crate) fn is_extension(protocol: u8) -> bool {
+    matches!(
+        protocol,
+        HOP_BY_HOP | ROUTING | DESTINATION | AUTHENTICATION | FRAGMENT
+    )
+}
+
+/// The protocol behind IPv6's extension headers (RFC 8200, 4), of which the first is at `at` and of this kind, and
+/// where it begins. `None`: that is in another fragment, or too far behind.
+#[inline(always)]
+pub(crate) fn behind_extensions(packet: &impl Bytes, kind: u8, at: usize) -> Option<(u8, usize)> {
+    let (mut kind, mut at) = (kind, at);
+    for _ in 0..MAX_EXTENSIONS {
+        // Lengths count units: of eight bytes, of four in an authentication header (RFC 4302), none in a
+        // fragment's, which has one length.
+        let unit = match kind {
+            HOP_BY_HOP | ROUTING | DESTINATION => 8,
+            AUTHENTICATION => 4,
+            FRAGMENT => 0,
+            _ => return Some((kind, at)),
+        };
+        let [next, units, high, low] = packet.read(at)?;
+        if kind == FRAGMENT && u16::from_be_bytes([high, low]) >> 3 != 0 {
+            return None;
+        }
+        // The first eight bytes do not count.
+        at += 8 + usize::from(units) * unit;
+        kind = next;
+    }
+    None
+}
+
+/// Tells the IP header of a frame at tc that what follows it, at `next`, has another length.
+#[inline(always)]
+pub(crate) fn set_length(ctx: &TcContext, is_v6: bool, next: usize, length: usize) {
+    let header = EthHdr::LEN;
+    if is_v6 {
+        let new = (length as u16).to_be_bytes();
+        let at = header + PAYLOAD_LENGTH;
+        write(&ctx.skb, at, &new, new.len(), BPF_F_RECOMPUTE_CSUM);
+        return;
+    }
+    let at = header + TOTAL_LENGTH;
+    let old = ctx.skb.read(at).unwrap_or([0; 2]);
+    let new = ((next - header + length) as u16).to_be_bytes();
+    let word = |bytes| u64::from(u16::from_ne_bytes(bytes));
+    let size = new.len() as u64;
+    let checksum = (header + CHECKSUM) as u32;
+    // SAFETY: the helper checks that the field lies in the packet.
+    unsafe { bpf_l3_csum_replace(ctx.skb.skb, checksum, word(old), word(new), size) };
+    write(&ctx.skb, at, &new, new.len(), 0);
+}

@@ -1,0 +1,15 @@
+//! What the kernel shows a program and lets it do: contexts, packets, sockets, routes, the clock and the task.
+//! Nothing here decides anything.
+
+pub(crate) mod bytes;
+pub(crate) mod clock;
+pub(crate) mod context;
+pub(crate) mod ip;
+pub(crate) mod opening;
+pub(crate) mod packet;
+pub(crate) mod route;
+pub(crate) mod sockaddr;
+pub(crate) mod socket;
+pub(crate) mod task;
+pub(crate) mod tcp;
+pub(crate) mod uapi;

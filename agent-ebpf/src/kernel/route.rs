@@ -1,0 +1,40 @@
+//! Where the kernel would send a packet.
+
+use agent_common::Address;
+use aya_ebpf::{
+    bindings::{
+        BPF_FIB_LKUP_RET_FWD_DISABLED, BPF_FIB_LKUP_RET_NOT_FWDED, bpf_fib_lookup as FibParams,
+    },
+    cty::c_long,
+    helpers::generated::bpf_fib_lookup,
+    programs::TcContext,
+};
+
+use super::{
+    context::Skb as _,
+    ip::TCP,
+    uapi::{AF_INET, AF_INET6},
+};
+
+/// Whether the kernel would deliver the packet to this host: it says that it will not forward it.
+#[inline(always)]
+pub(crate) fn is_local(ctx: &TcContext, from: Address, to: Address) -> bool {
+    // SAFETY: all-zero is a valid value of this plain C structure.
+    let mut params: FibParams = unsafe { core::mem::zeroed() };
+    params.l4_protocol = TCP;
+    params.ifindex = ctx.ifindex();
+    if to.is_v4() {
+        params.family = AF_INET as u8;
+        params.__bindgen_anon_3.ipv4_src = from.0[3];
+        params.__bindgen_anon_4.ipv4_dst = to.0[3];
+    } else {
+        params.family = AF_INET6 as u8;
+        params.__bindgen_anon_3.ipv6_src = from.0;
+        params.__bindgen_anon_4.ipv6_dst = to.0;
+    }
+    let size = size_of::<FibParams>() as i32;
+    // SAFETY: the parameters live on the stack and have the size that is passed.
+    let answer = unsafe { bpf_fib_lookup(ctx.skb.skb.cast(), &mut params, size, 0) };
+    answer == BPF_FIB_LKUP_RET_NOT_FWDED as c_long
+        || answer == BPF_FIB_LKUP_RET_FWD_DISABLED as c_long
+}

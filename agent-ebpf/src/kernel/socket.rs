@@ -1,0 +1,142 @@
+//! Sockets that tc programs look up.
+
+use agent_common::{Counter, Endpoint};
+use aya_ebpf::{
+    bindings::{
+        BPF_F_CURRENT_NETNS, BPF_TCP_LISTEN, bpf_sock, bpf_sock_tuple,
+        bpf_sock_tuple__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 as TupleV4,
+        bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 as TupleV6, tcphdr,
+    },
+    helpers::generated::{
+        bpf_sk_assign, bpf_sk_release, bpf_skc_lookup_tcp, bpf_tcp_check_syncookie,
+    },
+    programs::TcContext,
+};
+use aya_log_ebpf::debug;
+use network_types::{
+    eth::EthHdr,
+    ip::{Ipv4Hdr, Ipv6Hdr},
+    tcp::TcpHdr,
+};
+
+use super::bytes::Linear;
+use crate::tell::count;
+
+/// Longest IPv4 header.
+const MAX_IPV4: usize = 60;
+
+/// A socket that a lookup found, released when dropped.
+pub(crate) struct Socket(*mut bpf_sock);
+
+impl Drop for Socket {
+    #[inline(always)]
+    fn drop(&mut self) {
+        // SAFETY: `look_up` hands out non-null sockets only, each dropped once.
+        unsafe { bpf_sk_release(self.0.cast()) };
+    }
+}
+
+impl Socket {
+    /// The socket between two ends, as packets from `source` name them, or else the listener at `destination`.
+    #[inline(always)]
+    pub(crate) fn between(
+        ctx: &TcContext,
+        is_v6: bool,
+        source: Endpoint,
+        destination: Endpoint,
+    ) -> Option<Self> {
+        let (from, to) = (source.address.0, destination.address.0);
+        let (sport, dport) = (source.port.to_be(), destination.port.to_be());
+        if is_v6 {
+            let ipv6 = TupleV6 {
+                saddr: from,
+                daddr: to,
+                sport,
+                dport,
+            };
+            let size = size_of_val(&ipv6);
+            Self::look_up(ctx, bpf_sock_tuple__bindgen_ty_1 { ipv6 }, size)
+        } else {
+            let ipv4 = TupleV4 {
+                saddr: from[3],
+                daddr: to[3],
+                sport,
+                dport,
+            };
+            let size = size_of_val(&ipv4);
+            Self::look_up(ctx, bpf_sock_tuple__bindgen_ty_1 { ipv4 }, size)
+        }
+    }
+
+    /// The size of the tuple's variant tells the helper the address family.
+    #[inline(always)]
+    fn look_up(ctx: &TcContext, ends: bpf_sock_tuple__bindgen_ty_1, size: usize) -> Option<Self> {
+        let mut tuple = bpf_sock_tuple {
+            __bindgen_anon_1: ends,
+        };
+        // The namespace of the packet's device.
+        let netns = BPF_F_CURRENT_NETNS as u64;
+        let skb = ctx.skb.skb.cast();
+        // SAFETY: the tuple is at least `size` long, and only read.
+        let sk = unsafe { bpf_skc_lookup_tcp(skb, &mut tuple, size as u32, netns, 0) };
+        if sk.is_null() { None } else { Some(Self(sk)) }
+    }
+
+    /// One of `BPF_TCP_*`.
+    #[inline(always)]
+    pub(crate) fn state(&self) -> u32 {
+        // SAFETY: non-null; the verifier translates the access.
+        unsafe { (*self.0).state }
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_listener(&self) -> bool {
+        self.state() == BPF_TCP_LISTEN
+    }
+
+    /// Has the packet delivered to this socket.
+    #[inline(always)]
+    pub(crate) fn assign(&self, ctx: &TcContext) -> bool {
+        // SAFETY: a socket that this program holds a reference to.
+        let error = unsafe { bpf_sk_assign(ctx.skb.skb.cast(), self.0.cast(), 0) };
+        if error != 0 {
+            count(Counter::AssignFailed);
+            debug!(ctx, "a socket could not be assigned: error {}", error);
+        }
+        error == 0
+    }
+
+    /// Whether the segment whose TCP header begins at `offset` is the ACK of a SYN cookie that this listener sent.
+    /// Segments of connections that went on without the proxy are not, and stay where they are.
+    #[inline(always)]
+    pub(crate) fn sent_cookie(&self, ctx: &TcContext, is_v6: bool, offset: usize) -> bool {
+        // The verifier takes no place that could be anywhere.
+        if offset > EthHdr::LEN + MAX_IPV4 {
+            return false;
+        }
+        let packet = Linear(ctx);
+        let Some(tcp) = packet.at::<[u8; TcpHdr::LEN]>(offset) else {
+            return false;
+        };
+        let (ip, length) = if is_v6 {
+            let ip = packet.at::<[u8; Ipv6Hdr::LEN]>(EthHdr::LEN);
+            (ip.map(<*const _>::cast), Ipv6Hdr::LEN)
+        } else {
+            let ip = packet.at::<[u8; Ipv4Hdr::LEN]>(EthHdr::LEN);
+            (ip.map(<*const _>::cast), Ipv4Hdr::LEN)
+        };
+        let Some(ip): Option<*const u8> = ip else {
+            return false;
+        };
+        // SAFETY: both headers lie in the packet, with the lengths that are passed.
+        unsafe {
+            bpf_tcp_check_syncookie(
+                self.0.cast(),
+                ip.cast_mut().cast(),
+                length as u32,
+                tcp.cast_mut().cast::<tcphdr>(),
+                TcpHdr::LEN as u32,
+            ) == 0
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! The process in whose name a program runs.
+
+use agent_common::Process;
+use aya_ebpf::helpers::{
+    bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
+    generated::{
+        bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_current_comm,
+    },
+};
+
+/// Its user.
+#[inline(always)]
+pub(crate) fn uid() -> u32 {
+    bpf_get_current_uid_gid() as u32
+}
+
+/// The id of the cgroup that it is in at this depth below the root, which has depth 0; `None`: it is not in one so
+/// deep.
+#[inline(always)]
+pub(crate) fn cgroup_at(depth: i32) -> Option<u64> {
+    // SAFETY: a helper that takes any number.
+    let id = unsafe { bpf_get_current_ancestor_cgroup_id(depth) };
+    (id != 0).then_some(id)
+}
+
+/// Writes down all that a record says about it. In place, as a copy would take the stack twice.
+#[inline(always)]
+pub(crate) fn describe(process: &mut Process) {
+    process.pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    process.uid = uid();
+    // SAFETY: a helper without arguments.
+    process.cgroup = unsafe { bpf_get_current_cgroup_id() };
+    let comm = &mut process.comm;
+    // SAFETY: the buffer has the length that is passed; the helper clears it on failure.
+    unsafe { bpf_get_current_comm(comm.as_mut_ptr().cast(), comm.len() as u32) };
+}

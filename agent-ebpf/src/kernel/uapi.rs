@@ -1,0 +1,43 @@
+//! Numbers of the kernel's UAPI that the bindings lack. TCP's states are there, as `BPF_TCP_*`.
+
+use aya_ebpf::bindings::{
+    BPF_TCP_CLOSE_WAIT, BPF_TCP_CLOSING, BPF_TCP_ESTABLISHED, BPF_TCP_FIN_WAIT1, BPF_TCP_FIN_WAIT2,
+    BPF_TCP_LAST_ACK,
+};
+
+/// Answers of a program at a cgroup: the call or the packet goes on, or the call fails with EPERM and the packet is
+/// dropped.
+pub(crate) const PASS: i32 = 1;
+pub(crate) const REJECT: i32 = 0;
+
+/// Address families and socket types (linux/socket.h, linux/net.h).
+pub(crate) const AF_INET: u32 = 2;
+pub(crate) const AF_INET6: u32 = 10;
+pub(crate) const SOCK_STREAM: u32 = 1;
+
+/// Levels and options of sockets (asm-generic/socket.h, linux/in.h, linux/in6.h).
+pub(crate) const SOL_SOCKET: i32 = aya_ebpf::bindings::SOL_SOCKET as i32;
+pub(crate) const SO_MARK: i32 = aya_ebpf::bindings::SO_MARK as i32;
+pub(crate) const SOL_IP: i32 = 0;
+pub(crate) const IP_FREEBIND: i32 = 15;
+pub(crate) const IP_TRANSPARENT: i32 = 19;
+pub(crate) const SOL_IPV6: i32 = 41;
+pub(crate) const IPV6_TRANSPARENT: i32 = 75;
+pub(crate) const IPV6_FREEBIND: i32 = 78;
+/// At both levels (linux/netfilter_ipv4.h, linux/netfilter_ipv6/ip6_tables.h).
+pub(crate) const SO_ORIGINAL_DST: i32 = 80;
+
+/// The level of TCP, and the options of it that only BPF programs have (linux/bpf.h).
+pub(crate) const SOL_TCP: i32 = 6;
+/// The SYN that is being answered, from its TCP header on (Linux 5.10).
+pub(crate) const TCP_BPF_SYN: i32 = 1005;
+/// The sockops calls that a socket asks for (Linux 6.12).
+pub(crate) const TCP_BPF_SOCK_OPS_CB_FLAGS: i32 = 1008;
+
+/// The states of a TCP connection from ESTABLISHED on, one bit a state.
+pub(crate) const CONNECTED: u32 = 1 << BPF_TCP_ESTABLISHED
+    | 1 << BPF_TCP_FIN_WAIT1
+    | 1 << BPF_TCP_FIN_WAIT2
+    | 1 << BPF_TCP_CLOSE_WAIT
+    | 1 << BPF_TCP_LAST_ACK
+    | 1 << BPF_TCP_CLOSING;

@@ -1,0 +1,117 @@
+//! learn from `bind`: a trusted proxy that binds its upstream socket to a client's address is taken at
+//! its word. The address is recorded, the bind made an ordinary one, and no packet is spoofed.
+
+use agent_common::{Address, Claim, Endpoint, Evidence};
+use aya_ebpf::programs::{SockAddrContext, SockoptContext};
+
+use crate::{
+    kernel::{
+        context::{SockAddr as _, Sockopt as _},
+        sockaddr::ANY,
+        task,
+        uapi::{
+            IP_FREEBIND, IP_TRANSPARENT, IPV6_FREEBIND, IPV6_TRANSPARENT, SO_MARK, SOCK_STREAM,
+            SOL_IP, SOL_IPV6, SOL_SOCKET,
+        },
+    },
+    maps::{CLAIMS, Replaced as _, TRUSTED_CGROUPS, TRUSTED_UIDS},
+};
+
+const FIRST_UNPRIVILEGED_PORT: u16 = 1024;
+/// How deep a trusted cgroup can lie below the root.
+const MAX_DEPTH: i32 = 8;
+
+/// Grants a trusted proxy's request to use a foreign address, which needs a capability otherwise.
+#[inline(always)]
+pub(crate) fn ask(ctx: &SockoptContext) {
+    let (level, name) = (ctx.level(), ctx.optname());
+    let asks = match level {
+        SOL_IP => name == IP_TRANSPARENT || name == IP_FREEBIND,
+        SOL_IPV6 => name == IPV6_TRANSPARENT || name == IPV6_FREEBIND,
+        SOL_SOCKET => name == SO_MARK,
+        _ => false,
+    };
+    if !asks {
+        return;
+    }
+    let Some(rule) = trusting_rule() else { return };
+    if level != SOL_SOCKET
+        && let Some(sk) = ctx.socket()
+        && is_on(ctx)
+    {
+        CLAIMS.set(
+            sk.cast(),
+            Claim {
+                rule,
+                ..Claim::default()
+            },
+        );
+    }
+    // A proxy of root may listen on foreign addresses, for which the kernel's own option is needed.
+    if task::uid() != 0 {
+        ctx.set_optlen(-1);
+    }
+}
+
+/// Whether the option is being switched on: its value is an `int` other than zero.
+#[inline(always)]
+fn is_on(ctx: &SockoptContext) -> bool {
+    // SAFETY: the buffer has room for the value, and any bits are a valid one.
+    ctx.optval::<i32>()
+        .is_some_and(|value| unsafe { *value } != 0)
+}
+
+/// The rule that trusts the current process, by its user or by a cgroup that it is in.
+#[inline(always)]
+fn trusting_rule() -> Option<u32> {
+    if let Some(rule) = TRUSTED_UIDS.look_up(task::uid()) {
+        return Some(*rule);
+    }
+    for depth in 0..=MAX_DEPTH {
+        if let Some(rule) = TRUSTED_CGROUPS.look_up(task::cgroup_at(depth)?) {
+            return Some(*rule);
+        }
+    }
+    None
+}
+
+/// Takes a bind of an AF_INET socket as evidence.
+#[inline(always)]
+pub(crate) fn bind4(ctx: &SockAddrContext) {
+    if take(ctx, ctx.user_v4()) {
+        ctx.set_user_v4(ANY);
+    }
+}
+
+/// Takes a bind of an AF_INET6 socket as evidence.
+#[inline(always)]
+pub(crate) fn bind6(ctx: &SockAddrContext) {
+    if take(ctx, ctx.user_v6()) {
+        ctx.set_user_v6(ANY);
+    }
+}
+
+/// Records the client, if the socket is one that a trusted proxy asked a foreign address for.
+#[inline(always)]
+fn take(ctx: &SockAddrContext, address: Address) -> bool {
+    let (socket_type, socket) = (ctx.socket_type(), ctx.socket());
+    let is_clients = socket_type == SOCK_STREAM && address.is_host();
+    let Some(sk) = socket.filter(|_| is_clients) else {
+        return false;
+    };
+    let port = ctx.user_port();
+    // No client has such a port, but a transparent listener may.
+    if port != 0 && port < FIRST_UNPRIVILEGED_PORT {
+        return false;
+    }
+    let Some(claim) = CLAIMS.get_ptr(sk) else {
+        return false;
+    };
+    // SAFETY: the value is the socket's, which the kernel holds locked.
+    unsafe {
+        (*claim).client = Endpoint::new(address, port);
+        (*claim).evidence = Evidence::Bind as u8;
+    }
+    ctx.set_user_port(0);
+    true
+}

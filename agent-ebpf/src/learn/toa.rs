@@ -1,0 +1,143 @@
+//! learn from TOA: an option on the SYN tells the client of the load balancer that sent it.
+//!
+//! It is read when the SYN is answered, where the kernel shows it even if it keeps nothing of the SYN
+//! (SYN cookies), and waits in `HANDOVERS` for the handshake's end.
+
+use agent_common::{
+    Claim, Counter, Endpoint, Evidence, Syn,
+    options::HEADER_ROOM,
+    toa::{Kinds, Toa, find},
+};
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{BPF_ANY, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG},
+    cty::c_void,
+    helpers::generated::{bpf_getsockopt, bpf_setsockopt},
+    programs::SockOpsContext,
+};
+
+use super::{snat, tag};
+use crate::{
+    kernel::{
+        context::SockOps as _,
+        uapi::{SOL_TCP, TCP_BPF_SOCK_OPS_CB_FLAGS, TCP_BPF_SYN},
+    },
+    maps::{HANDOVERS, SIGNERS, TOA, TRUSTED_SOURCES, longest_match},
+    tell::count,
+};
+
+/// A socket comes to listen: the SYNs that it answers are wanted.
+#[inline(always)]
+pub(crate) fn listens(ctx: &SockOpsContext) {
+    if kinds().is_some() {
+        ctx.call_for(BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG);
+    }
+}
+
+/// Has the SYNs shown that a socket answers which listens already: a socket of the TCP iterator.
+#[inline(always)]
+pub(crate) fn adopts(sk: *mut c_void) {
+    if kinds().is_none() {
+        return;
+    }
+    let mut flags = 0_u32;
+    let value = (&raw mut flags).cast::<c_void>();
+    let size = size_of::<u32>() as i32;
+    // Both know the option since Linux 6.12.
+    // SAFETY: a socket of the iterator, which holds it locked; the value has the size that is passed.
+    unsafe {
+        if bpf_getsockopt(sk, SOL_TCP, TCP_BPF_SOCK_OPS_CB_FLAGS, value, size) == 0 {
+            *value.cast::<u32>() |= BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG;
+            bpf_setsockopt(sk, SOL_TCP, TCP_BPF_SOCK_OPS_CB_FLAGS, value, size);
+        }
+    }
+}
+
+/// What is taken for TOA, if anything is.
+#[inline(always)]
+pub(crate) fn kinds() -> Option<&'static Kinds> {
+    TOA.get(0).filter(|kinds| !kinds.is_empty())
+}
+
+/// Reads the SYN that is being answered.
+#[inline(never)]
+pub(crate) fn answers(ctx: &SockOpsContext) {
+    let Some(kinds) = kinds() else { return };
+    let mut header = [0; HEADER_ROOM];
+    // The TCP header without the IP header; what it does not fill is cleared (Linux 5.10).
+    // SAFETY: the buffer has the length that is passed; the context is valid while the program runs.
+    let length = unsafe {
+        bpf_getsockopt(
+            ctx.as_ptr().cast(),
+            SOL_TCP,
+            TCP_BPF_SYN,
+            header.as_mut_ptr().cast(),
+            HEADER_ROOM as i32,
+        )
+    };
+    if length < 0 {
+        return;
+    }
+    let client = match find(&header, kinds) {
+        Toa::Absent => return,
+        Toa::Invalid => return count(Counter::ToaInvalid),
+        Toa::Client(client) => client,
+    };
+    let syn = Syn {
+        source: ctx.remote(),
+        destination: ctx.local(),
+        isn: u32::from_be_bytes([header[4], header[5], header[6], header[7]]),
+    };
+    let mut claim = Claim::default();
+    match believe(&header, client, &syn, &mut claim) {
+        Ok(()) => drop(HANDOVERS.insert(&syn, &claim, BPF_ANY.into())),
+        Err(reason) => count(reason),
+    }
+}
+
+/// Makes `claim` what TOA says that names this client, or tells why it is not to be believed: it is when this node
+/// saw the SYN before its own NAT, or the sender is trusted.
+#[inline(always)]
+pub(crate) fn believe(
+    header: &[u8; HEADER_ROOM],
+    client: Endpoint,
+    syn: &Syn,
+    claim: &mut Claim,
+) -> Result<(), Counter> {
+    let Some(voucher) = snat::voucher(client, syn.isn) else {
+        return believe_hop(header, client, syn, claim);
+    };
+    *claim = Claim {
+        client,
+        original_dst: voucher.original_dst,
+        rule: voucher.rule,
+        evidence: voucher.evidence,
+        ..Claim::default()
+    };
+    Ok(())
+}
+
+/// Makes `claim` what TOA says that another hop wrote, or tells why it is not to be believed.
+#[inline(always)]
+pub(crate) fn believe_hop(
+    header: &[u8; HEADER_ROOM],
+    client: Endpoint,
+    syn: &Syn,
+    claim: &mut Claim,
+) -> Result<(), Counter> {
+    let sender = syn.source.address;
+    let signer = longest_match(&SIGNERS, sender).filter(|rule| *rule != 0);
+    let source = || longest_match(&TRUSTED_SOURCES, sender);
+    *claim = Claim {
+        client,
+        rule: signer.or_else(source).ok_or(Counter::ToaUntrusted)?,
+        evidence: Evidence::Toa as u8,
+        is_signed: signer.is_some().into(),
+        ..Claim::default()
+    };
+    if signer.is_some() {
+        tag::prove(header, syn, claim)
+    } else {
+        Ok(())
+    }
+}

@@ -1,0 +1,225 @@
+//! All maps of the data path. The agent pins them, so that they are shared by the programs of every
+//! namespace and outlive the agent; sizes marked so are the agent's to set.
+
+mod scratch;
+mod storage;
+
+use core::borrow::Borrow;
+
+use agent_common::{
+    Address, Claim, Connection, Counter, Listener, ListenerKey, Namespace, Origin, Syn,
+    guard::{MAX_POLICIES, MAX_PREFIXES, Policy, Prefix, Tally},
+    node::{Interface, Node, Passage, Voucher},
+    tag::{Keys, Signed, Spending},
+    toa::Kinds,
+    unwrap::{Habit, Handshake, UnwrapPort, Versions},
+};
+use aya_ebpf::{
+    Global,
+    bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC},
+    macros::{btf_map, map},
+    maps::{
+        Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, Queue, RingBuf, SockHash,
+        lpm_trie::Key,
+    },
+};
+
+pub(crate) use self::{scratch::Scratch, storage::SocketStorage};
+
+/// Cookie of the namespace that this instance of the packet programs is attached in: a tc program
+/// cannot ask for it before Linux 6.15.
+#[unsafe(no_mangle)]
+pub(crate) static NETNS: Global<u64> = Global::new(0);
+
+/// Not zero if somebody wants to know which processes have connections: the access log.
+#[unsafe(no_mangle)]
+pub(crate) static PROCESSES: Global<u8> = Global::new(1);
+
+/// Socket cookie to origin. Allocated on demand and never evicted. The agent sets the size.
+#[map]
+pub(crate) static ORIGINS: HashMap<u64, Origin> =
+    HashMap::with_max_entries(1 << 20, BPF_F_NO_PREALLOC);
+
+/// Namespace cookie to what is to be done there.
+#[map]
+pub(crate) static NAMESPACES: HashMap<u64, Namespace> =
+    HashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
+
+/// One slot a [`Counter`].
+#[map]
+pub(crate) static COUNTERS: PerCpuArray<u64> =
+    PerCpuArray::with_max_entries(Counter::ALL.len() as u32, 0);
+
+/// Closed connections, for the access log.
+#[map]
+pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
+
+/// PROXY headers that say more than addresses, for people and logs.
+#[map]
+pub(crate) static HEADERS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+
+/// Listening sockets of the proxies, for `sk_lookup`.
+#[map]
+pub(crate) static PROXIES: SockHash<ListenerKey> = SockHash::with_max_entries(4096, 0);
+
+/// Cookies of listeners that are older than the agent.
+#[map]
+pub(crate) static ADOPT: HashMap<u64, ListenerKey> =
+    HashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
+
+/// Connections that sockets of this host are making, for `sk_lookup`. An entry lives from the first
+/// SYN to the end of the handshake; what a crash leaves is evicted.
+#[map]
+pub(crate) static OWN: LruHashMap<Connection, u8> = LruHashMap::with_max_entries(1 << 14, 0);
+
+/// What was said about the clients of connections that are being made: by trusted proxies of this host,
+/// which may connect to a socket of this host, and by TOA on SYNs that came in. What goes elsewhere, and
+/// what is never completed, is evicted.
+#[map]
+pub(crate) static HANDOVERS: LruHashMap<Syn, Claim> = LruHashMap::with_max_entries(1 << 16, 0);
+
+/// Users whose proxies may speak for a client, with the rule that says so.
+#[map]
+pub(crate) static TRUSTED_UIDS: HashMap<u32, u32> =
+    HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
+
+/// Control groups likewise.
+#[map]
+pub(crate) static TRUSTED_CGROUPS: HashMap<u64, u32> =
+    HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
+
+/// Senders whose TOA is believed, with the rule that says so.
+#[map]
+pub(crate) static TRUSTED_SOURCES: LpmTrie<Address, u32> =
+    LpmTrie::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
+
+/// Senders whose TOA must be signed, with the rule that says so; 0: a sender among them that need not.
+#[map]
+pub(crate) static SIGNERS: LpmTrie<Address, u32> =
+    LpmTrie::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
+
+/// The keys of signed TOA, if there are any.
+#[map]
+pub(crate) static KEYS: HashMap<u32, Keys> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
+
+/// What tags have proven, while they are valid. Only valid tags make entries; never evicted: without its
+/// entry a tag would prove something again.
+#[map]
+pub(crate) static SPENT: HashMap<Signed, u64> =
+    HashMap::with_max_entries(MAX_SPENT, BPF_F_NO_PREALLOC);
+
+/// The same in the order in which it came, so that what is no longer valid is found.
+#[map]
+pub(crate) static SPENDING: Queue<Spending> = Queue::with_max_entries(MAX_SPENT, 0);
+const MAX_SPENT: u32 = 1 << 18;
+
+/// What is taken for TOA; empty while no sender is trusted.
+#[map]
+pub(crate) static TOA: Array<Kinds> = Array::with_max_entries(1, 0);
+
+/// Destinations that understand TOA, with the kind of option that they are sent.
+#[map]
+pub(crate) static CARRY: LpmTrie<Address, u32> =
+    LpmTrie::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
+
+/// Address family to what trusted proxies' connections to their own host come from.
+#[map]
+pub(crate) static LOCAL_SOURCES: HashMap<u32, Address> =
+    HashMap::with_max_entries(2, BPF_F_NO_PREALLOC);
+
+/// Ports whose connections begin with a PROXY header.
+#[map]
+pub(crate) static UNWRAPS: HashMap<UnwrapPort, Versions> =
+    HashMap::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
+
+/// Connections of such ports that are not established yet. Only trusted senders make entries; what is
+/// evicted is refused.
+#[map]
+pub(crate) static UNWRAPPING: LruHashMap<Connection, Handshake> =
+    LruHashMap::with_max_entries(1 << 16, 0);
+
+/// Interfaces whose SYNs are given TOA before the node's own NAT.
+#[map]
+pub(crate) static NODES: HashMap<Interface, Node> =
+    HashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
+
+/// SYNs that came in by such an interface with TOA that this node vouches for. Those that go on to another node are
+/// evicted.
+#[map]
+pub(crate) static PASSAGES: LruHashMap<Passage, Voucher> = LruHashMap::with_max_entries(1 << 16, 0);
+
+/// How long a sender's last header was: the best guess for its next.
+#[map]
+pub(crate) static LENGTHS: LruHashMap<Habit, u32> = LruHashMap::with_max_entries(1 << 13, 0);
+
+/// Connections for whose header the guess was wrong: what is to be added to the sender's sequence
+/// numbers. Never evicted: without its entry a connection would be garbled.
+#[map]
+pub(crate) static TRANSLATED: HashMap<Connection, i32> =
+    HashMap::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
+
+/// At least how many entries `TRANSLATED` has (the agent removes some and counts none): while there are none,
+/// none is looked for.
+#[map]
+pub(crate) static TRANSLATING: Array<u64> = Array::with_max_entries(1, 0);
+
+/// What `TRANSLATED` said of connections whose socket has gone (TIME_WAIT).
+#[map]
+pub(crate) static LINGERING: LruHashMap<Connection, i32> = LruHashMap::with_max_entries(1 << 13, 0);
+
+/// Port to its policy.
+#[map]
+pub(crate) static POLICIES: HashMap<u32, Policy> =
+    HashMap::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
+
+/// The policies' prefixes, and whether each is allowed or denied: a `Verdict` as its number.
+#[map]
+pub(crate) static PREFIXES: LpmTrie<Prefix, u32> =
+    LpmTrie::with_max_entries(2 * MAX_PREFIXES, BPF_F_NO_PREALLOC);
+
+/// How often each policy let somebody in, and refused somebody.
+#[map]
+pub(crate) static TALLIES: PerCpuHashMap<u32, Tally> =
+    PerCpuHashMap::with_max_entries(MAX_POLICIES, BPF_F_NO_PREALLOC);
+
+/// SYNs that were refused: their senders repeat them.
+#[map]
+pub(crate) static REFUSED: LruHashMap<Syn, u8> = LruHashMap::with_max_entries(1 << 12, 0);
+
+/// Marks the proxies' listeners; accepted sockets inherit the mark.
+#[btf_map]
+pub(crate) static LISTENERS: SocketStorage<
+    Listener,
+    { (BPF_F_NO_PREALLOC | BPF_F_CLONE) as usize },
+> = SocketStorage::new();
+
+/// What sockets of trusted proxies say about their clients.
+#[btf_map]
+pub(crate) static CLAIMS: SocketStorage<Claim, { BPF_F_NO_PREALLOC as usize }> =
+    SocketStorage::new();
+
+/// What a trie of prefixes holds for `address`: of the longest prefix that it is in.
+#[inline(always)]
+pub(crate) fn longest_match(trie: &LpmTrie<Address, u32>, address: Address) -> Option<u32> {
+    trie.get(Key::new(Address::BITS, address)).copied()
+}
+
+/// Hash maps whose values are replaced as a whole and never changed in place: all but `ORIGINS`.
+pub(crate) trait Replaced<K, V> {
+    /// What the map holds for `key`.
+    fn look_up(&self, key: impl Borrow<K>) -> Option<&V>;
+}
+
+macro_rules! replaced {
+    ($($map:ident),*) => {$(
+        impl<K, V> Replaced<K, V> for $map<K, V> {
+            #[inline(always)]
+            fn look_up(&self, key: impl Borrow<K>) -> Option<&V> {
+                // SAFETY: nobody writes to a value, and the kernel keeps an entry's memory while a program runs.
+                unsafe { self.get(key) }
+            }
+        }
+    )*};
+}
+
+replaced!(HashMap, LruHashMap);

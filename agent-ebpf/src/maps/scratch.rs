@@ -1,0 +1,21 @@
+//! Room for what would take too much of the stack, which is 512 bytes for a chain of calls.
+
+use aya_ebpf::maps::PerCpuArray;
+
+/// One `T` a CPU, which a program uses while it runs: on one CPU no other packet or call gets between.
+#[repr(transparent)]
+pub(crate) struct Scratch<T>(PerCpuArray<T>);
+
+impl<T> Scratch<T> {
+    pub(crate) const fn new() -> Self {
+        Self(PerCpuArray::with_max_entries(1, 0))
+    }
+
+    /// This CPU's `T`, with what its last user left. A function asks once and hands the reference on.
+    #[inline(always)]
+    pub(crate) fn get(&self) -> Option<&'static mut T> {
+        // SAFETY: the slot lives as long as the map, which outlives the program; what uses it runs on one CPU
+        // to its end before anything else does.
+        self.0.get_ptr_mut(0).map(|slot| unsafe { &mut *slot })
+    }
+}

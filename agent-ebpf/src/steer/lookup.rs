@@ -1,0 +1,68 @@
+//! steer by `sk_lookup`: connections to this host's own addresses, in a whole network namespace.
+
+use agent_common::{Connection, Counter, ListenerKey, Range};
+use aya_ebpf::programs::SkLookupContext;
+
+use super::affinity;
+use crate::{
+    kernel::{context::SkLookup as _, ip::TCP, uapi::AF_INET6},
+    maps::{NAMESPACES, NETNS, OWN, PROXIES, Replaced as _},
+    tell::count,
+};
+
+/// Picks the proxy's listener for a connection to one of this host's addresses, or for one whose port
+/// is used again ([`super::ingress`]).
+#[inline(always)]
+pub(crate) fn lookup(ctx: &SkLookupContext) {
+    let (protocol, family, port, ifindex) = (
+        ctx.protocol(),
+        ctx.family(),
+        ctx.local_port(),
+        ctx.ifindex(),
+    );
+    if protocol != TCP.into() {
+        return;
+    }
+    let netns = NETNS.load();
+    let Some(namespace) = NAMESPACES.look_up(netns) else {
+        return;
+    };
+    let wanted = |range: &Range| range.steers(0, port) || range.steers(ifindex, port);
+    let Some(range) = namespace.find(wanted) else {
+        return;
+    };
+    // What this host itself connects to is left alone: the proxy's own connections to the application,
+    // which must not come back to the proxy. The interface would not tell: a packet to an own address
+    // counts as received on the interface that has the address.
+    let connection = Connection {
+        netns,
+        source: ctx.source(),
+        destination: ctx.destination(),
+    };
+    if OWN.look_up(connection).is_some() {
+        return;
+    }
+    // What comes in by a steered interface was counted there.
+    let tally = |counter| {
+        if range.ifindex == 0 {
+            count(counter);
+        }
+    };
+    if namespace.draining != 0 {
+        return tally(Counter::Drained);
+    }
+    let to = affinity::listener_port(&range, netns, family, &connection.source.address);
+    let key = |family| ListenerKey {
+        netns,
+        port: to.into(),
+        family,
+    };
+    let is_chosen = PROXIES.redirect_sk_lookup(ctx, key(family), 0).is_ok()
+        // An IPv4 connection may belong to a dual-stack listener; the kernel refuses what does not.
+        || PROXIES.redirect_sk_lookup(ctx, key(AF_INET6), 0).is_ok();
+    tally(if is_chosen {
+        Counter::Steered
+    } else {
+        Counter::NoListener
+    });
+}

@@ -1,0 +1,68 @@
+//! What the data path tells the agent: counters, and records in ring buffers.
+
+use agent_common::{Closed, Counter};
+use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
+
+use crate::maps::{COUNTERS, EVENTS, HEADERS};
+
+/// Bytes of events at which the agent is woken: a quarter of the ring.
+const MUCH: u64 = 1 << 20;
+/// Half of the ring.
+const HALF: u64 = 2 << 20;
+
+/// Adds one to `counter` on this CPU.
+#[inline(always)]
+pub(crate) fn count(counter: Counter) {
+    if let Some(slot) = COUNTERS.get_ptr_mut(counter as u32) {
+        // SAFETY: a slot of this CPU, and BPF programs of one CPU do not share it while they run.
+        unsafe { *slot += 1 };
+    }
+}
+
+/// Tells the access log that a connection has ended.
+#[inline(always)]
+pub(crate) fn ended(event: impl FnOnce() -> Closed) {
+    log(true, event);
+}
+
+/// Tells the access log that a connection was refused. Only while half of the ring is free: a flood of refusals
+/// must leave room for connections that end.
+#[inline(always)]
+pub(crate) fn refused(event: impl FnOnce() -> Closed) {
+    log(EVENTS.query(BPF_RB_AVAIL_DATA.into()) < HALF, event);
+}
+
+#[inline(always)]
+fn log(is_room: bool, event: impl FnOnce() -> Closed) {
+    match is_room.then(|| EVENTS.reserve::<Closed>(0)).flatten() {
+        Some(mut entry) => {
+            entry.write(event());
+            entry.submit(wakeup());
+        }
+        None => count(Counter::EventsLost),
+    }
+}
+
+/// The agent looks every now and then: to wake it for each connection would cost more than all else
+/// here. It is woken when much is waiting.
+#[inline(always)]
+fn wakeup() -> u64 {
+    if EVENTS.query(BPF_RB_AVAIL_DATA.into()) > MUCH {
+        BPF_RB_FORCE_WAKEUP.into()
+    } else {
+        BPF_RB_NO_WAKEUP.into()
+    }
+}
+
+/// Hands the agent a record of a PROXY header, which it looks at every now and then and when it is asked.
+/// `false`: there was no room, which is counted.
+#[inline(always)]
+pub(crate) fn header(record: &[u8]) -> bool {
+    let is_told = HEADERS
+        .output::<[u8]>(record, BPF_RB_NO_WAKEUP.into())
+        .is_ok();
+    if !is_told {
+        count(Counter::HeadersLost);
+    }
+    is_told
+}

@@ -1,0 +1,86 @@
+//! A segment on its way to a port where PROXY headers are taken off.
+
+use agent_common::{
+    Connection, Endpoint,
+    unwrap::{UnwrapPort, Versions},
+};
+use aya_ebpf::{macros::map, programs::TcContext};
+
+use crate::{
+    kernel::{
+        context::Skb as _,
+        packet::{self, NoSegment},
+        tcp::Tcp,
+    },
+    maps::{NETNS, Replaced as _, Scratch, UNWRAPS},
+};
+
+/// The segment that this CPU is at. It would take too much of the stack.
+#[map]
+static INCOMING: Scratch<Incoming> = Scratch::new();
+
+/// A segment to an unwrapping port.
+pub(super) struct Incoming {
+    pub(super) connection: Connection,
+    pub(super) is_v6: bool,
+    pub(super) tcp: Tcp,
+    /// Where the TCP header begins.
+    pub(super) offset: usize,
+    /// Bytes behind the TCP header.
+    pub(super) payload: usize,
+    pub(super) versions: Versions,
+}
+
+impl Incoming {
+    /// Reads a frame; `None`: it is no segment to such a port, and left alone.
+    #[inline(never)]
+    pub(super) fn read(ctx: &TcContext) -> Option<&'static Self> {
+        let segment = match packet::read(ctx) {
+            Ok(segment) => segment,
+            Err(NoSegment::Other | NoSegment::Unreadable(_)) => return None,
+        };
+        let versions = versions(ctx, segment.destination.port)?;
+        let length = match segment.length {
+            0 => ctx.len() as usize - segment.offset,
+            length => length,
+        };
+        let incoming = INCOMING.get()?;
+        *incoming = Self {
+            connection: connection(segment.source, segment.destination),
+            is_v6: segment.is_v6,
+            tcp: segment.tcp,
+            offset: segment.offset,
+            payload: length.saturating_sub(segment.tcp.length),
+            versions,
+        };
+        Some(incoming)
+    }
+
+    /// Where the payload begins.
+    #[inline(always)]
+    pub(super) fn payload_at(&self) -> usize {
+        self.offset + self.tcp.length
+    }
+}
+
+/// What is taken on this port of the packet's interface; `None`: nothing is unwrapped there.
+#[inline(always)]
+pub(super) fn versions(ctx: &TcContext, port: u16) -> Option<Versions> {
+    let port = UnwrapPort {
+        netns: NETNS.load(),
+        ifindex: ctx.ifindex(),
+        port,
+        padding: 0,
+    };
+    UNWRAPS.look_up(port).copied()
+}
+
+/// The connection between a sender and a server.
+#[inline(always)]
+pub(super) fn connection(source: Endpoint, destination: Endpoint) -> Connection {
+    Connection {
+        netns: NETNS.load(),
+        source,
+        destination,
+    }
+}

@@ -1,0 +1,293 @@
+//! What becomes of a segment to an unwrapping port: the SYN, what comes before the header, the header, and the
+//! stream behind it.
+
+use agent_common::{
+    Claim, Connection, Counter, Evidence, Syn,
+    unwrap::{Habit, Handshake, Refusal},
+};
+use aya_ebpf::{
+    bindings::{
+        BPF_ANY, BPF_NOEXIST, BPF_TCP_LISTEN, BPF_TCP_NEW_SYN_RECV, BPF_TCP_TIME_WAIT,
+        tcx_action_base::{TCX_DROP, TCX_NEXT},
+    },
+    programs::TcContext,
+};
+
+use super::{craft::Crafted, header, incoming::Incoming, refuse::Refused, tlvs, translate};
+use crate::{
+    guard,
+    kernel::{
+        route,
+        socket::Socket,
+        tcp::{ACK, FIN, RST, SYN},
+    },
+    maps::{
+        HANDOVERS, LENGTHS, LINGERING, Replaced as _, TRUSTED_SOURCES, UNWRAPPING, longest_match,
+    },
+    tell::count,
+};
+
+/// Length of a header of version 2 without TLVs.
+const USUAL_V4: u32 = 28;
+const USUAL_V6: u32 = 52;
+
+impl Incoming {
+    /// The action for the segment, or why its connection is refused.
+    #[inline(always)]
+    pub(super) fn arrives(&self, ctx: &TcContext) -> Result<i32, Refused> {
+        if self.tcp.has(SYN) {
+            return self.syn_arrives(ctx);
+        }
+        let Connection {
+            source,
+            destination,
+            ..
+        } = self.connection;
+        let Some(found) = Socket::between(ctx, self.is_v6, source, destination) else {
+            return Ok(TCX_NEXT);
+        };
+        match found.state() {
+            BPF_TCP_LISTEN | BPF_TCP_NEW_SYN_RECV => self.handshake_goes_on(ctx, &found),
+            BPF_TCP_TIME_WAIT => {
+                let delta = LINGERING.look_up(self.connection);
+                Ok(self.stream_goes_on(ctx, delta.copied()))
+            }
+            _ => Ok(self.stream_goes_on(ctx, translate::delta(&self.connection))),
+        }
+    }
+
+    /// A SYN: the server is told that the stream begins behind the header.
+    #[inline(never)]
+    fn syn_arrives(&self, ctx: &TcContext) -> Result<i32, Refused> {
+        if self.tcp.has(ACK) || !self.is_local(ctx) {
+            return Ok(TCX_NEXT);
+        }
+        // To look first needs no lock, and there rarely is one.
+        if LINGERING.get_ptr(self.connection).is_some() {
+            let _ = LINGERING.remove(self.connection);
+        }
+        let handshake = self.remember()?;
+        // A header on the SYN (TCP Fast Open) could not be taken off. The sender repeats it without.
+        if self.payload != 0 {
+            return Ok(TCX_DROP);
+        }
+        if guard::is_guarded(self.connection.destination.port) {
+            // The client is not known yet.
+            let _ = HANDOVERS.insert(self.syn(handshake), Claim::default(), BPF_NOEXIST.into());
+        }
+        self.add_to_sequence(ctx, handshake.shift.into());
+        Ok(TCX_NEXT)
+    }
+
+    /// A segment before the server has established the connection.
+    #[inline(always)]
+    fn handshake_goes_on(&self, ctx: &TcContext, found: &Socket) -> Result<i32, Refused> {
+        let Some(handshake) = self.handshake() else {
+            // Evicted, or never begun. Without a header nothing may be established.
+            let completes = !found.is_listener() || found.sent_cookie(ctx, self.is_v6, self.offset);
+            return if completes && !self.tcp.has(RST) && self.is_local(ctx) {
+                Err(Refused::new(Refusal::NoHeader, None))
+            } else {
+                Ok(TCX_NEXT)
+            };
+        };
+        let is_first = self.tcp.sequence == handshake.isn.wrapping_add(1);
+        if self.tcp.has(RST) {
+            if is_first {
+                self.add_to_sequence(ctx, handshake.shift.into());
+            } else {
+                self.stream_goes_on(ctx, translate::delta(&self.connection));
+            }
+            // No socket will, as none was made. Should the server not take the reset for the sender's, the
+            // repeated header is read again.
+            translate::end(&self.connection);
+            return Ok(TCX_NEXT);
+        }
+        // The server may have the header and wait for room in its queue: then it comes again, too.
+        if !is_first {
+            return Ok(TCX_DROP);
+        }
+        if self.payload != 0 {
+            return self.header_arrives(ctx, found, handshake);
+        }
+        if self.tcp.has(FIN) {
+            return Err(Refused::new(Refusal::NoHeader, Some(&handshake)));
+        }
+        // The handshake's ACK, which is not to complete it.
+        Ok(TCX_DROP)
+    }
+
+    /// The first bytes of the stream.
+    #[inline(never)]
+    fn header_arrives(
+        &self,
+        ctx: &TcContext,
+        found: &Socket,
+        handshake: Handshake,
+    ) -> Result<i32, Refused> {
+        let refused = |reason| Refused::new(reason, Some(&handshake));
+        let mut claim = Claim {
+            client: self.connection.source,
+            original_dst: self.connection.destination,
+            rule: handshake.rule,
+            evidence: Evidence::Proxy as u8,
+            ..Claim::default()
+        };
+        let length = header::read(ctx, self, &mut claim).map_err(refused)?;
+        if !self.is_allowed(&claim, handshake) {
+            return Err(refused(Refusal::Denied));
+        }
+        let delta = i32::from(handshake.shift) - length as i32;
+        if delta == 0 {
+            translate::end(&self.connection);
+        } else {
+            if !translate::begin(&self.connection, delta) {
+                return Err(refused(Refusal::Full));
+            }
+            count(Counter::UnwrapTranslated);
+        }
+        if claim.header != 0 && !tlvs::report() {
+            claim.header = 0;
+        }
+        self.learn(&claim, length, handshake);
+        let is_alone = self.payload == length as usize;
+        // The kernel has no sequence number to trim by while it uses SYN cookies: the sender repeats what
+        // is cut off here.
+        if is_alone || found.is_listener() {
+            let fin = if is_alone { self.tcp.flags & FIN } else { 0 };
+            Crafted {
+                sequence: handshake.first(),
+                acknowledgment: self.tcp.acknowledgment,
+                flags: ACK | fin,
+                to_sender: false,
+                options: true,
+            }
+            .overwrite(ctx, self);
+        } else {
+            self.add_to_sequence(ctx, delta);
+        }
+        Ok(TCX_NEXT)
+    }
+
+    /// Notes what the header says, for `accept()` and for the sender's next connection. A function of its
+    /// own, as others here: all that is inlined shares 512 bytes of stack.
+    #[inline(never)]
+    fn learn(&self, claim: &Claim, length: u32, handshake: Handshake) {
+        let flags = BPF_ANY.into();
+        if length != u32::from(handshake.shift) {
+            let _ = LENGTHS.insert(self.habit(), length, flags);
+        }
+        let _ = HANDOVERS.insert(self.syn(handshake), claim, flags);
+    }
+
+    /// What the policies say about the client.
+    #[inline(never)]
+    fn is_allowed(&self, claim: &Claim, handshake: Handshake) -> bool {
+        let Connection {
+            source,
+            destination,
+            ..
+        } = self.connection;
+        if !guard::is_guarded(destination.port) {
+            return true;
+        }
+        if guard::allows(&claim.client.address, destination.port) {
+            let noted = HANDOVERS.look_up(self.syn(handshake));
+            // Else it is the same header again.
+            if noted.is_none_or(|noted| !noted.names_client()) {
+                guard::admitted(destination.port);
+            }
+            return true;
+        }
+        guard::refused(claim, &source, &destination);
+        false
+    }
+
+    /// The SYN as the server takes it.
+    #[inline(always)]
+    fn syn(&self, handshake: Handshake) -> Syn {
+        Syn {
+            source: self.connection.source,
+            destination: self.connection.destination,
+            isn: handshake.first().wrapping_sub(1),
+        }
+    }
+
+    /// A segment of a connection that the server has: changed only if the header's length was not as
+    /// expected.
+    #[inline(always)]
+    fn stream_goes_on(&self, ctx: &TcContext, delta: Option<i32>) -> i32 {
+        if let Some(delta) = delta {
+            self.add_to_sequence(ctx, delta);
+        }
+        TCX_NEXT
+    }
+
+    #[inline(always)]
+    fn add_to_sequence(&self, ctx: &TcContext, delta: i32) {
+        translate::sequence(ctx, self.offset, self.tcp.sequence, delta);
+    }
+
+    /// Notes the handshake that begins, unless it is the same SYN again. Not in place: an entry of an LRU map may
+    /// have become another connection's meanwhile.
+    #[inline(always)]
+    fn remember(&self) -> Result<Handshake, Refused> {
+        let untrusted = Refused::new(Refusal::Untrusted, None);
+        let rule = longest_match(&TRUSTED_SOURCES, self.connection.source.address);
+        let handshake = Handshake {
+            isn: self.tcp.sequence,
+            rule: rule.ok_or(untrusted)?,
+            shift: self.usual_length() as u16,
+            padding: 0,
+        };
+        // As a rule, there is none.
+        let is_new = UNWRAPPING.insert(self.connection, handshake, BPF_NOEXIST.into());
+        if is_new.is_ok() {
+            return Ok(handshake);
+        }
+        let known = self.handshake();
+        if let Some(again) = known.filter(|known| known.isn == self.tcp.sequence) {
+            return Ok(again);
+        }
+        let _ = UNWRAPPING.insert(self.connection, handshake, BPF_ANY.into());
+        Ok(handshake)
+    }
+
+    /// Whether the packet stays on this host. One that passes is not for a server here, even if that listens on
+    /// all addresses.
+    #[inline(never)]
+    fn is_local(&self, ctx: &TcContext) -> bool {
+        let Connection {
+            source,
+            destination,
+            ..
+        } = self.connection;
+        route::is_local(ctx, source.address, destination.address)
+    }
+
+    #[inline(always)]
+    fn handshake(&self) -> Option<Handshake> {
+        UNWRAPPING.look_up(self.connection).copied()
+    }
+
+    /// The expected length of the header.
+    #[inline(always)]
+    fn usual_length(&self) -> u32 {
+        match LENGTHS.look_up(self.habit()) {
+            Some(length) => *length,
+            None if self.is_v6 => USUAL_V6,
+            None => USUAL_V4,
+        }
+    }
+
+    #[inline(always)]
+    fn habit(&self) -> Habit {
+        let netns = self.connection.netns;
+        Habit {
+            netns: [netns as u32, (netns >> 32) as u32],
+            sender: self.connection.source.address,
+            port: self.connection.destination.port,
+            padding: 0,
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! `/v1/status`: the agent and its data path.
+
+use std::sync::Arc;
+
+use axum::{Json, extract::State as Shared, response::IntoResponse as _};
+use serde::{Deserialize, Serialize};
+
+use super::{answer::Answer, state::State};
+use crate::connections::{names::Names, origins::Status};
+
+/// The answer to `/v1/status`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// The agent; `None` in a report from the pins of an agent that is gone.
+    pub agent: Option<AgentReport>,
+    /// The data path.
+    #[serde(flatten)]
+    pub datapath: Status,
+    /// The policies, sorted by name.
+    pub policies: Vec<PolicyTally>,
+}
+
+/// The decisions of a policy.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PolicyTally {
+    /// Its name.
+    pub policy: String,
+    /// How many connections it let in.
+    pub allowed: u64,
+    /// How many connections it refused.
+    pub denied: u64,
+}
+
+impl Report {
+    /// A report on the data path, with the names of the configuration.
+    pub fn new(agent: Option<AgentReport>, datapath: Status, names: &Names) -> Self {
+        let tallies = datapath.tallies.iter();
+        let mut policies: Vec<_> = tallies
+            .filter_map(|(rule, [allowed, denied])| {
+                Some(PolicyTally {
+                    policy: names.policy(*rule)?,
+                    allowed: *allowed,
+                    denied: *denied,
+                })
+            })
+            .collect();
+        policies.sort();
+        Self {
+            agent,
+            datapath,
+            policies,
+        }
+    }
+}
+
+/// A running agent.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AgentReport {
+    /// Its version.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// Whether it is neither starting nor draining.
+    pub ready: bool,
+    /// When it started (RFC 3339).
+    pub started: String,
+}
+
+/// Answers `/v1/status`.
+pub(super) async fn status(Shared(state): Shared<Arc<State>>) -> Answer {
+    let report = state.blocking(|state| {
+        let agent = AgentReport {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            ready: state.is_ready(),
+            started: humantime::format_rfc3339_seconds(state.started).to_string(),
+        };
+        let datapath = state.origins.status()?;
+        Ok(Report::new(Some(agent), datapath, &state.names))
+    });
+    Ok(Json(report.await?).into_response())
+}

@@ -1,0 +1,79 @@
+//! The API's listeners and routes.
+
+use std::{net::SocketAddr, path::Path, sync::Arc};
+
+use anyhow::{Context as _, Result};
+use axum::{Router, routing::get};
+use tokio::net::{TcpListener, UnixListener};
+
+use super::{answer, caller::Caller, health, peers, pods, report, socket::Socket, state::State};
+
+/// The API's sockets, bound but not served yet.
+pub struct Server {
+    unix: UnixListener,
+    pub(super) tcp: Option<TcpListener>,
+    /// Removes the socket's file when dropped.
+    _socket: Socket,
+}
+
+impl Server {
+    /// Binds the Unix socket, and the TCP address of metrics and health.
+    ///
+    /// # Errors
+    ///
+    /// When another agent uses them, or they cannot be bound.
+    pub async fn bind(socket: &Path, metrics: Option<SocketAddr>) -> Result<Self> {
+        let tcp = match metrics {
+            None => None,
+            Some(address) => Some(TcpListener::bind(address).await.with_context(|| {
+                format!(
+                    "cannot serve metrics at {address}: free the address, or set `metrics` to another \
+                     or to \"off\""
+                )
+            })?),
+        };
+        let (unix, socket) = Socket::bind(socket)?;
+        Ok(Self {
+            unix,
+            tcp,
+            _socket: socket,
+        })
+    }
+
+    /// Answers until the future is dropped.
+    pub async fn serve(self, state: Arc<State>) -> Result<()> {
+        let observe = Router::new()
+            .route("/metrics", get(health::scrape))
+            .route("/healthz", get(async || "ok\n"))
+            .route("/readyz", get(health::readiness));
+        let all = observe
+            .clone()
+            .route("/v1/peers", get(peers::list))
+            .route("/v1/peer", get(peers::find))
+            .route("/v1/pods", get(pods::list))
+            .route("/v1/pod", get(pods::act).put(pods::act).delete(pods::act))
+            .route("/v1/top", get(peers::top))
+            .route("/v1/status", get(report::status));
+        let finish = |router: Router<Arc<State>>| {
+            router
+                .fallback(answer::unknown_path)
+                .method_not_allowed_fallback(answer::unknown_method)
+                .with_state(state.clone())
+        };
+        let local = axum::serve(
+            self.unix,
+            finish(all).into_make_service_with_connect_info::<Caller>(),
+        );
+        let remote = async {
+            match self.tcp {
+                Some(tcp) => axum::serve(tcp, finish(observe)).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            outcome = local.into_future() => outcome?,
+            outcome = remote => outcome?,
+        }
+        Ok(())
+    }
+}

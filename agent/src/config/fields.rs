@@ -1,0 +1,166 @@
+//! Keys that several sections have: network namespaces, interfaces, ports, addresses, cgroups.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::{Range, RangeInclusive};
+use std::path::PathBuf;
+
+use super::problem::Problems;
+use super::section::Section;
+use super::value::Located;
+use crate::host::netns::is_interface_name;
+
+/// Path of the network namespace; `None` for the agent's own.
+pub(super) fn netns(section: &Section<'_, '_>, problems: &mut Problems) -> Option<PathBuf> {
+    let (text, span) = section.string("netns", problems)?;
+    if !text.starts_with('/') {
+        problems.add(
+            span,
+            format!("`netns` is not an absolute path: \"{text}\""),
+            Some(format!("write \"/run/netns/{text}\"")),
+        );
+    }
+    Some(text.into())
+}
+
+/// The interface of a section that needs one.
+pub(super) fn required_interface(
+    section: &Section<'_, '_>,
+    problems: &mut Problems,
+) -> Option<String> {
+    section.require("interface", "\"eth0\"", problems);
+    let (name, span) = section.string("interface", problems)?;
+    check_interface("interface", name, span, problems);
+    Some(name.to_owned())
+}
+
+/// Notes a name that no interface can have.
+pub(super) fn check_interface(key: &str, name: &str, span: Range<usize>, problems: &mut Problems) {
+    if !is_interface_name(name) || name.contains(char::is_control) {
+        problems.add(
+            span,
+            format!("`{key}` holds what cannot be an interface's name: \"{name}\""),
+            Some(
+                "1 to 15 bytes without spaces, `/` or `:`; `ip -br link` lists the interfaces"
+                    .into(),
+            ),
+        );
+    }
+}
+
+/// The ports of a section that needs some, as ranges.
+pub(super) fn ports(
+    section: &Section<'_, '_>,
+    problems: &mut Problems,
+) -> Vec<Located<RangeInclusive<u16>>> {
+    const EXAMPLE: &str = "[\"8080\", \"9000-9010\"]";
+    if !section.require("ports", EXAMPLE, problems) {
+        return Vec::new();
+    }
+    let Some(texts) = section.strings("ports", problems) else {
+        return Vec::new();
+    };
+    if section.is_empty_list("ports")
+        && let Some(value) = section.get("ports")
+    {
+        problems.add(
+            value.span(),
+            "`ports` is empty: no connection is concerned",
+            Some(format!("write `ports = {EXAMPLE}`, for example")),
+        );
+    }
+    let mut ranges: Vec<Located<RangeInclusive<u16>>> = Vec::new();
+    for (text, span) in texts {
+        match port_range(text) {
+            Ok(range) => ranges.push((range, span)),
+            Err((reason, help)) => problems.add(span, reason, Some(help)),
+        }
+    }
+    ranges
+}
+
+/// Reads `8080` or `9000-9010`. The error is the reason and what to write instead.
+pub(super) fn port_range(text: &str) -> Result<RangeInclusive<u16>, (String, String)> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let (Ok(first), Ok(last)) = (first.trim().parse::<u32>(), last.trim().parse::<u32>()) else {
+        return Err((
+            format!("\"{text}\" is neither a port nor a range of ports"),
+            "write \"8080\" or \"9000-9010\", for example".into(),
+        ));
+    };
+    let (low, high) = (first.min(last), first.max(last));
+    let (near_low, near_high) = (low.clamp(1, 65_535), high.clamp(1, 65_535));
+    let nearest = if near_low == near_high {
+        format!("write \"{near_low}\"")
+    } else {
+        format!("write \"{near_low}-{near_high}\"")
+    };
+    if low == 0 {
+        return Err(("port 0 does not exist".into(), nearest));
+    }
+    if high > 65_535 {
+        return Err((format!("port {high} is above 65535"), nearest));
+    }
+    if first > last {
+        return Err((format!("the range \"{text}\" is upside down"), nearest));
+    }
+    let port = |n| u16::try_from(n).expect("checked above");
+    Ok(port(first)..=port(last))
+}
+
+/// A range of ports as the configuration writes it: `8080` or `9000-9010`.
+pub fn show_ports(range: &RangeInclusive<u16>) -> String {
+    match (range.start(), range.end()) {
+        (first, last) if first == last => first.to_string(),
+        (first, last) => format!("{first}-{last}"),
+    }
+}
+
+/// An address with a port, which is not 0.
+pub(super) fn address(
+    key: &str,
+    text: &str,
+    span: Range<usize>,
+    problems: &mut Problems,
+) -> Option<SocketAddr> {
+    let parsed = text
+        .parse()
+        .ok()
+        .filter(|address: &SocketAddr| address.port() != 0);
+    if parsed.is_none() {
+        let nearest = nearest_address(text, 443);
+        problems.add(
+            span,
+            format!("`{key}` holds what is not an address with a port: \"{text}\""),
+            Some(format!("write \"{nearest}\", for example")),
+        );
+    }
+    parsed
+}
+
+/// The address and port that somebody who wrote `text` may have meant.
+pub(super) fn nearest_address(text: &str, default_port: u16) -> String {
+    let ip = |text: &str| text.trim_matches(['[', ']']).parse();
+    if let Ok(ip) = ip(text) {
+        return SocketAddr::new(ip, default_port).to_string();
+    }
+    let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
+    let ip = ip(host).unwrap_or(Ipv4Addr::LOCALHOST.into());
+    SocketAddr::new(ip, port.parse().unwrap_or(default_port)).to_string()
+}
+
+/// Paths of cgroups, from the root of the hierarchy.
+pub(super) fn cgroups(section: &Section<'_, '_>, problems: &mut Problems) -> Vec<String> {
+    let paths: Vec<Located<&str>> = section.strings("cgroups", problems).unwrap_or_default();
+    for (path, span) in &paths {
+        if !path.starts_with('/') {
+            problems.add(
+                span.clone(),
+                format!(
+                    "`cgroups` holds what is not a path from the root of the hierarchy: \"{path}\""
+                ),
+                Some(format!("write \"/{path}\"")),
+            );
+        }
+    }
+    paths.into_iter().map(|(path, _)| path.to_owned()).collect()
+}

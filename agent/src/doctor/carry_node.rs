@@ -1,0 +1,49 @@
+//! What the sections `[[carry.node]]` need.
+
+use anyhow::Result;
+
+use super::{
+    check::{Check, Outcome},
+    namespace,
+};
+use crate::{
+    config::{CarryNode, Config},
+    host::netns::Netns,
+};
+
+pub(super) fn check(config: &Config) -> Vec<Check> {
+    let mut checks: Vec<_> = config.carry_node.iter().map(interface).collect();
+    if !checks.is_empty() && config.trust.sources.is_empty() {
+        checks.push(Check::wrong(
+            Outcome::Warn,
+            "other nodes",
+            "`sources` of [trust] is empty",
+            "what other nodes forward to pods of this one has the other node's address",
+            "add the nodes' addresses to `sources`, if nobody else can send from them",
+        ));
+    }
+    checks
+}
+
+fn interface(node: &CarryNode) -> Check {
+    let netns = match Netns::open_or_current(node.netns.as_deref()) {
+        Ok(netns) => netns,
+        Err(error) => return namespace::missing(node.netns.as_deref(), &error),
+    };
+    let title = node.rule();
+    let look = || -> Result<String> {
+        let index = netns.interface_index(&node.interface)?;
+        netns.check_ethernet(&node.interface)?;
+        Ok(format!("{} is number {index} in {netns}", node.interface))
+    };
+    match look() {
+        Ok(reason) => Check::ok(title, reason),
+        Err(error) => Check::wrong(
+            Outcome::Fail,
+            title,
+            format!("{error:#}"),
+            namespace::AT_START,
+            "correct `interface` of [[carry.node]], or create the interface",
+        ),
+    }
+}

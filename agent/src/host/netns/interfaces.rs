@@ -1,0 +1,125 @@
+//! The interfaces of a network namespace.
+
+use anyhow::{Context, Result, bail};
+use nix::{
+    ifaddrs::getifaddrs,
+    libc,
+    net::if_::{InterfaceFlags, if_nameindex},
+};
+
+use super::namespace::Netns;
+
+/// The longest name in bytes: `IFNAMSIZ` without the final zero.
+const NAME_MAX: usize = 15;
+
+/// A network interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Its index, unique in the namespace.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+}
+
+/// Whether the kernel lets an interface have this name (`dev_valid_name`).
+pub fn is_interface_name(name: &str) -> bool {
+    let is_forbidden = |c: char| c == '/' || c == ':' || c.is_whitespace();
+    (1..=NAME_MAX).contains(&name.len())
+        && ![".", ".."].contains(&name)
+        && !name.contains(is_forbidden)
+}
+
+impl Netns {
+    /// The namespace's interfaces.
+    pub fn interfaces(&self) -> Result<Vec<Interface>> {
+        self.run(|| {
+            let interfaces = if_nameindex().context("cannot list interfaces")?;
+            Ok(interfaces
+                .iter()
+                .map(|i| Interface {
+                    index: i.index(),
+                    name: i.name().to_string_lossy().into_owned(),
+                })
+                .collect())
+        })
+    }
+
+    /// The index of the interface with this name.
+    pub fn interface_index(&self, name: &str) -> Result<u32> {
+        let interfaces = self.interfaces()?;
+        if let Some(interface) = interfaces.iter().find(|i| i.name == name) {
+            return Ok(interface.index);
+        }
+        let names: Vec<_> = interfaces.into_iter().map(|i| i.name).collect();
+        bail!(
+            "no interface \"{name}\" in {self}, which has: {}",
+            names.join(", ")
+        )
+    }
+
+    /// Fails if the packets of this interface do not begin with an Ethernet header, as those of some tunnels do not:
+    /// the data path would misread them.
+    pub fn check_ethernet(&self, name: &str) -> Result<()> {
+        let types = self.run(|| {
+            let addresses = getifaddrs().context("cannot list interfaces")?;
+            Ok(addresses
+                .filter(|a| a.interface_name == name)
+                .filter_map(|a| Some(a.address?.as_link_addr()?.hatype()))
+                .collect::<Vec<_>>())
+        })?;
+        if types
+            .iter()
+            .any(|t| [libc::ARPHRD_ETHER, libc::ARPHRD_LOOPBACK].contains(t))
+        {
+            return Ok(());
+        }
+        bail!(
+            "interface {name} of {self} has no Ethernet header: name one that has, such as the one that the \
+             tunnel's packets come in by"
+        )
+    }
+
+    /// Whether the interface with this name is up.
+    pub fn is_up(&self, name: &str) -> Result<bool> {
+        self.run(|| {
+            let addresses = getifaddrs().context("cannot list interfaces")?;
+            let up = InterfaceFlags::IFF_UP;
+            Ok(addresses
+                .into_iter()
+                .any(|a| a.interface_name == name && a.flags.contains(up)))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interface_is_found_by_its_name() {
+        let netns = Netns::current().unwrap();
+        assert_eq!(netns.interface_index("lo").unwrap(), 1);
+        let error = netns.interface_index("ethO").unwrap_err().to_string();
+        assert!(
+            error.contains("\"ethO\"") && error.contains("lo"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn loopback_has_an_ethernet_header() {
+        let netns = Netns::current().unwrap();
+        assert!(netns.check_ethernet("lo").is_ok());
+        assert!(netns.check_ethernet("ethO").is_err());
+    }
+
+    #[test]
+    fn names_are_those_that_the_kernel_takes() {
+        for good in ["eth0", "a23456789012345", "?#%"] {
+            assert!(is_interface_name(good), "{good}");
+        }
+        for bad in ["", ".", "..", "a/b", "a:b", "a b", "a234567890123456"] {
+            assert!(!is_interface_name(bad), "{bad}");
+        }
+    }
+}

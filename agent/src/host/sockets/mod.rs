@@ -1,0 +1,12 @@
+//! TCP sockets of a network namespace, as the kernel lists them through `sock_diag`.
+
+mod connections;
+mod diag;
+mod listeners;
+#[cfg(test)]
+mod tests;
+
+pub use self::{
+    connections::{SocketInfo, Traffic, abort, connections, cookie, exist, traffic},
+    listeners::{ListenerInfo, listeners},
+};

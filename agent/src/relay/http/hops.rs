@@ -1,0 +1,197 @@
+//! Which client `X-Forwarded-For` names, decided exactly as Envoy decides it.
+//!
+//! A count of hops means what Envoy's `use_remote_address` with `xff_num_trusted_hops` means, and prefixes mean
+//! what its extension `original_ip_detection.xff` with `xff_trusted_cidrs` means. Where the header does not
+//! tell, the client is the peer that connects.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+/// How many entries a header may have for the walk by prefixes, which reads none of a longer one (Envoy's
+/// bound).
+const MAX_ENTRIES: usize = 20;
+
+/// The hops that are trusted to have told the truth.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Hops<'a> {
+    /// As many in front of this one.
+    Count(u32),
+    /// Those with addresses in these prefixes.
+    Prefixes(&'a [IpNet]),
+}
+
+impl Hops<'_> {
+    /// Whether the peer that connects is among them.
+    pub(super) fn trust(self, peer: IpAddr) -> bool {
+        match self {
+            Self::Count(count) => count > 0,
+            Self::Prefixes(prefixes) => contains(prefixes, peer),
+        }
+    }
+
+    /// The client that the header names. `None`: the peer that connects is the client itself, or nothing
+    /// better is known.
+    ///
+    /// `forwarded_for` is the header's value as it came in, its lines joined by commas.
+    pub(super) fn client(self, forwarded_for: &[u8], peer: IpAddr) -> Option<IpAddr> {
+        if !self.trust(peer) {
+            return None;
+        }
+        let mut from_the_right = forwarded_for.rsplit(|byte| *byte == b',').map(address);
+        match self {
+            Self::Count(count) => from_the_right.nth(count as usize - 1)?,
+            Self::Prefixes(prefixes) => {
+                let commas = forwarded_for.iter().filter(|byte| **byte == b',');
+                if commas.count() >= MAX_ENTRIES {
+                    return None;
+                }
+                let mut last = None;
+                for entry in from_the_right {
+                    // Nobody can tell who is behind an entry that cannot be read.
+                    last = Some(entry?);
+                    if !contains(prefixes, entry?) {
+                        break;
+                    }
+                }
+                last
+            }
+        }
+    }
+}
+
+/// The address in an entry, which may have blanks around it but neither port nor brackets.
+fn address(entry: &[u8]) -> Option<IpAddr> {
+    std::str::from_utf8(entry.trim_ascii()).ok()?.parse().ok()
+}
+
+fn contains(prefixes: &[IpNet], address: IpAddr) -> bool {
+    prefixes.iter().any(|prefix| prefix.contains(&address))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
+
+    fn prefixes() -> Vec<IpNet> {
+        ["10.0.0.0/8", "fd00::/8"]
+            .map(|prefix| prefix.parse().unwrap())
+            .into()
+    }
+
+    fn by_count(count: u32, header: &str) -> Option<String> {
+        let client = Hops::Count(count).client(header.as_bytes(), PEER)?;
+        Some(client.to_string())
+    }
+
+    fn by_prefixes(header: &str) -> Option<String> {
+        let client = Hops::Prefixes(&prefixes()).client(header.as_bytes(), PEER)?;
+        Some(client.to_string())
+    }
+
+    #[test]
+    fn the_nth_from_the_right_is_the_client() {
+        let header = "6.6.6.6, 203.0.113.7,2001:db8::1";
+        assert_eq!(by_count(0, header), None);
+        assert_eq!(by_count(1, header).unwrap(), "2001:db8::1");
+        assert_eq!(by_count(2, header).unwrap(), "203.0.113.7");
+        assert_eq!(by_count(3, header).unwrap(), "6.6.6.6");
+        assert_eq!(by_count(4, header), None);
+        for junk in [
+            "",
+            "203.0.113.7,",
+            "unknown",
+            "203.0.113.7:80",
+            "[2001:db8::1]",
+            "203.0.113.07",
+            "203.0.113",
+            "\u{fc}",
+        ] {
+            assert_eq!(by_count(1, junk), None, "{junk}");
+        }
+    }
+
+    #[test]
+    fn the_walk_ends_at_the_first_that_is_not_trusted() {
+        for (header, client) in [
+            ("203.0.113.7", Some("203.0.113.7")),
+            ("6.6.6.6,203.0.113.7 , 10.1.1.1", Some("203.0.113.7")),
+            ("6.6.6.6,2001:db8::1,fd00::1,10.1.1.1", Some("2001:db8::1")),
+            ("10.2.2.2,10.1.1.1", Some("10.2.2.2")),
+            ("junk,203.0.113.7,10.1.1.1", Some("203.0.113.7")),
+            ("203.0.113.7,junk,10.1.1.1", None),
+            ("203.0.113.7,", None),
+            ("", None),
+        ] {
+            assert_eq!(by_prefixes(header).as_deref(), client, "{header}");
+        }
+        let many = |n: usize| vec!["10.1.1.1"; n].join(",");
+        assert!(by_prefixes(&many(MAX_ENTRIES)).is_some());
+        assert_eq!(by_prefixes(&many(MAX_ENTRIES + 1)), None);
+    }
+
+    fn any_address() -> impl Strategy<Value = IpAddr> {
+        prop_oneof![
+            any::<[u8; 4]>().prop_map(|octets| Ipv4Addr::from(octets).into()),
+            any::<[u8; 3]>().prop_map(|[a, b, c]| Ipv4Addr::new(10, a, b, c).into()),
+            any::<[u8; 16]>().prop_map(|octets| Ipv6Addr::from(octets).into()),
+        ]
+    }
+
+    fn header(entries: &[IpAddr]) -> Vec<u8> {
+        let entries: Vec<_> = entries.iter().map(IpAddr::to_string).collect();
+        entries.join(", ").into_bytes()
+    }
+
+    proptest! {
+        #[test]
+        fn what_the_client_claims_changes_nothing(
+            forged in prop::collection::vec(any::<u8>(), 0..64),
+            client in any_address(),
+            hops in prop::collection::vec(any_address(), 0..4),
+        ) {
+            // The client sends `forged`; each hop appends who connected to it.
+            let mut entries = vec![client];
+            entries.extend(&hops);
+            let honest = header(&entries);
+            let whole = [&forged[..], b",", &honest].concat();
+            let count = Hops::Count(entries.len() as u32);
+            prop_assert_eq!(count.client(&whole, PEER), Some(client));
+
+            let prefixes = prefixes();
+            let trusted = Hops::Prefixes(&prefixes);
+            let outside = entries.iter().rev().find(|entry| !contains(&prefixes, **entry));
+            let commas = whole.iter().filter(|byte| **byte == b',').count();
+            if let Some(outside) = outside && commas < MAX_ENTRIES {
+                prop_assert_eq!(trusted.client(&whole, PEER), Some(*outside));
+            }
+        }
+
+        #[test]
+        fn nothing_is_believed_of_a_stranger(header in prop::collection::vec(any::<u8>(), 0..64)) {
+            let stranger = "192.0.2.1".parse().unwrap();
+            prop_assert_eq!(Hops::Count(0).client(&header, stranger), None);
+            prop_assert_eq!(Hops::Prefixes(&prefixes()).client(&header, stranger), None);
+        }
+
+        #[test]
+        fn any_bytes_name_an_address_that_is_there_or_none(
+            header in prop::collection::vec(any::<u8>(), 0..200),
+            count in 0_u32..8,
+        ) {
+            let prefixes = prefixes();
+            for hops in [Hops::Count(count), Hops::Prefixes(&prefixes)] {
+                if let Some(client) = hops.client(&header, PEER) {
+                    let mut entries = header.split(|byte| *byte == b',');
+                    prop_assert!(entries.any(|entry| address(entry) == Some(client)));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! How long a client's connection may take.
+
+use std::{sync::Mutex, time::Duration};
+
+use tokio::{
+    sync::Notify,
+    time::{self, Instant},
+};
+
+use crate::relay::activity::Activity;
+
+/// By how much a connection with a request in progress outlives the idle timeout, so that the client can be
+/// told that the request took too long.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// What a connection waits for, and since when.
+pub(super) struct Timeouts {
+    pub(super) activity: Activity,
+    waiting: Mutex<Waiting>,
+    /// Wakes [`Timeouts::expired`] when the next head begins.
+    head_begins: Notify,
+}
+
+#[derive(Default)]
+struct Waiting {
+    /// How many requests are in progress.
+    requests: usize,
+    /// Since when a part of the next request's head is there.
+    head: Option<Instant>,
+}
+
+/// What took too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Expired {
+    /// The rest of a request's head.
+    Head,
+    /// The next byte.
+    Idle,
+}
+
+impl Timeouts {
+    /// Those of a connection that begins now.
+    pub(super) fn start() -> Self {
+        Self {
+            activity: Activity::start(),
+            waiting: Mutex::default(),
+            head_begins: Notify::new(),
+        }
+    }
+
+    /// Notes that bytes have arrived.
+    pub(super) fn received(&self) {
+        self.activity.note();
+        let mut waiting = self.waiting.lock().expect("no holder panics");
+        if waiting.requests == 0 && waiting.head.is_none() {
+            waiting.head = Some(Instant::now());
+            self.head_begins.notify_one();
+        }
+    }
+
+    /// Notes that a request's head is complete.
+    pub(super) fn begin(&self) {
+        let mut waiting = self.waiting.lock().expect("no holder panics");
+        waiting.requests += 1;
+        waiting.head = None;
+    }
+
+    /// Notes that a request has been answered.
+    pub(super) fn end(&self) {
+        self.waiting.lock().expect("no holder panics").requests -= 1;
+    }
+
+    /// Returns once something has taken too long: a head longer than `head`, or the next byte longer than
+    /// `idle`. Without `head`, only the next byte counts.
+    pub(super) async fn expired(&self, head: Option<Duration>, idle: Duration) -> Expired {
+        loop {
+            let (deadline, what) = {
+                let waiting = self.waiting.lock().expect("no holder panics");
+                match (waiting.requests, waiting.head, head) {
+                    (0, Some(since), Some(limit)) => (since + limit, Expired::Head),
+                    (0, ..) => (self.activity.last() + idle, Expired::Idle),
+                    _ => (self.activity.last() + idle + GRACE, Expired::Idle),
+                }
+            };
+            if deadline <= Instant::now() {
+                return what;
+            }
+            tokio::select! {
+                () = time::sleep_until(deadline) => {}
+                () = self.head_begins.notified() => {}
+            }
+        }
+    }
+}
