@@ -14,9 +14,11 @@ use agent_common::{
 };
 use aya_ebpf::{
     bindings::{BPF_NOEXIST, BPF_TCP_LISTEN},
+    macros::map,
     maps::lpm_trie::Key,
     programs::SkBuffContext,
 };
+use network_types::tcp::TcpHdr;
 
 use crate::{
     kernel::{
@@ -29,9 +31,13 @@ use crate::{
         uapi::{PASS, REJECT},
     },
     learn::toa,
-    maps::{CLAIMS, HANDOVERS, POLICIES, PREFIXES, REFUSED, Replaced as _, TALLIES},
+    maps::{CLAIMS, HANDOVERS, POLICIES, PREFIXES, REFUSED, Replaced as _, Scratch, TALLIES},
     tell,
 };
+
+/// The TCP header that this CPU reads. It would take too much of the stack.
+#[map]
+static HEADER: Scratch<[u8; HEADER_ROOM]> = Scratch::new();
 
 /// Whether there is a policy for this port.
 #[inline(always)]
@@ -119,7 +125,7 @@ fn is_relays(ctx: &SkBuffContext) -> bool {
 }
 
 /// A segment to a listener: the first of a connection, or what completes its handshake.
-#[inline(never)]
+#[inline(always)]
 fn to_listener(ctx: &SkBuffContext) -> i32 {
     let opening = Opening::read(ctx);
     let Opening { syn, offset } = match &opening {
@@ -158,12 +164,12 @@ fn to_listener(ctx: &SkBuffContext) -> i32 {
 /// Whether TOA on the SYN is to be believed; if so, `claim` is what it says.
 #[inline(never)]
 fn hear(ctx: &SkBuffContext, offset: u32, syn: &Syn, claim: &mut Claim) -> bool {
-    let mut header = [0; HEADER_ROOM];
     if let Some(kinds) = toa::kinds()
-        && read_header(ctx, offset, &mut header).is_some()
-        && let Toa::Client(client) = find_toa(&header, kinds)
+        && let Some(header) = HEADER.get()
+        && read_header(ctx, offset, header).is_some()
+        && let Toa::Client(client) = find_toa(header, kinds)
     {
-        toa::believe(&header, client, syn, claim).is_ok()
+        toa::believe(header, client, syn, claim).is_ok()
     } else {
         false
     }
@@ -175,9 +181,13 @@ fn read_header(ctx: &SkBuffContext, offset: u32, header: &mut [u8; HEADER_ROOM])
     let offset = offset as usize;
     let [first] = ctx.skb.read(offset + LENGTH)?;
     let length = usize::from(first >> 4) * 4;
-    if length == 0 {
+    // LLVM would compare `first` instead, and verifiers before Linux 6.18 would not know that what is copied is not empty.
+    // SAFETY: a reference is valid for reads.
+    let length = unsafe { read_volatile(&length) } & (HEADER_ROOM - 1);
+    if length < TcpHdr::LEN {
         return None;
     }
+    *header = [0; HEADER_ROOM];
     // Zero, which the verifier does not know: `find_toa` wants that of what follows the header.
     // SAFETY: a reference is valid for reads.
     header[HEADER_ROOM - 1] = unsafe { read_volatile(&first) ^ read_volatile(&first) };

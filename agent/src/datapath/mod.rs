@@ -19,6 +19,8 @@ mod learn;
 mod links;
 mod maps;
 mod object;
+#[cfg(test)]
+mod old_verifiers;
 mod pins;
 mod programs;
 mod remove;

@@ -3,7 +3,6 @@
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8
 exec < /dev/null > /dev/ttyS0 2>&1
 stty -F /dev/ttyS0 -opost
-mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t bpf bpf /sys/fs/bpf
@@ -13,7 +12,7 @@ mount -t tmpfs tmpfs /dev/shm
 mount -t tmpfs -o mode=755 tmpfs /run
 mount -t tmpfs tmpfs /tmp
 mkdir -p /run/lock /run/netns /lib/modules
-mount -o ro /dev/nvme0n2 /lib/modules
+mount -o ro LABEL=modules /lib/modules
 ln -s /proc/self/fd /dev/fd
 ln -s fd/0 /dev/stdin
 ln -s fd/1 /dev/stdout
@@ -22,6 +21,7 @@ hostname guest
 ip link set lo up
 cd /job && sh /job/run
 echo "truepeer-guest: ended $?"
-sync
+# The host ends the machine when it has read that.
+sleep 60
 echo b > /proc/sysrq-trigger
 sleep 60

@@ -158,7 +158,11 @@ impl Job {
         for (name, value) in variables {
             write!(line, " {name}={}", quoted(value)?)?;
         }
-        write!(line, " {} --test-threads=1 --show-output", quoted(program)?)?;
+        write!(
+            line,
+            " {} --test-threads=1 --show-output --color=never",
+            quoted(program)?
+        )?;
         for argument in arguments {
             write!(line, " {}", shlex::try_quote(argument)?)?;
         }
@@ -187,7 +191,7 @@ impl Job {
         let job = self.work.path().join("job");
         fs::write(job.join("init"), INIT)?;
         fs::write(job.join("run"), script)?;
-        image::make(&job, &self.disk, FREE)?;
+        image::make(&job, &self.disk, "job", FREE)?;
         fs::remove_dir_all(&job)?;
         Ok(self)
     }

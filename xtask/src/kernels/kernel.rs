@@ -60,7 +60,7 @@ impl Kernel {
         let new = work.path().join("new");
         fs::create_dir(&new)?;
         fs::rename(binary, new.join("vmlinuz"))?;
-        image::make(&modules, &new.join("modules.img"), 0)?;
+        image::make(&modules, &new.join("modules.img"), "modules", 0)?;
         place(&new, &directory)?;
         println!("kernels: Linux {version}: unpacked {}", directory.display());
         Ok(Self { version, directory })

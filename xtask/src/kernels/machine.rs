@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{archive::has_kvm, kernel::Kernel};
+use super::{archive::has_kvm, kernel::Kernel, system::SIGNATURE};
 
 /// How the guest says with which exit code its job ended.
 const ENDED: &str = "truepeer-guest: ended ";
@@ -88,11 +88,10 @@ impl Machine<'_> {
         command.args(["-serial", "stdio", "-serial"]);
         command.arg(format!("file:{}", console.display()));
         command.arg("-kernel").arg(self.kernel.binary());
-        // The drivers of NVMe and ext4 are built into Debian's kernels, so that no initramfs is needed. The disks are
-        // one controller's, whose order is fixed.
+        // The drivers of NVMe and ext4 are built into Debian's kernels, so that no initramfs is needed.
         command.arg("-append").arg(format!(
-            "root=/dev/nvme0n1 rw rootfstype=ext4 console=ttyS1 loglevel=5 panic=-1 no5lvl mitigations=off \
-             init=/bin/sh -- -c \"{FIRST}\""
+            "root=PARTUUID={SIGNATURE:08x}-01 rootwait rw rootfstype=ext4 console=ttyS1 loglevel=5 panic=-1 no5lvl \
+             mitigations=off init=/bin/sh -- -c \"{FIRST}\""
         ));
         command.args(["-device", "nvme,id=nvme,serial=truepeer"]);
         let disks: [(&str, PathBuf); 3] = [
