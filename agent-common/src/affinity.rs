@@ -1,21 +1,23 @@
-//! Which of a steer's listeners a client's connections go to: always the same, as long as it listens.
+//! Session affinity: which of a steer's listeners a client's connections go to. It is always the same one, as
+//! long as it listens.
 
 use crate::Address;
 
 /// How many listeners a steer can have.
 pub const MAX_LISTENERS: u32 = 16;
 
-/// The place, among the listeners of a steer, of the one for this client; `None` if none listens. Bit n of
-/// `listening` says whether the nth does.
+/// The index of this client's listener among those of a steer; `None` if none listens. Bit n of `listening`
+/// says whether the nth does.
 ///
-/// Rendezvous hashing (Thaler and Ravishankar, 1998): client and listener have a weight together, and the
-/// heaviest listener is the client's. So none but its own clients move when one is lost, and they come back.
+/// Rendezvous hashing (Thaler and Ravishankar, 1998): each pair of client and listener has a weight, and the
+/// heaviest listener is the client's. When a listener is lost, only its own clients move, and they come back
+/// with it.
 #[inline(always)]
 pub fn choose(client: &Address, listening: u32) -> Option<u32> {
     let client = client.0.into_iter().fold(0, mix);
     let mut heaviest = 0;
     for n in 0..MAX_LISTENERS {
-        // Weights differ in their lowest bits, which tell the listener; none is zero.
+        // The lowest bits of a weight tell the listener, so that weights differ and none is zero.
         let weight = mix(client, n) >> 7 << 6 | u64::from(n << 1 | 1);
         let weight = weight * u64::from(listening >> n & 1);
         heaviest = max(heaviest, weight);
@@ -23,8 +25,8 @@ pub fn choose(client: &Address, listening: u32) -> Option<u32> {
     (heaviest != 0).then_some(heaviest as u32 >> 1 & (MAX_LISTENERS - 1))
 }
 
-/// The greater of two numbers below 2^63. Without a branch: the kernel's verifier would follow each way
-/// through the loop.
+/// The greater of two numbers below 2^63. It has no branch, because the kernel's verifier would follow both
+/// sides on each round of the loop.
 #[inline(always)]
 fn max(a: u64, b: u64) -> u64 {
     // SAFETY: a reference is valid for reads. LLVM, which does not know what is read, makes no branch of it.
@@ -32,7 +34,7 @@ fn max(a: u64, b: u64) -> u64 {
     b.wrapping_add((difference & !(difference >> 63)) as u64)
 }
 
-/// A hash of what was hashed before and of another word: the finalizer of MurmurHash3.
+/// A hash of what was hashed before and of one more word: the finalizer of MurmurHash3.
 #[inline(always)]
 fn mix(hash: u64, word: u32) -> u64 {
     let mut hash = hash.rotate_left(32) ^ u64::from(word);

@@ -1,13 +1,13 @@
 //! The data path's counters: slots of the `COUNTERS` per-CPU array.
 
-/// A counter; its discriminant is its slot. Each counts since the maps were created.
+/// A counter, whose discriminant is its slot. It counts from the creation of the maps on.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Counter {
     /// New connections that were steered to a proxy.
     Steered = 0,
-    /// New connections that a steer wanted, but the proxy had no listener: they went to the
-    /// application as if truepeer were absent.
+    /// New connections that a steer concerned while the proxy had no listener: they went to the application
+    /// as if truepeer were absent.
     NoListener = 1,
     /// New connections that passed because the agent was draining.
     Drained = 2,
@@ -15,7 +15,7 @@ pub enum Counter {
     AssignFailed = 3,
     /// Origins learnt from the wire.
     LearntWire = 4,
-    /// Connections left without an origin because `ORIGINS` was full.
+    /// Connections without an origin because `ORIGINS` was full.
     OriginsFull = 5,
     /// Origins removed because their socket closed.
     Closed = 6,
@@ -67,13 +67,13 @@ pub enum Counter {
     NodeHidden = 28,
     /// PROXY headers of unwrapped connections whose details are unknown because `HEADERS` was full.
     HeadersLost = 29,
-    /// SYNs whose TOA was ignored because their sender is to sign, and did not.
+    /// SYNs whose TOA was ignored because their sender must sign and did not.
     ToaUnsigned = 30,
     /// SYNs whose TOA was ignored because its tag is wrong or has expired.
     ToaForged = 31,
     /// SYNs whose TOA was ignored because its tag had been used before.
     ToaReplayed = 32,
-    /// SYNs whose TOA was ignored because too many tags were to be remembered.
+    /// SYNs whose TOA was ignored because there were too many tags to remember.
     ToaFull = 33,
     /// SYNs that were sent with TOA but without a tag because their options left no room.
     CarryUnsigned = 34,

@@ -2,8 +2,7 @@
 
 use crate::{Origin, proxy::block};
 
-/// A connection with an origin has ended, or a connection was refused: one record of the `EVENTS` ring
-/// buffer.
+/// A connection with an origin has ended, or a connection was refused: a record of the `EVENTS` ring buffer.
 ///
 /// Layout (184 bytes): origin 0..144, cookie 144..152, closed 152..160, received 160..168,
 /// sent 168..176, refused 176..180, policy 180..184.
@@ -20,23 +19,24 @@ pub struct Closed {
     pub received: u64,
     /// Payload bytes that the other end acknowledged.
     pub sent: u64,
-    /// A [`crate::unwrap::Refusal`] as its number; 0: none. What is refused has no socket, and of its
-    /// origin only the ends are known; where a policy refused it, the client and its evidence as well.
+    /// A [`crate::unwrap::Refusal`] as its number; 0 if the connection was not refused. What is refused has
+    /// no socket. Of its origin only the ends are known and, if a policy refused it, the client and its
+    /// evidence.
     pub refused: u32,
-    /// [`crate::origin::rule_id`] of the policy that refused it; else 0.
+    /// [`crate::origin::rule_id`] of the policy that refused it; 0 if none did.
     pub policy: u32,
 }
 
-/// A PROXY header that was taken off and says more than addresses: one record of the `HEADERS` ring buffer, as
-/// far as the header has bytes.
+/// A PROXY header that was taken off and says more than addresses: a record of the `HEADERS` ring buffer,
+/// which ends where the header does.
 ///
 /// Layout (2,056 bytes): number 0..8, bytes 8..2056.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Header {
-    /// Which one it is. No other has the same; later ones have higher numbers.
+    /// The header's number. No two headers share one, and later ones have higher numbers.
     pub number: u64,
-    /// The header as it came; what follows it says nothing.
+    /// The header as it came. The bytes behind it mean nothing.
     pub bytes: [u8; block::ROOM],
 }
 

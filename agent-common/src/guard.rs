@@ -2,7 +2,7 @@
 
 use crate::Address;
 
-/// What a policy says about a client: value of the `PREFIXES` map, as its number.
+/// What a policy says about a client. Its number is the value of the `PREFIXES` map.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
@@ -23,12 +23,12 @@ impl Verdict {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
-    /// Which prefixes are its own: [`Prefix::new`]. A policy that changes gets another group, so that a port
-    /// goes from all of its old prefixes to all of its new ones in one step.
+    /// Tells which prefixes are its own ([`Prefix::new`]). A policy that changes gets another group, so that
+    /// a port goes from all of its old prefixes to all of its new ones in one step.
     pub group: u32,
     /// [`crate::origin::rule_id`] of its name.
     pub rule: u32,
-    /// A [`Verdict`] as its number, on clients in none of its prefixes.
+    /// The [`Verdict`], as its number, on clients in none of its prefixes.
     pub otherwise: u32,
 }
 
@@ -38,8 +38,8 @@ pub struct Policy {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Prefix {
-    /// The policy's group and the address family: IPv4 addresses lie within IPv6's, but no prefix of IPv6
-    /// is to match them.
+    /// The policy's group and the address family. IPv4 addresses lie within the IPv6 ones, but no IPv6 prefix
+    /// may match them.
     scope: u32,
     /// The address.
     address: Address,
@@ -66,12 +66,12 @@ impl Prefix {
     }
 }
 
-/// How many clients a policy let in and refused: value of the `TALLIES` map, whose key is the policy's
-/// rule (`u32`). Indexed by [`Verdict`].
+/// How many connections a policy admitted and refused, indexed by [`Verdict`]: value of the `TALLIES` map,
+/// whose key is the policy's rule (`u32`).
 pub type Tally = [u64; 2];
 
-/// How many prefixes all policies can have together. There is room for twice as many: while they are
-/// replaced, the old ones are there as well.
+/// How many prefixes all policies can have together. There is room for twice as many, because the old ones
+/// remain while they are replaced.
 pub const MAX_PREFIXES: u32 = 1 << 20;
 /// How many policies there can be.
 pub const MAX_POLICIES: u32 = 1024;

@@ -1,8 +1,8 @@
-//! node: what the data path knows of SYNs that a node's own NAT is about to rewrite.
+//! carry before a node's own NAT: which SYNs are given TOA, and who vouches for them.
 
 use crate::Endpoint;
 
-/// Key of the `NODES` map: an interface by which clients come in.
+/// Key of the `NODES` map: an interface by which SYNs come in.
 ///
 /// Layout (16 bytes): netns 0..8, ifindex 8..12, padding 12..16.
 #[repr(C)]
@@ -22,9 +22,9 @@ pub struct Interface {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Node {
-    /// [`crate::origin::rule_id`] of `node eth0`: what vouches for the sender's address.
+    /// [`crate::origin::rule_id`] of the rule that vouches for the sender's address, such as `node eth0`.
     pub rule: u32,
-    /// The kind of option by which it is told.
+    /// The kind of the option that carries TOA.
     pub kind: u32,
     /// Destination ports, one bit a port.
     ports: [u64; 1 << 10],
@@ -40,7 +40,7 @@ impl Node {
         }
     }
 
-    /// Has SYNs to this port (host byte order) given TOA.
+    /// Adds a port (host byte order): SYNs to it are given TOA.
     pub const fn add(&mut self, port: u16) {
         self.ports[port as usize >> 6] |= 1 << (port & 63);
     }
@@ -52,7 +52,7 @@ impl Node {
     }
 }
 
-/// Key of the `PASSAGES` map: a SYN, by what NAT leaves as it is.
+/// Key of the `PASSAGES` map: a SYN, identified by what NAT does not change.
 ///
 /// Layout (24 bytes): client 0..20, isn 20..24.
 #[repr(C)]
@@ -64,7 +64,7 @@ pub struct Passage {
     pub isn: u32,
 }
 
-/// Value of the `PASSAGES` map: who says that this is the client.
+/// Value of the `PASSAGES` map: who vouches for the client of a SYN.
 ///
 /// Layout (40 bytes): since 0..8, original_dst 8..28, rule 28..32, evidence 32, padding 33..40.
 #[repr(C)]
@@ -72,7 +72,7 @@ pub struct Passage {
 pub struct Voucher {
     /// When the SYN came in: nanoseconds of `CLOCK_BOOTTIME`.
     pub since: u64,
-    /// Where the client wanted to go; all zero where another hop named the client.
+    /// Where the client wanted to go; all zero if another hop named the client.
     pub original_dst: Endpoint,
     /// [`crate::origin::rule_id`] of the rule: `node eth0`, or of the hop's prefix.
     pub rule: u32,
@@ -83,8 +83,8 @@ pub struct Voucher {
 }
 
 impl Voucher {
-    /// For how many nanoseconds it is good: a SYN is answered at once, and who receives it could send its
-    /// TOA again as his own.
+    /// For how many nanoseconds a voucher is good. A SYN is answered at once, and whoever receives it could
+    /// send its TOA again as their own.
     pub const LIFE: u64 = 1_000_000_000;
 }
 

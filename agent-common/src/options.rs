@@ -15,9 +15,9 @@ pub const NO_OPERATION: u8 = 1;
 /// Kind of the option of selective acknowledgments (RFC 2018).
 pub const SACK: u8 = 5;
 
-/// Looks for options in a TCP header, of which `header` has all bytes that the header says it has; those
-/// after its end are zero. `is_wanted` gets a kind, a length and a place and answers 1 or 0. How many are wanted,
-/// and where in the header the only one begins.
+/// Looks for options in a TCP header. `header` has all bytes that the header's length says, and zeros behind
+/// them. `is_wanted` gets an option's kind, length and place, and answers 1 or 0. Returns how many options
+/// are wanted and, if that is one, where in the header it begins.
 #[inline(always)]
 pub fn find(
     header: &[u8; HEADER_ROOM],
@@ -27,8 +27,8 @@ pub fn find(
     let mut at = OPTIONS;
     // The number of the options found, and the sum of their places.
     let (mut number, mut found) = (0, 0);
-    // Zero, which the verifier does not know: what it is added to may be anything afterwards. Else the
-    // verifier would follow the options through every way to place them.
+    // A zero that the verifier does not know to be one: whatever it is added to may be anything afterwards.
+    // Otherwise the verifier would follow every way to place the options.
     let veil = byte(header, HEADER_ROOM - 1) as usize;
     for _ in 0..MAX_OPTIONS {
         at = (at + veil) & (HEADER_ROOM - 1);
@@ -46,7 +46,7 @@ pub fn find(
             continue;
         }
         let length = byte(header, at + 1);
-        // As the kernel's own parser, which stops at what is no option.
+        // Like the kernel's own parser, this stops at what is not an option.
         if length < 2 || at + length as usize > end {
             break;
         }
@@ -58,10 +58,11 @@ pub fn find(
     (number, found)
 }
 
-/// Closes up the options of a TCP header, of which `header` has all bytes that the header says it has; those
-/// after its end are zero. `to`, all zeros before, gets the header without padding and without the options that are unwanted,
-/// which `is_unwanted` answers with 1, and else with 0. Where in `to` the last one ends, and how many were
-/// unwanted. What follows the end of options, or what is no option, is left out, as nobody reads it.
+/// Closes up the options of a TCP header. `header` has all bytes that the header's length says, and zeros
+/// behind them. `to`, which must be all zeros, gets the header without padding and without the unwanted
+/// options, those for which `is_unwanted` answers 1 and not 0. Returns where in `to` the last option ends,
+/// and how many were unwanted. Leaves out what follows the end of options, or something that is not an
+/// option, as nobody reads it.
 #[inline(always)]
 pub fn close_up(
     header: &[u8; HEADER_ROOM],
@@ -104,12 +105,12 @@ pub fn close_up(
         at += copies;
         left -= 1;
     }
-    // The last byte of an option that was not copied.
+    // Clears the last byte of an option that was not copied.
     set(to, at, END_OF_OPTIONS);
     (at, number)
 }
 
-/// Appends an option to those that end at `at`; where they end now.
+/// Appends an option to those that end at `at`, and returns where they end now.
 #[inline(always)]
 pub fn append<const N: usize>(
     header: &mut [u8; HEADER_ROOM],
@@ -122,7 +123,7 @@ pub fn append<const N: usize>(
     at + N
 }
 
-/// The word at `at`, as it lies in the header.
+/// The word at `at`, in the byte order of the header.
 #[inline(always)]
 pub fn word(header: &[u8; HEADER_ROOM], at: usize) -> u32 {
     let byte = |i: usize| byte(header, at + i);

@@ -49,7 +49,8 @@ impl Evidence {
     }
 }
 
-/// The process that last held a socket, as the kernel knew it when the socket was closed.
+/// The process that holds or last held a socket, as the kernel knew it when the process accepted or closed
+/// it.
 ///
 /// Layout (32 bytes): pid 0..4, uid 4..8, cgroup 8..16, comm 16..32.
 #[repr(C)]
@@ -77,7 +78,7 @@ pub struct Origin {
     pub since: u64,
     /// Cookie of the socket's network namespace (`SO_NETNS_COOKIE`, Linux 5.14).
     pub netns: u64,
-    /// Who closed the socket; all zero while it is open.
+    /// Who accepted or closed the socket; all zero while nobody is known.
     pub process: Process,
     /// The client before any hop changed it.
     pub client: Endpoint,
@@ -91,12 +92,12 @@ pub struct Origin {
     pub rule: u32,
     /// An [`Evidence`] as its discriminant.
     pub evidence: u8,
-    /// Which FINs the byte counts include: [`Origin::FIN_RECEIVED`], [`Origin::FIN_ACKED`].
+    /// Which FINs TCP's byte counts include: [`Origin::FIN_RECEIVED`], [`Origin::FIN_ACKED`].
     pub fins: u8,
     /// Always zero.
     pub padding: [u8; 2],
-    /// Number of the PROXY header that says more of the connection ([`crate::event::Header`]); 0: none, or
-    /// the agent's relay read it.
+    /// Number of the PROXY header that says more about the connection ([`crate::event::Header`]); 0 if there
+    /// is none, or if the agent's relay read it.
     pub header: u64,
 }
 

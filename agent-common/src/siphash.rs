@@ -1,4 +1,5 @@
-//! SipHash-2-4 (Aumasson and Bernstein, 2012) of four words: all that the data path hashes with a key.
+//! SipHash-2-4 (Aumasson and Bernstein, 2012) of four words, which is all that the data path hashes with a
+//! key.
 
 /// A key of 128 bits: its bytes as two little-endian words.
 pub type Key = [u64; 2];
@@ -12,7 +13,7 @@ pub fn siphash(key: &Key, words: &[u64; 4]) -> u64 {
         key[0] ^ 0x6c79_6765_6e65_7261,
         key[1] ^ 0x7465_6462_7974_6573,
     ];
-    // The last word has the length in its highest byte, and the bytes that make no whole word.
+    // The last word has the length in its highest byte, besides the bytes that do not fill a word.
     let last = (size_of_val(words) as u64) << 56;
     for word in [words[0], words[1], words[2], words[3], last] {
         v[3] ^= word;

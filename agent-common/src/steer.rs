@@ -44,7 +44,7 @@ pub struct Range {
     pub to: u16,
     /// [`Range::GATEWAY`], [`Range::ANSWERS`] or 0.
     pub flags: u8,
-    /// So many of the ports after `to` are those of further listeners. Fewer than
+    /// How many of the ports after `to` belong to further listeners; fewer than
     /// [`crate::affinity::MAX_LISTENERS`].
     pub further: u8,
 }
@@ -57,7 +57,7 @@ impl Range {
     /// come in here.
     pub const ANSWERS: u8 = 2;
 
-    /// Whether there is anything in it: a proxy's port, or a flag.
+    /// Whether the range is in use: it has a proxy's port, or a flag.
     #[inline(always)]
     pub const fn is_used(&self) -> bool {
         self.to | self.flags as u16 != 0
@@ -70,8 +70,8 @@ impl Range {
         self.flags & (Self::GATEWAY | Self::ANSWERS) == 0
     }
 
-    /// Whether a packet to `port` (host byte order) that came in by `ifindex` is to be steered.
-    /// The proxy's own port never is: those packets reach it anyway.
+    /// Whether a packet to `port` (host byte order) that came in by `ifindex` is to be steered. Packets to
+    /// the proxy's own port never are, because they reach it anyway.
     #[inline(always)]
     pub const fn steers(&self, ifindex: u32, port: u16) -> bool {
         self.mismatch(ifindex, port) == 0
@@ -107,8 +107,8 @@ impl Range {
         (port - first) | (first + self.further as i64 - port)
     }
 
-    /// Zero if a packet is to be steered. Without a branch: the kernel's verifier follows each branch
-    /// of a loop, and what it forgets on the way makes it follow some many times.
+    /// Zero if a packet is to be steered. It has no branch, because the kernel's verifier follows each branch
+    /// of a loop, some of them many times.
     #[inline(always)]
     const fn mismatch(&self, ifindex: u32, port: u16) -> i64 {
         let (first, last) = (self.first as i64, self.last as i64);
@@ -139,9 +139,8 @@ pub struct Namespace {
     pub draining: u32,
     /// [`crate::origin::rule_id`] of the steer that `spoofed` belongs to, the first if several.
     pub spoofed_rule: u32,
-    /// The ranges: those with ports, in the order of the configuration, then those of `answers`
-    /// interfaces. The first that matches decides. Those that are all zero, at the end, are not in
-    /// use.
+    /// The ranges with ports, in the order of the configuration, then those of `answers` interfaces. The
+    /// first that matches decides. Unused ranges, at the end, are all zero.
     pub ranges: [Range; MAX_RANGES],
 }
 
@@ -182,8 +181,8 @@ pub struct ListenerKey {
 impl Namespace {
     /// The first range in use for which `wanted` holds.
     ///
-    /// A constant bound and a copy made at once: so the kernel's verifier goes on in one state
-    /// instead of one for each place in the table.
+    /// With a constant bound and a copy that is made at once, the kernel's verifier goes on in one state, and
+    /// not in one for each place in the table.
     #[inline(always)]
     pub fn find(&self, mut wanted: impl FnMut(&Range) -> bool) -> Option<Range> {
         for range in &self.ranges {

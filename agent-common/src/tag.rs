@@ -18,8 +18,8 @@ const KIND: u8 = 253;
 pub const LEN: u8 = 12;
 /// "TP"; not registered.
 const IDENTIFIER: u16 = 0x5450;
-/// The unit of time, in nanoseconds. A tag is valid in its own, the one before and the one after: clocks
-/// may differ by so much.
+/// The unit of time, in nanoseconds. A tag is valid in its own epoch and in the ones before and after, by
+/// which clocks may differ.
 pub const EPOCH: u64 = 16_000_000_000;
 /// The lowest bits of a tag are those of its epoch, so that one hash is enough to verify it.
 const EPOCH_BITS: u64 = 3;
@@ -30,11 +30,11 @@ const EPOCH_BITS: u64 = 3;
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Keys {
-    /// What wall-clock time is ahead of `CLOCK_BOOTTIME`, in nanoseconds.
+    /// By how much wall-clock time is ahead of `CLOCK_BOOTTIME`, in nanoseconds.
     wall: u64,
     /// Signs and verifies.
     first: Key,
-    /// Verifies, too; the first again where there is no other.
+    /// Verifies as well; the same as `first` if there is no other key.
     other: Key,
 }
 
@@ -50,13 +50,13 @@ pub struct Signed {
     pub isn: u32,
 }
 
-/// Element of the `SPENDING` queue: which entry of `SPENT` can be forgotten when.
+/// Element of the `SPENDING` queue: when which entry of `SPENT` can be forgotten.
 ///
 /// Layout (32 bytes): epoch 0..8, signed 8..32.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Spending {
-    /// The last in which a tag for it may have been made.
+    /// The last epoch in which a tag for it may have been made.
     pub epoch: u64,
     /// What it proved.
     pub signed: Signed,
@@ -70,7 +70,7 @@ const _: () = {
 };
 
 impl Keys {
-    /// The keys with what wall-clock time is ahead of `CLOCK_BOOTTIME`, in nanoseconds.
+    /// The keys; `wall` is by how many nanoseconds wall-clock time is ahead of `CLOCK_BOOTTIME`.
     pub fn new(wall: u64, first: Key, other: Option<Key>) -> Self {
         Self {
             wall,
@@ -91,10 +91,10 @@ impl Keys {
         tag(&self.first, signed, epoch)
     }
 
-    /// The epoch in which a valid tag was made; `None`: it is not valid in the epoch `now`.
+    /// The epoch in which a valid tag was made; `None` if the tag is not valid in the epoch `now`.
     #[inline(always)]
     pub fn verify(&self, tag: u64, signed: &Signed, now: u64) -> Option<u64> {
-        // 0 to 2: the epoch before, this, the next. None of them: 3.
+        // 0 to 2 stand for the epoch before, this one and the next, and 3 for none of them.
         let distance = tag.wrapping_sub(now).wrapping_add(1) & EPOCH_BITS;
         let epoch = now.wrapping_add(distance).wrapping_sub(1);
         let is_by = |key| self::tag(key, signed, epoch) == tag;
@@ -102,7 +102,7 @@ impl Keys {
     }
 }
 
-/// Whether no tag of this epoch is valid any more.
+/// Whether tags of this epoch have expired.
 #[inline(always)]
 pub fn has_expired(epoch: u64, now: u64) -> bool {
     epoch.wrapping_add(1) < now

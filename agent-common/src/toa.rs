@@ -1,8 +1,8 @@
 //! TOA: the TCP option by which a load balancer tells the address of its client on the SYN.
 //!
-//! It has no RFC. The LVS and DPVS kernel modules and cloud load balancers write, big-endian: kind,
-//! length, port (2 bytes), address (4 or 16 bytes). The kinds are those for experiments, 253 and 254
-//! (RFC 4727), without the magic of RFC 6994; other kinds are seen, too.
+//! It has no RFC. The LVS and DPVS kernel modules and cloud load balancers write, big-endian: kind, length,
+//! port (2 bytes), address (4 or 16 bytes). The kinds are those for experiments, 253 and 254 (RFC 4727),
+//! without the magic of RFC 6994; other kinds are in use as well.
 
 use crate::{
     Address, Endpoint,
@@ -15,7 +15,7 @@ pub const LEN_V4: u8 = 8;
 /// Length of the option with an IPv6 address.
 pub const LEN_V6: u8 = 20;
 
-/// The options that are taken for TOA: value of the one slot of the `TOA` map.
+/// Which options are taken for TOA: value of the one slot of the `TOA` map.
 ///
 /// Layout (2,056 bytes): is_used 0..8, lengths 8..2056.
 #[repr(C)]
@@ -23,7 +23,7 @@ pub const LEN_V6: u8 = 20;
 pub struct Kinds {
     /// Not zero if there are any.
     is_used: u64,
-    /// For each kind the lengths that are taken, one bit a length.
+    /// For each kind, the lengths that are taken, one bit each.
     lengths: [u64; 256],
 }
 
@@ -36,7 +36,7 @@ impl Kinds {
         lengths: [0; 256],
     };
 
-    /// Takes options of this kind and length ([`LEN_V4`] or [`LEN_V6`]), too.
+    /// Adds the options of this kind and length ([`LEN_V4`] or [`LEN_V6`]).
     pub const fn with(mut self, kind: u8, length: u8) -> Self {
         self.is_used = 1;
         self.lengths[kind as usize] |= 1 << length;
@@ -49,8 +49,8 @@ impl Kinds {
         self.is_used == 0
     }
 
-    /// 1 if an option of this kind and length is TOA, else 0. Not a branch, as the kernel's verifier would
-    /// follow both ways at each place where the option can be.
+    /// 1 if an option of this kind and length is TOA, or else 0. It has no branch, because the kernel's
+    /// verifier would follow both sides at each place where the option can be.
     #[inline(always)]
     const fn accepts(&self, kind: u8, length: u8) -> usize {
         (self.lengths[kind as usize] >> (length & 63)) as usize & 1
@@ -62,14 +62,14 @@ impl Kinds {
 pub enum Toa {
     /// There is no TOA.
     Absent,
-    /// TOA that names no client: more than one option, or an address that no client has.
+    /// There is TOA that names no client: more than one option, or an address that no client has.
     Invalid,
     /// The client.
     Client(Endpoint),
 }
 
-/// Looks for TOA in a TCP header, of which `header` has all bytes that the header says it has; those
-/// after its end are zero.
+/// Looks for TOA in a TCP header. `header` has all bytes that the header's length says, and zeros behind
+/// them.
 #[inline(always)]
 pub fn find(header: &[u8; HEADER_ROOM], kinds: &Kinds) -> Toa {
     let (number, at) = options::find(header, |kind, length, _| kinds.accepts(kind, length));
@@ -86,7 +86,7 @@ pub fn find(header: &[u8; HEADER_ROOM], kinds: &Kinds) -> Toa {
     }
 }
 
-/// Closes up the options of a TCP header without TOA and tags: [`options::close_up`].
+/// Removes TOA and tags from the options of a TCP header, as [`options::close_up`] does.
 #[inline(always)]
 pub fn remove(
     header: &[u8; HEADER_ROOM],

@@ -1,4 +1,4 @@
-//! unwrap: what the data path knows of ports on which a PROXY header is taken off the stream.
+//! unwrap: ports on which a PROXY header is taken off the stream, and their handshakes.
 
 use crate::proxy;
 
@@ -46,7 +46,7 @@ pub struct Handshake {
     pub isn: u32,
     /// [`crate::origin::rule_id`] of the rule that trusts the sender.
     pub rule: u32,
-    /// By how much the server takes it to be more: the expected length of the header.
+    /// By how much the server's sequence number is higher: the expected length of the header.
     pub shift: u16,
     /// Always zero.
     pub padding: u16,
@@ -60,7 +60,7 @@ impl Handshake {
     }
 }
 
-/// Key of the `LENGTHS` map: whose headers had which length before.
+/// Key of the `LENGTHS` map: a sender to a port, whose next header probably has the length of its last.
 ///
 /// Layout (28 bytes): netns 0..8 as two words, sender 8..24, port 24..26, padding 26..28.
 #[repr(C)]
@@ -82,9 +82,9 @@ pub struct Habit {
 pub enum Refusal {
     /// Nothing trusts the sender.
     Untrusted = 1,
-    /// The connection does not begin with a PROXY header, or ended before.
+    /// The connection does not begin with a PROXY header, or ended before one came.
     NoHeader = 2,
-    /// It begins with what is no valid header.
+    /// It begins with an invalid header.
     Invalid = 3,
     /// The header did not come in one segment, or is longer than one on Ethernet.
     Split = 4,

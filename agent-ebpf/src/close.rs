@@ -1,4 +1,4 @@
-//! The end of a socket: its origin is removed, and the access log told.
+//! The end of a socket: removes its origin and tells the access log.
 
 use agent_common::{Closed, Counter, Evidence, Origin};
 use aya_ebpf::{
@@ -27,7 +27,7 @@ use crate::{
 pub(crate) fn changed(ctx: &SockOpsContext, state: u32) {
     match state {
         BPF_TCP_FIN_WAIT1 => {
-            // Which state follows does not tell whether the other end's FIN has come: look at segments.
+            // The states that follow do not tell whether the other end's FIN has come. Segments do.
             ctx.call_for(BPF_SOCK_OPS_PARSE_ALL_HDR_OPT_CB_FLAG);
         }
         BPF_TCP_FIN_WAIT2 => note_fin(ctx, Origin::FIN_ACKED),
@@ -37,7 +37,7 @@ pub(crate) fn changed(ctx: &SockOpsContext, state: u32) {
     }
 }
 
-/// Sees the segments that come after this end's FIN.
+/// Looks at a segment that comes in after this end's FIN.
 #[inline(always)]
 pub(crate) fn received(ctx: &SockOpsContext) {
     if ctx.tcp_flags() & FIN != 0 {
@@ -78,13 +78,13 @@ fn closed(ctx: &SockOpsContext) {
     }
 }
 
-/// Payload that came in: TCP's count less the FIN.
+/// Bytes of payload that came in: TCP's count without the FIN.
 #[inline(always)]
 fn payload_received(ctx: &SockOpsContext, origin: &Origin) -> u64 {
     ctx.bytes_received() - u64::from(origin.fins & Origin::FIN_RECEIVED)
 }
 
-/// Payload that the other end acknowledged: TCP's count less the FIN.
+/// Bytes of payload that the other end acknowledged: TCP's count without the FIN.
 #[inline(always)]
 fn payload_acked(ctx: &SockOpsContext, origin: &Origin) -> u64 {
     let last = ctx.arg(0);
@@ -94,7 +94,7 @@ fn payload_acked(ctx: &SockOpsContext, origin: &Origin) -> u64 {
     ctx.bytes_acked() - u64::from(fin)
 }
 
-/// Notes which process gives a socket up: sockops runs in no process's name.
+/// Notes which process gives a socket up, because sockops programs do not run in a process's name.
 #[inline(always)]
 pub(crate) fn release(ctx: &SockContext) {
     if let Some(origin) = ORIGINS.get_ptr_mut(ctx.cookie()) {

@@ -1,7 +1,7 @@
 //! guard: allows and denies by the true client.
 //!
-//! A connection is judged once, by its first segment on the way to a listener, or where its client is known
-//! only later, by the PROXY header. What was admitted is left alone.
+//! It judges a connection once: by the first segment on its way to a listener, or by the PROXY header if only
+//! that names the client. What was admitted is left alone.
 
 use core::ptr::read_volatile;
 
@@ -35,7 +35,7 @@ use crate::{
     tell,
 };
 
-/// The TCP header that this CPU reads. It would take too much of the stack.
+/// The TCP header that this CPU reads. On the stack it would take too much room.
 #[map]
 static HEADER: Scratch<[u8; HEADER_ROOM]> = Scratch::new();
 
@@ -50,7 +50,7 @@ fn policy(port: u16) -> Option<&'static Policy> {
     POLICIES.look_up(u32::from(port))
 }
 
-/// Whether the client may connect to this port. Nothing is counted.
+/// Whether the client may connect to this port. Counts nothing.
 #[inline(never)]
 pub(crate) fn allows(client: &Address, port: u16) -> bool {
     let Some(policy) = policy(port) else {
@@ -61,7 +61,7 @@ pub(crate) fn allows(client: &Address, port: u16) -> bool {
     verdict == Verdict::Allow as u32
 }
 
-/// Counts a connection that was let in.
+/// Counts an admitted connection.
 #[inline(always)]
 pub(crate) fn admitted(port: u16) {
     if let Some(policy) = policy(port) {
@@ -69,7 +69,7 @@ pub(crate) fn admitted(port: u16) {
     }
 }
 
-/// Counts a connection that was refused, and tells the access log.
+/// Counts a refused connection and tells the access log.
 #[inline(never)]
 pub(crate) fn refused(claim: &Claim, source: &Endpoint, destination: &Endpoint) {
     if let Some(policy) = policy(destination.port) {
@@ -107,7 +107,7 @@ fn log(claim: &Claim, source: &Endpoint, destination: &Endpoint, policy: u32) {
     });
 }
 
-/// One packet on its way to a socket; the answer for it.
+/// Handles one packet on its way to a socket and returns the answer for it.
 #[inline(always)]
 pub(crate) fn ingress(ctx: &SkBuffContext) -> i32 {
     if ctx.socket_state() == Some(BPF_TCP_LISTEN) {
@@ -117,21 +117,22 @@ pub(crate) fn ingress(ctx: &SkBuffContext) -> i32 {
     }
 }
 
-/// Whether it is a listener of the agent's own relay, which judges by itself: it is to read a header first.
+/// Whether the packet is for a listener of the agent's own relay, which judges by itself because it must read
+/// a header first.
 #[inline(always)]
 fn is_relays(ctx: &SkBuffContext) -> bool {
     let claim = ctx.socket().and_then(|sk| CLAIMS.get(sk.cast()));
     claim.is_some_and(|claim| claim.rule == 0)
 }
 
-/// A segment to a listener: the first of a connection, or what completes its handshake.
+/// Judges a segment to a listener: the first of a connection, or one that completes its handshake.
 #[inline(always)]
 fn to_listener(ctx: &SkBuffContext) -> i32 {
     let opening = Opening::read(ctx);
     let Opening { syn, offset } = match &opening {
         Ok(Some(opening)) => opening,
         Ok(None) | Err(NoSegment::Other) => return PASS,
-        // What cannot be read cannot be judged.
+        // A packet that cannot be read cannot be judged.
         Err(NoSegment::Unreadable(_)) => return REJECT,
     };
     if !is_guarded(syn.destination.port) || is_relays(ctx) {
@@ -139,7 +140,7 @@ fn to_listener(ctx: &SkBuffContext) -> i32 {
     }
     let known = HANDOVERS.look_up(syn);
     if known.is_some_and(|claim| !claim.names_client()) {
-        // A PROXY header will tell.
+        // A PROXY header will name the client.
         return PASS;
     }
     let mut claim = Claim::default();
@@ -154,14 +155,14 @@ fn to_listener(ctx: &SkBuffContext) -> i32 {
         admitted(syn.destination.port);
         return PASS;
     }
-    // Else it is the same SYN again.
+    // Otherwise this is a repeated SYN.
     if REFUSED.insert(syn, &0, BPF_NOEXIST.into()).is_ok() {
         refused(&claim, &syn.source, &syn.destination);
     }
     REJECT
 }
 
-/// Whether TOA on the SYN is to be believed; if so, `claim` is what it says.
+/// Whether the SYN has TOA that is to be believed. If so, `claim` becomes what it says.
 #[inline(never)]
 fn hear(ctx: &SkBuffContext, offset: u32, syn: &Syn, claim: &mut Claim) -> bool {
     if let Some(kinds) = toa::kinds()
@@ -188,7 +189,7 @@ fn read_header(ctx: &SkBuffContext, offset: u32, header: &mut [u8; HEADER_ROOM])
         return None;
     }
     *header = [0; HEADER_ROOM];
-    // Zero, which the verifier does not know: `find_toa` wants that of what follows the header.
+    // A zero that the verifier does not know to be one, as `find_toa` wants it behind the header.
     // SAFETY: a reference is valid for reads.
     header[HEADER_ROOM - 1] = unsafe { read_volatile(&first) ^ read_volatile(&first) };
     copy(&ctx.skb, offset, header, length).then_some(())

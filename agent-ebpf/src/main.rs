@@ -1,7 +1,8 @@
 //! truepeer's data path: the entry points of its BPF programs.
 //!
-//! One file a verb does the work; this one says where each verb is attached. Only UAPI contexts and
-//! helpers are used: no kernel structure's fields, so the object needs no relocation.
+//! The rooms do the work, one a verb; this file says where each program is attached. The programs use UAPI
+//! contexts and helpers only and no fields of kernel structures, so the object needs no relocation.
+//! `README.md` beside this crate shows how the verbs work together.
 
 #![no_std]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
@@ -56,7 +57,7 @@ fn truepeer_unwrap(ctx: TcContext) -> i32 {
     unwrap::ingress(&ctx)
 }
 
-/// tc egress of the same interface.
+/// tc egress of an interface by which connections come in that begin with a PROXY header.
 #[classifier]
 fn truepeer_answer(ctx: TcContext) -> i32 {
     answer::egress(&ctx)

@@ -7,8 +7,9 @@ use aya_ebpf::programs::{SockAddrContext, SockoptContext};
 
 use crate::{
     kernel::{
-        context::{Cookie as _, SockAddr as _, Sockopt as _},
+        context::Cookie as _,
         sockaddr::{SockAddr4, SockAddr6},
+        syscall::{SockAddr as _, Sockopt as _},
         uapi::{SO_ORIGINAL_DST, SOL_IP, SOL_IPV6},
     },
     learn::process,
@@ -28,7 +29,8 @@ pub(crate) fn peer4(ctx: &SockAddrContext) {
     ctx.set_user_port(origin.client.port);
 }
 
-/// What they return for an AF_INET6 socket, which has an IPv4 client's address in mapped form.
+/// What `accept()` and `getpeername()` return for an AF_INET6 socket, where an IPv4 client's address stands
+/// in mapped form.
 #[inline(always)]
 pub(crate) fn peer6(ctx: &SockAddrContext) {
     let Some(origin) = origin(ctx) else { return };
@@ -36,8 +38,8 @@ pub(crate) fn peer6(ctx: &SockAddrContext) {
     ctx.set_user_port(origin.client.port);
 }
 
-/// The origin of the context's socket, if it tells more than the wire does. Whoever accepts a
-/// connection is noted as its process: it may be closed by the other end before it is released.
+/// The origin of the context's socket, if it tells more than the wire does. Notes whoever accepts a
+/// connection as its process: the other end may close it before the process releases it.
 #[inline(always)]
 fn origin(ctx: &SockAddrContext) -> Option<&'static Origin> {
     let origin = ORIGINS.get_ptr_mut(ctx.cookie())?;
@@ -49,8 +51,8 @@ fn origin(ctx: &SockAddrContext) -> Option<&'static Origin> {
     (known.client != known.remote).then_some(known)
 }
 
-/// Answers `getsockopt(SO_ORIGINAL_DST)` for a connection that was steered to a proxy: its own address
-/// is where the client wanted to go. So a proxy that is set up for REDIRECT works unchanged.
+/// Answers `getsockopt(SO_ORIGINAL_DST)` for a connection that was steered to a proxy: its own address is
+/// where the client wanted to go. A proxy that is set up for REDIRECT works unchanged.
 #[inline(always)]
 pub(crate) fn original_dst(ctx: &SockoptContext) {
     let level = ctx.level();
@@ -91,7 +93,7 @@ pub(crate) fn original_dst(ctx: &SockoptContext) {
     }
 }
 
-/// Writes the answer where the caller wants it, and says how long it is. `None`: there is no room.
+/// Writes the answer to the caller's buffer and returns its length, or `None` if the buffer is too small.
 #[inline(always)]
 fn answer_with<T>(ctx: &SockoptContext, answer: impl FnOnce() -> T) -> Option<usize> {
     let value = ctx.optval::<T>()?;

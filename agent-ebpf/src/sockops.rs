@@ -46,7 +46,7 @@ pub(crate) fn call(ctx: &SockOpsContext) {
             carry::connected(ctx);
         }
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => {
-            // The listener's flag, inherited.
+            // The flag is inherited from the listener.
             carry::connected(ctx);
             learn::accepted(ctx);
         }

@@ -25,8 +25,8 @@ pub(crate) fn ended(event: impl FnOnce() -> Closed) {
     log(true, event);
 }
 
-/// Tells the access log that a connection was refused. Only while half of the ring is free: a flood of refusals
-/// must leave room for connections that end.
+/// Tells the access log that a connection was refused. It does so only while half of the ring is free,
+/// because a flood of refusals must leave room for connections that end.
 #[inline(always)]
 pub(crate) fn refused(event: impl FnOnce() -> Closed) {
     log(EVENTS.query(BPF_RB_AVAIL_DATA.into()) < HALF, event);
@@ -43,8 +43,8 @@ fn log(is_room: bool, event: impl FnOnce() -> Closed) {
     }
 }
 
-/// The agent looks every now and then: to wake it for each connection would cost more than all else
-/// here. It is woken when much is waiting.
+/// Flags that wake the agent when much is waiting. It looks every now and then by itself: waking it for each
+/// connection would cost more than everything else here.
 #[inline(always)]
 fn wakeup() -> u64 {
     if EVENTS.query(BPF_RB_AVAIL_DATA.into()) > MUCH {
@@ -54,8 +54,8 @@ fn wakeup() -> u64 {
     }
 }
 
-/// Hands the agent a record of a PROXY header, which it looks at every now and then and when it is asked.
-/// `false`: there was no room, which is counted.
+/// Hands the agent a record of a PROXY header, which it fetches every now and then and when it is asked.
+/// `false`, which is counted, if there was no room.
 #[inline(always)]
 pub(crate) fn header(record: &[u8]) -> bool {
     let is_told = HEADERS

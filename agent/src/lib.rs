@@ -2,11 +2,11 @@
 //!
 //! The rooms, lowest first; each imports only from those above it in this list:
 //!
-//! * [`host`]: network namespaces, sockets, processes, clocks and files of this host
+//! * [`host`]: clocks, files, network namespaces, sockets, cgroups and processes of this host
 //! * [`config`]: the configuration, one file a section
 //! * [`workloads`]: pods and containers, and their names
 //! * [`route`]: routing rules, routes and sysctls, and the journal that undoes them
-//! * [`connections`]: what is known of connections, live or ended, behind traits
+//! * [`connections`]: origins of live connections and summaries of ended ones, with the data path behind traits
 //! * [`datapath`]: loads, attaches and fills the BPF programs; the only room that imports aya
 //! * [`relay`]: the relay in user space
 //! * [`observe`]: metrics, statistics and the access log

@@ -145,7 +145,7 @@ fn the_plugin_is_installed_and_removed() {
             .unwrap()
             .contains("\"type\": \"truepeer\"")
     );
-    // What was installed runs as the plugin.
+    // The installed binary runs as the plugin.
     let version = Command::new(path("bin/truepeer"))
         .env("CNI_COMMAND", "VERSION")
         .stdin(Stdio::null())

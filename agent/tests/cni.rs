@@ -1,4 +1,4 @@
-//! The CNI plugin's errors, one by one: environment and standard input in, JSON and exit code out.
+//! The CNI plugin's errors, one by one: from environment and standard input to JSON and exit code.
 
 use std::{
     io::Write as _,
@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-/// A plugin that is run with valid parameters, unless a test says otherwise.
+/// A plugin that runs with valid parameters, unless a test says otherwise.
 struct Plugin {
     directory: tempfile::TempDir,
 }
@@ -73,7 +73,7 @@ impl Plugin {
         assert!(told.contains(part), "{told}");
     }
 
-    /// The same with a changed configuration.
+    /// Fails unless the command refuses a changed configuration with this code and this part of its text.
     #[track_caller]
     fn refuses(&self, command: &str, change: Value, code: u32, part: &str) {
         self.fails(command, &[], &self.with(change).to_string(), code, part);
@@ -323,6 +323,6 @@ fn the_example_is_a_list_that_the_plugin_takes() {
         (0, String::new())
     );
     input["prevResult"] = json!({});
-    // All is well but the namespace.
+    // Only the namespace is wrong.
     plugin.fails("ADD", &[], &input.to_string(), 4, "CNI_NETNS");
 }

@@ -42,7 +42,7 @@ impl Drop for Pod {
     }
 }
 
-/// A directory of pins, which are removed when dropped, too: a test that fails leaves no program attached.
+/// A directory of pins, which are removed on drop, so that even a test that fails leaves no program attached.
 struct Pinned(PathBuf);
 
 impl Pinned {
@@ -101,17 +101,17 @@ fn everything_attaches_is_taken_over_and_goes() -> Result<()> {
             let link = FdLink::from(PinnedLink::from_pin(root.join("links").join(name))?);
             links.insert(link.info()?.id());
         }
-        // The second time, the same links got other programs: never are there two on an interface.
+        // The second time, the same links get new programs: an interface never has two.
         assert_eq!(links.len(), 4);
         assert_eq!(status.maps[0].max_entries, 1000);
     }
-    // Without steers, sockets are looked up as ever.
+    // Without steers, the kernel looks up sockets by itself.
     let mut datapath = Datapath::load(&root, 1000, false, &cgroup()?)?;
     let names = datapath.attach(&netns, &[("eth0", Job::Unwrap)], false)?;
     let names: Vec<_> = names.iter().map(String::as_str).collect();
     datapath.retain(&names, &[netns.cookie()], &[])?;
     assert_eq!(Pins::open(&root)?.status()?.links.len(), 3);
-    // Another size: the maps are made anew, and a dropped namespace is detached.
+    // With another size, the maps are new, and a namespace that was dropped is detached.
     let datapath = Datapath::load(&root, 2000, true, &cgroup()?)?;
     datapath.retain(&[], &[], &[])?;
     let status = datapath.pins().status()?;

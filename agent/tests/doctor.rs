@@ -23,7 +23,7 @@ fn assert_has(lines: &[String], start: &str, part: &str) {
     assert!(found, "no \"{start}\" with \"{part}\" in {lines:#?}");
 }
 
-/// Checks a configuration with these steers, but for the probe.
+/// Checks a configuration with these steers, without the probe.
 fn examine(steers: &str) -> Vec<String> {
     let config = Config::parse(steers, "test").unwrap();
     let checks = doctor::run(false, &config);

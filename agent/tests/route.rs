@@ -77,7 +77,7 @@ impl Host {
         sysctl::read(&self.netns, key).unwrap().unwrap()
     }
 
-    /// How many of truepeer's rules and routes there are: IPv4, IPv6.
+    /// The number of truepeer's rules and routes, for IPv4 and for IPv6.
     fn installed(&self) -> [usize; 2] {
         [false, true].map(|ipv6| {
             let rules = route::rules(&self.netns, ipv6).unwrap();
@@ -259,7 +259,7 @@ fn sweep_finds_what_no_journal_knows_and_nothing_else() {
     );
 }
 
-/// Runs itself again where it sees no namespace but its own: it sweeps all that it sees.
+/// Runs itself again where it sees only its own namespace, because it sweeps every namespace that it sees.
 #[test]
 fn an_unreadable_journal_is_kept_and_what_it_recorded_is_removed_by_tag() {
     const INSIDE: &str = "TRUEPEER_TEST_INSIDE";

@@ -14,3 +14,14 @@ pub mod servers;
 pub mod table;
 pub mod topology;
 pub mod wait;
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_scenario_in_the_readme_is_one() {
+        let readme = include_str!("../README.md");
+        let (_, example) = readme.split_once("```rust\n").unwrap();
+        let (example, _) = example.split_once("```").unwrap();
+        assert!(include_str!("../tests/steer/sidecar.rs").contains(example));
+    }
+}

@@ -29,7 +29,7 @@ pub enum Role {
         /// Pairs: where it listens, and where it connects to
         routes: Vec<SocketAddr>,
     },
-    /// Likewise a proxy that iptables redirect connections to
+    /// A proxy that binds to the client's address and port, and to which iptables redirect connections
     #[command(hide = true)]
     Redirected {
         /// Where it listens
@@ -60,7 +60,7 @@ pub enum Role {
     },
 }
 
-/// The kernel's answers: an error number each, or nothing when it grants the request.
+/// The kernel's answers: for each request an error number, or `None` when the kernel grants it.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answers {
     /// `setsockopt(IP_TRANSPARENT)` or its IPv6 twin.
@@ -72,9 +72,9 @@ pub struct Answers {
 }
 
 impl Role {
-    /// Plays it; a proxy serves until it is killed.
+    /// Plays the role. A proxy serves until it is killed.
     pub fn play(self) -> Result<()> {
-        // Where nobody has said it, it is measured now, and not while the first client waits.
+        // The factor of time is measured here, unless it is set, and not while the first client waits.
         factor();
         match self {
             Self::Bind { routes } => {
@@ -135,7 +135,7 @@ pub fn proxy(directory: &Path, netns: &Netns, program: &Path, routes: &[Route]) 
     start("binding-proxy", directory, netns, command, listen)
 }
 
-/// Starts [`Role::Redirected`] likewise.
+/// Starts [`Role::Redirected`] as [`UID`] and waits until it listens; `program` is this crate's.
 pub fn redirected(
     directory: &Path,
     netns: &Netns,

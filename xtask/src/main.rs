@@ -57,6 +57,9 @@ enum Chore {
         args: Vec<String>,
     },
     /// Check imports and documents, then run the unit tests and the end-to-end tests with real proxies (root)
+    ///
+    /// Time limits are multiplied by a factor, which is measured unless TRUEPEER_TIME_FACTOR sets it.
+    /// tests/README.md tells more.
     #[command(
         after_help = "Examples:\n  cargo xtask test\n  cargo xtask test --unit\n  \
                             cargo xtask test --e2e envoy\n  \

@@ -1,5 +1,5 @@
-//! TLVs of version 2 in a way that the kernel's verifier can follow. It takes what [`super::parse`] takes, of
-//! headers of at most [`MAX`] bytes with at most [`TLVS`] TLVs.
+//! TLVs of version 2, read in a way that the kernel's verifier can follow. It accepts what [`super::parse`]
+//! accepts, in headers of at most [`MAX`] bytes with at most [`TLVS`] TLVs.
 
 use super::{
     Reason,
@@ -15,14 +15,14 @@ pub const MAX: usize = 1460;
 pub const ROOM: usize = 2048;
 /// What [`kind::SSL`] has before its own TLVs.
 const SSL_HEAD: usize = 5;
-/// Most TLVs that are read, those within [`kind::SSL`] among them.
+/// How many TLVs are read at most, including those within [`kind::SSL`].
 pub const TLVS: usize = 64;
 
-/// Checks a header of `length` bytes, at most [`MAX`], whose TLVs begin at `start`: whether it says anything
-/// besides addresses. Where it `is_free`, what follows them need not be TLVs.
+/// Checks a header of `length` bytes, at most [`MAX`], whose TLVs begin at `start`. Returns whether it says
+/// anything besides addresses. If `is_free`, what follows the addresses need not be TLVs.
 ///
-/// `veil` is zero, which the verifier is not to know: what it is added to may be anything afterwards. Else the
-/// verifier would follow each way that TLVs can follow each other.
+/// `veil` is a zero that the verifier must not know to be one: whatever it is added to may be anything
+/// afterwards. Otherwise the verifier would follow every sequence of TLVs.
 ///
 /// # Errors
 ///
@@ -37,9 +37,9 @@ pub fn check(
 ) -> Result<bool, Reason> {
     let mut length = length;
     let mut at = start;
-    // Where the TLVs within the last SSL end; how many checksums there are, and where the last one is.
+    // Where the TLVs within the last SSL end, how many checksums there are, and where the last one is.
     let (mut inner, mut checksums, mut checksum) = (0, 0, 0);
-    // Not zero: there is something wrong, or something to tell.
+    // Not zero if something is wrong, or if there is something to tell.
     let (mut wrong, mut told) = (usize::from(start > length), 0);
     for _ in 0..TLVS {
         at = (at + veil) & (ROOM - 1);
@@ -92,7 +92,8 @@ pub fn check(
     Ok(told != 0)
 }
 
-/// Whether the header is what the checksum at `at` says. That counts as zeros, which it is meanwhile.
+/// Whether the header matches the checksum at `at`, which itself counts as zeros and is set to them in the
+/// meantime.
 #[inline(always)]
 fn is_intact(header: &mut [u8; ROOM], length: usize, at: usize) -> bool {
     let told = [0, 1, 2, 3].map(|i| byte(header, at + i));

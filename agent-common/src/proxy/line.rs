@@ -1,4 +1,5 @@
-//! Version 1 byte by byte, as the kernel's verifier can follow it. It takes what [`super::parse`] takes.
+//! Version 1, read byte by byte in a way that the kernel's verifier can follow. It accepts what
+//! [`super::parse`] accepts.
 
 use super::{Endpoints, Reason, v1};
 use crate::{Address, Endpoint};
@@ -18,15 +19,15 @@ const MAPPED: u64 = 0xffff << 32;
 pub struct Line {
     /// How many bytes it takes.
     pub len: usize,
-    /// What it says; `None`: `UNKNOWN`.
+    /// The ends that it names; `None` if it says `UNKNOWN`.
     pub ends: Option<Endpoints>,
 }
 
-/// Reads a line of which `bytes` has the first `length` bytes, then zeros. `None`: its end is missing.
+/// Reads a line. `bytes` has its first `length` bytes, then zeros. `None` if its end is missing.
 ///
 /// # Errors
 ///
-/// When it is no line of version 1.
+/// When it is not a line of version 1.
 #[inline(always)]
 pub fn read(bytes: &[u8; ROOM], length: usize) -> Result<Option<Line>, Reason> {
     let begins = |at: usize, text: &[u8]| {
@@ -42,8 +43,8 @@ pub fn read(bytes: &[u8; ROOM], length: usize) -> Result<Option<Line>, Reason> {
         return Err(Reason::NoHeader);
     }
     let at = SIGNATURE;
-    // Zero, which the verifier does not know: what it is added to may be anything afterwards. Else the
-    // verifier would follow each way that a line can be written.
+    // A zero that the verifier does not know to be one: whatever it is added to may be anything afterwards.
+    // Otherwise the verifier would follow every way to write a line.
     let [.., a, b, c, d, e, f, g, h] = *bytes;
     let veil = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
     if begins(at, b"UNKNOWN") {
@@ -87,7 +88,7 @@ pub fn read(bytes: &[u8; ROOM], length: usize) -> Result<Option<Line>, Reason> {
     }))
 }
 
-/// Looks for the end of an `UNKNOWN` line, of which nothing else counts.
+/// Looks for the end of an `UNKNOWN` line, in which nothing else matters.
 #[inline(always)]
 fn unknown(bytes: &[u8; ROOM], length: usize, veil: u64) -> Result<Option<Line>, Reason> {
     let mut end = veil;

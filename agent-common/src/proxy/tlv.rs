@@ -1,8 +1,8 @@
-//! What a header of version 2 says besides addresses: type, length and value (2.2, 2.2.1 to 2.2.8).
+//! What a header of version 2 says besides addresses, as type, length and value (2.2, 2.2.1 to 2.2.8).
 
 use super::{Reason, crc32c};
 
-/// Types that are registered, and those that cloud providers use of the range for applications.
+/// The registered types, and those of the application range that cloud providers use.
 pub mod kind {
     /// Application-layer protocol (2.2.1).
     pub const ALPN: u8 = 0x01;
@@ -102,8 +102,8 @@ impl Ssl<'_> {
 }
 
 impl<'a> Tlv<'a> {
-    /// What it means; `None` if the value is not what its type demands. A type of the range for
-    /// applications whose value is another's than the cloud provider's is unknown.
+    /// What it means; `None` if the value is not what its type demands. In the application range, a value
+    /// that is not the cloud provider's has an unknown meaning.
     pub fn meaning(self) -> Option<Meaning<'a>> {
         let value = self.value;
         Some(match self.kind {
@@ -168,7 +168,8 @@ impl<'a> Tlvs<'a> {
         Some(Self(bytes))
     }
 
-    /// Those of a whole header from `start` on, each of which means something, and the checksum.
+    /// The TLVs of a whole header from `start` on, each of which must mean something, with a matching
+    /// checksum if there is one.
     pub(super) fn read(header: &'a [u8], start: usize) -> Result<Self, Reason> {
         let tlvs = header.get(start..).and_then(Self::well_formed);
         let tlvs = tlvs.ok_or(Reason::Tlv)?;

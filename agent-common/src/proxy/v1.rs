@@ -12,7 +12,7 @@ pub(super) const MAX: usize = 107;
 /// `"PROXY UNKNOWN\r\n"`, which is the shortest header of both versions.
 const MIN: usize = 15;
 
-/// Parses a line that begins as [`SIGNATURE`] does, as far as it is there.
+/// Parses a line that begins like [`SIGNATURE`], as far as it is there.
 pub(super) fn parse(bytes: &[u8]) -> Result<Parsed<'_>, Reason> {
     let head = &bytes[..bytes.len().min(MAX)];
     // "The receiver must wait for the CRLF sequence before starting to decode the addresses."

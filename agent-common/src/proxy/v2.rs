@@ -6,27 +6,27 @@ use crate::{Address, Endpoint};
 
 /// The first 12 bytes.
 pub const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
-/// How many bytes are before the addresses.
+/// How many bytes stand before the addresses.
 pub const PREFACE: usize = 16;
 /// How many bytes the addresses and ports of [`Family::Tcp4`] take.
 pub const TCP4: usize = 12;
 /// How many bytes the addresses and ports of [`Family::Tcp6`] take.
 pub const TCP6: usize = 36;
-/// The same of an `AF_UNIX` socket.
+/// How many bytes the addresses of an `AF_UNIX` socket take.
 const UNIX: usize = 216;
 
-/// What is before the addresses.
+/// What stands before the addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Preface {
     /// Whether the sender speaks for itself: `LOCAL`. Else for another: `PROXY`.
     pub is_local: bool,
-    /// Of what kind the addresses are.
+    /// The kind of the addresses.
     pub family: Family,
     /// How many bytes of the header follow.
     pub length: u16,
 }
 
-/// Of what kind addresses are.
+/// A kind of addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
     /// TCP over IPv4.
@@ -35,8 +35,8 @@ pub enum Family {
     Tcp6,
     /// Unspecified; or not assigned, which a `LOCAL` header may be.
     Unspecified,
-    /// A known one that falls back to unspecified, as a TCP connection cannot come from it. Its
-    /// addresses take this many bytes.
+    /// A known kind that a TCP connection cannot have, which therefore counts as unspecified. Its addresses
+    /// take this many bytes.
     Other(u8),
 }
 
@@ -129,7 +129,7 @@ impl Preface {
         PREFACE + self.length as usize
     }
 
-    /// Never: a header has a signature.
+    /// Never, as a header has a signature.
     #[inline(always)]
     pub const fn is_empty(self) -> bool {
         false
@@ -184,7 +184,7 @@ pub fn tcp6(block: &[u8; TCP6]) -> Result<Endpoints, Reason> {
     .checked()
 }
 
-/// Parses a header that begins as [`SIGNATURE`] does, as far as it is there.
+/// Parses a header that begins like [`SIGNATURE`], as far as it is there.
 pub(super) fn parse(bytes: &[u8]) -> Result<Parsed<'_>, Reason> {
     let Some(start) = bytes.first_chunk() else {
         return Ok(Parsed::Incomplete(PREFACE));
@@ -200,7 +200,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Parsed<'_>, Reason> {
         (false, Family::Tcp6) => Peer::Proxied(tcp6(block.first_chunk().ok_or(Reason::Length)?)?),
         (false, Family::Unspecified | Family::Other(_)) => Peer::Unknown,
     };
-    // What is not described need not be TLVs: "the receiver should ignore address information".
+    // What follows need not be TLVs then: "the receiver should ignore address information".
     let is_free = preface.is_local || preface.family.is_empty();
     let tlvs = match Tlvs::read(header, PREFACE + preface.family.len()) {
         Err(Reason::Tlv) if is_free => Tlvs::default(),

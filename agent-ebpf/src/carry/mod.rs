@@ -20,7 +20,7 @@ use crate::{
     tell::count,
 };
 
-/// A socket begins to connect: if it speaks for a client, its SYN is wanted.
+/// A socket begins to connect. If it speaks for a client, its SYN is of interest.
 #[inline(always)]
 pub(crate) fn connects(ctx: &SockOpsContext) {
     if claim(ctx).is_some() {
@@ -28,7 +28,7 @@ pub(crate) fn connects(ctx: &SockOpsContext) {
     }
 }
 
-/// Notes the SYN before it is sent, and makes room for its option.
+/// Notes the SYN before it is sent, and reserves room for its options.
 #[inline(never)]
 pub(crate) fn sends(ctx: &SockOpsContext) {
     let Some(claim) = claim(ctx) else { return };
@@ -49,7 +49,7 @@ pub(crate) fn sends(ctx: &SockOpsContext) {
     if !reserve(ctx, length) {
         count(Counter::CarryNoRoom);
     } else if tag::is_wanted() {
-        // What does not fit is told when it cannot be written.
+        // A tag that does not fit is counted when it cannot be written.
         reserve(ctx, agent_common::tag::LEN);
     }
 }
@@ -60,7 +60,7 @@ fn reserve(ctx: &SockOpsContext, length: u8) -> bool {
     unsafe { bpf_reserve_hdr_opt(ctx.as_ptr().cast(), length.into(), 0) == 0 }
 }
 
-/// Writes the option that there is room for.
+/// Writes the options for which room was reserved.
 #[inline(never)]
 pub(crate) fn writes(ctx: &SockOpsContext) {
     let Some(claim) = claim(ctx) else { return };
@@ -90,7 +90,7 @@ fn store<const N: usize>(ctx: &SockOpsContext, option: &[u8; N]) -> bool {
     unsafe { bpf_store_hdr_opt(ctx.as_ptr().cast(), option.as_ptr().cast(), N as u32, 0) == 0 }
 }
 
-/// A connection is made: its further segments are not wanted.
+/// A connection is established. Its further segments are of no interest.
 #[inline(always)]
 pub(crate) fn connected(ctx: &SockOpsContext) {
     let flags = ctx.cb_flags();

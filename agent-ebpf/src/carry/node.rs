@@ -1,7 +1,7 @@
 //! carry before the node's own NAT: whatever becomes of a SYN's addresses, TOA on it names its sender.
 //!
-//! A SYN has no payload, so its header is made anew at the packet's end: the options without padding, which
-//! other systems leave after the end of options or between them, then TOA.
+//! A SYN has no payload, so its header can be rebuilt at the packet's end: the options without the padding
+//! that other systems leave behind or between them, then TOA.
 
 use core::ptr::read_volatile;
 
@@ -42,7 +42,8 @@ use crate::{
 #[map]
 static TCP_HEADERS: Scratch<Headers> = Scratch::new();
 
-/// A TCP header as it came in and as it goes on, zeros behind. They would take too much of the stack.
+/// A TCP header as it came in and as it goes on, each followed by zeros. On the stack they would take too
+/// much room.
 #[repr(C, align(8))]
 struct Headers {
     old: [u8; HEADER_ROOM],
@@ -59,14 +60,14 @@ impl Headers {
 #[map]
 static SAID: Scratch<Said> = Scratch::new();
 
-/// What another hop says on a SYN, which would take too much of the stack as well.
+/// A SYN, and what another hop says on it. On the stack they would take too much room.
 #[repr(C)]
 struct Said {
     syn: Syn,
     claim: Claim,
 }
 
-/// One packet at tc ingress; the action for it.
+/// Handles one packet at tc ingress and returns the action for it.
 #[inline(always)]
 pub(crate) fn ingress(ctx: &TcContext) -> i32 {
     let segment = match packet::read(ctx) {
@@ -92,7 +93,7 @@ pub(crate) fn ingress(ctx: &TcContext) -> i32 {
     }
 }
 
-/// What is done with SYNs to this port that come in by the packet's interface.
+/// What is to be done with SYNs to this port that come in by the packet's interface.
 #[inline(always)]
 fn node(ctx: &TcContext, port: u16) -> Option<&'static Node> {
     let interface = Interface {
@@ -103,7 +104,7 @@ fn node(ctx: &TcContext, port: u16) -> Option<&'static Node> {
     NODES.look_up(interface).filter(|node| node.has(port))
 }
 
-/// A SYN to a port of the node; the action for it.
+/// Gives TOA to a SYN to a port of the node, and returns the action for it.
 #[inline(always)]
 fn passes(ctx: &TcContext, segment: &Segment, node: &Node, kinds: &Kinds) -> i32 {
     let Some(headers) = TCP_HEADERS.get() else {
@@ -137,7 +138,7 @@ fn passes(ctx: &TcContext, segment: &Segment, node: &Node, kinds: &Kinds) -> i32
         count(Counter::NodeNoRoom);
         return TCX_NEXT;
     }
-    // What cannot be written is in pieces, or still forged; its sender repeats it.
+    // A SYN that cannot be written is damaged, or still carries a forgery. Its sender repeats it.
     if !rewrite(ctx, segment, headers, end) {
         return TCX_DROP;
     }
@@ -156,8 +157,8 @@ fn passes(ctx: &TcContext, segment: &Segment, node: &Node, kinds: &Kinds) -> i32
     TCX_NEXT
 }
 
-/// The length, if a TCP header can have it. LLVM would compare the difference to the least length, and the
-/// verifier not know what that says of the length: the volatile read makes the difference come first.
+/// The length, if a TCP header can have it. LLVM would check the range on a shifted copy, from which the
+/// verifier learns nothing about the length: the volatile read makes the shifted value the one that is used.
 #[inline(always)]
 fn bounded(length: usize) -> Option<usize> {
     let options = length.wrapping_sub(TcpHdr::LEN);
@@ -166,7 +167,7 @@ fn bounded(length: usize) -> Option<usize> {
     (options <= MAX_HEADER - TcpHdr::LEN).then_some(options + TcpHdr::LEN)
 }
 
-/// Whether a trusted hop sent the SYN, whose TOA stays: it is nearer the client.
+/// Whether a trusted hop sent the SYN. Its TOA stays, because the hop is nearer the client.
 #[inline(always)]
 fn speaks_for_another(said: &mut Said, header: &[u8; HEADER_ROOM], kinds: &Kinds) -> bool {
     let Toa::Client(client) = toa::find(header, kinds) else {
@@ -191,8 +192,8 @@ fn has_payload(segment: &Segment) -> bool {
     segment.length != segment.tcp.length
 }
 
-/// Appends what tells the sender to the options that end at `end`; where they end now. `None`: there is no
-/// room.
+/// Appends TOA for the sender, and its tag, to the options that end at `end`. Returns where they end now, or
+/// `None` if there is no room.
 #[inline(always)]
 fn append_toa(
     segment: &Segment,
@@ -229,7 +230,7 @@ fn append_toa(
     Some(options::append(header, end, &tag))
 }
 
-/// Writes the new header, whose options end at `end`, over the old one.
+/// Replaces the packet's TCP header by the new one, whose options end at `end`.
 #[inline(always)]
 fn rewrite(ctx: &TcContext, segment: &Segment, headers: &mut Headers, end: usize) -> bool {
     let old_length = segment.tcp.length;
@@ -253,7 +254,7 @@ fn rewrite(ctx: &TcContext, segment: &Segment, headers: &mut Headers, end: usize
     }
     let checksum = (segment.offset + CHECKSUM) as u32;
     let of_length = |length: usize| u64::from((length as u16).to_be());
-    // Where the device is to make the checksum, it is that of the pseudo header (RFC 9293, 3.1) so far, of
+    // If the device is to compute the checksum, the field holds that of the pseudo header (RFC 9293, 3.1), of
     // which the length is a part.
     let pseudo = u64::from(BPF_F_PSEUDO_HDR) | size_of::<u16>() as u64;
     let (from, to) = (of_length(old_length), of_length(length));

@@ -1,8 +1,8 @@
-//! The source address of a connection whose bind to a client's address was made an ordinary one. The
-//! kernel chooses it when the proxy connects; towards this host's own addresses, the configured one
-//! comes first: rules that redirect what a proxy sends to its own pod exempt it.
+//! The source address of a connection whose bind to a client's address was turned into an ordinary one. The
+//! kernel chooses it when the proxy connects. Towards this host's own addresses the configured source comes
+//! first, because rules that redirect what a proxy sends to its own pod exempt that source.
 //!
-//! A client that a policy of this host denies is refused here, so that the proxy need not wait.
+//! A client that a policy of this host denies is refused here already, so that the proxy need not wait.
 
 use agent_common::{Address, Claim, Endpoint};
 use aya_ebpf::{
@@ -14,8 +14,8 @@ use aya_ebpf::{
 use crate::{
     guard,
     kernel::{
-        context::SockAddr as _,
         sockaddr::{ANY, SockAddr4, SockAddr6},
+        syscall::SockAddr as _,
         uapi::{AF_INET, AF_INET6, PASS, REJECT},
     },
     maps::{CLAIMS, LOCAL_SOURCES, Replaced as _},
@@ -42,12 +42,12 @@ pub(crate) fn connect6(ctx: &SockAddrContext) -> i32 {
     })
 }
 
-/// Gives a socket that speaks for a client the configured source, if it connects to this host, or refuses
-/// it the connection; the answer for it.
+/// Gives a socket that speaks for a client the configured source if it connects to this host, or refuses the
+/// connection. Returns the program's answer.
 ///
-/// Nothing tells whether an address is local, but only such a one can be bound; a socket that can bind
-/// any, for its option or a sysctl, leaves that open. Each bind replaces the one before, as none chooses
-/// a port. If the socket has one already, they all fail, and change nothing.
+/// Nothing tells whether an address is local, but only a local one can be bound. Where an option or a sysctl
+/// lets the socket bind any address, the question stays open. Each bind replaces the one before, because none
+/// chooses a port. If the socket already has a port, all binds fail and change nothing.
 #[inline(always)]
 fn choose_source(
     ctx: &SockAddrContext,
@@ -66,7 +66,7 @@ fn choose_source(
     let destination = Endpoint::new(destination, ctx.user_port());
     let binds_own = || !bind(nobodys) && bind(destination.address);
     if !guard::allows(&claim.client.address, destination.port) {
-        // Where it is open, the SYN is judged where it arrives.
+        // Where the question is open, the SYN is judged on arrival.
         if destination.address.is_loopback() || binds_own() {
             guard::refused(&claim, &Endpoint::new(ANY, 0), &destination);
             return REJECT;
@@ -82,7 +82,7 @@ fn choose_source(
     PASS
 }
 
-/// Binds the socket without a port, which the kernel chooses when it connects.
+/// Binds the socket to an address only; the kernel chooses the port when it connects.
 #[inline(always)]
 fn bind<T>(ctx: &SockAddrContext, mut address: T) -> bool {
     let sock_addr: *mut bpf_sock_addr = ctx.sock_addr;

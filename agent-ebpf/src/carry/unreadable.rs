@@ -1,4 +1,4 @@
-//! SYNs that cannot be read where they come in.
+//! SYNs that the reader of frames does not read.
 
 use aya_ebpf::programs::TcContext;
 
@@ -8,8 +8,8 @@ use crate::kernel::{
     tcp::{ACK, FLAGS, SYN},
 };
 
-/// Whether the frame is a SYN to a port that `is_told` in fragments, or behind extension headers of IPv6, where TOA
-/// could pass unread. No system sends such.
+/// Whether the frame is a SYN to a port that `is_told`, but fragmented or behind IPv6 extension headers,
+/// where TOA could pass unread. No system sends such a SYN.
 #[inline(never)]
 pub(super) fn is_syn(ctx: &TcContext, is_told: impl Fn(u16) -> bool) -> bool {
     let Some(tcp) = packet::hidden_tcp(ctx) else {
@@ -18,7 +18,7 @@ pub(super) fn is_syn(ctx: &TcContext, is_told: impl Fn(u16) -> bool) -> bool {
     let Some([_, _, high, low]) = ctx.skb.read(tcp) else {
         return false;
     };
-    // Nor does any system cut a header before its flags.
+    // No system splits a TCP header before its flags, either.
     is_told(u16::from_be_bytes([high, low]))
         && ctx
             .skb

@@ -11,7 +11,7 @@ pub(crate) trait Bytes {
     fn read<const N: usize>(&self, at: usize) -> Option<[u8; N]>;
 }
 
-/// The whole packet, by a helper's call.
+/// The whole packet, read by a helper.
 impl Bytes for SkBuff {
     #[inline(always)]
     fn read<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
@@ -19,7 +19,7 @@ impl Bytes for SkBuff {
     }
 }
 
-/// The linear part of a packet at tc, by plain loads.
+/// The linear part of a packet at tc, read directly.
 pub(crate) struct Linear<'a>(pub(crate) &'a TcContext);
 
 impl Bytes for Linear<'_> {
@@ -31,7 +31,7 @@ impl Bytes for Linear<'_> {
 }
 
 impl Linear<'_> {
-    /// The `T` at `at`, an address in the packet, if the linear part holds it.
+    /// The address of the `T` at `at`, if the linear part holds it.
     #[inline(always)]
     pub(crate) fn at<T>(&self, at: usize) -> Option<*const T> {
         let start = self.0.data() + at;
@@ -39,8 +39,8 @@ impl Linear<'_> {
     }
 }
 
-/// Copies `length` bytes, at most `N`, from `at` on; `false`: they are not there. The verifier wants to know that
-/// `length` is not 0.
+/// Copies `length` bytes from `at` on; `false` if the packet ends before. The verifier must know that
+/// `length` is between 1 and `N`.
 #[inline(always)]
 pub(crate) fn copy<const N: usize>(
     skb: &SkBuff,
@@ -55,8 +55,8 @@ pub(crate) fn copy<const N: usize>(
     }
 }
 
-/// Writes the first `length` bytes, at most `N`, to `at`, with flags of `bpf_skb_store_bytes()`; `false`: the packet
-/// cannot be written there.
+/// Writes the first `length` bytes to `at`, with the flags of `bpf_skb_store_bytes()`; `false` if the packet
+/// cannot be written there. The verifier must know that `length` is between 1 and `N`.
 #[inline(always)]
 pub(crate) fn write<const N: usize>(
     skb: &SkBuff,

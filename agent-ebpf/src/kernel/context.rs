@@ -1,39 +1,21 @@
-//! What the contexts of programs say.
-
-use core::ptr::{read_volatile, write_volatile};
+//! What the contexts of packets and of TCP's events say.
 
 use agent_common::{Address, Endpoint, Namespace};
 use aya_ebpf::{
     EbpfContext,
-    bindings::{__sk_buff, bpf_sk_lookup, bpf_sock, bpf_sock_addr, bpf_sock_ops, bpf_sockopt},
+    bindings::{__sk_buff, bpf_sk_lookup, bpf_sock, bpf_sock_ops},
     cty::c_void,
     helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie},
     programs::{
-        SkBuffContext, SkLookupContext, SockAddrContext, SockContext, SockOpsContext,
-        SockoptContext, TcContext,
+        SkBuffContext, SkLookupContext, SockAddrContext, SockContext, SockOpsContext, TcContext,
     },
 };
 
-use super::uapi::AF_INET;
+use super::{
+    field::{field, field_alone, non_null},
+    uapi::AF_INET,
+};
 use crate::maps::{NAMESPACES, Replaced as _};
-
-/// A field of a context, or of a socket in one.
-macro_rules! field {
-    ($context:expr => $($field:tt)+) => {
-        // SAFETY: the kernel keeps a context and its socket valid while a program runs, and the verifier checks
-        // each access.
-        unsafe { (*$context).$($field)+ }
-    };
-}
-
-/// A field that the compiler is not to read together with others: the verifier takes reads at fixed offsets and of
-/// the field's own size only.
-macro_rules! field_alone {
-    ($context:expr => $($field:tt)+) => {
-        // SAFETY: as in `field`.
-        unsafe { read_volatile(&raw const (*$context).$($field)+) }
-    };
-}
 
 /// A context with a packet.
 pub(crate) trait Skb {
@@ -57,7 +39,7 @@ pub(crate) trait Skb {
         field!(self.skb() => mark)
     }
 
-    /// The socket that sends the packet, or that gets it.
+    /// The socket that sends or receives the packet.
     #[inline(always)]
     fn socket(&self) -> Option<*mut bpf_sock> {
         non_null(field!(self.skb() => __bindgen_anon_2.sk))
@@ -84,7 +66,7 @@ impl Skb for SkBuffContext {
     }
 }
 
-/// A context of which the kernel knows the socket's cookie.
+/// A context whose socket has a cookie.
 pub(crate) trait Cookie: EbpfContext {
     /// The socket's cookie, which no other socket has until the next boot.
     #[inline(always)]
@@ -112,7 +94,7 @@ pub(crate) trait SockOps: EbpfContext {
         unsafe { bpf_get_netns_cookie(self.as_ptr()) }
     }
 
-    /// What is to be done in the socket's namespace, and its cookie; `None` where there is nothing to do.
+    /// The cookie of the socket's network namespace and what is to be done there; `None` if that is nothing.
     #[inline(always)]
     fn namespace(&self) -> Option<(u64, &'static Namespace)> {
         let netns = self.netns();
@@ -159,7 +141,8 @@ pub(crate) trait SockOps: EbpfContext {
         field!(self.ops() => rcv_nxt)
     }
 
-    /// SND.UNA: the sequence number of the first byte that is not acknowledged; of a SYN that is being sent, its own.
+    /// SND.UNA: the sequence number of the first unacknowledged byte. While a SYN is being sent, that is the
+    /// SYN's.
     #[inline(always)]
     fn snd_una(&self) -> u32 {
         field!(self.ops() => snd_una)
@@ -171,13 +154,13 @@ pub(crate) trait SockOps: EbpfContext {
         field!(self.ops() => snd_nxt)
     }
 
-    /// How many bytes came in. The FIN counts as one.
+    /// How many bytes came in; a FIN counts as one.
     #[inline(always)]
     fn bytes_received(&self) -> u64 {
         field!(self.ops() => bytes_received)
     }
 
-    /// How many bytes the other end acknowledged. The FIN counts as one.
+    /// How many bytes the other end acknowledged; a FIN counts as one.
     #[inline(always)]
     fn bytes_acked(&self) -> u64 {
         field!(self.ops() => bytes_acked)
@@ -255,124 +238,6 @@ impl SkLookup for SkLookupContext {
     fn lookup(&self) -> *mut bpf_sk_lookup {
         self.lookup
     }
-}
-
-/// A system call that takes or returns a socket address: the user's.
-pub(crate) trait SockAddr {
-    fn sock_addr(&self) -> *mut bpf_sock_addr;
-
-    /// The socket's type: `SOCK_STREAM` and others.
-    #[inline(always)]
-    fn socket_type(&self) -> u32 {
-        field!(self.sock_addr() => type_)
-    }
-
-    /// The socket, as helpers take it.
-    #[inline(always)]
-    fn socket(&self) -> Option<*mut c_void> {
-        non_null(field!(self.sock_addr() => __bindgen_anon_1.sk)).map(<*mut _>::cast)
-    }
-
-    /// The address of an AF_INET socket's call.
-    #[inline(always)]
-    fn user_v4(&self) -> Address {
-        Address::v4(field!(self.sock_addr() => user_ip4))
-    }
-
-    /// The address of an AF_INET6 socket's call.
-    #[inline(always)]
-    fn user_v6(&self) -> Address {
-        Address::v6(field!(self.sock_addr() => user_ip6))
-    }
-
-    /// The port, host byte order.
-    #[inline(always)]
-    fn user_port(&self) -> u16 {
-        u16::from_be(field!(self.sock_addr() => user_port) as u16)
-    }
-
-    /// Replaces the address of an AF_INET socket's call by an IPv4 address.
-    #[inline(always)]
-    fn set_user_v4(&self, address: Address) {
-        field!(self.sock_addr() => user_ip4 = address.0[3]);
-    }
-
-    /// Replaces the address of an AF_INET6 socket's call.
-    #[inline(always)]
-    fn set_user_v6(&self, address: Address) {
-        for (i, word) in address.0.into_iter().enumerate() {
-            // SAFETY: as in `field`. The verifier takes four writes, at fixed offsets.
-            unsafe { write_volatile(&raw mut (*self.sock_addr()).user_ip6[i], word) };
-        }
-    }
-
-    /// Replaces the port, which is in host byte order.
-    #[inline(always)]
-    fn set_user_port(&self, port: u16) {
-        field!(self.sock_addr() => user_port = port.to_be().into());
-    }
-}
-
-impl SockAddr for SockAddrContext {
-    #[inline(always)]
-    fn sock_addr(&self) -> *mut bpf_sock_addr {
-        self.sock_addr
-    }
-}
-
-/// A call of `getsockopt()` or `setsockopt()`.
-pub(crate) trait Sockopt {
-    fn sockopt(&self) -> *mut bpf_sockopt;
-
-    /// The option's level.
-    #[inline(always)]
-    fn level(&self) -> i32 {
-        field!(self.sockopt() => level)
-    }
-
-    /// The option.
-    #[inline(always)]
-    fn optname(&self) -> i32 {
-        field!(self.sockopt() => optname)
-    }
-
-    /// The socket.
-    #[inline(always)]
-    fn socket(&self) -> Option<*mut bpf_sock> {
-        non_null(field!(self.sockopt() => __bindgen_anon_1.sk))
-    }
-
-    /// The option's value, if the caller's buffer has room for a `T`.
-    #[inline(always)]
-    fn optval<T>(&self) -> Option<*mut T> {
-        let value = field!(self.sockopt() => __bindgen_anon_2.optval) as usize;
-        let end = field!(self.sockopt() => __bindgen_anon_3.optval_end) as usize;
-        (value + size_of::<T>() <= end).then_some(value as *mut T)
-    }
-
-    /// Says how long the value is; -1: the program has handled a call of `setsockopt()`.
-    #[inline(always)]
-    fn set_optlen(&self, length: i32) {
-        field!(self.sockopt() => optlen = length);
-    }
-
-    /// Has a call of `getsockopt()` succeed.
-    #[inline(always)]
-    fn succeed(&self) {
-        field!(self.sockopt() => retval = 0);
-    }
-}
-
-impl Sockopt for SockoptContext {
-    #[inline(always)]
-    fn sockopt(&self) -> *mut bpf_sockopt {
-        self.sockopt
-    }
-}
-
-#[inline(always)]
-fn non_null<T>(pointer: *mut T) -> Option<*mut T> {
-    (!pointer.is_null()).then_some(pointer)
 }
 
 #[inline(always)]

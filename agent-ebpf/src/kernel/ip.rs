@@ -19,7 +19,7 @@ const DESTINATION: u8 = IpProto::Ipv6Opts as u8;
 const AUTHENTICATION: u8 = IpProto::Ah as u8;
 const FRAGMENT: u8 = IpProto::Ipv6Frag as u8;
 
-/// So many of IPv6's extension headers are followed.
+/// How many IPv6 extension headers are followed.
 const MAX_EXTENSIONS: usize = 8;
 /// Bits of the IPv4 header's field for fragments, in host byte order.
 const MORE_FRAGMENTS: u16 = 0x2000;
@@ -36,18 +36,18 @@ pub(crate) const SOURCE_V6: usize = 8;
 pub(crate) struct Ip {
     pub(crate) source: Address,
     pub(crate) destination: Address,
-    /// What follows: for IPv6 perhaps an extension header.
+    /// The protocol of what follows; for IPv6 this may be an extension header.
     pub(crate) protocol: u8,
-    /// Where it follows, counted as the header's own place is.
+    /// Where that begins, counted from where the packet's bytes are.
     pub(crate) next: usize,
-    /// How long it is; 0 for IPv6: too long for the header (BIG TCP).
+    /// How long that is; 0 for IPv6 means too long for the field (BIG TCP).
     pub(crate) length: usize,
-    /// Of IPv4, [`MORE_FRAGMENTS`] and [`FRAGMENT_OFFSET`].
+    /// IPv4's field with [`MORE_FRAGMENTS`] and [`FRAGMENT_OFFSET`].
     place: u16,
 }
 
 impl Ip {
-    /// The IPv4 header at `at`; `None`: it is not there.
+    /// The IPv4 header at `at`, or `None` if the packet ends before.
     #[inline(always)]
     pub(crate) fn v4(packet: &impl Bytes, at: usize) -> Option<Self> {
         let header = packet.read::<{ Ipv4Hdr::LEN }>(at)?;
@@ -63,7 +63,7 @@ impl Ip {
         })
     }
 
-    /// The IPv6 header at `at`; `None`: it is not there.
+    /// The IPv6 header at `at`, or `None` if the packet ends before.
     #[inline(always)]
     pub(crate) fn v6(packet: &impl Bytes, at: usize) -> Option<Self> {
         let header = packet.read::<{ Ipv6Hdr::LEN }>(at)?;
@@ -85,20 +85,20 @@ impl Ip {
         })
     }
 
-    /// Whether it is a part of an IPv4 packet.
+    /// Whether this is a fragment of an IPv4 packet.
     #[inline(always)]
     pub(crate) fn is_fragment(&self) -> bool {
         self.place & (MORE_FRAGMENTS | FRAGMENT_OFFSET) != 0
     }
 
-    /// Whether it is the first of the parts of an IPv4 packet.
+    /// Whether this is the first fragment of an IPv4 packet.
     #[inline(always)]
     pub(crate) fn is_first_fragment(&self) -> bool {
         self.place & (MORE_FRAGMENTS | FRAGMENT_OFFSET) == MORE_FRAGMENTS
     }
 }
 
-/// Whether this protocol is an extension header of IPv6 that others can follow.
+/// Whether this protocol is an IPv6 extension header, which others can follow.
 #[inline(always)]
 pub(crate) fn is_extension(protocol: u8) -> bool {
     matches!(
@@ -107,14 +107,14 @@ pub(crate) fn is_extension(protocol: u8) -> bool {
     )
 }
 
-/// The protocol behind IPv6's extension headers (RFC 8200, 4), of which the first is at `at` and of this kind, and
-/// where it begins. `None`: that is in another fragment, or too far behind.
+/// The protocol behind IPv6's extension headers (RFC 8200, 4) and where it begins. The first extension header
+/// is at `at` and of this `kind`. `None` if the protocol is in another fragment, or behind too many headers.
 #[inline(always)]
 pub(crate) fn behind_extensions(packet: &impl Bytes, kind: u8, at: usize) -> Option<(u8, usize)> {
     let (mut kind, mut at) = (kind, at);
     for _ in 0..MAX_EXTENSIONS {
-        // Lengths count units: of eight bytes, of four in an authentication header (RFC 4302), none in a
-        // fragment's, which has one length.
+        // A length counts units of eight bytes, or of four in an authentication header (RFC 4302). A fragment
+        // header has a fixed length.
         let unit = match kind {
             HOP_BY_HOP | ROUTING | DESTINATION => 8,
             AUTHENTICATION => 4,
@@ -132,7 +132,7 @@ pub(crate) fn behind_extensions(packet: &impl Bytes, kind: u8, at: usize) -> Opt
     None
 }
 
-/// Tells the IP header of a frame at tc that what follows it, at `next`, has another length.
+/// Sets the length that the IP header of a frame at tc gives to what follows it, at `next`.
 #[inline(always)]
 pub(crate) fn set_length(ctx: &TcContext, is_v6: bool, next: usize, length: usize) {
     let header = EthHdr::LEN;

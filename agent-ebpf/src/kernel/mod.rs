@@ -4,12 +4,14 @@
 pub(crate) mod bytes;
 pub(crate) mod clock;
 pub(crate) mod context;
+mod field;
 pub(crate) mod ip;
 pub(crate) mod opening;
 pub(crate) mod packet;
 pub(crate) mod route;
 pub(crate) mod sockaddr;
 pub(crate) mod socket;
+pub(crate) mod syscall;
 pub(crate) mod task;
 pub(crate) mod tcp;
 pub(crate) mod uapi;

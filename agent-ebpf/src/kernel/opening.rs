@@ -1,5 +1,5 @@
-//! The first segment of a connection, as a `cgroup_skb` program meets it on its way to a listener: the kernel has put
-//! fragments together and checked the IP header, at which the packet begins.
+//! The first segment of a connection, as a `cgroup_skb` program meets it on its way to a listener. The packet
+//! begins with its IP header, which the kernel has checked, and fragments are reassembled.
 
 use agent_common::{Endpoint, Syn};
 use aya_ebpf::programs::SkBuffContext;

@@ -26,28 +26,30 @@ pub(crate) struct Segment {
     pub(crate) tcp: Tcp,
     /// Where the TCP header begins, in bytes from the frame's start.
     pub(crate) offset: usize,
-    /// Length of the segment, header included, by the IP header; 0: too long for it (BIG TCP).
+    /// Length of the segment, TCP header included, as the IP header says; 0 if it is too long for that field
+    /// (BIG TCP).
     pub(crate) length: usize,
 }
 
-/// What a frame is that is no TCP segment.
+/// What a frame is if it is not a TCP segment.
 pub(crate) enum NoSegment {
     /// Nothing that TCP takes.
     Other,
-    /// Perhaps a segment, or a part of one, but nothing is known of it.
+    /// It may be a TCP segment, or a part of one, but its TCP header was not read.
     Unreadable(Obstacle),
 }
 
-/// Why a frame is not read.
+/// Why the TCP header of a frame was not read.
 #[derive(Clone, Copy)]
 pub(crate) enum Obstacle {
-    /// It has a VLAN tag, and so belongs to another interface; the kernel takes VLAN id 0 off, though.
+    /// The frame has a VLAN tag, so it belongs to another interface, unless the VLAN id is 0: such a tag the
+    /// kernel ignores.
     Tag,
-    /// It is a fragment of an IPv4 packet that carries TCP.
+    /// The frame is a fragment of an IPv4 packet that carries TCP.
     Fragment,
-    /// IPv6 extension headers stand before what it carries.
+    /// IPv6 extension headers precede the payload.
     Extensions,
-    /// Its headers do not all lie in the linear part.
+    /// Some header lies outside the linear part.
     Scattered,
 }
 
@@ -107,8 +109,8 @@ fn read_v6(packet: &impl Bytes) -> Result<Ip, NoSegment> {
     }
 }
 
-/// Where the TCP header begins of a frame that [`read`] cannot read, if that is the first fragment of an IPv4 packet or
-/// stands behind extension headers of IPv6.
+/// Where the TCP header begins in a frame that [`read`] does not read: one that is the first fragment of an
+/// IPv4 packet, or that has IPv6 extension headers.
 #[inline(always)]
 pub(crate) fn hidden_tcp(ctx: &TcContext) -> Option<usize> {
     let packet = &ctx.skb;
@@ -118,7 +120,7 @@ pub(crate) fn hidden_tcp(ctx: &TcContext) -> Option<usize> {
         ip.is_first_fragment().then_some((ip.protocol, ip.next))?
     } else if ether_type == EtherType::Ipv6 as u16 {
         let ip = Ip::v6(packet, EthHdr::LEN)?;
-        // Else nothing stands before it.
+        // Without extension headers, nothing hides it.
         (ip.protocol != TCP).then_some(())?;
         behind_extensions(packet, ip.protocol, ip.next)?
     } else {

@@ -16,7 +16,7 @@ use super::{
     uapi::{AF_INET, AF_INET6},
 };
 
-/// Whether the kernel would deliver the packet to this host: it says that it will not forward it.
+/// Whether the kernel would deliver the packet to this host, which it says by declining to forward it.
 #[inline(always)]
 pub(crate) fn is_local(ctx: &TcContext, from: Address, to: Address) -> bool {
     // SAFETY: all-zero is a valid value of this plain C structure.

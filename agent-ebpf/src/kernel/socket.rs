@@ -37,7 +37,8 @@ impl Drop for Socket {
 }
 
 impl Socket {
-    /// The socket between two ends, as packets from `source` name them, or else the listener at `destination`.
+    /// The socket that a packet from `source` to `destination` belongs to, or else the listener at
+    /// `destination`.
     #[inline(always)]
     pub(crate) fn between(
         ctx: &TcContext,
@@ -94,7 +95,7 @@ impl Socket {
         self.state() == BPF_TCP_LISTEN
     }
 
-    /// Has the packet delivered to this socket.
+    /// Makes the kernel deliver the packet to this socket. `false`, which is counted, if it refuses.
     #[inline(always)]
     pub(crate) fn assign(&self, ctx: &TcContext) -> bool {
         // SAFETY: a socket that this program holds a reference to.
@@ -106,11 +107,11 @@ impl Socket {
         error == 0
     }
 
-    /// Whether the segment whose TCP header begins at `offset` is the ACK of a SYN cookie that this listener sent.
-    /// Segments of connections that went on without the proxy are not, and stay where they are.
+    /// Whether the segment whose TCP header begins at `offset` is the ACK of a SYN cookie that this listener
+    /// sent. Segments of connections that bypassed the proxy are not, and stay where they are.
     #[inline(always)]
     pub(crate) fn sent_cookie(&self, ctx: &TcContext, is_v6: bool, offset: usize) -> bool {
-        // The verifier takes no place that could be anywhere.
+        // The verifier rejects an unbounded offset into a packet.
         if offset > EthHdr::LEN + MAX_IPV4 {
             return false;
         }

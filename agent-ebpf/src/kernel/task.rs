@@ -14,8 +14,7 @@ pub(crate) fn uid() -> u32 {
     bpf_get_current_uid_gid() as u32
 }
 
-/// The id of the cgroup that it is in at this depth below the root, which has depth 0; `None`: it is not in one so
-/// deep.
+/// The id of its cgroup at this depth, where the root has depth 0; `None` if it is not in a cgroup that deep.
 #[inline(always)]
 pub(crate) fn cgroup_at(depth: i32) -> Option<u64> {
     // SAFETY: a helper that takes any number.
@@ -23,7 +22,7 @@ pub(crate) fn cgroup_at(depth: i32) -> Option<u64> {
     (id != 0).then_some(id)
 }
 
-/// Writes down all that a record says about it. In place, as a copy would take the stack twice.
+/// Fills in what a record says about it. In place, because a copy would take the stack twice.
 #[inline(always)]
 pub(crate) fn describe(process: &mut Process) {
     process.pid = (bpf_get_current_pid_tgid() >> 32) as u32;

@@ -22,7 +22,7 @@ pub(crate) const CHECKSUM: usize = 16;
 pub(crate) struct Tcp {
     pub(crate) sequence: u32,
     pub(crate) acknowledgment: u32,
-    /// Of the header, options included.
+    /// Length of the header, options included.
     pub(crate) length: usize,
     /// [`FIN`], [`SYN`], [`RST`], [`ACK`] and others.
     pub(crate) flags: u8,

@@ -27,11 +27,11 @@ pub(crate) const IPV6_FREEBIND: i32 = 78;
 /// At both levels (linux/netfilter_ipv4.h, linux/netfilter_ipv6/ip6_tables.h).
 pub(crate) const SO_ORIGINAL_DST: i32 = 80;
 
-/// The level of TCP, and the options of it that only BPF programs have (linux/bpf.h).
+/// TCP's level, and those of its options that only BPF programs can use (linux/bpf.h).
 pub(crate) const SOL_TCP: i32 = 6;
 /// The SYN that is being answered, from its TCP header on (Linux 5.10).
 pub(crate) const TCP_BPF_SYN: i32 = 1005;
-/// The sockops calls that a socket asks for (Linux 6.12).
+/// Which sockops calls a socket asks for (Linux 6.12).
 pub(crate) const TCP_BPF_SOCK_OPS_CB_FLAGS: i32 = 1008;
 
 /// The states of a TCP connection from ESTABLISHED on, one bit a state.

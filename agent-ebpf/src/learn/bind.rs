@@ -1,13 +1,13 @@
-//! learn from `bind`: a trusted proxy that binds its upstream socket to a client's address is taken at
-//! its word. The address is recorded, the bind made an ordinary one, and no packet is spoofed.
+//! learn from `bind`: a trusted proxy that binds its upstream socket to a client's address is taken at its
+//! word. Its address is recorded, the bind becomes an ordinary one, and no packet is spoofed.
 
 use agent_common::{Address, Claim, Endpoint, Evidence};
 use aya_ebpf::programs::{SockAddrContext, SockoptContext};
 
 use crate::{
     kernel::{
-        context::{SockAddr as _, Sockopt as _},
         sockaddr::ANY,
+        syscall::{SockAddr as _, Sockopt as _},
         task,
         uapi::{
             IP_FREEBIND, IP_TRANSPARENT, IPV6_FREEBIND, IPV6_TRANSPARENT, SO_MARK, SOCK_STREAM,
@@ -21,7 +21,7 @@ const FIRST_UNPRIVILEGED_PORT: u16 = 1024;
 /// How deep a trusted cgroup can lie below the root.
 const MAX_DEPTH: i32 = 8;
 
-/// Grants a trusted proxy's request to use a foreign address, which needs a capability otherwise.
+/// Grants a trusted proxy's request to use a foreign address, which would otherwise need a capability.
 #[inline(always)]
 pub(crate) fn ask(ctx: &SockoptContext) {
     let (level, name) = (ctx.level(), ctx.optname());
@@ -47,13 +47,13 @@ pub(crate) fn ask(ctx: &SockoptContext) {
             },
         );
     }
-    // A proxy of root may listen on foreign addresses, for which the kernel's own option is needed.
+    // A proxy that runs as root may listen on foreign addresses, which takes the kernel's own option.
     if task::uid() != 0 {
         ctx.set_optlen(-1);
     }
 }
 
-/// Whether the option is being switched on: its value is an `int` other than zero.
+/// Whether the option is being switched on, by an `int` other than zero.
 #[inline(always)]
 fn is_on(ctx: &SockoptContext) -> bool {
     // SAFETY: the buffer has room for the value, and any bits are a valid one.
@@ -75,7 +75,7 @@ fn trusting_rule() -> Option<u32> {
     None
 }
 
-/// Takes a bind of an AF_INET socket as evidence.
+/// An AF_INET socket is about to be bound.
 #[inline(always)]
 pub(crate) fn bind4(ctx: &SockAddrContext) {
     if take(ctx, ctx.user_v4()) {
@@ -83,7 +83,7 @@ pub(crate) fn bind4(ctx: &SockAddrContext) {
     }
 }
 
-/// Takes a bind of an AF_INET6 socket as evidence.
+/// An AF_INET6 socket is about to be bound.
 #[inline(always)]
 pub(crate) fn bind6(ctx: &SockAddrContext) {
     if take(ctx, ctx.user_v6()) {
@@ -91,7 +91,8 @@ pub(crate) fn bind6(ctx: &SockAddrContext) {
     }
 }
 
-/// Records the client, if the socket is one that a trusted proxy asked a foreign address for.
+/// Takes the bind as evidence if a trusted proxy asked for a foreign address on the socket. Returns whether
+/// it did.
 #[inline(always)]
 fn take(ctx: &SockAddrContext, address: Address) -> bool {
     let (socket_type, socket) = (ctx.socket_type(), ctx.socket());

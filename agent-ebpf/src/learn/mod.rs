@@ -22,8 +22,8 @@ use crate::{
     tell::count,
 };
 
-/// Follows what the agent's own relay accepts to its end, should it have an origin: accepted sockets
-/// inherit the flag.
+/// The agent's own relay begins to listen. Follows what it accepts to its end, in case it gets an origin:
+/// accepted sockets inherit the flag.
 #[inline(always)]
 pub(crate) fn relay_listens(ctx: &SockOpsContext) {
     if ctx.socket().and_then(|sk| CLAIMS.get(sk)).is_some() {
@@ -37,7 +37,7 @@ pub(crate) fn accepted(ctx: &SockOpsContext) {
     let (local, remote) = (ctx.local(), ctx.remote());
     if let Some(claim) = handed_over(ctx, local, remote) {
         let client = claim.client_behind(remote.port);
-        // All zero where nobody said.
+        // All zero if nobody said.
         let original_dst = match claim.original_dst.port {
             0 => local,
             _ => claim.original_dst,
@@ -65,7 +65,7 @@ pub(crate) fn accepted(ctx: &SockOpsContext) {
     };
     let listener = LISTENERS.get(sk);
     let is_known = match listener {
-        // Else the client connected to the proxy's own port.
+        // If they are equal, the client connected to the proxy's own port.
         Some(listener) => u32::from(local.port) != listener.port,
         None => is_spoofed(ctx, namespace, local, remote),
     };
@@ -89,7 +89,7 @@ pub(crate) fn accepted(ctx: &SockOpsContext) {
     name_steer(ctx.cookie(), namespace, listener, local.port);
 }
 
-/// What counts the origins with this evidence.
+/// The counter of origins with this evidence.
 #[inline(always)]
 fn counter(evidence: u8) -> Counter {
     const WIRE: u8 = Evidence::Wire as u8;
@@ -123,11 +123,11 @@ fn handed_over(ctx: &SockOpsContext, local: Endpoint, remote: Endpoint) -> Optio
     claim.names_client().then_some(claim)
 }
 
-/// Writes an origin for the socket, with time and namespace, and has its end told. `false`: there was no
-/// room.
+/// Records an origin for the socket, with time and namespace, and asks to be told of the socket's end.
+/// `false` if there was no room.
 #[inline(always)]
 fn record(ctx: &SockOpsContext, origin: Origin) -> bool {
-    // Of interest even without an origin: what else is known of the socket goes with it.
+    // The end matters even without an origin: whatever else is known of the socket goes with it.
     ctx.call_for(BPF_SOCK_OPS_STATE_CB_FLAG);
     let origin = Origin {
         since: boottime(),
@@ -148,8 +148,8 @@ fn record(ctx: &SockOpsContext, origin: Origin) -> bool {
     true
 }
 
-/// Notes which steer brought a connection to the proxy, or to the application by way of the proxy. Last,
-/// for the verifier's sake: it goes through whatever follows a search once for each place where the
+/// Notes which steer brought a connection to the proxy, or to the application by way of the proxy. This comes
+/// last for the verifier's sake, which goes through whatever follows a search once for each place where the
 /// search can end.
 #[inline(always)]
 fn name_steer(cookie: u64, namespace: &Namespace, listener: Option<Listener>, port: u16) {

@@ -1,5 +1,5 @@
-//! learn before this node's own NAT: what it sees of a SYN is remembered by what NAT leaves as it is, for the socket
-//! that answers on this node.
+//! learn before this node's own NAT: vouchers for the clients of SYNs, found again by what NAT leaves as it
+//! is, for the socket that answers on this node.
 
 use agent_common::{
     Endpoint,
@@ -12,7 +12,7 @@ use crate::{
     maps::{PASSAGES, Replaced as _},
 };
 
-/// Remembers who vouches for the client of a SYN that passes with TOA; the time of the voucher is now.
+/// Remembers who vouches for the client of a SYN that passes with TOA. The voucher is stamped with the time.
 #[inline(always)]
 pub(crate) fn vouch(client: Endpoint, isn: u32, voucher: Voucher) {
     let voucher = Voucher {
@@ -22,7 +22,7 @@ pub(crate) fn vouch(client: Endpoint, isn: u32, voucher: Voucher) {
     let _ = PASSAGES.insert(Passage { client, isn }, voucher, BPF_ANY.into());
 }
 
-/// What this node itself knows of the client that TOA on a SYN names.
+/// This node's own voucher for the client that TOA on a SYN names.
 #[inline(always)]
 pub(super) fn voucher(client: Endpoint, isn: u32) -> Option<&'static Voucher> {
     let voucher = PASSAGES.look_up(Passage { client, isn })?;

@@ -1,4 +1,4 @@
-//! The tag of signed TOA: made where TOA is sent, and proven, once, where it is read.
+//! The tag of signed TOA: made where TOA is sent, and verified once where it is read.
 
 use agent_common::{
     Claim, Counter, Endpoint, Syn,
@@ -12,7 +12,7 @@ use crate::{
     maps::{HANDOVERS, KEYS, Replaced as _, SPENDING, SPENT},
 };
 
-/// So many entries of `SPENT` are looked at for each that is made: more go than come.
+/// How many entries of `SPENT` are examined for each new one, so that more can expire than are made.
 const FORGOTTEN: usize = 2;
 
 #[inline(always)]
@@ -20,13 +20,13 @@ fn keys() -> Option<&'static Keys> {
     KEYS.look_up(0)
 }
 
-/// Whether what is sent is to be signed.
+/// Whether TOA that is sent is to be signed.
 #[inline(always)]
 pub(crate) fn is_wanted() -> bool {
     keys().is_some()
 }
 
-/// The option that goes with TOA for `client` on a SYN with this sequence number; `None`: there is no key.
+/// The option that signs TOA for `client` on a SYN with this sequence number, or `None` without a key.
 #[inline(always)]
 pub(crate) fn sign(client: Endpoint, isn: u32) -> Option<[u8; tag::LEN as usize]> {
     let keys = keys()?;
@@ -34,8 +34,8 @@ pub(crate) fn sign(client: Endpoint, isn: u32) -> Option<[u8; tag::LEN as usize]
     Some(tag::option(keys.sign(&signed, keys.epoch(boottime()))))
 }
 
-/// Has the tag on a SYN prove its TOA. What it proves is handed over at once, by which the same SYN is known
-/// when it comes again; on another connection, or when its own has been made, the tag proves nothing.
+/// Lets the tag on a SYN prove its TOA. The claim is handed over at once, by which the same SYN is recognized
+/// when it comes again. On another connection, or once its own is established, the tag proves nothing.
 #[inline(always)]
 pub(crate) fn prove(header: &[u8; HEADER_ROOM], syn: &Syn, claim: &Claim) -> Result<(), Counter> {
     let tag = tag::find(header).ok_or(Counter::ToaUnsigned)?;
@@ -54,11 +54,11 @@ fn spend(tag: u64, syn: &Syn, claim: &Claim) -> Result<(), Counter> {
         },
     };
     let epoch = keys.verify(tag, &spending.signed, now);
-    // Until the connection is made the SYN may be sent again, signed anew.
+    // Until the connection is established the SYN may be sent again, signed anew.
     spending.epoch = epoch.ok_or(Counter::ToaForged)? + 1;
     let Some(last) = SPENT.look_up(&spending.signed) else {
         forget_expired(now);
-        // First, as an entry that is not in the queue would stay.
+        // The queue comes first, because an entry that is not in the queue would stay.
         let queued = SPENDING.push(&spending, 0);
         queued.map_err(|_| Counter::ToaFull)?;
         let spent = SPENT.insert(&spending.signed, &spending.epoch, BPF_NOEXIST.into());
@@ -74,7 +74,8 @@ fn spend(tag: u64, syn: &Syn, claim: &Claim) -> Result<(), Counter> {
     Ok(())
 }
 
-/// The connection is made: no later tag can be on its way, should the sender's clock be ahead by as much as it may.
+/// The connection is established. Remembers its tag for as long as one may still be under way from a sender
+/// whose clock is as far ahead as it may be.
 #[inline(never)]
 pub(crate) fn used(client: Endpoint, isn: u32) {
     let Some(keys) = keys() else { return };
@@ -87,7 +88,7 @@ pub(crate) fn used(client: Endpoint, isn: u32) {
     }
 }
 
-/// Remembers for longer what was remembered until the epoch `last`: no tag is to outlive the memory of it.
+/// Remembers for longer what was remembered until the epoch `last`, so that no tag outlives its memory.
 #[inline(always)]
 fn prolong(spending: &Spending, last: u64) {
     if spending.epoch > last {
@@ -96,7 +97,7 @@ fn prolong(spending: &Spending, last: u64) {
     }
 }
 
-/// Forgets the oldest tags, if they are not valid any more.
+/// Forgets the oldest tags if they have expired.
 #[inline(never)]
 fn forget_expired(now: u64) {
     for _ in 0..FORGOTTEN {
@@ -110,7 +111,7 @@ fn forget_expired(now: u64) {
             return;
         };
         if !has_expired(oldest.epoch, now) {
-            // Another CPU took the one before.
+            // Another CPU took the entry that was examined.
             let _ = SPENDING.push(oldest, 0);
             return;
         }

@@ -1,7 +1,7 @@
 //! learn from TOA: an option on the SYN tells the client of the load balancer that sent it.
 //!
-//! It is read when the SYN is answered, where the kernel shows it even if it keeps nothing of the SYN
-//! (SYN cookies), and waits in `HANDOVERS` for the handshake's end.
+//! The option is read when the SYN is answered, when the kernel shows it even if it keeps nothing of the SYN
+//! (SYN cookies). What it says waits in `HANDOVERS` for the end of the handshake.
 
 use agent_common::{
     Claim, Counter, Endpoint, Evidence, Syn,
@@ -26,7 +26,7 @@ use crate::{
     tell::count,
 };
 
-/// A socket comes to listen: the SYNs that it answers are wanted.
+/// A socket begins to listen. The SYNs that it answers are of interest.
 #[inline(always)]
 pub(crate) fn listens(ctx: &SockOpsContext) {
     if kinds().is_some() {
@@ -34,7 +34,7 @@ pub(crate) fn listens(ctx: &SockOpsContext) {
     }
 }
 
-/// Has the SYNs shown that a socket answers which listens already: a socket of the TCP iterator.
+/// Asks for the SYNs that an older listener answers. `sk` is a socket of the TCP iterator.
 #[inline(always)]
 pub(crate) fn adopts(sk: *mut c_void) {
     if kinds().is_none() {
@@ -43,7 +43,7 @@ pub(crate) fn adopts(sk: *mut c_void) {
     let mut flags = 0_u32;
     let value = (&raw mut flags).cast::<c_void>();
     let size = size_of::<u32>() as i32;
-    // Both know the option since Linux 6.12.
+    // Both helpers know the option since Linux 6.12; before, older listeners cannot be adopted.
     // SAFETY: a socket of the iterator, which holds it locked; the value has the size that is passed.
     unsafe {
         if bpf_getsockopt(sk, SOL_TCP, TCP_BPF_SOCK_OPS_CB_FLAGS, value, size) == 0 {
@@ -64,7 +64,7 @@ pub(crate) fn kinds() -> Option<&'static Kinds> {
 pub(crate) fn answers(ctx: &SockOpsContext) {
     let Some(kinds) = kinds() else { return };
     let mut header = [0; HEADER_ROOM];
-    // The TCP header without the IP header; what it does not fill is cleared (Linux 5.10).
+    // The helper copies the TCP header without the IP header and clears the rest (Linux 5.10).
     // SAFETY: the buffer has the length that is passed; the context is valid while the program runs.
     let length = unsafe {
         bpf_getsockopt(
@@ -95,8 +95,8 @@ pub(crate) fn answers(ctx: &SockOpsContext) {
     }
 }
 
-/// Makes `claim` what TOA says that names this client, or tells why it is not to be believed: it is when this node
-/// saw the SYN before its own NAT, or the sender is trusted.
+/// Fills in `claim` with what TOA that names this client says, or returns why it is not to be believed. It is
+/// believed if this node saw the SYN before its own NAT, or if the sender is trusted.
 #[inline(always)]
 pub(crate) fn believe(
     header: &[u8; HEADER_ROOM],
@@ -117,7 +117,7 @@ pub(crate) fn believe(
     Ok(())
 }
 
-/// Makes `claim` what TOA says that another hop wrote, or tells why it is not to be believed.
+/// Fills in `claim` with what TOA of another hop says, or returns why it is not to be believed.
 #[inline(always)]
 pub(crate) fn believe_hop(
     header: &[u8; HEADER_ROOM],

@@ -1,5 +1,5 @@
-//! All maps of the data path. The agent pins them, so that they are shared by the programs of every
-//! namespace and outlive the agent; sizes marked so are the agent's to set.
+//! All maps of the data path. The agent pins them, so that the programs of all namespaces share them and they
+//! outlive the agent.
 
 mod scratch;
 mod storage;
@@ -35,7 +35,7 @@ pub(crate) static NETNS: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
 pub(crate) static PROCESSES: Global<u8> = Global::new(1);
 
-/// Socket cookie to origin. Allocated on demand and never evicted. The agent sets the size.
+/// Socket cookie to origin. Entries are allocated on demand and never evicted. The agent sets the size.
 #[map]
 pub(crate) static ORIGINS: HashMap<u64, Origin> =
     HashMap::with_max_entries(1 << 20, BPF_F_NO_PREALLOC);
@@ -67,14 +67,14 @@ pub(crate) static PROXIES: SockHash<ListenerKey> = SockHash::with_max_entries(40
 pub(crate) static ADOPT: HashMap<u64, ListenerKey> =
     HashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
 
-/// Connections that sockets of this host are making, for `sk_lookup`. An entry lives from the first
-/// SYN to the end of the handshake; what a crash leaves is evicted.
+/// Connections that sockets of this host are making, for `sk_lookup`. An entry lives from the first SYN to
+/// the end of the handshake; what a crash leaves behind is evicted.
 #[map]
 pub(crate) static OWN: LruHashMap<Connection, u8> = LruHashMap::with_max_entries(1 << 14, 0);
 
-/// What was said about the clients of connections that are being made: by trusted proxies of this host,
-/// which may connect to a socket of this host, and by TOA on SYNs that came in. What goes elsewhere, and
-/// what is never completed, is evicted.
+/// What was said about the clients of connections that are being made: by trusted proxies of this host, which
+/// may connect to a socket of this host, by TOA on SYNs that came in, and by PROXY headers that were taken
+/// off. What goes elsewhere, and what is never completed, is evicted.
 #[map]
 pub(crate) static HANDOVERS: LruHashMap<Syn, Claim> = LruHashMap::with_max_entries(1 << 16, 0);
 
@@ -83,7 +83,7 @@ pub(crate) static HANDOVERS: LruHashMap<Syn, Claim> = LruHashMap::with_max_entri
 pub(crate) static TRUSTED_UIDS: HashMap<u32, u32> =
     HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
 
-/// Control groups likewise.
+/// Control groups whose processes may speak for a client, with the rule that says so.
 #[map]
 pub(crate) static TRUSTED_CGROUPS: HashMap<u64, u32> =
     HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
@@ -93,7 +93,7 @@ pub(crate) static TRUSTED_CGROUPS: HashMap<u64, u32> =
 pub(crate) static TRUSTED_SOURCES: LpmTrie<Address, u32> =
     LpmTrie::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
 
-/// Senders whose TOA must be signed, with the rule that says so; 0: a sender among them that need not.
+/// Senders whose TOA must be signed, with the rule that says so; 0 for an exempt prefix among them.
 #[map]
 pub(crate) static SIGNERS: LpmTrie<Address, u32> =
     LpmTrie::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
@@ -102,13 +102,13 @@ pub(crate) static SIGNERS: LpmTrie<Address, u32> =
 #[map]
 pub(crate) static KEYS: HashMap<u32, Keys> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
 
-/// What tags have proven, while they are valid. Only valid tags make entries; never evicted: without its
-/// entry a tag would prove something again.
+/// What valid tags have proven, so that none proves it again. Only valid tags make entries, and none is
+/// evicted.
 #[map]
 pub(crate) static SPENT: HashMap<Signed, u64> =
     HashMap::with_max_entries(MAX_SPENT, BPF_F_NO_PREALLOC);
 
-/// The same in the order in which it came, so that what is no longer valid is found.
+/// The entries of `SPENT` in the order in which they were made, so that expired ones are found.
 #[map]
 pub(crate) static SPENDING: Queue<Spending> = Queue::with_max_entries(MAX_SPENT, 0);
 const MAX_SPENT: u32 = 1 << 18;
@@ -122,7 +122,7 @@ pub(crate) static TOA: Array<Kinds> = Array::with_max_entries(1, 0);
 pub(crate) static CARRY: LpmTrie<Address, u32> =
     LpmTrie::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
 
-/// Address family to what trusted proxies' connections to their own host come from.
+/// Address family to the source of trusted proxies' connections to their own host.
 #[map]
 pub(crate) static LOCAL_SOURCES: HashMap<u32, Address> =
     HashMap::with_max_entries(2, BPF_F_NO_PREALLOC);
@@ -132,8 +132,8 @@ pub(crate) static LOCAL_SOURCES: HashMap<u32, Address> =
 pub(crate) static UNWRAPS: HashMap<UnwrapPort, Versions> =
     HashMap::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
 
-/// Connections of such ports that are not established yet. Only trusted senders make entries; what is
-/// evicted is refused.
+/// Connections to such ports that are not established yet. Only trusted senders make entries; a connection
+/// whose entry is evicted is refused.
 #[map]
 pub(crate) static UNWRAPPING: LruHashMap<Connection, Handshake> =
     LruHashMap::with_max_entries(1 << 16, 0);
@@ -143,8 +143,8 @@ pub(crate) static UNWRAPPING: LruHashMap<Connection, Handshake> =
 pub(crate) static NODES: HashMap<Interface, Node> =
     HashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
 
-/// SYNs that came in by such an interface with TOA that this node vouches for. Those that go on to another node are
-/// evicted.
+/// SYNs that came in by such an interface and whose client this node vouches for. Those that go on to another
+/// node are evicted.
 #[map]
 pub(crate) static PASSAGES: LruHashMap<Passage, Voucher> = LruHashMap::with_max_entries(1 << 16, 0);
 
@@ -152,18 +152,18 @@ pub(crate) static PASSAGES: LruHashMap<Passage, Voucher> = LruHashMap::with_max_
 #[map]
 pub(crate) static LENGTHS: LruHashMap<Habit, u32> = LruHashMap::with_max_entries(1 << 13, 0);
 
-/// Connections for whose header the guess was wrong: what is to be added to the sender's sequence
-/// numbers. Never evicted: without its entry a connection would be garbled.
+/// Connections for whose header the guess was wrong: what to add to the sender's sequence numbers. Entries
+/// are never evicted: without its entry a connection would be garbled.
 #[map]
 pub(crate) static TRANSLATED: HashMap<Connection, i32> =
     HashMap::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
 
-/// At least how many entries `TRANSLATED` has (the agent removes some and counts none): while there are none,
-/// none is looked for.
+/// An upper bound of the number of entries in `TRANSLATED`, as the agent removes entries without counting.
+/// While it is 0, nobody looks for one.
 #[map]
 pub(crate) static TRANSLATING: Array<u64> = Array::with_max_entries(1, 0);
 
-/// What `TRANSLATED` said of connections whose socket has gone (TIME_WAIT).
+/// What `TRANSLATED` said about connections whose socket has gone (TIME_WAIT).
 #[map]
 pub(crate) static LINGERING: LruHashMap<Connection, i32> = LruHashMap::with_max_entries(1 << 13, 0);
 
@@ -177,12 +177,12 @@ pub(crate) static POLICIES: HashMap<u32, Policy> =
 pub(crate) static PREFIXES: LpmTrie<Prefix, u32> =
     LpmTrie::with_max_entries(2 * MAX_PREFIXES, BPF_F_NO_PREALLOC);
 
-/// How often each policy let somebody in, and refused somebody.
+/// How many connections each policy admitted and refused.
 #[map]
 pub(crate) static TALLIES: PerCpuHashMap<u32, Tally> =
     PerCpuHashMap::with_max_entries(MAX_POLICIES, BPF_F_NO_PREALLOC);
 
-/// SYNs that were refused: their senders repeat them.
+/// SYNs that were refused, to recognize them when their senders repeat them.
 #[map]
 pub(crate) static REFUSED: LruHashMap<Syn, u8> = LruHashMap::with_max_entries(1 << 12, 0);
 
@@ -198,7 +198,7 @@ pub(crate) static LISTENERS: SocketStorage<
 pub(crate) static CLAIMS: SocketStorage<Claim, { BPF_F_NO_PREALLOC as usize }> =
     SocketStorage::new();
 
-/// What a trie of prefixes holds for `address`: of the longest prefix that it is in.
+/// What a trie of prefixes holds for the longest prefix that `address` is in.
 #[inline(always)]
 pub(crate) fn longest_match(trie: &LpmTrie<Address, u32>, address: Address) -> Option<u32> {
     trie.get(Key::new(Address::BITS, address)).copied()

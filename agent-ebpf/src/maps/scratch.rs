@@ -1,8 +1,8 @@
-//! Room for what would take too much of the stack, which is 512 bytes for a chain of calls.
+//! Room for what would take too much of the stack, which has 512 bytes for a chain of calls.
 
 use aya_ebpf::maps::PerCpuArray;
 
-/// One `T` a CPU, which a program uses while it runs: on one CPU no other packet or call gets between.
+/// One `T` for each CPU, which a program uses while it runs.
 #[repr(transparent)]
 pub(crate) struct Scratch<T>(PerCpuArray<T>);
 
@@ -11,7 +11,7 @@ impl<T> Scratch<T> {
         Self(PerCpuArray::with_max_entries(1, 0))
     }
 
-    /// This CPU's `T`, with what its last user left. A function asks once and hands the reference on.
+    /// This CPU's `T`, as its last user left it. To be asked for once at a time: the reference is exclusive.
     #[inline(always)]
     pub(crate) fn get(&self) -> Option<&'static mut T> {
         // SAFETY: the slot lives as long as the map, which outlives the program; what uses it runs on one CPU

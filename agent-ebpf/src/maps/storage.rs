@@ -6,8 +6,8 @@ use aya_ebpf::{
     helpers::generated::bpf_sk_storage_get,
 };
 
-/// A value that belongs to a socket and goes with it. aya-ebpf's `SkStorage` has no `BPF_F_CLONE`, by
-/// which accepted sockets inherit the listener's.
+/// Values that belong to sockets and go with them. aya-ebpf's `SkStorage` has no `BPF_F_CLONE`, by which
+/// accepted sockets inherit the listener's value.
 #[repr(C)]
 pub(crate) struct SocketStorage<T, const FLAGS: usize> {
     r#type: *const [i32; BPF_MAP_TYPE_SK_STORAGE as usize],

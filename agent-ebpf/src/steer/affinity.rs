@@ -1,4 +1,4 @@
-//! Several listeners of one steer: a client's connections go to the same.
+//! Session affinity: of a steer's several listeners, a client always gets the same one.
 
 use core::ptr::read_volatile;
 
@@ -16,8 +16,8 @@ use crate::{
     maps::PROXIES,
 };
 
-/// The port of the listener for this client's connection, which is of `family`. Where none listens, the
-/// first one's.
+/// The port of the listener for this client's connection, which is of `family`; the first listener's port if
+/// none listens.
 #[inline(always)]
 pub(super) fn listener_port(range: &Range, netns: u64, family: u32, client: &Address) -> u16 {
     if range.further == 0 {
@@ -35,8 +35,9 @@ pub(super) fn listener_port(range: &Range, netns: u64, family: u32, client: &Add
     range.to + n.unwrap_or(0) as u16
 }
 
-/// Which listeners there are, as bits: from the first to so many further ones. `veil` is a zero that the
-/// verifier does not know; else it would go on once for each set of listeners.
+/// Which of the listeners are there, one bit each: the first and the `further` ones. `veil` is a zero that
+/// the verifier does not know to be one; otherwise it would follow the rest of the program once for each set
+/// of listeners.
 #[inline(never)]
 fn listening(first: &ListenerKey, further: u32, veil: u32) -> u32 {
     let mut listening = 0;

@@ -1,4 +1,4 @@
-//! The listeners of proxies, of which a steer must know.
+//! The proxies' listeners, which `sk_lookup` picks from.
 
 use agent_common::{Listener, ListenerKey};
 use aya_ebpf::{
@@ -11,7 +11,7 @@ use crate::{
     maps::{LISTENERS, PROXIES},
 };
 
-/// Remembers the listener of a proxy that starts, or starts again.
+/// Remembers a proxy's new listener.
 #[inline(always)]
 pub(crate) fn listens(ctx: &SockOpsContext) {
     let Some((netns, namespace)) = ctx.namespace() else {
@@ -35,7 +35,7 @@ pub(crate) fn listens(ctx: &SockOpsContext) {
     let _ = PROXIES.update(key, ops, BPF_ANY.into());
 }
 
-/// Remembers a proxy's listener that is older than the agent: a socket of the TCP iterator.
+/// Remembers a proxy's listener that is older than the agent. `sk` is a socket of the TCP iterator.
 #[inline(always)]
 pub(crate) fn adopts(sk: *mut c_void, key: &ListenerKey) {
     LISTENERS.set(sk, Listener { port: key.port });

@@ -10,8 +10,8 @@ use crate::{
     tell::count,
 };
 
-/// Picks the proxy's listener for a connection to one of this host's addresses, or for one whose port
-/// is used again ([`super::ingress`]).
+/// Picks the proxy's listener for a connection to one of this host's addresses, or for one that reuses the
+/// port of a connection in TIME_WAIT, which tc ingress leaves to the kernel.
 #[inline(always)]
 pub(crate) fn lookup(ctx: &SkLookupContext) {
     let (protocol, family, port, ifindex) = (
@@ -31,9 +31,9 @@ pub(crate) fn lookup(ctx: &SkLookupContext) {
     let Some(range) = namespace.find(wanted) else {
         return;
     };
-    // What this host itself connects to is left alone: the proxy's own connections to the application,
-    // which must not come back to the proxy. The interface would not tell: a packet to an own address
-    // counts as received on the interface that has the address.
+    // This host's own connections are left alone, above all the proxy's to the application, which must not
+    // come back to the proxy. The interface would not tell them apart: a packet to a local address counts as
+    // received on the interface that has the address.
     let connection = Connection {
         netns,
         source: ctx.source(),
@@ -42,7 +42,7 @@ pub(crate) fn lookup(ctx: &SkLookupContext) {
     if OWN.look_up(connection).is_some() {
         return;
     }
-    // What comes in by a steered interface was counted there.
+    // tc ingress has already counted what came in by a steered interface.
     let tally = |counter| {
         if range.ifindex == 0 {
             count(counter);

@@ -1,7 +1,7 @@
 //! steer: brings a connection to a local proxy without NAT.
 //!
-//! Only the first segment of a connection is decided on. Whatever belongs to a socket goes to that
-//! socket, and whatever the proxy cannot take passes as if truepeer were absent.
+//! It decides about the first segment of a connection only. Whatever belongs to a socket goes to that socket,
+//! and whatever the proxy cannot take passes as if truepeer were absent.
 
 mod affinity;
 pub(crate) mod listeners;
@@ -33,7 +33,7 @@ const LOOPBACK_V6: Address = Address::v6([0, 0, 0, 1_u32.to_be()]);
 pub(crate) fn ingress(ctx: &TcContext) {
     let segment = match packet::read(ctx) {
         Ok(segment) => segment,
-        // What cannot be read is left to the kernel, as what concerns no steer.
+        // A frame that cannot be read is left to the kernel, like one that concerns no steer.
         Err(NoSegment::Other | NoSegment::Unreadable(_)) => return,
     };
     let Some(namespace) = NAMESPACES.look_up(NETNS.load()) else {
@@ -79,7 +79,7 @@ fn bring_to_listener(
         count(Counter::Drained);
         return;
     }
-    // An assigned socket makes the kernel drop what it would forward.
+    // The kernel drops a packet that has an assigned socket if it would forward it.
     if range.is_sidecar() && !is_local(ctx, client, segment.destination.address) {
         return;
     }
@@ -98,8 +98,8 @@ fn bring_to_listener(
     if !opens && !listener.sent_cookie(ctx, segment.is_v6, segment.offset) {
         return;
     }
-    // Where the client uses a port again that an old connection still has (TIME_WAIT), the kernel alone
-    // can put an end to that: it does, and then asks `lookup` for the listener.
+    // If the client reuses the port of a connection in TIME_WAIT, only the kernel can end the old one. It
+    // does, and then asks the `sk_lookup` program for the listener.
     if reopens || listener.assign(ctx) {
         set_mark(ctx, namespace, range);
         if opens {
@@ -108,7 +108,7 @@ fn bring_to_listener(
     }
 }
 
-/// Marks what a gateway keeps, so that the rules of the interface deliver it here.
+/// Marks a gateway's packet, so that the routing rules of the interface deliver it here.
 #[inline(always)]
 fn set_mark(ctx: &TcContext, namespace: &Namespace, range: &Range) {
     if !range.is_sidecar() {
@@ -116,8 +116,8 @@ fn set_mark(ctx: &TcContext, namespace: &Namespace, range: &Range) {
     }
 }
 
-/// The listener of the proxy on port `to`: bound to any address or to the packet's destination,
-/// else to loopback.
+/// The proxy's listener on port `to`: one bound to any address or to the packet's destination, or else one on
+/// loopback.
 #[inline(always)]
 fn find_listener(ctx: &TcContext, segment: &Segment, to: u16) -> Option<Socket> {
     let listener = |source: Endpoint, address: Address| {
@@ -128,8 +128,8 @@ fn find_listener(ctx: &TcContext, segment: &Segment, to: u16) -> Option<Socket> 
     if let Some(sk) = listener(source, destination) {
         return Some(sk);
     }
-    // Either nothing, or the client's connection to the proxy's own port by the same source port:
-    // a lookup with no source port finds listeners only.
+    // Nothing was found, or the client's connection to the proxy's own port from the same source port. A
+    // lookup with source port 0 finds listeners only.
     let source = Endpoint::new(source.address, 0);
     if let Some(sk) = listener(source, destination) {
         return Some(sk);

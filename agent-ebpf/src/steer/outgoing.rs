@@ -31,7 +31,7 @@ pub(crate) fn connects(ctx: &SockOpsContext) {
     }
 }
 
-/// Forgets a connection: it failed, or its packets find its socket from now on.
+/// Forgets a connection that has failed, or whose packets find its socket from now on.
 #[inline(never)]
 pub(crate) fn forget(ctx: &SockOpsContext) {
     if let Some((netns, _)) = ctx.namespace() {

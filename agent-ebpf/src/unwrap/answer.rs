@@ -1,4 +1,4 @@
-//! What a server sends: acknowledges bytes that its sender knows of.
+//! What a server sends: its acknowledgments become those of bytes that the sender knows of.
 
 use agent_common::options::{NO_OPERATION, OPTIONS, SACK};
 use aya_ebpf::{bindings::tcx_action_base::TCX_NEXT, programs::TcContext};
@@ -18,15 +18,15 @@ use crate::{
     maps::{LINGERING, Replaced as _, UNWRAPPING},
 };
 
-/// Padding, kind and length of selective acknowledgments.
+/// Length of the padding, the kind and the length of selective acknowledgments.
 const HEAD: usize = 4;
-/// Bytes of an edge of a block, and how many an option has at most.
+/// Length of a block's edge, and how many edges an option has at most.
 const EDGE: usize = 4;
 const EDGES: usize = 8;
-/// How long timestamps are with their padding.
+/// Length of the timestamps option with its padding.
 const TIMESTAMPS: usize = 12;
 
-/// One packet at tc egress; the action for it.
+/// Handles one packet at tc egress and returns the action for it.
 #[inline(always)]
 pub(crate) fn egress(ctx: &TcContext) -> i32 {
     let is_connected = is_connected(ctx);
@@ -42,14 +42,13 @@ pub(crate) fn egress(ctx: &TcContext) -> i32 {
         return TCX_NEXT;
     }
     let connection = connection(segment.destination, segment.source);
-    if tcp.has(SYN) || tcp.has(RST) {
-        if let Some(handshake) = UNWRAPPING.look_up(connection)
-            && tcp.acknowledgment == handshake.first()
-        {
-            let shift = handshake.shift.into();
-            translate::acknowledgment(ctx, segment.offset, tcp.acknowledgment, shift);
-            return TCX_NEXT;
-        }
+    if (tcp.has(SYN) || tcp.has(RST))
+        && let Some(handshake) = UNWRAPPING.look_up(connection)
+        && tcp.acknowledgment == handshake.first()
+    {
+        let shift = handshake.shift.into();
+        translate::acknowledgment(ctx, segment.offset, tcp.acknowledgment, shift);
+        return TCX_NEXT;
     }
     let delta = match translate::delta(&connection) {
         None if !is_connected => LINGERING.look_up(connection).copied(),
@@ -64,16 +63,16 @@ pub(crate) fn egress(ctx: &TcContext) -> i32 {
     TCX_NEXT
 }
 
-/// Whether a socket sends the packet whose connection is established, and has not gone. What answers SYNs, and
-/// what answers instead of a socket in TIME_WAIT, has other states.
+/// Whether the packet comes from a socket whose connection is established and has not ended. What answers
+/// SYNs, and what answers for a socket in TIME_WAIT, has other states.
 #[inline(always)]
 fn is_connected(ctx: &TcContext) -> bool {
     let state = ctx.socket_state();
     state.is_some_and(|state| 1 << (state & 31) & CONNECTED != 0)
 }
 
-/// The edges of the blocks that the server has got out of order. The kernel writes them behind two bytes
-/// of padding, first or after its timestamps (`tcp_options_write()`).
+/// Translates the edges of the blocks that the server received out of order. The kernel writes them behind
+/// two bytes of padding, first or after its timestamps (`tcp_options_write()`).
 #[inline(always)]
 fn translate_sack(ctx: &TcContext, segment: &Segment, delta: i32) {
     for at in [OPTIONS, OPTIONS + TIMESTAMPS] {

@@ -1,4 +1,4 @@
-//! Makes a segment without payload out of the one that came in.
+//! Turns the segment that came in into one without payload.
 
 use agent_common::{Endpoint, options::MAX_HEADER};
 use aya_ebpf::{
@@ -28,9 +28,9 @@ pub(super) struct Crafted {
     pub(super) acknowledgment: u32,
     /// Of the TCP header.
     pub(super) flags: u8,
-    /// From the server to the sender; else from the sender to the server.
+    /// Whether it goes from the server to the sender; otherwise it goes from the sender to the server.
     pub(super) to_sender: bool,
-    /// Whether it has the options of the segment that came in.
+    /// Whether it keeps the options of the segment that came in.
     pub(super) options: bool,
 }
 
@@ -54,7 +54,7 @@ struct Room {
 static ROOM: Scratch<Room> = Scratch::new();
 
 impl Crafted {
-    /// Writes it over the packet.
+    /// Replaces the packet by it.
     #[inline(never)]
     pub(super) fn overwrite(&self, ctx: &TcContext, incoming: &Incoming) {
         let offset = incoming.offset;
@@ -92,8 +92,8 @@ impl Crafted {
         write(&ctx.skb, offset, tcp, length, BPF_F_RECOMPUTE_CSUM);
     }
 
-    /// Sends it out of the interface by which the packet came in; the packet is as before, but for what
-    /// [`Self::overwrite`] changes.
+    /// Sends it out of the interface by which the packet came in. The packet stays, changed as by
+    /// [`Self::overwrite`].
     #[inline(always)]
     pub(super) fn send(&self, ctx: &TcContext, incoming: &Incoming) {
         self.overwrite(ctx, incoming);
@@ -103,7 +103,7 @@ impl Crafted {
         swap_macs(ctx);
     }
 
-    /// Addresses and lengths of the IP header.
+    /// Writes addresses and lengths to the IP header.
     #[inline(always)]
     fn write_ip(&self, ctx: &TcContext, incoming: &Incoming, length: usize) {
         let addresses = self.addresses(incoming);
@@ -119,7 +119,7 @@ impl Crafted {
         let [a, b, c, d] = addresses[0].to_ne_bytes();
         let [e, f, g, h] = addresses[1].to_ne_bytes();
         let bytes = [a, b, c, d, e, f, g, h];
-        // Exchanged or not, they add up to the same.
+        // The checksum stays the same, as both addresses do or change places.
         write(&ctx.skb, at + SOURCE_V4, &bytes, bytes.len(), 0);
     }
 

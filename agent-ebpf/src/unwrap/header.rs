@@ -17,14 +17,14 @@ use crate::{
     maps::Scratch,
 };
 
-/// The line that this CPU reads. It would take too much of the stack.
+/// The line that this CPU reads. On the stack it would take too much room.
 #[repr(C)]
 struct Text {
-    /// The line, as far as it has come, then zeros.
+    /// As much of the line as has arrived, then zeros.
     bytes: [u8; ROOM],
-    /// How many bytes of it have come.
+    /// How many bytes have arrived.
     length: usize,
-    /// How long it is.
+    /// The length of the line.
     read: usize,
     /// Not zero if it names a client.
     names: usize,
@@ -34,15 +34,15 @@ struct Text {
 #[map]
 static TEXT: Scratch<Text> = Scratch::new();
 
-/// Reads the header at the beginning of the payload: how long it is, and what `claim` says for whom the
-/// sender speaks. It is the client itself as long as the header names none.
+/// Reads the header at the beginning of the payload and returns its length. If it names a client, `claim`
+/// becomes that client's.
 #[inline(always)]
 pub(super) fn read(
     ctx: &TcContext,
     incoming: &Incoming,
     claim: &mut Claim,
 ) -> Result<u32, Refusal> {
-    // Which version it is, the first byte tells.
+    // The first byte tells the version.
     let first = ctx.skb.read(incoming.payload_at());
     let refused = match first.ok_or(Refusal::Invalid)? {
         [b'\r'] if incoming.versions.has(Versions::V2) => binary(ctx, incoming, claim),
@@ -59,7 +59,8 @@ pub(super) fn read(
     }
 }
 
-/// Version 2; the refusal as its number, as a function with a stack of its own returns nothing else.
+/// Reads a header of version 2. Returns the refusal as its number, the only result that a function with a
+/// stack of its own can have.
 #[inline(never)]
 fn binary(ctx: &TcContext, incoming: &Incoming, claim: &mut Claim) -> u32 {
     Refusal::number(read_binary(ctx, incoming, claim))
@@ -94,7 +95,7 @@ fn read_binary(ctx: &TcContext, incoming: &Incoming, claim: &mut Claim) -> Resul
     Ok(())
 }
 
-/// Version 1; the refusal as its number.
+/// Reads a header of version 1. Returns the refusal as its number.
 #[inline(never)]
 fn text(ctx: &TcContext, incoming: &Incoming, claim: &mut Claim) -> u32 {
     Refusal::number(read_text(ctx, incoming, claim))

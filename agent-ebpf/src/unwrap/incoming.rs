@@ -15,7 +15,7 @@ use crate::{
     maps::{NETNS, Replaced as _, Scratch, UNWRAPS},
 };
 
-/// The segment that this CPU is at. It would take too much of the stack.
+/// The segment that this CPU handles. On the stack it would take too much room.
 #[map]
 static INCOMING: Scratch<Incoming> = Scratch::new();
 
@@ -32,7 +32,7 @@ pub(super) struct Incoming {
 }
 
 impl Incoming {
-    /// Reads a frame; `None`: it is no segment to such a port, and left alone.
+    /// Reads a frame, or returns `None` if it is not a segment to such a port.
     #[inline(never)]
     pub(super) fn read(ctx: &TcContext) -> Option<&'static Self> {
         let segment = match packet::read(ctx) {
@@ -63,7 +63,7 @@ impl Incoming {
     }
 }
 
-/// What is taken on this port of the packet's interface; `None`: nothing is unwrapped there.
+/// Which versions are taken on this port of the packet's interface; `None` if nothing is unwrapped there.
 #[inline(always)]
 pub(super) fn versions(ctx: &TcContext, port: u16) -> Option<Versions> {
     let port = UnwrapPort {

@@ -1,9 +1,9 @@
 //! unwrap: takes a PROXY header off the stream with no proxy.
 //!
-//! The server is told a SYN whose sequence number is the header's length ahead, so its stream begins
-//! behind the header. Nothing else of the sender reaches it until the segment with the header comes: that
-//! one completes the handshake, its first bytes lie before the server's window, and TCP trims them. From
-//! then on nothing is changed, unless the header has another length than was expected.
+//! The server gets a SYN whose sequence number is the header's length ahead, so that its stream begins behind
+//! the header. Nothing else from the sender reaches it until the segment with the header comes. That one
+//! completes the handshake, and TCP trims its first bytes, because they lie before the server's window. From
+//! then on nothing is changed, unless the header has a length other than the expected one.
 
 pub(crate) mod answer;
 mod craft;
@@ -18,7 +18,7 @@ use aya_ebpf::{bindings::tcx_action_base::TCX_NEXT, programs::TcContext};
 
 use self::incoming::Incoming;
 
-/// One packet at tc ingress; the action for it.
+/// Handles one packet at tc ingress and returns the action for it.
 #[inline(always)]
 pub(crate) fn ingress(ctx: &TcContext) -> i32 {
     let Some(incoming) = Incoming::read(ctx) else {

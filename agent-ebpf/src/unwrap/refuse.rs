@@ -19,7 +19,8 @@ use crate::{
     tell::{self, count},
 };
 
-/// Why, and the sequence number that the server expects if it knows of the connection.
+/// Why a connection is refused, and the sequence number that the server expects if it knows of the
+/// connection.
 pub(super) struct Refused {
     reason: Refusal,
     first: Option<u32>,
@@ -34,7 +35,7 @@ impl Refused {
         }
     }
 
-    /// Tells everybody; the action for the packet.
+    /// Counts and logs the refusal, resets both ends, and returns the action for the packet.
     #[inline(never)]
     pub(super) fn reset(&self, ctx: &TcContext, incoming: &Incoming) -> i32 {
         let counter = match self.reason {
@@ -43,7 +44,7 @@ impl Refused {
             Refusal::Invalid => Some(Counter::UnwrapInvalid),
             Refusal::Split => Some(Counter::UnwrapSplit),
             Refusal::Full => Some(Counter::UnwrapFull),
-            // `guard` has counted and logged it.
+            // `guard` has already counted and logged it.
             Refusal::Denied => None,
         };
         if let Some(counter) = counter {

@@ -1,4 +1,4 @@
-//! What becomes of a segment to an unwrapping port: the SYN, what comes before the header, the header, and the
+//! What becomes of a segment to an unwrapping port: a SYN, a segment before the header, the header, or the
 //! stream behind it.
 
 use agent_common::{
@@ -32,7 +32,7 @@ const USUAL_V4: u32 = 28;
 const USUAL_V6: u32 = 52;
 
 impl Incoming {
-    /// The action for the segment, or why its connection is refused.
+    /// Returns the action for the segment, or why its connection is refused.
     #[inline(always)]
     pub(super) fn arrives(&self, ctx: &TcContext) -> Result<i32, Refused> {
         if self.tcp.has(SYN) {
@@ -56,18 +56,19 @@ impl Incoming {
         }
     }
 
-    /// A SYN: the server is told that the stream begins behind the header.
+    /// A SYN. Tells the server that the stream begins behind the header.
     #[inline(never)]
     fn syn_arrives(&self, ctx: &TcContext) -> Result<i32, Refused> {
         if self.tcp.has(ACK) || !self.is_local(ctx) {
             return Ok(TCX_NEXT);
         }
-        // To look first needs no lock, and there rarely is one.
+        // Looking first takes no lock, and there rarely is an entry.
         if LINGERING.get_ptr(self.connection).is_some() {
             let _ = LINGERING.remove(self.connection);
         }
         let handshake = self.remember()?;
-        // A header on the SYN (TCP Fast Open) could not be taken off. The sender repeats it without.
+        // A header on the SYN itself (TCP Fast Open) could not be taken off. The sender repeats the SYN
+        // without it.
         if self.payload != 0 {
             return Ok(TCX_DROP);
         }
@@ -83,7 +84,7 @@ impl Incoming {
     #[inline(always)]
     fn handshake_goes_on(&self, ctx: &TcContext, found: &Socket) -> Result<i32, Refused> {
         let Some(handshake) = self.handshake() else {
-            // Evicted, or never begun. Without a header nothing may be established.
+            // The handshake was evicted, or never begun. Without a header nothing may be established.
             let completes = !found.is_listener() || found.sent_cookie(ctx, self.is_v6, self.offset);
             return if completes && !self.tcp.has(RST) && self.is_local(ctx) {
                 Err(Refused::new(Refusal::NoHeader, None))
@@ -98,12 +99,13 @@ impl Incoming {
             } else {
                 self.stream_goes_on(ctx, translate::delta(&self.connection));
             }
-            // No socket will, as none was made. Should the server not take the reset for the sender's, the
-            // repeated header is read again.
+            // No socket will end it, as none was made. If the server does not take the reset for the
+            // sender's, it reads the repeated header again.
             translate::end(&self.connection);
             return Ok(TCX_NEXT);
         }
-        // The server may have the header and wait for room in its queue: then it comes again, too.
+        // The server may have the header already and wait for room in its queue. Then the header comes again
+        // as well.
         if !is_first {
             return Ok(TCX_DROP);
         }
@@ -113,11 +115,11 @@ impl Incoming {
         if self.tcp.has(FIN) {
             return Err(Refused::new(Refusal::NoHeader, Some(&handshake)));
         }
-        // The handshake's ACK, which is not to complete it.
+        // This is the handshake's ACK, which must not complete it.
         Ok(TCX_DROP)
     }
 
-    /// The first bytes of the stream.
+    /// The first bytes of the stream, which must be the header.
     #[inline(never)]
     fn header_arrives(
         &self,
@@ -151,8 +153,8 @@ impl Incoming {
         }
         self.learn(&claim, length, handshake);
         let is_alone = self.payload == length as usize;
-        // The kernel has no sequence number to trim by while it uses SYN cookies: the sender repeats what
-        // is cut off here.
+        // While the kernel uses SYN cookies it has no sequence number to trim by. The sender repeats what is
+        // cut off here.
         if is_alone || found.is_listener() {
             let fin = if is_alone { self.tcp.flags & FIN } else { 0 };
             Crafted {
@@ -169,8 +171,8 @@ impl Incoming {
         Ok(TCX_NEXT)
     }
 
-    /// Notes what the header says, for `accept()` and for the sender's next connection. A function of its
-    /// own, as others here: all that is inlined shares 512 bytes of stack.
+    /// Notes what the header says, for `accept()` and for the sender's next connection. Like others here it
+    /// is not inlined, because whatever is inlined shares one stack frame.
     #[inline(never)]
     fn learn(&self, claim: &Claim, length: u32, handshake: Handshake) {
         let flags = BPF_ANY.into();
@@ -180,7 +182,7 @@ impl Incoming {
         let _ = HANDOVERS.insert(self.syn(handshake), claim, flags);
     }
 
-    /// What the policies say about the client.
+    /// Whether the policies admit the client. Counts it if they do, and refuses it otherwise.
     #[inline(never)]
     fn is_allowed(&self, claim: &Claim, handshake: Handshake) -> bool {
         let Connection {
@@ -193,7 +195,7 @@ impl Incoming {
         }
         if guard::allows(&claim.client.address, destination.port) {
             let noted = HANDOVERS.look_up(self.syn(handshake));
-            // Else it is the same header again.
+            // Otherwise this is a repeated header.
             if noted.is_none_or(|noted| !noted.names_client()) {
                 guard::admitted(destination.port);
             }
@@ -203,7 +205,7 @@ impl Incoming {
         false
     }
 
-    /// The SYN as the server takes it.
+    /// The SYN as the server sees it.
     #[inline(always)]
     fn syn(&self, handshake: Handshake) -> Syn {
         Syn {
@@ -213,8 +215,7 @@ impl Incoming {
         }
     }
 
-    /// A segment of a connection that the server has: changed only if the header's length was not as
-    /// expected.
+    /// A segment of an established connection, changed only if the header's length was not the expected one.
     #[inline(always)]
     fn stream_goes_on(&self, ctx: &TcContext, delta: Option<i32>) -> i32 {
         if let Some(delta) = delta {
@@ -228,8 +229,8 @@ impl Incoming {
         translate::sequence(ctx, self.offset, self.tcp.sequence, delta);
     }
 
-    /// Notes the handshake that begins, unless it is the same SYN again. Not in place: an entry of an LRU map may
-    /// have become another connection's meanwhile.
+    /// Notes the handshake that begins, unless this is a repeated SYN. An entry is replaced and not changed
+    /// in place, because an entry of an LRU map may have become another connection's in the meantime.
     #[inline(always)]
     fn remember(&self) -> Result<Handshake, Refused> {
         let untrusted = Refused::new(Refusal::Untrusted, None);
@@ -240,7 +241,7 @@ impl Incoming {
             shift: self.usual_length() as u16,
             padding: 0,
         };
-        // As a rule, there is none.
+        // Usually there is no entry yet.
         let is_new = UNWRAPPING.insert(self.connection, handshake, BPF_NOEXIST.into());
         if is_new.is_ok() {
             return Ok(handshake);
@@ -253,8 +254,8 @@ impl Incoming {
         Ok(handshake)
     }
 
-    /// Whether the packet stays on this host. One that passes is not for a server here, even if that listens on
-    /// all addresses.
+    /// Whether the packet stays on this host. One that is forwarded is not for a server here, even if that
+    /// listens on all addresses.
     #[inline(never)]
     fn is_local(&self, ctx: &TcContext) -> bool {
         let Connection {
@@ -270,7 +271,7 @@ impl Incoming {
         UNWRAPPING.look_up(self.connection).copied()
     }
 
-    /// The expected length of the header.
+    /// The length that the header is expected to have.
     #[inline(always)]
     fn usual_length(&self) -> u32 {
         match LENGTHS.look_up(self.habit()) {

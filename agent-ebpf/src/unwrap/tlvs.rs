@@ -1,4 +1,4 @@
-//! Reads what a header of version 2 has behind the addresses, and hands it to the agent.
+//! Reads what a header of version 2 holds behind the addresses, and hands it to the agent.
 
 use core::slice::from_raw_parts;
 
@@ -23,11 +23,11 @@ const CPU_BITS: u32 = 12;
 struct Last {
     /// Always zero.
     zero: usize,
-    /// Where it is in the packet, how long it is, and where in it TLVs begin.
+    /// Where the header is in the packet, how long it is, and where in it TLVs begin.
     at: usize,
     length: usize,
     start: usize,
-    /// Not zero if there need not be TLVs.
+    /// Not zero if what follows the addresses need not be TLVs.
     is_free: usize,
     header: Header,
 }
@@ -35,7 +35,7 @@ struct Last {
 #[map]
 static LAST: Scratch<Last> = Scratch::new();
 
-/// Says where the header is that [`read`] is to read.
+/// Says which header [`read`] is to read.
 #[inline(always)]
 pub(super) fn follow(at: usize, length: usize, start: usize, is_free: bool) {
     if let Some(last) = LAST.get() {
@@ -44,7 +44,7 @@ pub(super) fn follow(at: usize, length: usize, start: usize, is_free: bool) {
     }
 }
 
-/// Reads the TLVs, if there are any: the header's number, if it says anything besides addresses; else 0.
+/// Reads the TLVs. Returns the header's number if it says anything besides addresses, or else 0.
 #[inline(always)]
 pub(super) fn read(ctx: &TcContext) -> Result<u64, Refusal> {
     let last = LAST.get().ok_or(Refusal::Invalid)?;
@@ -66,7 +66,8 @@ pub(super) fn read(ctx: &TcContext) -> Result<u64, Refusal> {
     }
     match Refusal::from_u32(truepeer_tlvs()) {
         Some(refusal) => Err(refusal),
-        None => Ok(last.header.number),
+        // `truepeer_tlvs` has had the header since.
+        None => Ok(LAST.get().map_or(0, |last| last.header.number)),
     }
 }
 
@@ -76,8 +77,8 @@ pub(super) fn length() -> u32 {
     LAST.get().map_or(0, |last| last.length as u32)
 }
 
-/// Checks the TLVs, and numbers the header if they say anything; the refusal as its number. A global function,
-/// which the verifier goes through by itself, and not for each way that leads here.
+/// Checks the TLVs and numbers the header if they say anything. Returns the refusal as its number. A global
+/// function, which the verifier checks by itself, and not once for each way that leads here.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn truepeer_tlvs() -> u32 {
@@ -95,7 +96,7 @@ fn check() -> Result<(), Refusal> {
         ..
     } = *last;
     if block::check(&mut last.header.bytes, start, length, is_free != 0, zero)? {
-        // In units of 16 ns, in which no CPU reads two.
+        // In units of 16 ns: no CPU reads two headers in one.
         let now = boottime() >> 4;
         // SAFETY: a helper without arguments.
         let cpu = unsafe { bpf_get_smp_processor_id() };
@@ -104,7 +105,7 @@ fn check() -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Hands the header that was read to the agent. `false`: there was no room.
+/// Hands the header that was read to the agent. `false` if there was no room.
 #[inline(never)]
 pub(super) fn report() -> bool {
     let Some(last) = LAST.get() else { return false };

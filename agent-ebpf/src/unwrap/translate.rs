@@ -1,4 +1,4 @@
-//! Changes sequence numbers, of both directions, where the server's differ from the sender's.
+//! Changes sequence numbers in both directions where the server's differ from the sender's.
 
 use core::{arch::asm, ptr::read_volatile};
 
@@ -26,7 +26,7 @@ pub(super) fn any() -> bool {
         .is_some_and(|number| unsafe { read_volatile(number) } != 0)
 }
 
-/// What is to be added to the sender's sequence numbers; `None`: nothing.
+/// What to add to the sender's sequence numbers; `None` if nothing.
 #[inline(always)]
 pub(super) fn delta(connection: &Connection) -> Option<i32> {
     if !any() {
@@ -35,10 +35,10 @@ pub(super) fn delta(connection: &Connection) -> Option<i32> {
     TRANSLATED.look_up(connection).copied()
 }
 
-/// Has the connection translated from now on. `false`: there is no room.
+/// Translates the connection from now on. `false` if there is no room.
 #[inline(never)]
 pub(super) fn begin(connection: &Connection, delta: i32) -> bool {
-    // Counted before it is there: the number is never too low.
+    // It is counted before it is there, so that the number is never too low.
     add_to_number(1);
     if TRANSLATED
         .insert(connection, delta, BPF_NOEXIST.into())
@@ -46,7 +46,7 @@ pub(super) fn begin(connection: &Connection, delta: i32) -> bool {
     {
         return true;
     }
-    // It is there already, and was counted, or there is no room.
+    // Either it is there already and was counted, or there is no room.
     let is_replaced = TRANSLATED
         .insert(connection, delta, BPF_EXIST.into())
         .is_ok();
@@ -54,7 +54,7 @@ pub(super) fn begin(connection: &Connection, delta: i32) -> bool {
     is_replaced
 }
 
-/// No longer has it translated, if it was.
+/// Ends the translation of the connection, if there was one.
 #[inline(always)]
 pub(super) fn end(connection: &Connection) {
     if any() && TRANSLATED.remove(connection).is_ok() {
@@ -89,7 +89,7 @@ pub(super) fn acknowledgment(ctx: &TcContext, offset: usize, old: u32, delta: i3
     );
 }
 
-/// Replaces the word at `field` of the TCP header at `offset`, both in host byte order.
+/// Replaces the word at `field` of the TCP header at `offset`. Old and new are in host byte order.
 #[inline(always)]
 pub(super) fn replace(ctx: &TcContext, offset: usize, field: usize, old: u32, new: u32) {
     let (old, new) = (old.to_be(), new.to_be());
@@ -113,8 +113,8 @@ pub(super) fn replace(ctx: &TcContext, offset: usize, field: usize, old: u32, ne
     }
 }
 
-/// A server's socket has gone. What is still on the way is translated for a while. What was a handshake is
-/// remembered until now: when a socket follows it, packets find the handshake, or neither, for a moment.
+/// A server's socket has gone. What is still under way is translated for a while. The handshake is remembered
+/// until now, because while a socket takes its place, packets find the handshake, or neither, for a moment.
 #[inline(always)]
 pub(crate) fn closed(ctx: &SockOpsContext) {
     let connection = Connection {
@@ -123,7 +123,7 @@ pub(crate) fn closed(ctx: &SockOpsContext) {
         destination: ctx.local(),
     };
     let _ = UNWRAPPING.remove(connection);
-    // Before it ends, lest a packet finds neither.
+    // This comes first, lest a packet find neither.
     if let Some(delta) = delta(&connection) {
         let _ = LINGERING.insert(connection, delta, BPF_ANY.into());
         end(&connection);

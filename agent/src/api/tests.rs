@@ -26,7 +26,7 @@ use crate::{
     },
 };
 
-/// An API with a fake data path behind it.
+/// An API with a fake data path.
 struct Fixture {
     dir: TempDir,
     state: Arc<State>,
@@ -77,7 +77,7 @@ impl Fixture {
         (status, serde_json::from_str(&body).expect(&body))
     }
 
-    /// Status line and body of what the Unix socket answers to these bytes.
+    /// The answer to these bytes on the Unix socket, from its status line on.
     fn raw(&self, request: &str) -> String {
         let mut stream = UnixStream::connect(self.socket()).unwrap();
         stream.write_all(request.as_bytes()).unwrap();
@@ -167,7 +167,7 @@ async fn what_a_header_said_is_part_of_the_peer() {
     }
 }
 
-/// What a user's question for the busiest prefixes is answered.
+/// The answer to a user who asks for the busiest prefixes.
 async fn busiest(api: &Fixture, uid: u32, query: &'static str) -> (StatusCode, Value) {
     let caller = Caller {
         uid: Some(uid),
@@ -241,7 +241,7 @@ async fn pods_are_roots_affair() {
         act(0, "/v1/pod?container_id=abc").await,
         StatusCode::BAD_REQUEST
     );
-    // Nobody receives requests: as when the agent stops.
+    // Nobody receives requests, as when the agent stops.
     assert_eq!(act(0, pod).await, StatusCode::SERVICE_UNAVAILABLE);
 }
 

@@ -101,7 +101,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         }
         Command::Uninstall { options, pods_dir } => {
             options.repeat(Node::uninstall)?;
-            // Not before an agent that serves them has gone.
+            // The directory must stay until the agent that serves these pods has gone.
             cni::install::forget(pods_dir)?;
         }
     }

@@ -59,7 +59,7 @@ enum Command {
     Man(man::Args),
 }
 
-/// Runs the command of the command line. Without one, it runs as the CNI plugin if a runtime asks for that.
+/// Runs the command of the command line. Without arguments but with `CNI_COMMAND` set, it is the CNI plugin.
 pub fn main() -> ExitCode {
     if env::var_os(crate::cni::COMMAND).is_some() && env::args_os().len() == 1 {
         return crate::cni::main();

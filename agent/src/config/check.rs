@@ -13,7 +13,7 @@ use super::relay::{Accept, LocatedRelay, Send};
 use super::steer::{LocatedSteer, Steer};
 use super::trust::Trust;
 
-/// Notes whatever steers contradict each other in.
+/// Notes everything in which steers contradict each other.
 pub(super) fn steers(steers: &[LocatedSteer], problems: &mut Problems) {
     names(steers, problems);
     let mut namespaces: Vec<(_, Vec<&LocatedSteer>)> = Vec::new();
@@ -184,7 +184,7 @@ fn size(members: &[&LocatedSteer], problems: &mut Problems) {
     }
 }
 
-/// Notes whatever relays contradict each other or other sections in.
+/// Notes everything in which relays contradict each other or other sections.
 pub(super) fn relays(
     relays: &[LocatedRelay],
     trust: &Trust,

@@ -1,4 +1,4 @@
-//! The data path as the rooms above and beside it see it.
+//! The data path as other rooms see it: the traits that it implements, and its status.
 
 use std::{collections::HashMap, os::fd::BorrowedFd};
 

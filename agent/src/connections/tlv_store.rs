@@ -28,7 +28,7 @@ pub struct TlvStore {
 impl TlvStore {
     /// Sets where to read the headers that the data path takes off.
     pub fn follow(&self, headers: Box<dyn Headers>) {
-        // Once in an agent's life.
+        // An agent calls this once.
         let _ = self.headers.set(headers);
     }
 

@@ -24,7 +24,7 @@ pub struct Owner {
 /// A snapshot: the owner of every connection that this process can see.
 #[derive(Debug, Default)]
 pub struct Owners {
-    /// By socket cookie.
+    /// Owners by the cookies of their sockets.
     owners: HashMap<u64, Owner>,
     /// Inodes of network namespaces by their cookies.
     namespaces: HashMap<u64, u64>,

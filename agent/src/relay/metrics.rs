@@ -40,7 +40,7 @@ pub(super) struct RelayMetrics {
 }
 
 impl Metrics {
-    /// Adds them to what the agent exposes.
+    /// Registers them, so that the agent exposes them.
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
             "relay_connections",

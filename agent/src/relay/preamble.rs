@@ -52,12 +52,12 @@ impl Preamble {
         Some(self.header()?.peer)
     }
 
-    /// What the header says besides addresses.
+    /// The TLVs of the header, if truepeer knows what any of them means.
     pub(super) fn tlvs(&self) -> Option<ProxyTlvs> {
         ProxyTlvs::read(self.header()?.tlvs)
     }
 
-    /// What follows the header.
+    /// The bytes that follow the header.
     pub(super) fn payload(&self) -> &[u8] {
         &self.bytes[self.header_len..]
     }

@@ -39,7 +39,7 @@ pub struct Peer {
 pub struct Peers(pub Vec<Peer>);
 
 impl Peers {
-    /// The one between these two ends; `None`: its origin is unknown.
+    /// The connection between these two ends, or `None` where its origin is unknown.
     pub fn find(&self, local: SocketAddr, remote: SocketAddr) -> Option<&Peer> {
         self.0
             .iter()
@@ -121,7 +121,7 @@ impl Agent {
         self.entries("ORIGINS")
     }
 
-    /// How many entries a map has, of those that the status tells.
+    /// How many entries a map has, as `/v1/status` shows it.
     pub fn entries(&self, map: &str) -> Result<u64> {
         let status = self.status()?;
         status["maps"]
@@ -155,7 +155,7 @@ impl Agent {
     }
 }
 
-/// Asks the API; status and body.
+/// Asks the API; returns the status and the body.
 pub(super) fn get(socket: &Path, path: &str) -> Result<(u16, String)> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(SOON.here()))?;

@@ -56,7 +56,7 @@ pub struct Unwrap {
 }
 
 impl Unwrap {
-    /// Headers of both versions are taken off connections to ports of `netns`.
+    /// Takes headers of both versions off connections that come in by `interface` to `ports` of `netns`.
     pub fn new(netns: &Netns, interface: &str, ports: &[&str]) -> Self {
         Self {
             netns: Some(netns.path()),
@@ -67,7 +67,7 @@ impl Unwrap {
     }
 }
 
-/// A section `[[relay]]`; what is `None` is left to the default.
+/// A section `[[relay]]`. `None` leaves a setting at its default.
 #[derive(Clone, Debug, Serialize)]
 #[expect(missing_docs, reason = "the configuration's own names")]
 pub struct Relay {
@@ -169,7 +169,7 @@ pub struct CarryNode {
 }
 
 impl CarryNode {
-    /// SYNs to ports that come into `netns` by this interface.
+    /// Adds TOA to SYNs that come into `netns` by this interface to these ports.
     pub fn new(netns: &Netns, interface: &str, ports: &[&str]) -> Self {
         Self {
             netns: netns.path(),
@@ -196,7 +196,7 @@ impl Default for CarryToa {
     }
 }
 
-/// The section `[agent]`: what must differ from the defaults so that agents do not meet.
+/// The section `[agent]`, with the settings that keep several agents on one host apart.
 #[derive(Clone, Debug, Serialize)]
 #[expect(missing_docs, reason = "the configuration's own names")]
 pub struct Settings {
@@ -228,7 +228,7 @@ pub struct Steer {
 }
 
 impl Steer {
-    /// Ports of `netns` go to the proxy on port `to`, or to one on several ports: `"8081-8084"`.
+    /// Steers `ports` of `netns` to the proxy on port `to`, or to its workers on several ports: `"8081-8084"`.
     pub fn new(name: &str, netns: &Netns, ports: &[&str], to: impl Into<Value>) -> Self {
         Self {
             name: name.into(),
@@ -239,13 +239,13 @@ impl Steer {
         }
     }
 
-    /// What comes in by this interface only.
+    /// Steers only what comes in by this interface.
     pub fn on(mut self, interface: &str) -> Self {
         self.interface = Some(interface.into());
         self
     }
 
-    /// As a gateway, answered through this interface.
+    /// Makes the proxy a gateway's, which gets the servers' answers by this interface.
     pub fn answers(mut self, interface: &str) -> Self {
         self.answers = Some(vec![interface.into()]);
         self
@@ -258,7 +258,7 @@ impl Config {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let pid = std::process::id();
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        // The kernel chooses a free port, which is free again when this statement ends.
+        // The kernel chooses a free port; the listener is closed at the end of this statement.
         let metrics = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         Ok(Self {
             agent: Settings {

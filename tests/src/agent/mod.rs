@@ -23,12 +23,12 @@ use crate::wait::{Limit, eventually};
 /// Where BPF objects are pinned.
 pub(crate) const BPFFS: &str = "/sys/fs/bpf";
 
-/// How long it may take to stop: it drains for 30 seconds by default.
+/// How long an agent may take to stop. It drains connections for 30 seconds by default.
 const STOP: Limit = Limit::secs(60);
 /// What the agent logs when it has taken up its configuration again.
 const READ_AGAIN: &str = "configuration read again";
 
-/// Every directory of pins of this crate begins with this, followed by the process that made it.
+/// The prefix of every directory of pins that this crate makes; the id of the process that made it follows.
 pub(crate) const PINS: &str = "truepeer-";
 
 /// A running `truepeer run`, stopped on drop.
@@ -36,7 +36,7 @@ pub struct Agent {
     binary: PathBuf,
     process: Process,
     config: Config,
-    /// From the start of the process until it said that it was ready.
+    /// How long it took from the start of the process until `/readyz` said so.
     pub ready_after: Duration,
 }
 
@@ -46,7 +46,7 @@ impl Agent {
         Self::start_binary(&binary()?, directory, config)
     }
 
-    /// Starts another binary than that of [`binary`].
+    /// Starts this binary and waits until it is ready.
     pub fn start_binary(binary: &Path, directory: &Path, config: Config) -> Result<Self> {
         let mut command = Command::new(binary);
         command.args(["run", "--config"]).arg(config.write()?);
@@ -77,7 +77,7 @@ impl Agent {
         self.process.log()
     }
 
-    /// Sends SIGTERM and waits until it has gone.
+    /// Sends SIGTERM and waits for the exit.
     pub fn stop(mut self) -> Result<ExitStatus> {
         self.process.signal(Signal::SIGTERM)?;
         self.process.wait(STOP)
@@ -88,7 +88,7 @@ impl Agent {
         self.process.signal(signal)
     }
 
-    /// Has it take up another configuration, of the same file.
+    /// Writes another configuration to its file, sends SIGHUP, and waits until the agent has taken it up.
     pub fn reload(&self, config: &Config) -> Result<()> {
         self.says(READ_AGAIN, || {
             config.write()?;
@@ -96,7 +96,7 @@ impl Agent {
         })
     }
 
-    /// Does what has it log this, and waits until it has logged it once more.
+    /// Runs `done`, and waits until the agent has logged `text` once more than before.
     pub fn says(&self, text: &str, done: impl FnOnce() -> Result<()>) -> Result<()> {
         let times = || anyhow::Ok(self.log()?.matches(text).count());
         let before = times()?;
@@ -110,19 +110,19 @@ impl Agent {
         self.process.exited()
     }
 
-    /// Kills it, as a crash would; its configuration for a successor.
+    /// Kills it, as a crash would. Returns its configuration for a successor.
     pub fn kill(self) -> Result<Config> {
         self.process.kill()?;
         Ok(self.config)
     }
 }
 
-/// Runs a command of the agent's binary to its end.
+/// Runs a command of the agent's binary and waits for its end.
 pub fn truepeer(arguments: &[&str]) -> Result<Output> {
     Ok(Command::new(binary()?).args(arguments).output()?)
 }
 
-/// The agent's binary: named by `TRUEPEER_BIN`, or the newest that was built here.
+/// The agent's binary: the one that `TRUEPEER_BIN` names, or the newest that was built here.
 pub fn binary() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("TRUEPEER_BIN") {
         return Ok(path.into());

@@ -1,4 +1,4 @@
-//! Assertions that several scenarios share.
+//! Assertions about the connections that an agent knows, shared by scenarios.
 
 use std::net::SocketAddr;
 
@@ -11,8 +11,8 @@ use crate::clients::load::{Connection, Load, PING};
 use crate::host::netns::Netns;
 use crate::wait::eventually;
 
-/// A hundred connections are with the API while they are open, in the access log when they have
-/// closed, and nowhere else afterwards.
+/// Asserts that the API shows a hundred connections while they are open, that the access log shows them once they have
+/// closed, and that nothing else is left of them.
 pub fn observed(agent: &Agent, client: &Netns, targets: &[SocketAddr]) -> Result<()> {
     let logged = agent.access_log()?.len();
     let mut connections = Load::new(targets.iter().copied()).hold(client)?;
@@ -42,7 +42,7 @@ pub fn observed(agent: &Agent, client: &Netns, targets: &[SocketAddr]) -> Result
     no_origins(agent)
 }
 
-/// The origin of the proxy's socket of this connection is the client.
+/// Asserts that the origin of the proxy's socket of this connection is the client.
 pub fn known(peers: &Peers, connection: &Connection) -> Result<()> {
     let Connection { client, target, .. } = *connection;
     let peer = peers
@@ -58,7 +58,7 @@ pub fn known(peers: &Peers, connection: &Connection) -> Result<()> {
     Ok(())
 }
 
-/// The origin of the application's own socket, behind a sidecar's proxy, is the client.
+/// Asserts that the origin of the application's own socket, behind a sidecar's proxy, is the client.
 pub fn known_to_application(peers: &Peers, connection: &Connection) -> Result<()> {
     let seen = &connection.seen;
     let peer = peers
@@ -74,7 +74,7 @@ pub fn known_to_application(peers: &Peers, connection: &Connection) -> Result<()
     Ok(())
 }
 
-/// No origin stays when every connection has closed.
+/// Waits until no origin is left of connections that have all closed.
 pub fn no_origins(agent: &Agent) -> Result<()> {
     eventually("every origin is removed", || {
         Ok((agent.origins()? == 0).then_some(()))
@@ -102,7 +102,7 @@ fn check_line(line: &Value, target: SocketAddr, reported: u64) -> Result<()> {
     Ok(())
 }
 
-/// Counters of what is refused.
+/// The counters of connections that unwrap refuses.
 pub const REFUSALS: [Counter; 5] = [
     Counter::UnwrapUntrusted,
     Counter::UnwrapNoHeader,
@@ -111,7 +111,7 @@ pub const REFUSALS: [Counter; 5] = [
     Counter::UnwrapFull,
 ];
 
-/// Fails unless every connection was taken.
+/// Asserts that unwrap refused no connection.
 pub fn none_refused(agent: &Agent) -> Result<()> {
     for counter in REFUSALS {
         let refused = agent.counter(counter)?;

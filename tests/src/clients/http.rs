@@ -16,7 +16,7 @@ use crate::wait::SOON;
 pub struct Request {
     pub method: String,
     pub target: String,
-    /// Names and values in turn.
+    /// Names and values, alternating.
     pub headers: Vec<String>,
     pub ip: IpAddr,
     pub port: u16,
@@ -126,7 +126,7 @@ impl Client {
         Ok(answer)
     }
 
-    /// Sends a request with these headers; what the server saw.
+    /// Sends a request with these headers; returns what the server saw.
     pub fn ask(&mut self, headers: &str) -> Result<Request> {
         self.send(format!("GET / HTTP/1.1\r\nHost: application\r\n{headers}\r\n").as_bytes())?;
         let answer = self.answer()?;
@@ -134,7 +134,7 @@ impl Client {
         Request::parse(&answer.body)
     }
 
-    /// The connection is over, in order.
+    /// Asserts that the other end has closed the connection in order.
     pub fn assert_ended(&mut self) -> Result<()> {
         let mut rest = Vec::new();
         SOON.await_io("the end of a connection", self.0.read_to_end(&mut rest))?;

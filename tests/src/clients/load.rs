@@ -13,7 +13,7 @@ use crate::servers::web;
 use crate::topology::Family;
 use crate::wait::SOON;
 
-/// What the client sends and [`crate::servers::report::Report`] echoes: so many bytes each way.
+/// What the client sends and [`crate::servers::report::Report`] echoes.
 pub const PING: &[u8] = b"ping\n";
 
 /// What answers at the other end.
@@ -30,7 +30,7 @@ pub enum Application {
 pub struct Load {
     /// Targets, taken in turn.
     pub targets: Vec<SocketAddr>,
-    /// What is there.
+    /// The application at the targets.
     pub application: Application,
     /// Connections in all: a multiple of `concurrent`.
     pub connections: usize,
@@ -159,7 +159,7 @@ pub fn connect(source: SocketAddr, target: SocketAddr) -> io::Result<TcpStream> 
     Ok(socket.into())
 }
 
-/// What a web server answers, by the only request of a connection.
+/// Sends the only request of a connection; returns the body of the web server's answer.
 pub fn get(mut stream: &TcpStream) -> Result<String> {
     stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
     let mut answer = String::new();

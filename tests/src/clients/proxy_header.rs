@@ -18,7 +18,7 @@ pub fn v2_with_checksum(client: SocketAddr, destination: SocketAddr) -> Vec<u8> 
     header
 }
 
-/// A header of version 2 with a TLV of so many bytes, besides its kind and length.
+/// A header of version 2 with a TLV whose value has `length` bytes, or without one.
 pub fn with_tlv(client: SocketAddr, destination: SocketAddr, length: Option<usize>) -> Vec<u8> {
     let value = vec![0x5a; length.unwrap_or_default()];
     let tlv = length.map(|_| Tlv {
@@ -31,7 +31,7 @@ pub fn with_tlv(client: SocketAddr, destination: SocketAddr, length: Option<usiz
     header
 }
 
-/// A header of version 2 with a checksum that says much besides this client.
+/// A header of version 2 with a checksum and with TLVs of every kind that truepeer shows.
 pub fn telling(client: SocketAddr, destination: SocketAddr) -> Vec<u8> {
     let ssl = [&[Ssl::CLIENT_SSL, 0, 0, 0, 1][..], b"\x21\x00\x07TLSv1.3"].concat();
     let tlvs = [
@@ -50,7 +50,7 @@ pub fn telling(client: SocketAddr, destination: SocketAddr) -> Vec<u8> {
     header
 }
 
-/// What is shown of the header of [`telling`].
+/// What truepeer shows of the header that [`telling`] writes.
 pub fn told() -> Value {
     json!({
         "alpn": "h2",
@@ -62,7 +62,7 @@ pub fn told() -> Value {
     })
 }
 
-/// A header of version 2 that names no client: of a health check, or of unknown endpoints.
+/// A header of version 2 that names no client, as health checks and unknown endpoints have it.
 pub fn anonymous(peer: &Peer) -> Vec<u8> {
     let mut header = Vec::new();
     write::v2(peer, [].into_iter(), false, &mut header).expect("a short header");

@@ -10,12 +10,12 @@ use crate::host::netns::Netns;
 use crate::servers::report::Seen;
 use crate::wait::SOON;
 
-/// Connects from `netns`; what is written goes out at once.
+/// Connects from `netns`, with Nagle's algorithm off.
 pub fn connect(netns: &Netns, target: SocketAddr) -> Result<TcpStream> {
     connect_with(netns, target, |_| Ok(()))
 }
 
-/// Connects from `netns` with a socket that is prepared first.
+/// Connects from `netns`, with Nagle's algorithm off, once `prepare` has set up the socket.
 pub fn connect_with(
     netns: &Netns,
     target: SocketAddr,
@@ -33,7 +33,7 @@ pub fn connect_with(
     })
 }
 
-/// The first line of an application that reports.
+/// Reads the line by which [`crate::servers::report::Report`] tells whom it sees.
 pub fn seen(stream: &mut TcpStream) -> Result<Seen> {
     let mut line = Vec::new();
     while line.last() != Some(&b'\n') {
@@ -44,7 +44,7 @@ pub fn seen(stream: &mut TcpStream) -> Result<Seen> {
     Ok(serde_json::from_slice(&line)?)
 }
 
-/// The connection was reset and not ended in order.
+/// Asserts that the other end reset the connection instead of closing it in order.
 pub fn assert_reset(mut stream: TcpStream, what: &str) -> Result<()> {
     match stream.read(&mut [0; 64]) {
         Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(()),
@@ -52,7 +52,7 @@ pub fn assert_reset(mut stream: TcpStream, what: &str) -> Result<()> {
     }
 }
 
-/// Whoever connects from `netns` is reset, be it before the connection is known to be made.
+/// Asserts that a connection from `netns` is reset, perhaps even before `connect()` returns.
 pub fn assert_refused(netns: &Netns, target: SocketAddr, what: &str) -> Result<()> {
     match connect(netns, target) {
         Ok(stream) => assert_reset(stream, what),

@@ -61,7 +61,7 @@ pub struct Node<'a> {
 /// A running container, stopped on drop.
 pub struct Container {
     name: String,
-    /// Of runc.
+    /// The directory in which runc keeps its state.
     root: PathBuf,
     process: Process,
 }
@@ -119,7 +119,7 @@ impl Container {
         self.process.log()
     }
 
-    /// Stops it as a kubelet does, which is patient for this long.
+    /// Stops it as a kubelet does, which kills what has not ended within `patience`.
     pub fn stop(mut self, patience: Limit) -> Result<()> {
         self.process.signal(Signal::SIGTERM)?;
         self.process.wait(patience).map(drop)

@@ -13,7 +13,7 @@ use crate::host::netns::{Netns, run};
 use crate::host::process::find;
 use crate::topology::Family;
 
-/// By what kube-proxy rewrites packets.
+/// The backend by which kube-proxy rewrites packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// iptables.

@@ -47,9 +47,9 @@ pub struct Cluster {
 }
 
 impl Node {
-    /// By what clients and other nodes come in.
+    /// The interface by which clients and other nodes come in.
     pub const UPLINK: &str = "eth0";
-    /// By what the pod comes in: a port of the bridge that the reference CNI plugin makes.
+    /// The interface by which the pod comes in: a port of the bridge that the reference CNI plugin makes.
     pub const POD: &str = "pod0";
 
     fn new(number: u8) -> Result<Self> {

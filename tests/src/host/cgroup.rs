@@ -64,8 +64,8 @@ pub(crate) fn root() -> Result<PathBuf> {
         .context("no cgroup2 is mounted: `mount -t cgroup2 none /sys/fs/cgroup`")
 }
 
-/// Kills what runs in a cgroup (v2) and removes it with all cgroups in it, and its likes of version 1, which
-/// container runtimes make.
+/// Kills what runs in a cgroup (v2), and removes it with all cgroups in it and with the cgroups of version 1 that
+/// container runtimes make under its name.
 pub(crate) fn remove(cgroup: &Path) -> Result<()> {
     fs::write(cgroup.join("cgroup.kill"), "1")?;
     let mut all = vec![cgroup.to_owned()];

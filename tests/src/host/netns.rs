@@ -12,7 +12,7 @@ use nix::sched::{CloneFlags, setns};
 
 /// Where iproute2 keeps named namespaces.
 pub(crate) const DIRECTORY: &str = "/run/netns";
-/// Every namespace of this crate begins with this, followed by the process that made it.
+/// The prefix of every namespace that this crate makes; the id of the process that made it follows.
 pub(crate) const PREFIX: &str = "tp-";
 
 /// A named network namespace, removed on drop.
@@ -91,7 +91,7 @@ impl Netns {
         setns(&self.handle, CloneFlags::CLONE_NEWNET)
     }
 
-    /// A command that runs inside.
+    /// A command that runs inside the namespace.
     pub fn command(&self, program: &str) -> Result<Command> {
         let handle = self.handle.try_clone()?;
         let mut command = Command::new(program);
@@ -161,7 +161,7 @@ impl Drop for Netns {
     }
 }
 
-/// Runs a command to its end; its standard output, or an error with what it said.
+/// Runs a command and waits for its end. Returns its standard output, or an error with what it said.
 pub fn run(command: &mut Command) -> Result<String> {
     let output = command
         .stdin(Stdio::null())

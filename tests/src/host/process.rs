@@ -136,13 +136,13 @@ impl Drop for Process {
     }
 }
 
-/// A name for a process, its log and its files that no other has: `envoy-3`.
+/// A name that nothing else has, for a process, its log and its files: `envoy-3`.
 pub(crate) fn unique(name: &str) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(1);
     format!("{name}-{}", NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// Finds a program that the tests need: named by an environment variable, or on the path.
+/// Finds a program that the tests need: the one that an environment variable names, or the one on the path.
 pub fn find(variable: &str, name: &str) -> Result<String> {
     if let Ok(path) = std::env::var(variable) {
         if Path::new(&path).is_file() {

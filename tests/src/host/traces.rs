@@ -68,8 +68,8 @@ pub fn remove_orphans() -> Result<()> {
 pub struct Traces(BTreeMap<String, String>);
 
 impl Traces {
-    /// Of the calling thread's network namespace: rules, routes, classifiers, sysctls. Only what could
-    /// be truepeer's: on the host, others may come and go meanwhile.
+    /// The rules, routes, classifiers and sysctls of the calling thread's network namespace, as far as they could be
+    /// truepeer's: on the host, others may come and go meanwhile.
     pub fn here() -> Result<Self> {
         let mut found = BTreeMap::new();
         for (line, ours) in [
@@ -86,14 +86,14 @@ impl Traces {
             found.insert(line.to_owned(), lines.join("\n"));
         }
         for key in SYSCTLS {
-            // Absent without IPv6.
+            // A kernel without IPv6 has none of its keys.
             let value = std::fs::read_to_string(format!("/proc/sys/{key}")).unwrap_or_default();
             found.insert(key.to_owned(), value);
         }
         Ok(Self(found))
     }
 
-    /// Of the host: its own namespace, this crate's namespaces, pins and cgroups.
+    /// The traces in the host's own namespace, and this crate's namespaces, pins and cgroups.
     pub fn of_host() -> Result<Self> {
         let mut traces = Self::here()?;
         let left: Vec<_> = everybodys()?

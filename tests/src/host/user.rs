@@ -23,7 +23,7 @@ pub fn directory(parent: &Path, name: &str, uid: u32) -> Result<PathBuf> {
     let path = parent.join(name);
     fs::create_dir(&path).with_context(|| path.display().to_string())?;
     chown(&path, Some(uid), Some(uid))?;
-    // PostgreSQL wants its own to be its own.
+    // PostgreSQL refuses a data directory that others may read.
     fs::set_permissions(&path, Permissions::from_mode(0o700))?;
     Ok(path)
 }

@@ -44,7 +44,7 @@ pub fn transparent(
     start(directory, netns, None, TCP, Some(usesrc), routes)
 }
 
-/// The same, run by this user without capabilities.
+/// A transparent proxy that this user runs without capabilities.
 pub fn binding(
     directory: &Path,
     netns: &Netns,
@@ -85,12 +85,12 @@ pub fn forwarding(directory: &Path, netns: &Netns, routes: &[Route]) -> Result<P
     run(directory, netns, None, HTTP, &config, listen)
 }
 
-/// A TCP proxy that tells its clients by a PROXY header: `send` are the words of the `server` line.
+/// A TCP proxy that tells its clients by a PROXY header; `send` is added to the `server` lines.
 pub fn telling(directory: &Path, netns: &Netns, send: &str, routes: &[Route]) -> Result<Process> {
     checking(directory, netns, send, "", routes)
 }
 
-/// The same with directives that say how servers are checked.
+/// A TCP proxy as [`telling`] starts it, with directives that say how it checks its servers.
 pub fn checking(
     directory: &Path,
     netns: &Netns,

@@ -31,13 +31,14 @@ pub fn any_of_family(family: Family, port: u16) -> SocketAddr {
     }
 }
 
-/// Of a proxy and an application in one namespace: from `port` on all IPv4 addresses, and from the next
-/// port on all IPv6 ones.
+/// The routes of a proxy whose application is in the same namespace: from `port` on all IPv4 addresses, and from the
+/// next port on all IPv6 addresses.
 pub fn local_routes(port: u16, application: u16) -> Vec<Route> {
     routes(port, |family| (family.localhost(), application).into())
 }
 
-/// The same of a proxy on a gateway and an application on its server.
+/// The routes of a proxy on a gateway whose application is on the server: from `port` on all IPv4 addresses, and from
+/// the next port on all IPv6 addresses.
 pub fn gateway_routes(port: u16, application: u16) -> Vec<Route> {
     routes(port, |family| (Gateway::server(family), application).into())
 }

@@ -28,7 +28,7 @@ impl Proxy {
         .map(Self)
     }
 
-    /// The same, which begins each connection with a PROXY header.
+    /// An ordinary proxy that begins each of its connections with a PROXY header.
     pub fn telling(netns: &Netns, listen: SocketAddr, upstream: SocketAddr) -> Result<Self> {
         Listener::start(netns, listen, false, move |client, peer| {
             let target = canonical(client.local_addr()?);
@@ -48,7 +48,7 @@ impl Proxy {
         netns.enter(|| Self::sidecar_here(listen, mark))
     }
 
-    /// Likewise in the calling thread's namespace.
+    /// A sidecar's transparent proxy in the calling thread's namespace.
     pub fn sidecar_here(listen: SocketAddr, mark: u32) -> Result<Self> {
         Self::transparent(listen, move |client, destination| {
             connect_from(SocketAddr::new(client.ip(), 0), destination, mark)
@@ -106,7 +106,7 @@ fn refuse_own(destination: SocketAddr, listen: SocketAddr) -> io::Result<()> {
     Ok(())
 }
 
-/// Where the client wanted to go, of a connection that was accepted from `peer`.
+/// The original destination of a connection that was accepted from `peer`.
 pub fn original_dst(client: &TcpStream, peer: SocketAddr) -> io::Result<SocketAddr> {
     let socket = SockRef::from(client);
     let answer = if canonical(peer).is_ipv4() {
@@ -182,7 +182,7 @@ fn of_family(address: SocketAddr, destination: SocketAddr) -> SocketAddr {
     }
 }
 
-/// Copies both ways until both sides have finished.
+/// Copies in both directions until both sides have finished.
 pub fn relay(a: &TcpStream, b: &TcpStream) -> io::Result<()> {
     std::thread::scope(|scope| {
         scope.spawn(|| copy(b, a));
@@ -192,7 +192,7 @@ pub fn relay(a: &TcpStream, b: &TcpStream) -> io::Result<()> {
 
 fn copy(mut from: &TcpStream, mut to: &TcpStream) -> io::Result<()> {
     let copied = io::copy(&mut from, &mut to);
-    // A broken connection ends both ways, a finished one this way only.
+    // A broken connection ends in both directions, a finished one only in this direction.
     let how = if copied.is_err() {
         Shutdown::Both
     } else {

@@ -32,7 +32,7 @@ impl Listener {
             .with_context(|| format!("in {}", netns.name()))
     }
 
-    /// Likewise in the calling thread's namespace.
+    /// Listens on `address` in the calling thread's namespace, as [`Self::start`] does inside another.
     pub fn start_here<F>(address: SocketAddr, transparent: bool, serve: F) -> Result<Self>
     where
         F: Fn(TcpStream, SocketAddr) -> io::Result<()> + Clone + Send + 'static,
@@ -85,7 +85,7 @@ pub(crate) fn listen(address: SocketAddr, transparent: bool) -> io::Result<Socke
     Ok(socket)
 }
 
-/// Lets a socket have addresses that are not this host's.
+/// Lets a socket bind addresses that are not this host's.
 pub fn set_transparent(socket: &Socket, domain: Domain) -> io::Result<()> {
     if domain == Domain::IPV4 {
         socket.set_ip_transparent_v4(true)
@@ -94,7 +94,7 @@ pub fn set_transparent(socket: &Socket, domain: Domain) -> io::Result<()> {
     }
 }
 
-/// An IPv4 address on a dual-stack socket as the IPv4 address that it is.
+/// Turns the IPv4-mapped IPv6 address of a dual-stack socket into the IPv4 address.
 pub fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }

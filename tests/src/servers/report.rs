@@ -31,12 +31,12 @@ impl Seen {
 pub struct Report(#[expect(dead_code, reason = "stops on drop")] Listener);
 
 impl Report {
-    /// Serves `address` inside `netns`; `[::]` is a dual-stack socket, as of Go, Java or Node.
+    /// Serves `address` inside `netns`. `[::]` is a dual-stack socket, as Go, Java and Node.js open it.
     pub fn start(netns: &Netns, address: SocketAddr) -> Result<Self> {
         Listener::start(netns, address, false, tell).map(Self)
     }
 
-    /// Likewise in the calling thread's namespace.
+    /// Serves `address` in the calling thread's namespace.
     pub fn start_here(address: SocketAddr) -> Result<Self> {
         Listener::start_here(address, false, tell).map(Self)
     }

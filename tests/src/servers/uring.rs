@@ -22,7 +22,7 @@ const ENTRIES: u32 = 8;
 pub enum Accept {
     /// A request for each connection; the completion has the client's address.
     Once,
-    /// The same, carried out by a thread of the kernel's (`IORING_SETUP_SQPOLL`).
+    /// A request for each connection, which a thread of the kernel carries out (`IORING_SETUP_SQPOLL`).
     OnceByKernelThread,
     /// One request for all connections; `getpeername()` has the client's address.
     Multishot,

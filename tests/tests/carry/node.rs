@@ -31,7 +31,7 @@ impl Servers {
     }
 }
 
-/// Connections to both Services by the port of this node.
+/// The loads of connections to both Services by the ports of this node.
 fn loads(node: &Node) -> [Load; 2] {
     let some = |service, application| Load {
         application,
@@ -108,7 +108,7 @@ fn on_the_other_node(mode: Mode) {
         }
         drop(held);
 
-        // Killed, its programs go on. Stopped, connections are as without truepeer.
+        // The programs of a killed agent go on; once an agent stops, connections are as they are without truepeer.
         let config = firsts.kill()?;
         exact(&cluster, first)?;
         let firsts = Agent::start(directory, config)?;
@@ -186,7 +186,7 @@ fn on_the_same_node(mode: Mode) {
     });
 }
 
-/// Sections that come and go with the configuration.
+/// The agent follows sections that come and go with the configuration.
 #[test]
 fn configuration_read_again() {
     scenario(|directory| {
@@ -202,7 +202,7 @@ fn configuration_read_again() {
         lost(&cluster, node)?;
         reload(vec![node.carries(Node::UPLINK)])?;
         exact(&cluster, node)?;
-        // Two sections for one interface are one.
+        // Two sections for one interface count as one.
         let ports = |service: Service| service.node_port.to_string();
         let section = |ports: &str| CarryNode::new(&node.netns, Node::UPLINK, &[ports]);
         reload(vec![section(&ports(REPORT)), section(&ports(WEB))])?;

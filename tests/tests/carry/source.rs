@@ -31,7 +31,7 @@ struct Way {
     otherwise: &'static str,
 }
 
-/// To the pod's own addresses, to loopback, and to another host.
+/// The ways to the pod's own addresses, to loopback, and to another host.
 fn ways() -> Vec<Way> {
     let way = |family, upstream, otherwise: &'static str| Way {
         family,
@@ -62,7 +62,7 @@ fn routes(ways: &[Way]) -> Result<Vec<Route>> {
         .collect()
 }
 
-/// Every client is kept on every way; what the connections come from.
+/// Asserts that every client is kept on every way; returns what the connections come from.
 fn sources(agent: &Agent, client: &Netns, ways: &[Way]) -> Result<Vec<IpAddr>> {
     ways.iter()
         .zip(PROXY..)
@@ -133,7 +133,7 @@ fn as_configured() {
             sidecar.pod.set_sysctl(key, "0")?;
         }
 
-        // One that is nowhere local is no source at all.
+        // An address that is nowhere local cannot be a source.
         sidecar.pod.ip("-6 addr del ::6/128 dev lo")?;
         let seen = sources(&agent, client, &ways)?;
         for (way, seen) in ways.iter().zip(seen) {

@@ -20,7 +20,7 @@ use tests::proxies::any;
 use tests::servers::report::{Report, Seen};
 use tests::topology::Family;
 
-/// That the plugin `portmap` maps to the application's.
+/// The node's port that the plugin `portmap` maps to the application's.
 const MAPPED: u16 = 18080;
 
 /// A pod's whole life, through an agent's restarts.
@@ -55,7 +55,7 @@ fn lives(version: &'static str, before: fn(&Path) -> Vec<Value>, ports: &[u16]) 
             runtime.check(&pod)?;
         }
 
-        // Killed and started again, then stopped and started again.
+        // The agent is killed and started again, and then stopped and started again.
         let agent = Agent::start(directory, agent.kill()?)?;
         for connection in Load::new(targets.clone()).hold(node.client())? {
             known_to_application(&agent.peers()?, &connection)?;

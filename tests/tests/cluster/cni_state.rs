@@ -97,7 +97,7 @@ fn what_is_stale_goes_and_is_never_anothers() {
             .assert_unchanged(&valid.netns.enter(traces)?)?;
         run(Command::new("umount").arg(&path))?;
 
-        // What was there before a reboot is not there after it.
+        // What was recorded before a reboot does not count after it.
         runtime.add(&valid)?;
         let config = agent.kill()?;
         let file = config

@@ -19,12 +19,14 @@ use tests::servers::report::{Report, Seen};
 use tests::topology::{Family, Gateway, Sidecar, balancer};
 use tests::wait::eventually;
 
-use crate::stage::{JUDGED, PORT, client, nested, policy, seen, target};
+use crate::stage::{JUDGED, PATIENCE, PORT, client, nested, policy, seen, target};
 
 const PLAYGROUND: &str = env!("CARGO_BIN_EXE_playground");
 const PROXY: u16 = 15001;
 const STEERED: u16 = 15006;
-/// Each of [`JUDGED`] is refused, or seen as itself, `connect` deciding how it comes in; and counted.
+
+/// Asserts that each of [`JUDGED`] is refused or seen as itself, and that the agent counts it. `connect` decides how a
+/// client comes in.
 fn all_judged(
     agent: &Agent,
     connect: impl Fn(Family, IpAddr) -> Result<Option<Seen>>,
@@ -160,15 +162,14 @@ fn by_toa() {
                 Family::V6 => toa::option_v6(254, named).to_vec(),
             };
             let source = SocketAddr::new(balancer, ports.get());
-            match raw.connect(source, target(family, PORT), 1, &option) {
-                Ok(mut connection) => {
-                    let seen = serde_json::from_str(&connection.receive()?)?;
-                    connection.reset()?;
-                    Ok(Some(seen))
-                }
-                Err(error) if format!("{error:#}").contains("does not answer") => Ok(None),
-                Err(error) => Err(error),
-            }
+            let target = target(family, PORT);
+            let connection = raw.try_connect(source, target, 1, &option, PATIENCE)?;
+            let seen = connection.map(|mut connection| {
+                let seen = serde_json::from_str(&connection.receive()?)?;
+                connection.reset()?;
+                anyhow::Ok(seen)
+            });
+            seen.transpose()
         })?;
         no_origins(&agent)
     });

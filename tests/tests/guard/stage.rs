@@ -15,7 +15,7 @@ use tests::wait::{Limit, SOON};
 
 /// Where the application listens.
 pub(crate) const PORT: u16 = 8080;
-/// Longer than a SYN is waited for before it is sent again.
+/// How long a connection may take before it counts as refused: longer than TCP waits before it sends a SYN again.
 pub(crate) const PATIENCE: Limit = Limit::millis(1500);
 
 /// The clients' network, a part of it that is denied, and one address in that part.
@@ -34,8 +34,8 @@ pub(crate) fn policy(name: &str, allow: &[&str], deny: &[&str]) -> Policy {
     }
 }
 
-/// Only the clients' network is allowed, but for its part, but for an address: never the hop that speaks
-/// for them.
+/// A policy that allows only the clients' network, except a part of it that it denies, except one address in that part
+/// that it allows. It never allows the hop that speaks for the clients.
 pub(crate) fn nested() -> Policy {
     policy("nested", &[CLIENTS, EXEMPT].concat(), &DENIED)
 }
@@ -146,7 +146,7 @@ impl Random {
 pub(crate) struct Many(pub HashMap<IpNet, bool>);
 
 impl Many {
-    /// So many, the same each time.
+    /// As many prefixes as this, which are the same each time.
     pub(crate) fn new(number: usize) -> Self {
         let mut random = Random(1);
         let mut all = HashMap::new();
@@ -165,7 +165,7 @@ impl Many {
         Self(all)
     }
 
-    /// Those that are allowed, or those that are denied.
+    /// The prefixes that are allowed, or those that are denied.
     pub(crate) fn texts(&self, allowed: bool) -> Vec<String> {
         let chosen = self.0.iter().filter(|(_, is)| **is == allowed);
         chosen.map(|(prefix, _)| prefix.to_string()).collect()
@@ -176,7 +176,7 @@ impl Many {
         let full = IpNet::from(client).prefix_len();
         let lengths = (0..=full).rev();
         let mut prefixes = lengths.filter_map(|n| Some(IpNet::new(client, n).ok()?.trunc()));
-        // With an allow-list, who is in none is denied.
+        // A policy with an allow-list denies whoever is in no prefix.
         prefixes
             .find_map(|p| self.0.get(&p))
             .is_some_and(|allowed| *allowed)

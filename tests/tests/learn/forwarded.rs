@@ -22,7 +22,7 @@ use tests::topology::{Family, Sidecar};
 const APPLICATION: u16 = 8080;
 /// The proxy's port for IPv4; the next is for IPv6.
 const PROXY: u16 = 15001;
-/// Of each family.
+/// How many clients each family has.
 const CLIENTS: usize = 100;
 
 #[test]

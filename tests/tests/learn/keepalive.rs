@@ -42,7 +42,7 @@ fn haproxy_usesrc_clientip() {
 fn haproxy_usesrc_client() {
     scenario(|directory| {
         let kept = haproxy(directory, Usesrc::Client)?;
-        // Some are used for all rounds, the others for one.
+        // A client keeps some connections for all rounds, and the others for one.
         let connections = 2 * CLIENTS * (1 + ROUNDS);
         ensure!(
             kept.connections() <= connections && kept.0.iter().all(|(client, seen)| client == seen),

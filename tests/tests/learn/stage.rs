@@ -26,7 +26,7 @@ const PROXY: u16 = 15001;
 /// The networks of [`Family::balancer`].
 pub(crate) const BALANCERS: [&str; 2] = ["198.51.100.0/24", "2001:db8:1b::/64"];
 
-/// A gateway tells its server.
+/// A gateway tells its server by TOA.
 pub(crate) fn carry() -> Carry {
     Carry {
         toa: CarryToa {
@@ -43,9 +43,9 @@ pub(crate) struct Key(pub u128);
 
 /// The key of [`Hosts`].
 pub(crate) const ONE: Key = Key(0x0011_2233_4455_6677_8899_aabb_ccdd_eeff);
-/// The next one.
+/// The key that replaces [`ONE`].
 pub(crate) const TWO: Key = Key(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10);
-/// One that nobody believes.
+/// A key that nobody believes.
 pub(crate) const STRANGERS: Key = Key(1);
 
 impl Key {
@@ -115,13 +115,13 @@ impl KeyFile {
         &self.path
     }
 
-    /// From now on it has these keys.
+    /// Replaces the keys.
     pub(crate) fn put(&mut self, keys: &[Key]) -> Result<()> {
         let lines: Vec<_> = keys.iter().map(|key| key.line()).collect();
         self.write(&format!("# of a test\n{}\n", lines.join("\n")))
     }
 
-    /// From now on it has this text.
+    /// Replaces the text.
     pub(crate) fn write(&mut self, text: &str) -> Result<()> {
         self.versions += 1;
         let target = self.path.with_extension(self.versions.to_string());
@@ -143,9 +143,9 @@ pub(crate) struct Hosts {
     pub sends: Agent,
     /// The agent that reads it.
     pub reads: Agent,
-    /// Their files, each with [`ONE`].
+    /// The file of the agent that sends, with [`ONE`].
     pub signing: KeyFile,
-    /// As above.
+    /// The file of the agent that reads, with [`ONE`].
     pub verifying: KeyFile,
     _report: Report,
     _proxy: Process,

@@ -261,7 +261,7 @@ fn segments_stay_as_large_as_they_were() {
                 .collect::<Result<Vec<_>>>()
         };
         let mut config = Config::new(directory, [])?;
-        // This test connects by itself.
+        // This test itself is the proxy.
         config.trust.uids.push(0);
         let mut without = Agent::start(directory, config)?;
         let before = sizes()?;

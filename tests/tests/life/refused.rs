@@ -14,7 +14,7 @@ fn inbound(sidecar: &Sidecar) -> Steer {
     Steer::new("inbound", &sidecar.pod, &["8080"], PROXY).on(Sidecar::INTERFACE)
 }
 
-/// Runs an agent that is expected to refuse; what it said.
+/// Runs an agent that is expected to refuse; returns what it said.
 fn refused(config: &Path, status: i32) -> Result<String> {
     let output = truepeer(&["run", "--config", &config.display().to_string()])?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -33,7 +33,7 @@ fn ensure_says(said: &str, words: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Each: the section, the line that is wrong, and words of the error.
+/// For each case: the section, the line that is wrong, and words of the error.
 const BAD: [(&str, u32, &[&str]); 8] = [
     ("port = [\"8080\"]\nto = 15006", 2, &["port", "`ports`"]),
     ("ports = [\"9010-9000\"]\nto = 15006", 2, &["9000-9010"]),

@@ -56,7 +56,7 @@ impl<'a> Stage<'a> {
         envoy::transparent(self.directory, &self.sidecar.pod, PROXY, MARK)
     }
 
-    /// Both families.
+    /// Connections of both families.
     fn load(&self) -> Load {
         Load::new(Family::ALL.map(|family| (Sidecar::address(family), APPLICATION).into()))
     }
@@ -119,7 +119,7 @@ fn proxy_killed_and_restarted() {
         let (_envoy, outcome) = stage.under_load(|| {
             for _ in 0..3 {
                 envoy.kill()?;
-                // As if truepeer were absent, and unknown rather than wrong.
+                // Connections go on as if truepeer were absent, and their clients are unknown rather than wrong.
                 let passed = agent.counter(Counter::NoListener)?;
                 stage.all_direct()?;
                 let direct = stage.load().hold(&stage.sidecar.client)?;

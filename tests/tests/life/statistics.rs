@@ -79,7 +79,7 @@ fn prefixes_of_clients_are_counted() {
             .zip(prefixes)
             .map(|(family, prefix)| row(family, prefix, &logged, &held))
             .collect::<Result<_>>()?;
-        // Once all is acknowledged.
+        // The counts are complete once everything is acknowledged.
         eventually("each prefix has its counts", || {
             let top = agent.top("connections")?;
             let rows = top["prefixes"].as_array().context("no prefixes")?;
@@ -152,7 +152,7 @@ fn whom_the_relay_refuses_is_logged_and_counted() {
             ensure!(line["local"] == target.to_string(), "{line}");
             ensure!(line.get("client").is_none(), "{line}");
 
-            // Nobody listens: the client is known by then.
+            // Nobody listens at the upstream; by then the relay knows the client.
             let client = client_of(family);
             let mut stream = connect(&topology.gateway, target)?;
             let own = stream.local_addr()?.to_string();
@@ -165,7 +165,7 @@ fn whom_the_relay_refuses_is_logged_and_counted() {
             assert_refused(&topology.client, target, "an untrusted source")?;
         }
         lines(&agent, 2, |line| line["refused"] == "untrusted")?;
-        // Of the client where it is known, else of the sender.
+        // A refused connection counts for the client where that is known, and otherwise for the sender.
         let mut expected = BTreeMap::new();
         for line in lines(&agent, 6, |_| true)? {
             let who = line.get("client").unwrap_or(&line["remote"]);

@@ -94,7 +94,7 @@ fn two_and_three_proxies_and_a_client_that_forges() {
             .collect();
         let _inner = nginx::forwarding(directory, &topology.gateway, &inner)?;
         let _outer = nginx::forwarding(directory, &topology.gateway, &outer)?;
-        // By count, and by the proxies' addresses.
+        // The relay trusts proxies by their count, and by their addresses.
         for (proxies, trusted_hops) in [(1, Some(1)), (2, Some(2)), (1, None), (2, None)] {
             let relays = for_http(relays(&topology.server, "reveal"), trusted_hops);
             let agent = agent(directory, relays)?;
@@ -214,7 +214,7 @@ fn http2_and_the_proxy_protocol() {
     });
 }
 
-/// Another client that exists in headers only.
+/// A second client that exists in headers only.
 fn family_other(family: Family) -> SocketAddr {
     (family.client(77), 4711).into()
 }

@@ -17,10 +17,10 @@ use crate::stage::for_http;
 
 /// Envoy's port for IPv4; the next is for IPv6.
 const ENVOY: u16 = 9200;
-/// Besides the gateway's own addresses.
+/// The prefixes that are trusted besides the gateway's own addresses.
 const TRUSTED: [&str; 2] = ["10.0.0.0/8", "fd00::/8"];
 
-/// What comes in.
+/// The headers of the requests that come in.
 const VARIANTS: [&str; 40] = [
     "",
     "X-Forwarded-For: 203.0.113.7\r\n",
@@ -154,7 +154,7 @@ fn compare(topology: &Gateway, agent: &Agent, headers: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// The client, as the relay tells it in each way; and as Envoy does.
+/// The client, by each way in which the relay tells it, and as Envoy tells it.
 fn told(request: &Request, expected: &Request) -> Result<String> {
     let client = request.header("x-envoy-external-address").concat();
     let by_envoy = expected.header("x-client").concat();

@@ -34,7 +34,7 @@ fn bodies_stream_and_protocols_change() {
                 if n == 0 {
                     ensure!(stream.head()?.status == 200, "no answer");
                 }
-                // It is back before the next is sent.
+                // Each piece is back before the next is sent.
                 let back = stream.bytes(chunk.len())?;
                 ensure!(back == chunk.as_bytes(), "{}", back.escape_ascii());
             }
@@ -83,7 +83,7 @@ fn what_tells_the_client_and_what_ends_with_the_agent() {
             let mut relays = for_http(relays(&topology.server, send), Some(1));
             relays.truncate(1);
             let mut config = config(directory, relays)?;
-            // An idle connection does not hold the agent up for as long as this.
+            // An agent that waited for idle connections would take this long to stop.
             config.agent.drain = Some(3600);
             let agent = Agent::start(directory, config)?;
             let mut client = Client::connect(&topology.gateway, relay_of(Family::V4))?;
@@ -96,7 +96,7 @@ fn what_tells_the_client_and_what_ends_with_the_agent() {
                 // The header tells no port.
                 ensure!(answer.body.trim() == named, "{send}: {answer:?}");
             }
-            // A connection between two requests does not hold up the agent.
+            // A connection between two requests does not hold up the agent's end.
             ensure!(agent.stop()?.success(), "the agent's exit status");
             client.assert_ended()?;
         }

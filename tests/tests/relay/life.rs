@@ -79,7 +79,7 @@ fn only_the_clients_of_a_lost_upstream_move() {
             "{its} of 60 clients on one of three"
         );
 
-        // At once, and also when the checks have seen it.
+        // Only these clients move, both at once and when the checks have noticed.
         applications.remove(&lost);
         for _ in 0..2 {
             for (n, now) in choices()? {
@@ -121,7 +121,7 @@ fn a_new_configuration_drops_no_connection() {
         config.relay[0].upstream = vec![upstreams[1]];
         config.write()?;
         agent.signal(Signal::SIGHUP)?;
-        // None is refused meanwhile.
+        // No connection is refused meanwhile.
         eventually("the other upstream", || {
             Ok((ask(&topology, 2)?.1.local == upstreams[1]).then_some(()))
         })?;
@@ -168,7 +168,7 @@ fn a_namespace_that_is_replaced() {
         symlink(topology.client.path(), &new)?;
         std::fs::rename(new, path)?;
         nobody_listens(&topology)?;
-        // There, the gateway is not believed, but heard.
+        // In the new namespace the gateway is not trusted, but somebody answers it.
         let there = SocketAddr::new("10.77.0.1".parse()?, RELAY);
         assert_refused(&topology.gateway, there, "the other namespace's")?;
         ensure!(
@@ -187,7 +187,7 @@ fn the_end_waits_for_what_is_open() {
         let topology = Gateway::new()?;
         let _report = Report::start(&topology.server, any(APPLICATION))?;
         let mut config = config(directory, relays(&topology.server, "plain"))?;
-        // It ends because nothing is open any more, and not because it gives up.
+        // The agent ends because no connection is open any more, and not because it gives up.
         config.agent.drain = Some(3600);
         let agent = Agent::start(directory, config)?;
         let relay = relay_of(Family::V4);
@@ -196,7 +196,7 @@ fn the_end_waits_for_what_is_open() {
         seen(&mut stream)?;
         agent.signal(Signal::SIGTERM)?;
         nobody_listens(&topology)?;
-        // Nothing ends it for half a second, and then it ends at once.
+        // While the agent drains, nothing ends the connection.
         for _ in 0..10 {
             std::thread::sleep(Duration::from_millis(50));
             still_works(&mut stream)?;
@@ -232,7 +232,7 @@ fn no_more_connections_than_allowed() {
     });
 }
 
-/// A client's connection, to a relay on the gateway that tells the server's host by TOA.
+/// Starts an agent whose relay on the gateway tells the server's host by TOA.
 fn by_toa(directory: &Path, topology: &Gateway) -> Result<Agent> {
     let mut config = Config::new(directory, [])?;
     config.carry = Some(Carry {

@@ -17,7 +17,7 @@ use tests::proxies::any_v4;
 use tests::topology::balancer::{APPLICATION, RELAY};
 use tests::wait::{SOON, eventually};
 
-/// No more are wanted.
+/// How many connections are enough.
 const WANTED: u64 = 50_000;
 /// Descriptors that the agent has in use besides those of connections, at most.
 const OTHERS: u64 = 300;
@@ -62,7 +62,7 @@ fn receive(mut from: &TcpStream) -> Result<()> {
     Ok(())
 }
 
-/// Bytes pass both ways.
+/// Asserts that bytes pass in both directions.
 fn both_ways((client, server): &(TcpStream, TcpStream)) -> Result<()> {
     for (mut one, other) in [(client, server), (server, client)] {
         one.write_all(&PING)?;
@@ -108,12 +108,12 @@ fn as_many_connections_as_files_can_be_open() {
         let netns = Netns::new("many")?;
         let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
         setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
-        // This process has both ends, as the agent.
+        // This process holds both ends, as the agent does.
         let many = ((most - KEPT - OTHERS) / 2).min(WANTED);
         let agent = agent(directory, &netns)?;
         netns.enter(|| {
             let application = application()?;
-            // The first ones bring what is there once.
+            // The first connection makes the agent allocate what all of them share.
             let (files, bytes) = {
                 both_ways(&(connect(0)?, accept(&application, 1)?.remove(0)))?;
                 (descriptors(&agent)?, memory(&agent)?)
@@ -193,9 +193,9 @@ fn no_files_at_all() {
                 Ok(agent.log()?.contains("cannot accept").then_some(()))
             })?;
             let (start, before) = (Instant::now(), cpu_time(&agent)?);
-            // Without a pipe, bytes wait as well.
+            // The relay has no pipe for these bytes, so they wait, too.
             (&open.0).write_all(&PING)?;
-            // Nothing happens for a second, of which an agent that spins would use all.
+            // Nothing is to happen for a second. An agent that spins would use all of it.
             thread::sleep(Duration::from_secs(1));
             let (used, time) = (cpu_time(&agent)? - before, start.elapsed());
             ensure!(used < time / 5, "{used:?} of CPU in {time:?}");

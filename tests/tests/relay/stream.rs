@@ -57,7 +57,7 @@ fn what_is_not_a_header_of_a_trusted_sender_is_reset() {
                 "untrusted"
             );
 
-            // One byte at a time will do: each is a segment, as nothing waits for more.
+            // A header may come byte by byte; Nagle's algorithm is off, so that each byte is a segment.
             let mut stream = connect(&topology.gateway, relay)?;
             for byte in &good {
                 stream.write_all(&[*byte])?;
@@ -77,7 +77,7 @@ fn health_checks_are_the_senders_own() {
         let _report = Report::start(&topology.server, any(APPLICATION))?;
         let agent = agent(directory, relays(&topology.server, "reveal"))?;
         for family in Family::ALL {
-            // As an AWS network load balancer's.
+            // A header as an AWS network load balancer sends it.
             let mut local = Vec::new();
             let tlv = Tlv {
                 kind: kind::NOOP,
@@ -122,7 +122,7 @@ fn each_end_of_the_stream_ends_by_itself() {
             Ok((client, upstream))
         };
 
-        // The client is done, the server is not; and the other way round.
+        // The client has finished and the server has not, and then the other way round.
         for client_first in [true, false] {
             let (client, server) = open()?;
             let (mut first, mut second) = if client_first {
@@ -143,7 +143,7 @@ fn each_end_of_the_stream_ends_by_itself() {
             first.read_to_string(&mut answer)?;
             ensure!(answer == "answer", "{answer:?}");
         }
-        // A reset passes through, in both directions.
+        // A reset passes through in both directions.
         for client_first in [true, false] {
             let (client, server) = open()?;
             let (first, second) = if client_first {
@@ -155,7 +155,7 @@ fn each_end_of_the_stream_ends_by_itself() {
             drop(first);
             assert_reset(second, "the other end")?;
         }
-        // Silence for the idle timeout, but not a moment less.
+        // A connection is reset when it has been silent for the idle timeout, and not before.
         let (mut client, mut server) = open()?;
         let since = Instant::now();
         while since.elapsed() < idle * 3 / 2 {
@@ -184,7 +184,7 @@ fn bytes_arrive_as_they_were_sent() {
         let agent = agent(directory, relays(&topology.server, "reveal"))?;
         let relay = relay_of(Family::V6);
         let mut stream = connect(&topology.gateway, relay)?;
-        // Header and payload in one segment.
+        // The header and the first payload are in one segment.
         let mut first = v2_with_checksum(client_of(Family::V6), relay);
         first.extend(b"first");
         stream.write_all(&first)?;
@@ -205,7 +205,7 @@ fn bytes_arrive_as_they_were_sent() {
             sender.shutdown(Shutdown::Write)?;
             Ok(pattern.hash)
         });
-        // A reader that is slow at first: what is between fills up, and the sender has to wait.
+        // The reader is slow at first, so that the buffers between fill up and the sender has to wait.
         std::thread::sleep(Duration::from_millis(500));
         let (mut received, mut hash) = (0, Hash::default());
         let mut buffer = vec![0; 1 << 16];

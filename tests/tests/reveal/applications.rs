@@ -35,7 +35,7 @@ const PROXY: u16 = 15001;
 /// The proxy's port for the other application.
 const REPORT_PROXY: u16 = 15003;
 const NO_MARK: u32 = 0;
-/// Of a [`Load`].
+/// How many connections a [`Load`] makes.
 const CONNECTIONS: usize = 1000;
 
 #[test]
@@ -159,7 +159,7 @@ fn accept_after_seconds() {
                 open.push((client, stream));
             }
         }
-        // The application has better things to do, and the connections wait in its queue.
+        // Meanwhile the connections wait in the application's queue.
         std::thread::sleep(DELAY);
         application.signal(Signal::SIGUSR1)?;
         for (client, stream) in open {

@@ -107,7 +107,7 @@ fn ipv4_application() {
             "IPv4 clients can be expressed"
         );
 
-        // What cannot be expressed is not told: the application sees the wire's address.
+        // An IPv4 socket cannot be told an IPv6 client: the application sees the address on the wire.
         let load = Load::new([(Sidecar::address(Family::V6), PROXY + 1).into()]);
         load.run(&sidecar.client).all_lost()?;
         let held = load.hold(&sidecar.client)?;

@@ -17,7 +17,7 @@ fn the_manifests_are_valid() -> Result<()> {
         let objects = kustomize(name)?;
         validate(&objects).with_context(|| format!("kustomize/{name}"))?;
     }
-    // What is no object of Kubernetes must be told.
+    // A mistake in an object must be told.
     let mut wrong = kustomize("agent")?;
     let daemonset = wrong
         .iter_mut()
@@ -65,7 +65,7 @@ fn normal(objects: &[Value]) -> Result<BTreeMap<String, Value>> {
         .iter()
         .filter(|object| object["kind"] == "ConfigMap")
         .filter_map(|object| object["metadata"]["name"].as_str());
-    // kustomize adds a hash.
+    // kustomize adds a hash to names.
     let hashed = names
         .filter(|name| name.starts_with("truepeer-") && *name != "truepeer-dashboard")
         .fold(text, |text, name| {

@@ -19,7 +19,7 @@ fn others_read_the_image_and_it_holds_the_binary_alone() -> Result<()> {
     let config: Value = serde_json::from_str(&text)?;
     ensure!(config["os"] == "linux", "{config}");
 
-    // As `docker load` and others would have it: every digest is checked on the way.
+    // skopeo reads the image as `docker load` and others do, and checks every digest on the way.
     let directory = tempfile::tempdir()?;
     let copy = format!("docker-archive:{}/copy.tar", directory.path().display());
     piped(
@@ -33,7 +33,7 @@ fn others_read_the_image_and_it_holds_the_binary_alone() -> Result<()> {
         .context("no entrypoint")?;
     ensure!(files(&root)? == [entrypoint.trim_start_matches('/')]);
 
-    // In an empty root, and so static.
+    // The binary runs in an empty root: it is static.
     let mut command = Command::new("chroot");
     let printed = piped(command.arg(&root).args([entrypoint, "--version"]), "")?;
     ensure!(printed.starts_with("truepeer "), "{printed}");

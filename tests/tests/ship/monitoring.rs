@@ -78,7 +78,7 @@ fn alerts_and_dashboard_ask_for_metrics_that_exist() {
         ))?;
         seen(&mut stream)?;
         drop(stream);
-        // One that is refused.
+        // One connection is refused.
         drop(connect(&topology.client, relay_of(Family::V4)));
         eventually("every metric is served", || {
             let served: BTreeSet<_> = agent.metrics()?.lines().flat_map(metrics).collect();
@@ -97,7 +97,7 @@ fn agent(directory: &Path, topology: &Gateway) -> Result<Agent> {
     config.trust.sources = SOURCES.iter().map(|s| (*s).into()).collect();
     config.relay = relays(&topology.server, "reveal");
     for relay in &mut config.relay {
-        // Only these are checked.
+        // A relay checks its upstreams only where it has several.
         relay
             .upstream
             .push(([127, 0, 0, 1], APPLICATION + 1).into());

@@ -1,4 +1,4 @@
-//! Several workers of one service, or upstreams of a relay: a client's connections go to the same.
+//! One service has several workers, or a relay several upstreams: all connections of a client go to the same one.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -61,7 +61,7 @@ fn clients_keep_their_worker(steer: impl Fn(Steer) -> Steer) {
     scenario(|directory| {
         let topology = Sidecar::new()?;
         let (pod, client) = (&topology.pod, &topology.client);
-        // Older than the agent, and younger.
+        // Some workers are older than the agent, and some are younger.
         let mut workers: HashMap<_, _> = (FIRST..)
             .take(USED / 2)
             .map(|port| Ok((port, worker(directory, pod, port)?)))
@@ -85,7 +85,7 @@ fn clients_keep_their_worker(steer: impl Fn(Steer) -> Steer) {
         let steered = agent.counter(Counter::Steered)?;
         ensure!(steered == 2 * before.len() as u64, "{steered} were steered");
 
-        // Without an agent, and with its successor.
+        // This holds without an agent, and with its successor.
         let config = agent.kill()?;
         ensure!(choices(client)? == before, "the agent is dead");
         agent = Agent::start(directory, config)?;
@@ -108,7 +108,7 @@ fn clients_keep_their_worker(steer: impl Fn(Steer) -> Steer) {
     });
 }
 
-/// A relay does behind a load balancer, whichever of the two starts again.
+/// A relay behind a load balancer keeps the assignment, whichever of the two restarts.
 #[test]
 fn of_a_relay() {
     scenario(|directory| {
@@ -157,13 +157,13 @@ fn of_a_relay() {
     });
 }
 
-/// `sk_lookup` finds the worker.
+/// `sk_lookup` chooses the worker.
 #[test]
 fn of_a_namespace() {
     clients_keep_their_worker(|steer| steer);
 }
 
-/// tc does.
+/// The program at tc ingress chooses the worker.
 #[test]
 fn of_an_interface() {
     clients_keep_their_worker(|steer| steer.on(Sidecar::INTERFACE));

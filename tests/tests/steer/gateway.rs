@@ -83,7 +83,7 @@ fn own_proxy() {
     );
 }
 
-/// Connections to `target`, through the plain proxy and then through the transparent one.
+/// Connects to `target` through the plain proxy and then through the transparent one.
 fn gateway<P>(
     plain: Plain,
     transparent: impl FnOnce(&Path, &Netns) -> Result<P>,
@@ -117,7 +117,7 @@ fn gateway<P>(
     });
 }
 
-/// From this port to the server, for both families.
+/// The routes from this port to the server, for both families.
 fn routes(port: u16) -> Vec<Route> {
     let route =
         |(family, listen): (Family, _)| (listen, (Gateway::server(family), APPLICATION).into());

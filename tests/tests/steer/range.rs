@@ -22,7 +22,7 @@ const PLAIN: u16 = 15001;
 const LISTENER: u16 = 15006;
 const MARK: u32 = 1337;
 
-/// Every port of the range.
+/// All ports of the range.
 fn targets(family: Family) -> Vec<SocketAddr> {
     (FIRST..=LAST)
         .map(|port| (Sidecar::address(family), port).into())
@@ -44,7 +44,7 @@ fn one_dual_stack_listener() {
     });
 }
 
-/// One socket for each family does.
+/// One socket for each family answers on a hundred ports.
 #[test]
 fn one_listener_for_each_family() {
     one_listener(Application::Web, |directory, sidecar| {

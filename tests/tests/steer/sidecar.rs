@@ -52,7 +52,7 @@ fn envoy_original_src() {
         let proxy = envoy::transparent(directory, pod, PROXY, MARK)?;
         with_truepeer(directory, &sidecar)?;
         proxy.stop()?;
-        // nginx's own log agrees: it saw clients only.
+        // nginx's own log agrees: with truepeer, it saw nothing but clients.
         for client in &web.logged(4000)?[2000..] {
             let family = if client.is_ipv4() {
                 Family::V4
@@ -85,7 +85,7 @@ fn own_proxy() {
     });
 }
 
-/// The same connections with truepeer, and without it again.
+/// Asserts that clients are kept with truepeer, and that it leaves the pod as it was.
 fn with_truepeer(directory: &Path, sidecar: &Sidecar) -> Result<()> {
     let before = sidecar.pod.enter(Traces::here)?;
     let steer = Steer::new("inbound", &sidecar.pod, &["8080-8081"], PROXY).on(Sidecar::INTERFACE);

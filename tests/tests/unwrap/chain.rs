@@ -1,5 +1,5 @@
-//! Hop after hop, each with what it knows of the client: a load balancer tells it in a PROXY header, which is
-//! taken off before a sidecar, which binds to it, before an application that knows nothing of all that.
+//! A client passes hop after hop: a load balancer tells it in a PROXY header, truepeer takes that off, a sidecar binds to
+//! the client, and an application that knows nothing of all that sees it.
 
 use anyhow::ensure;
 use tests::agent::records::no_origins;
@@ -11,7 +11,7 @@ use tests::proxies::{Route, any, any_of_family, envoy, haproxy, local_routes};
 use tests::servers::report::Report;
 use tests::topology::{Family, Gateway};
 
-/// Where the load balancer listens for IPv4; the next port is for IPv6. So are the sidecar's.
+/// Where the load balancer listens for IPv4; it listens on the next port for IPv6, and so does the sidecar.
 const BALANCER: u16 = 9100;
 const SIDECAR: u16 = 8000;
 const APPLICATION: u16 = 8080;

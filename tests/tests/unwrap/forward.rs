@@ -35,7 +35,7 @@ fn forwarded_connections() {
                 netns.set_sysctl("net/ipv4/tcp_syncookies", cookies)?;
             }
             for family in Family::ALL {
-                // From addresses that nothing trusts, and from one that is trusted.
+                // Some clients have addresses that nothing trusts, and one has a trusted address.
                 let behind = (Gateway::server(family), PORT).into();
                 Load::new([behind]).run(&gateway.client).all_exact()?;
                 let mut stream = BufReader::new(connect(&gateway.client, behind)?);

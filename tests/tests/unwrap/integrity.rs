@@ -42,7 +42,7 @@ fn block(n: u64) -> Vec<u8> {
     bytes
 }
 
-/// Sends so many blocks, and expects as many at the same time.
+/// Sends a number of blocks, and expects as many at the same time.
 fn exchange(stream: &TcpStream, blocks: u64) -> io::Result<()> {
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| -> io::Result<()> {
@@ -61,7 +61,7 @@ fn exchange(stream: &TcpStream, blocks: u64) -> io::Result<()> {
     })
 }
 
-/// Reads how many blocks, exchanges them, and tells when all were right.
+/// Reads the number of blocks, exchanges them, and says when all were right.
 fn serve(mut stream: TcpStream, client: SocketAddr) -> io::Result<()> {
     let mut blocks = [0; 8];
     stream.read_exact(&mut blocks)?;
@@ -100,7 +100,7 @@ impl Stage {
         Ok(())
     }
 
-    /// One connection with this header, and so many blocks each way.
+    /// Makes one connection with this header, on which a number of blocks goes each way.
     fn connect(
         &self,
         family: Family,
@@ -157,7 +157,7 @@ impl Stage {
     }
 }
 
-/// More than a gigabyte in all.
+/// Exchanges more than a gigabyte in all.
 #[test]
 fn under_loss() {
     scenario(|directory| {
@@ -209,7 +209,7 @@ fn small_segments_and_windows() {
     });
 }
 
-/// Many connections whose handshakes and headers are lost, too, with and without SYN cookies.
+/// Makes many connections whose handshakes and headers get lost as well, with and without SYN cookies.
 #[test]
 fn short_connections_under_loss() {
     const WORKERS: usize = 40;

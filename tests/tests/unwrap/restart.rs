@@ -83,7 +83,7 @@ fn outlived(end: impl FnOnce(Agent, &Path) -> Result<()>) {
         for family in Family::ALL {
             native.push(Established::new(&sidecar, family, None)?);
             translated.push(Established::new(&sidecar, family, Some(9))?);
-            // Now this length is expected.
+            // From now on, the agent expects headers of this length.
             native.push(Established::new(&sidecar, family, Some(9))?);
             translated.push(Established::new(&sidecar, family, None)?);
         }
@@ -168,7 +168,7 @@ fn agent_killed_and_started() {
                     total.lock().expect("not poisoned").merge(outcome);
                 }
             });
-            // A hundred connections, at least some of which begin and end in between.
+            // The load makes its connections by the hundred.
             let more = |when: &str| {
                 let made = || total.lock().expect("not poisoned").exact;
                 let before = made();

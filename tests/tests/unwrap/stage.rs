@@ -15,7 +15,7 @@ pub(crate) fn in_pod(directory: &Path, topology: &Sidecar, ports: &[&str]) -> Re
     config(directory, &topology.pod, Sidecar::INTERFACE, ports)
 }
 
-/// Likewise of the server behind a gateway.
+/// Takes headers of both versions off connections to `ports` of the server behind a gateway.
 pub(crate) fn on_server(directory: &Path, topology: &Gateway, ports: &[&str]) -> Result<Config> {
     config(directory, &topology.server, "eth0", ports)
 }

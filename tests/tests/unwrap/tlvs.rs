@@ -66,7 +66,7 @@ fn what_a_header_says_is_shown() {
                     ensure!(shown == told(), "{shown}");
                     drop(stream);
                 }
-                // Nothing but padding, and nothing at all.
+                // A header that has nothing but padding, and one without TLVs.
                 for header in [with_tlv(client, target, Some(9)), v2(client, target)] {
                     let stream = begun(&sidecar, family, &header)?;
                     let shown = shown(&agent, &stream)?;
@@ -88,7 +88,7 @@ fn what_a_header_says_is_shown() {
     });
 }
 
-/// What comes while there is no agent, the next one knows.
+/// The next agent knows the headers that came while there was none.
 #[test]
 fn agent_killed_and_started() {
     scenario(|directory| {
@@ -111,7 +111,7 @@ fn agent_killed_and_started() {
     });
 }
 
-/// An agent that reads nothing is in nobody's way.
+/// An agent that stands still holds up no connection.
 #[test]
 fn agent_stands_still() {
     scenario(|directory| {
@@ -128,7 +128,7 @@ fn agent_stands_still() {
         stood?;
         let lost = agent.counter(Counter::HeadersLost)?;
         ensure!(lost > 0, "all headers found room");
-        // There is room again.
+        // The ring buffer has room again.
         let stream = begun(&sidecar, Family::V4, &header)?;
         let shown = shown(&agent, &stream)?;
         ensure!(shown == told(), "{shown}");

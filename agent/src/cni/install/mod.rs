@@ -56,7 +56,7 @@ impl Node {
             return Ok(done);
         }
         if network.has_plugin() {
-            // Its entry is another one.
+            // The list has another entry of truepeer.
             network = network.unchain()?;
         }
         network.chain(entry)?;

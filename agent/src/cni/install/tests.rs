@@ -128,7 +128,7 @@ fn what_was_interrupted_is_finished() {
     let entry = entry(None).unwrap();
     let network = Conflist::read(&fixture.node.conf.join("10-a.conf")).unwrap();
     let list = network.list_path();
-    // Chained, but the single plugin has not got its other name; and the other way round, when it is removed.
+    // Chained, but the file with the single plugin still has its name. An interrupted removal leaves the same.
     network.write(&list, &network.chained(&entry)).unwrap();
     let half = fixture.files();
     fixture.node.uninstall().unwrap();

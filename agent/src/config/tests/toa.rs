@@ -36,7 +36,7 @@ fn signers_need_keys() {
     );
     assert_eq!(Vec::from_iter(config.trust.rules()), ["signer 10.1.0.0/16"]);
     assert!(config.trust.reads_toa());
-    // Who only signs.
+    // A configuration that only signs.
     let config = Config::parse(&format!("[trust]\n{keys}\n"), "t.toml").unwrap();
     assert!(config.trust.keys.is_some() && !config.trust.reads_toa());
     assert_has(

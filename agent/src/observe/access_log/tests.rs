@@ -148,19 +148,23 @@ fn a_flood_of_refused_ones_hides_no_other() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("log");
     let (mut log, failures) = log(&path);
+    let summary = summary();
+    let start = Instant::now();
     for n in 0..6000 {
         log.write(Summary {
             refused: (n % 3 != 0).then_some("denied"),
-            ..summary()
+            ..summary.clone()
         });
     }
+    // On a slow host, the rate allows more than the burst.
+    let allowed = 1001 + start.elapsed().as_millis() as usize / 10;
     let omissions = log.omissions.clone();
     drop(log);
     let lines = lines(&path);
     let refused = lines.iter().filter(|l| l.get("refused").is_some()).count();
     assert_eq!(lines.len() - refused, 2000);
     assert_eq!(refused as u64 + omissions.get(), 4000);
-    assert!((1000..2000).contains(&refused), "{refused}");
+    assert!((1000..=allowed).contains(&refused), "{refused}");
     assert_eq!(failures.get(), 0);
 }
 

@@ -68,7 +68,7 @@ pub(super) fn check<B>(request: &Request<B>) -> Result<(), LocalReply> {
             "no transfer coding but chunked is supported",
         ));
     }
-    // A client that names one of these wants it to be lost on the way. Envoy refuses that, too.
+    // A client that names one of these wants the next hop not to get it. Envoy refuses that as well.
     if nominated(headers).any(|name| {
         name.to_ascii_lowercase().starts_with("x-forwarded-")
             || name.eq_ignore_ascii_case("forwarded")

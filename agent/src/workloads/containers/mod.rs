@@ -85,7 +85,7 @@ impl Containers {
 
 impl Collector for Containers {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        // The lock must not be held while a scraper reads.
+        // A copy, so that connections are not held up while it is encoded.
         let tallies = self.lock().tallies.clone();
         tallies.encode(&mut encoder)
     }

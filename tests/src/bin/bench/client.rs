@@ -19,7 +19,7 @@ use crate::application::{
 use crate::load::{Progress, WARM_UP};
 use crate::pod::Pod;
 
-/// Connections a second of [`Work::Paced`], well below what the slowest proxy here can do, and how many
+/// Connections a second of [`crate::work::Work::Paced`], well below what the slowest proxy here can do, and how many
 /// clients share them.
 pub(crate) const RATE: u32 = 2000;
 
@@ -154,8 +154,8 @@ pub(crate) fn open(pod: &Pod, n: usize, kind: u8) -> Result<TcpStream> {
     Ok(stream)
 }
 
-/// A socket with this address, which truepeer takes for a client's when it trusts us. The kernel chooses the port when it knows the destination, so that all
-/// ports are there for each.
+/// A socket with this address, which truepeer takes for a client's when it trusts this program. The kernel chooses the
+/// port when it knows the destination, so that each destination has all ports.
 pub(crate) fn bind(address: IpAddr) -> Result<Socket> {
     let address = SocketAddr::new(address, 0);
     let domain = Domain::for_address(address);

@@ -24,31 +24,31 @@ pub(crate) struct Comparison {
 pub(crate) struct Goal {
     pub(crate) pair: (Variant, Variant),
     pub(crate) figure: Figure,
-    pub(crate) limit: Limit,
+    pub(crate) bound: Bound,
 }
 
 /// The first of the pair should have this share of the second's figure.
 const fn at_least(pair: (Variant, Variant), figure: Figure, share: f64) -> Goal {
-    let limit = Limit::AtLeast(share);
+    let bound = Bound::AtLeast(share);
     Goal {
         pair,
         figure,
-        limit,
+        bound,
     }
 }
 
 /// In the figure's own units.
 #[derive(Clone, Copy)]
-pub(crate) enum Limit {
+pub(crate) enum Bound {
     AtLeast(f64),
     Below(f64),
 }
 
-impl Limit {
+impl Bound {
     pub(crate) fn holds(self, value: f64) -> bool {
         match self {
-            Self::AtLeast(limit) => value >= limit,
-            Self::Below(limit) => value < limit,
+            Self::AtLeast(bound) => value >= bound,
+            Self::Below(bound) => value < bound,
         }
     }
 }
@@ -139,12 +139,12 @@ pub(crate) static COMPARISONS: [Comparison; 6] = [
             Goal {
                 pair: (Idle, Direct),
                 figure: GETPEERNAME,
-                limit: Limit::Below(100.0),
+                bound: Bound::Below(100.0),
             },
             Goal {
                 pair: (Bind, Direct),
                 figure: GETPEERNAME,
-                limit: Limit::Below(100.0),
+                bound: Bound::Below(100.0),
             },
         ],
     },

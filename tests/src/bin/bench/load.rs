@@ -55,12 +55,12 @@ impl Sample {
         self.amount as f64 / self.time.as_secs_f64()
     }
 
-    /// The same per second of the machine's processor time.
+    /// Connections, bytes or calls per second of the machine's processor time.
     pub(crate) fn per_machine_second(&self) -> f64 {
         self.amount as f64 / self.cpu.machine.as_secs_f64()
     }
 
-    /// The same per second of the processes' processor time.
+    /// Connections, bytes or calls per second of the processes' processor time.
     pub(crate) fn per_process_second(&self) -> f64 {
         self.amount as f64 / self.cpu.processes.as_secs_f64()
     }

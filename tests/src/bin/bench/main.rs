@@ -2,8 +2,8 @@
 //! then what the agent itself costs.
 //!
 //! Each round measures every variant once, in another order each time, in a pod laid out for that
-//! measurement alone. Compared are figures of the same round, because the rest of the machine
-//! is never twice the same.
+//! measurement alone. Figures of one round are compared, because the rest of the machine
+//! never behaves the same twice.
 
 mod application;
 mod client;

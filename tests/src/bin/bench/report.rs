@@ -33,7 +33,7 @@ use serde::Serialize;
 use tests::table;
 
 use crate::cni::Cni;
-use crate::comparison::{Comparison, Goal, Limit};
+use crate::comparison::{Bound, Comparison, Goal};
 use crate::figure::{Compared, Figure, of_work};
 use crate::footprint::Footprint;
 use crate::load::Sample;
@@ -132,14 +132,14 @@ impl Comparison {
 impl Goal {
     fn name(&self) -> String {
         let (variant, to) = (self.pair.0.name(), self.pair.1.name());
-        let (limit, by) = match self.limit {
-            Limit::AtLeast(limit) => (limit, "at least"),
-            Limit::Below(limit) => (limit, "below"),
+        let (bound, by) = match self.bound {
+            Bound::AtLeast(bound) => (bound, "at least"),
+            Bound::Below(bound) => (bound, "below"),
         };
         let figure = self.figure.name;
         match self.figure.compared {
-            Compared::Ratio => format!("{variant} / {to}, {figure}: {by} {limit}"),
-            Compared::Difference => format!("{variant} - {to}, {figure}: {by} {limit}"),
+            Compared::Ratio => format!("{variant} / {to}, {figure}: {by} {bound}"),
+            Compared::Difference => format!("{variant} - {to}, {figure}: {by} {bound}"),
         }
     }
 }
@@ -183,7 +183,7 @@ impl Compares {
             OfGoal {
                 goal: goal.name(),
                 is,
-                met: goal.limit.holds(is),
+                met: goal.bound.holds(is),
             }
         };
         Self {

@@ -15,17 +15,17 @@ pub(crate) enum Variant {
     Iptables,
     /// Envoy, by truepeer's steering, without an access log, as the rules have none.
     Truepeer,
-    /// The same with an access log in a file.
+    /// Envoy, by truepeer's steering, with an access log in a file.
     TruepeerLogging,
     /// Nothing, and truepeer, which trusts others.
     Idle,
     /// Nothing, and truepeer takes the client for a proxy that binds to its client's address.
     Bind,
-    /// The same, and the address goes with the SYN.
+    /// As [`Self::Bind`], and TOA carries the address on the SYN.
     Toa,
     /// Envoy, to which the client connects and which has its own address.
     EnvoyPlain,
-    /// The same, and Envoy binds to the client's address.
+    /// Envoy, to which the client connects, and which binds to the client's address.
     EnvoyBinding,
     /// Nothing, and truepeer takes PROXY headers off.
     Unwrap,
@@ -37,7 +37,7 @@ pub(crate) enum Variant {
     EnvoyTold,
     /// A node's own NAT.
     Node,
-    /// The same, and truepeer before it.
+    /// A node's own NAT, and truepeer before it.
     NodeToa,
 }
 

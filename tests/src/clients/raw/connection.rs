@@ -40,7 +40,7 @@ impl<'a> Connection<'a> {
         Ok(connection)
     }
 
-    /// Has every further segment carry these options, too.
+    /// Puts these options on every further segment.
     pub fn repeat(&mut self, options: &[u8]) {
         self.options = options.to_vec();
     }
@@ -52,7 +52,7 @@ impl<'a> Connection<'a> {
         Ok(())
     }
 
-    /// Sends bytes that are `skip` ahead of what comes next, once.
+    /// Sends bytes once whose sequence number is `skip` ahead of what comes next.
     pub fn send_ahead(&self, skip: usize, payload: &[u8]) -> Result<()> {
         let mut tcp = self.header();
         tcp.sequence_number = self.sequence.wrapping_add(skip as u32);

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use agent_common::{Endpoint, toa};
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use etherparse::{
     IpNumber, Ipv4Header, Ipv6Header, NetSlice, SlicedPacket, TcpHeader, TransportSlice,
 };
@@ -17,11 +17,11 @@ use nix::libc::{ETH_P_ALL, IPPROTO_RAW};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::host::netns::Netns;
-use crate::wait::SOON;
+use crate::wait::{Limit, SOON};
 
-/// When a SYN is sent again that nobody has answered.
+/// How long a SYN may stay unanswered before it is sent again.
 const RETRY: Duration = Duration::from_secs(1);
-/// How long one read may take before the time is looked at.
+/// How long one read may block before the limit is checked.
 const READ: Duration = Duration::from_millis(100);
 
 const WINDOW: u16 = 0xffff;
@@ -43,8 +43,8 @@ pub fn toa(kind: u8, client: SocketAddr) -> Vec<u8> {
     }
 }
 
-/// Sends segments from a namespace and sees those that come in. Source addresses are to be routed there
-/// but must not be the namespace's own: the kernel would answer for them.
+/// Sends segments from a namespace and sees those that come in. The namespace must have routes to itself for the source
+/// addresses but must not own them: the kernel would answer for them.
 pub struct Raw {
     v4: Socket,
     v6: Socket,
@@ -87,7 +87,7 @@ impl Raw {
         self.syn_with(source, target, sequence, options, &[])
     }
 
-    /// The same with a payload, as TCP Fast Open sends it.
+    /// Sends a SYN with these options and a payload, as TCP Fast Open does.
     pub fn syn_with(
         &self,
         source: SocketAddr,
@@ -147,22 +147,34 @@ impl Raw {
         sequence: u32,
         options: &[u8],
     ) -> Result<Connection<'_>> {
+        self.try_connect(source, target, sequence, options, SOON)?
+            .with_context(|| format!("an answer of {target} to {source}: not within {SOON}"))
+    }
+
+    /// Opens a connection with a SYN with these options, which is sent again until it is answered; `None` if it is not
+    /// answered within `limit`.
+    pub fn try_connect(
+        &self,
+        source: SocketAddr,
+        target: SocketAddr,
+        sequence: u32,
+        options: &[u8],
+        limit: Limit,
+    ) -> Result<Option<Connection<'_>>> {
         let answers = |segment: &Segment| segment.tcp.syn || segment.tcp.rst;
-        let start = Instant::now();
+        let (most, start) = (limit.here(), Instant::now());
         let answer = loop {
             self.syn(source, target, sequence, options)?;
             if let Some(answer) = self.receive(target, source, RETRY, answers)? {
                 break answer;
             }
-            let waited = start.elapsed();
-            ensure!(
-                waited < SOON.here(),
-                "an answer of {target} to {source}: not within {SOON}; waited {waited:.1?}"
-            );
+            if start.elapsed() > most {
+                return Ok(None);
+            }
         };
         ensure!(!answer.tcp.rst, "{target} answered {source} with a reset");
         let syn_ack = answer.tcp.sequence_number;
-        Connection::established(self, (source, target), sequence, syn_ack)
+        Connection::established(self, (source, target), sequence, syn_ack).map(Some)
     }
 
     fn send(

@@ -114,7 +114,7 @@ impl<'a> Runtime<'a> {
 
     /// Adds a pod; the last plugin's result.
     pub fn add(&self, pod: &Pod) -> Result<Value> {
-        // As of plugins that are not run here.
+        // A result that was adopted stands for the plugins that are not run here.
         let mut result = self.result(pod);
         for plugin in &self.plugins {
             let output = self.attachment("ADD", plugin, pod, &result)?;

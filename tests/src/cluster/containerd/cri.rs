@@ -86,7 +86,7 @@ pub(super) struct PodSandboxMetadata {
     pub(super) namespace: String,
 }
 
-/// Of protocol 0, TCP.
+/// A mapping of TCP ports: protocol 0 is the default.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct PortMapping {
     #[prost(int32, tag = "2")]

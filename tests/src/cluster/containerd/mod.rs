@@ -1,8 +1,8 @@
 //! A real container runtime, containerd with runc, and pods in it, started as Kubernetes' kubelet does.
 
-mod config;
 mod cri;
 mod image;
+mod setup;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,13 +16,13 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::Value;
 
-use self::config::{configuration, network};
 use self::cri::{
     Capability, Client, ContainerConfig, ContainerId, ContainerMetadata, CreateContainer, Empty,
     ImageSpec, LinuxContainerConfig, LinuxContainerSecurityContext, LinuxPodSandboxConfig,
     PodSandboxConfig, PodSandboxId, PodSandboxMetadata, PodSandboxStatusResponse, PortMapping,
     RunPodSandbox,
 };
+use self::setup::{configuration, network};
 use crate::agent::binary;
 use crate::cluster::cni::{IFNAME, PLUGINS};
 use crate::host::cgroup::Cgroup;
@@ -34,10 +34,10 @@ const NETWORK: &str = "node";
 
 const IMAGE: &str = "truepeer.test/program:1";
 
-/// libcni's, which has no other.
+/// Where libcni keeps results; it cannot be told another directory.
 const CACHE: &str = "/var/lib/cni/results";
 
-/// containerd's, where it keeps them by default: there is one containerd in [`own_mounts`].
+/// containerd's default socket: there is only one containerd in [`own_mounts`].
 const SOCKET: &str = "/run/containerd/containerd.sock";
 
 /// Runs `f` where `/run` and `/var/lib` are empty: a runtime uses paths there whatever it is told. Nothing of

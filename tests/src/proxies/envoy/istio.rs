@@ -1,11 +1,11 @@
-//! The sidecar of Istio.
+//! Envoy as Istio's sidecar.
 
 use std::path::Path;
 
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::config::{
+use super::resources::{
     address, all, connect_timeout, filter, http_connection_manager, original_dst, tcp_proxy, with,
 };
 use super::start;

@@ -1,7 +1,7 @@
 //! Envoy (1.40).
 
-mod config;
 mod istio;
+mod resources;
 
 pub use self::istio::istio;
 
@@ -12,7 +12,7 @@ use anyhow::Result;
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
-use self::config::{
+use self::resources::{
     address, all, connect_timeout, filter, http_connection_manager, listener, original_dst,
     proxy_protocol, tcp_proxy, told, with,
 };
@@ -79,7 +79,7 @@ pub fn accepting(directory: &Path, netns: &Netns, routes: &[Route]) -> Result<Pr
     )
 }
 
-/// The same, which expects a PROXY header of any version itself.
+/// A TCP proxy that expects PROXY headers of any version, and tells its clients by one of this version.
 pub fn told_and_telling(
     directory: &Path,
     netns: &Netns,
@@ -97,8 +97,8 @@ pub fn told_and_telling(
     )
 }
 
-/// An HTTP proxy at the edge that trusts so many proxies in front (`use_remote_address`,
-/// `xff_num_trusted_hops`), or those of these prefixes.
+/// An HTTP proxy at the edge that trusts a number of proxies in front of it (`use_remote_address`,
+/// `xff_num_trusted_hops`), or the proxies of some prefixes.
 pub fn http(
     directory: &Path,
     netns: &Netns,
@@ -125,7 +125,7 @@ pub fn http(
             }] })
         }
     };
-    // What Envoy takes for the client, besides what it does with the headers.
+    // The request says whom Envoy takes for the client.
     let told = json!({ "request_headers_to_add": [{ "header": {
         "key": "x-client",
         "value": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
@@ -174,8 +174,8 @@ pub fn http_binding(
     )
 }
 
-/// One listener and one cluster a route, each with more settings of its own, and a network filter for the
-/// cluster of this name.
+/// Starts Envoy with one listener and one cluster a route. `of_listener` and `of_cluster` are added to each, and `filter`
+/// makes the network filter for the cluster of a name.
 fn fixed(
     directory: &Path,
     netns: &Netns,

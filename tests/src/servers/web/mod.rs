@@ -30,7 +30,7 @@ impl Web {
         Self::start_nginx(directory, netns, addresses, "", "", CLIENT)
     }
 
-    /// The same with an answer of its own, by which it is known.
+    /// nginx as of [`Self::nginx`], with an answer by which it is told apart.
     pub fn nginx_saying(
         directory: &Path,
         netns: &Netns,
@@ -40,7 +40,7 @@ impl Web {
         Self::start_nginx(directory, netns, addresses, "", "", answer)
     }
 
-    /// The same as [`Self::nginx`] with TLS, and a certificate of its own making.
+    /// nginx as of [`Self::nginx`], with TLS and a certificate that is made here.
     pub fn nginx_tls(directory: &Path, netns: &Netns, addresses: &[SocketAddr]) -> Result<Self> {
         let name = unique("certificate");
         let certificate = directory.join(format!("{name}.pem"));
@@ -57,7 +57,7 @@ impl Web {
         Self::start_nginx(directory, netns, addresses, "ssl", &tls, CLIENT)
     }
 
-    /// The same, but connections begin with a PROXY header, and the client is whom that tells.
+    /// nginx as of [`Self::nginx`], for connections that begin with a PROXY header: the client is the one it names.
     pub fn nginx_told(directory: &Path, netns: &Netns, addresses: &[SocketAddr]) -> Result<Self> {
         let client = "$proxy_protocol_addr $proxy_protocol_port";
         Self::start_nginx(directory, netns, addresses, "proxy_protocol", "", client)

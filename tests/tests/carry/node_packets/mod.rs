@@ -25,7 +25,7 @@ const LINUX_CLOSED_UP: [u8; 19] = [
     2, 4, 0x05, 0xb4, 4, 2, 8, 10, 1, 2, 3, 4, 0, 0, 0, 0, 3, 3, 7,
 ];
 
-/// What macOS puts on a SYN, and the same without padding.
+/// What macOS puts on a SYN, with padding and without.
 const MACOS: [u8; 24] = [
     2, 4, 0x05, 0xb4, 1, 3, 3, 6, 1, 1, 8, 10, 1, 2, 3, 4, 0, 0, 0, 0, 4, 2, 0, 0,
 ];
@@ -34,7 +34,7 @@ const MACOS_CLOSED_UP: [u8; 19] = [
     2, 4, 0x05, 0xb4, 3, 3, 6, 8, 10, 1, 2, 3, 4, 0, 0, 0, 0, 4, 2,
 ];
 
-/// What Windows puts on a SYN, and the same without padding.
+/// What Windows puts on a SYN, with padding and without.
 const WINDOWS: [u8; 12] = [2, 4, 0x05, 0xb4, 1, 3, 3, 8, 1, 1, 4, 2];
 
 const WINDOWS_CLOSED_UP: [u8; 9] = [2, 4, 0x05, 0xb4, 3, 3, 8, 4, 2];
@@ -55,7 +55,7 @@ fn every_system_is_told() {
             (&MACOS, &MACOS_CLOSED_UP),
             (&WINDOWS, &WINDOWS_CLOSED_UP),
             (&[], &[]),
-            // Nothing is read behind what is no option.
+            // Whatever lies behind a malformed option is not read.
             (&[2, 4, 0x05, 0xb4, 3, 0, 5, 5], &[2, 4, 0x05, 0xb4]),
         ];
         for (options, closed_up) in systems {
@@ -143,7 +143,7 @@ fn toa_that_a_trusted_hop_sends_stays() {
             hop.set_port(20_001);
             let seen = stage.seen(hop, &options)?;
             ensure!(seen == client, "{client} was seen as {seen}");
-            // Without TOA, it is the client.
+            // A trusted hop that sends no TOA is the client itself.
             hop.set_port(20_002);
             let seen = stage.seen(hop, &LINUX)?;
             ensure!(seen == hop, "{hop} was seen as {seen}");
@@ -177,7 +177,7 @@ fn without_room_it_goes_on_unchanged() {
     });
 }
 
-/// A header cannot grow into the payload, but TOA in it is not believed for that.
+/// A header cannot grow into the payload; forged TOA is taken off all the same.
 #[test]
 fn with_payload_its_length_stays() {
     scenario(|directory| {
@@ -200,7 +200,7 @@ fn with_payload_its_length_stays() {
     });
 }
 
-/// TOA is not believed because it cannot be read.
+/// A SYN whose options cannot be read is dropped, so that nobody believes TOA in it.
 #[test]
 fn a_syn_that_hides_is_dropped() {
     scenario(|directory| {

@@ -36,7 +36,7 @@ fn agents_follow_each_other_and_leave_nothing_behind() {
         let node = Netns::new("node")?;
         let directories = Directories::new(directory)?;
         let toml = fs::read_to_string(deploy().join("kustomize/agent/truepeer.toml"))?;
-        // A port that needs a capability.
+        // A relay listens on a port that needs a capability.
         let relay = "[[relay]]\nlisten = \"[::1]:443\"\nupstream = [\"[::1]:80\"]\n";
         let toml = format!("{toml}\n{relay}");
         fs::write(directories.root.join("config/truepeer.toml"), toml)?;
@@ -107,13 +107,13 @@ fn agents_follow_each_other_and_leave_nothing_behind() {
         let plugin = Container::start(directory, &bundle, &removing, "cni", &node)?;
         drop(held);
         last.stop(patience(&removing)?)?;
-        // As kubelets stop sidecars: behind the others.
+        // Kubelets stop sidecars after the other containers.
         plugin.stop(patience(&removing)?)?;
         before.assert_unchanged(&sidecar.pod.enter(Traces::here)?)?;
         load.run(&sidecar.client).all_exact()?;
         for name in ["bpf", "run", "state"] {
             let mut left = directories.list(name)?;
-            // The kernel's own, in every bpffs.
+            // The kernel itself puts these into every bpffs.
             left.retain(|name| !name.ends_with(".debug"));
             ensure!(left.is_empty(), "{name}: {left:?}");
         }
@@ -134,7 +134,7 @@ fn the_plugin_is_chained_for_as_long_as_the_pod_is_there() {
         };
         let entry = fs::read(deploy().join("kustomize/agent/plugin.json"))?;
         fs::write(directories.root.join("config/plugin.json"), entry)?;
-        // As the plugin has written it for a pod.
+        // This file is like the one that the plugin writes for a pod.
         fs::create_dir(directories.root.join("state/pods"))?;
         fs::write(directories.root.join("state/pods/some:eth0.json"), "{}")?;
         let bundle = unpack(directory)?;
@@ -156,7 +156,7 @@ fn the_plugin_is_chained_for_as_long_as_the_pod_is_there() {
         let cni = Container::start(directory, &bundle, &manifest, "cni", &node)?;
         chained("ptp")?;
         ensure!(directories.list("cni-bin")? == ["truepeer"]);
-        // As network plugins do when they are updated.
+        // Network plugins write the list anew when they are updated.
         let newer = NETWORK.replace("ptp", "bridge");
         fs::write(&network, &newer)?;
         chained("bridge")?;

@@ -44,7 +44,7 @@ impl Directories {
         for name in Self::NAMES {
             fs::create_dir_all(root.join(name))?;
         }
-        // Another than the host's.
+        // The node has a bpffs of its own.
         let flags = MsFlags::empty();
         mount(
             Some("bpf"),
@@ -101,7 +101,7 @@ pub(super) fn agent(
     Ok(container)
 }
 
-/// Asks as a kubelet does.
+/// Sends a probe as a kubelet does, and asserts that the agent answers.
 pub(super) fn answers(node: &Netns, container: &Value, probe: &Value) -> Result<()> {
     ensure!(probe["port"] == container["ports"][0]["name"], "{probe}");
     let port = container["ports"][0]["containerPort"]
@@ -134,7 +134,7 @@ pub(super) fn add(directories: &Directories, node: &Node, pod: &Netns) -> Result
         "truepeer.io/steer-ports": APPLICATION.to_string(),
         "truepeer.io/steer-to": PROXY.to_string(),
     }});
-    // Not this host's own.
+    // The plugin must not ask the host's own agent.
     input["socket"] = json!(directories.root.join("run/truepeer.sock"));
     input["pods"] = json!(directories.root.join("state/pods"));
     let environment = [

@@ -22,7 +22,7 @@ fn pod() {
         let envoy = pod.envoy(|_| Ok(()))?;
         pod.sees_envoy()?;
         let agent = pod.agent()?;
-        // Istio's own bind is no client's.
+        // The address that Istio has Envoy bind to is no client's.
         pod.sees_envoy()?;
         envoy.stop()?;
 
@@ -48,14 +48,14 @@ fn without_the_agent() {
         let envoy = pod.envoy(istio::patch)?;
         let mut config = agent.kill()?;
         pod.sees_clients()?;
-        // One that keeps what there is stops,
+        // First an agent stops that keeps its programs,
         config.agent.keep = true;
         let agent = Agent::start(directory, config)?;
         pod.sees_clients()?;
         let mut config = agent.config().clone();
         ensure!(agent.stop()?.success(), "the agent's exit status");
         pod.sees_clients()?;
-        // and one that does not.
+        // and then one that removes them.
         config.agent.keep = false;
         let agent = Agent::start(directory, config.clone())?;
         pod.sees_clients()?;

@@ -122,7 +122,7 @@ fn shows_clients(agent: &Agent, hosts: &Node, pod: &Pod) -> Result<()> {
     no_origins(agent)
 }
 
-/// Soon nothing is left of pods: no file, no link, no rule.
+/// Waits until nothing is left of pods: no file, no link, no rule.
 fn lets_go_of_all(agent: &Agent) -> Result<()> {
     let is_done = || nothing_is_left(agent);
     let done = eventually("all pods are let go", || Ok(is_done().ok()));
@@ -134,7 +134,7 @@ fn nothing_is_left(agent: &Agent) -> Result<()> {
     ensure!(!links.contains(OF_POD), "{links}");
     let files: Vec<_> = fs::read_dir(ATTACHMENTS)?.collect();
     ensure!(files.is_empty(), "{files:?}");
-    // An empty journal is none.
+    // No journal is as good as an empty one.
     let journal = fs::read_to_string("/run/truepeer/journal.json").unwrap_or_default();
     ensure!(!journal.contains("/run/netns/"), "{journal}");
     Ok(())
@@ -148,7 +148,7 @@ fn annotations_steer() {
         spec.ports = vec![(NODE_PORT, APPLICATION)];
         let pod = sidecar(hosts, runtime, &spec)?;
         shows_clients(&first, hosts, &pod)?;
-        // By a port of the node, through the rules of `portmap`.
+        // Clients also come in by a port of the node, through the rules of `portmap`.
         let target = SocketAddr::new(Sidecar::address(Family::V4), NODE_PORT);
         let by_node = Load {
             concurrent: 1,
@@ -210,7 +210,7 @@ fn names_outlive_the_pod(agent: &Agent, hosts: &Node, runtime: &Runtime, pod: &P
     };
     let connections = load.hold(hosts.client())?;
     runtime.remove_pod(pod)?;
-    // Those of the proxy, and those of the application.
+    // The proxy's connections and the application's are logged.
     let expected = 2 * connections.len();
     let lines = eventually("all are logged", || {
         let lines = agent.access_log()?.split_off(logged);
@@ -226,7 +226,7 @@ fn names_outlive_the_pod(agent: &Agent, hosts: &Node, runtime: &Runtime, pod: &P
     Ok(())
 }
 
-/// The plugin has never been there.
+/// Without the plugin, the agent finds and adopts pods by their annotations.
 #[test]
 fn pods_that_are_older_than_the_agent_are_adopted() {
     with_runtime(&[], |directory, hosts, runtime| {
@@ -251,7 +251,7 @@ fn a_hundred_pods_come_and_go_while_the_agent_does() {
     with_runtime(&[truepeer_plugin()], |directory, hosts, runtime| {
         let first = agent(directory)?;
         let spec = |n: usize| annotated("many", &format!("pod-{n}"));
-        // The bridge is there, and one pod serves.
+        // The bridge is made, and one pod serves.
         let witness = sidecar(hosts, runtime, &spec(0))?;
         let (mut pods, second) = thread::scope(|scope| {
             let start = |n| scope.spawn(move || runtime.run_pod(&spec(n)));

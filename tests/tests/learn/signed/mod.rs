@@ -66,7 +66,7 @@ fn what_is_not_believed() {
         let stage = Stage::new()?;
         let keys = KeyFile::new(directory, "keys", &[ONE])?;
         let mut config = config(directory, &keys)?;
-        // One among them that cannot sign.
+        // One of the load balancers cannot sign.
         let exempt = SocketAddr::from((Family::V4.balancer(200), 40_000));
         config.trust.sources.push(format!("{}/32", exempt.ip()));
         let agent = Agent::start(directory, config)?;
@@ -127,7 +127,7 @@ fn a_tag_is_used_once() {
             let (first, thief) = (source(family, port), source(family, port + 1));
             let target = (Sidecar::address(family), APPLICATION).into();
 
-            // A SYN that comes again, as it was and signed anew.
+            // A SYN comes again, first unchanged and then signed anew.
             let options = ONE.signed(client, isn, 0);
             let later = ONE.signed(client, isn, 1);
             stage.raw.syn(first, target, isn, &options)?;
@@ -149,7 +149,7 @@ fn a_tag_is_used_once() {
             stage.refused(&agent, replayed, first, isn, &options)?;
             stage.refused(&agent, replayed, first, isn, &later)?;
 
-            // Also when the agent has been away.
+            // They stay used up when the agent has been away.
             agent = Agent::start(directory, agent.kill()?)?;
             steal(&agent, &options)?;
             steal(&agent, &later)?;
@@ -164,7 +164,7 @@ fn a_tag_is_used_once() {
     });
 }
 
-/// The same data path with an agent for which it is this epoch.
+/// Kills the agent, and starts another on the same data path, for which the epoch is `wanted`.
 fn restart_in(wanted: u64, agent: Agent, directory: &Path) -> Result<Agent> {
     let config = agent.kill()?;
     // Programs have the host's CLOCK_BOOTTIME, from which the agent says how far wall-clock time is ahead.
@@ -211,7 +211,7 @@ fn a_tag_is_remembered_while_it_is_valid() {
         refuse(&agent, Counter::ToaReplayed, 40_012, 1, start + 1)?;
         believed(40_002, 2, start + 2)?;
 
-        // Each that is new has older ones forgotten.
+        // Each new tag makes the agent forget older ones.
         let agent = restart_in(start + 3, agent, directory)?;
         for n in 3..6 {
             believed(40_000 + n, n.into(), start + 3)?;

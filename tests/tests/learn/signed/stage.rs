@@ -52,7 +52,7 @@ impl Stage {
         self.raw.connect(source, target.into(), isn, options)
     }
 
-    /// A connection whose SYN has these options; whom the application sees.
+    /// Connects with a SYN that has these options; returns whom the application sees.
     pub(super) fn seen(&self, source: SocketAddr, isn: u32, options: &[u8]) -> Result<SocketAddr> {
         let mut connection = self.connect(source, isn, options)?;
         let seen = accepted(&mut connection)?;
@@ -60,7 +60,7 @@ impl Stage {
         Ok(seen)
     }
 
-    /// The same of TOA that is not believed, and counted by its reason.
+    /// Asserts that the application sees the sender of a SYN with these options, and that the agent counts the reason.
     pub(super) fn refused(
         &self,
         agent: &Agent,

@@ -42,7 +42,7 @@ fn syn_repeated() {
     });
 }
 
-/// What was sent at the beginning once more.
+/// Sends the first segment once more.
 fn repeat(connection: &Connection<'_>, case: &Case<'_>, payload: &[u8]) -> Result<()> {
     let sent = case.with(payload);
     let back = (sent.len() as u32).wrapping_neg();
@@ -84,7 +84,7 @@ fn second_segment_before_the_first() {
                 echo += &connection.receive()?;
             }
             ensure!(echo == "ping\npong\n", "{echo:?}");
-            // Once more, as what comes next is behind it.
+            // This moves the sequence number behind what was sent ahead.
             connection.send(b"pong\n")?;
             connection.reset()
         })
@@ -152,7 +152,7 @@ impl<'a> Full<'a> {
             let socket = Socket::new(Domain::for_address(target), Type::STREAM, None)?;
             socket.set_reuse_address(true)?;
             socket.bind(&target.into())?;
-            // Room for one.
+            // The queue has room for one connection.
             socket.listen(0)?;
             Ok::<_, std::io::Error>(socket)
         })?;

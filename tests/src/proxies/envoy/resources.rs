@@ -1,4 +1,4 @@
-//! Pieces of Envoy's configuration.
+//! The resources of Envoy's configuration: listeners, clusters and filters.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -6,12 +6,12 @@ use serde_json::{Value, json};
 
 use crate::wait::SOON;
 
-/// What has a listener expect PROXY headers.
+/// The settings of a listener that expects PROXY headers.
 pub(super) fn told() -> Value {
     json!({ "listener_filters": [filter("proxy_protocol", "ProxyProtocol", json!({}))] })
 }
 
-/// What has a cluster begin its connections with a PROXY header.
+/// The settings of a cluster that begins its connections with a PROXY header.
 pub(super) fn proxy_protocol(version: &str) -> Value {
     const TYPE: &str = "type.googleapis.com/envoy.extensions.transport_sockets";
     json!({
@@ -45,7 +45,7 @@ pub(super) fn original_dst(name: &str, extra: Value) -> Value {
     with(cluster, extra)
 }
 
-/// All addresses of each family.
+/// The unspecified address of each family, with this port.
 pub(super) fn all(port: u16) -> [SocketAddr; 2] {
     [
         (Ipv4Addr::UNSPECIFIED, port).into(),
