@@ -35,7 +35,7 @@ pub(super) fn check(environment: &Environment, network: &NetConf) -> Result<(), 
         .map_err(|error| missing(error.to_string()))?;
     match ask::ask(network, Method::GET, id) {
         AgentReply::Done => Ok(()),
-        AgentReply::Down(reason) if network.goes_on(&reason) => Ok(()),
+        // Without an agent nobody knows whether what the pod asks for is in place.
         AgentReply::Down(reason) => Err(Error::new(Code::Later, "the agent is down", reason)),
         AgentReply::Unknown(reason) | AgentReply::Refused(reason) => Err(missing(reason)),
     }

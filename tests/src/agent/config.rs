@@ -8,7 +8,7 @@ use anyhow::Result;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::agent::{BPFFS, PINS};
+use super::pins::{BPFFS, PINS};
 use crate::host::netns::Netns;
 
 /// The agent's configuration, as it is written to its file.

@@ -4,8 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Result;
 
+use super::family::{Family, client, connect_from, targets};
 use crate::host::netns::Netns;
-use crate::topology::{Family, client, connect_from, targets};
 
 /// A client and a server with a proxy host between them, through which the server's answers return.
 pub struct Gateway {

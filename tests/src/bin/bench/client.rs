@@ -16,8 +16,8 @@ use tests::servers::listener::set_transparent;
 use crate::application::{
     ANSWER, CALLS, CHUNK, DOWNLOAD, NAME, PATIENCE, REQUEST, UPLOAD, WHO, decode,
 };
-use crate::load::{Progress, WARM_UP};
 use crate::pod::Pod;
+use crate::progress::{Progress, WARM_UP};
 
 /// Connections a second of [`crate::work::Work::Paced`], well below what the slowest proxy here can do, and how many
 /// clients share them.

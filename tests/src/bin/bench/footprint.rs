@@ -20,6 +20,7 @@ use tests::wait::eventually;
 use crate::client::bind;
 use crate::idle;
 use crate::pod::{PORT, directory, steering};
+use crate::proc::value;
 use crate::stats::Spread;
 use crate::stop::Stop;
 
@@ -210,12 +211,6 @@ fn map(agent: &Agent) -> Result<u64> {
         }
     }
     anyhow::bail!("the agent has no map of origins open")
-}
-
-/// The number after `key` in a list of keys and values.
-pub(crate) fn value(text: &str, key: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
-    line.split_whitespace().next()?.parse().ok()
 }
 
 fn attached_ms(agent: &Agent) -> Result<f64> {

@@ -9,8 +9,8 @@ use tests::wait::eventually;
 
 use crate::application::IDLE;
 use crate::client::open;
-use crate::footprint::value;
 use crate::pod::Pod;
+use crate::proc::value;
 use crate::stop::Stop;
 
 /// How many connections are open: fewer than the 1,024 at which Envoy stops by itself.

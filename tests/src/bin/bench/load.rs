@@ -1,7 +1,6 @@
 //! Keeps an application busy and counts what it does meanwhile.
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -9,17 +8,12 @@ use anyhow::{Result, ensure};
 use crate::client::{PACERS, connect, download, getpeername, paced, syns, upload};
 use crate::cpu::Used;
 use crate::idle::{self, Idle};
-use crate::pod::Pod;
+use crate::pod::{CROWD, Pod};
+use crate::progress::{Progress, WARM_UP};
 use crate::stats;
 use crate::stop::Stop;
 use crate::syn::Account;
 use crate::work::Work;
-
-/// How long the load runs before the measurement.
-pub(crate) const WARM_UP: Duration = Duration::from_millis(300);
-
-/// Connections of [`Work::Crowd`].
-pub(crate) const CROWD: u16 = 100;
 
 /// One connection in so many may fail: a sidecar's proxy may choose the very port that the client
 /// has, and then both connections have the same addresses.
@@ -63,30 +57,6 @@ impl Sample {
     /// Connections, bytes or calls per second of the processes' processor time.
     pub(crate) fn per_process_second(&self) -> f64 {
         self.amount as f64 / self.cpu.processes.as_secs_f64()
-    }
-}
-
-/// Shared by the clients.
-#[derive(Default)]
-pub(crate) struct Progress {
-    pub(crate) amount: AtomicU64,
-    pub(crate) failed: AtomicU64,
-    pub(crate) wrong: AtomicU64,
-    pub(crate) unknown: AtomicU64,
-    /// How long each paced connection took.
-    pub(crate) took: Mutex<Vec<Duration>>,
-    pub(crate) done: AtomicBool,
-    /// Why nothing that was measured counts.
-    pub(crate) broken: Mutex<Option<anyhow::Error>>,
-}
-
-impl Progress {
-    pub(crate) fn is_done(&self) -> bool {
-        self.done.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn add(&self, amount: u64) {
-        self.amount.fetch_add(amount, Ordering::Relaxed);
     }
 }
 

@@ -6,6 +6,7 @@
 //! never behaves the same twice.
 
 mod application;
+mod arguments;
 mod client;
 mod cni;
 mod comparison;
@@ -15,6 +16,8 @@ mod footprint;
 mod idle;
 mod load;
 mod pod;
+mod proc;
+mod progress;
 mod report;
 mod stats;
 mod stop;
@@ -23,73 +26,20 @@ mod variant;
 mod work;
 
 use std::fs::File;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::Parser;
-use clap::builder::PossibleValuesParser;
 use tests::host::netns::require_privileges;
 use tests::host::process::find;
 use tests::host::traces::remove_orphans;
 use tests::host::turn;
-use tests::topology::Family;
 
-use crate::comparison::{COMPARISONS, Comparison};
+use crate::arguments::Arguments;
 use crate::pod::Pod;
 use crate::report::{Report, Samples};
 use crate::stop::Stop;
 use crate::variant::Variant;
-
-/// Measures what truepeer costs: steering, evidence, and getpeername()
-#[derive(Parser)]
-struct Arguments {
-    /// Only this comparison, or the CNI plugin, and not what the agent itself costs; may be repeated
-    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(names()))]
-    only: Vec<String>,
-    /// Write the figures to this file, too
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// How many times each variant is measured
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
-    rounds: u32,
-    /// How long each measurement takes
-    #[arg(long, default_value_t = 0.5, value_parser = seconds)]
-    seconds: f64,
-    /// Connections that are in progress at a time
-    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1024))]
-    concurrency: u16,
-    /// Connect by IPv6
-    #[arg(long)]
-    ipv6: bool,
-}
-
-impl Arguments {
-    fn family(&self) -> Family {
-        if self.ipv6 { Family::V6 } else { Family::V4 }
-    }
-
-    fn comparisons(&self) -> Vec<&'static Comparison> {
-        COMPARISONS.iter().filter(|c| self.wants(c.name)).collect()
-    }
-
-    fn wants(&self, name: &str) -> bool {
-        self.only.is_empty() || self.only.iter().any(|only| only == name)
-    }
-}
-
-fn names() -> impl Iterator<Item = &'static str> {
-    COMPARISONS.iter().map(|c| c.name).chain([cni::NAME])
-}
-
-fn seconds(text: &str) -> Result<f64> {
-    let seconds: f64 = text.parse()?;
-    ensure!(
-        (0.1..=3600.0).contains(&seconds),
-        "not between 0.1 and 3600"
-    );
-    Ok(seconds)
-}
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();

@@ -16,8 +16,10 @@ use tests::proxies::{Route, any_of_family, envoy, haproxy, nginx};
 use tests::topology::{Family, Sidecar};
 
 use crate::application::Application;
-use crate::load::CROWD;
 use crate::variant::Variant;
+
+/// Connections of [`Work::Crowd`].
+pub(crate) const CROWD: u16 = 100;
 
 /// Where the application listens.
 pub(crate) const PORT: u16 = 8080;

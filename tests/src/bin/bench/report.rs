@@ -32,15 +32,16 @@ use nix::sys::utsname::uname;
 use serde::Serialize;
 use tests::table;
 
+use crate::arguments::Arguments;
 use crate::cni::Cni;
 use crate::comparison::{Bound, Comparison, Goal};
+use crate::cpu;
 use crate::figure::{Compared, Figure, of_work};
 use crate::footprint::Footprint;
 use crate::load::Sample;
 use crate::stats::Spread;
 use crate::variant::Variant;
 use crate::work::Work;
-use crate::{Arguments, cpu};
 
 /// What one round measured.
 pub(crate) type Round = BTreeMap<(Variant, Work), Sample>;

@@ -1,6 +1,7 @@
 //! Shows what truepeer does, in namespaces of its own: connections through transparent proxies, and
 //! whom the application sees without truepeer and with it.
 
+mod route;
 mod scene;
 mod table;
 mod way;

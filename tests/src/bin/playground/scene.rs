@@ -19,8 +19,8 @@ use tests::servers::report::Report;
 use tests::topology::balancer::{relay_of, relays, targets};
 use tests::topology::{Family, Gateway, Sidecar};
 
+use crate::route::{Hop, Route};
 use crate::table::After;
-use crate::way::{Hop, Route};
 
 pub(crate) const PORT: u16 = 8080;
 /// A port of the range 9000-9099.

@@ -1,12 +1,13 @@
 //! Connections that are written segment by segment.
 
 use std::net::SocketAddr;
+use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use etherparse::TcpHeader;
 
-use crate::clients::raw::{Raw, Segment, WINDOW};
-use crate::wait::SOON;
+use super::sender::{RETRY, Raw, Segment, WINDOW};
+use crate::wait::{Limit, SOON};
 
 /// An established connection.
 pub struct Connection<'a> {
@@ -20,9 +21,49 @@ pub struct Connection<'a> {
     expected: u32,
 }
 
+impl Raw {
+    /// Opens a connection with a SYN with these options.
+    pub fn connect(
+        &self,
+        source: SocketAddr,
+        target: SocketAddr,
+        sequence: u32,
+        options: &[u8],
+    ) -> Result<Connection<'_>> {
+        self.try_connect(source, target, sequence, options, SOON)?
+            .with_context(|| format!("an answer of {target} to {source}: not within {SOON}"))
+    }
+
+    /// Opens a connection with a SYN with these options, which is sent again until it is answered; `None` if it is not
+    /// answered within `limit`.
+    pub fn try_connect(
+        &self,
+        source: SocketAddr,
+        target: SocketAddr,
+        sequence: u32,
+        options: &[u8],
+        limit: Limit,
+    ) -> Result<Option<Connection<'_>>> {
+        let answers = |segment: &Segment| segment.tcp.syn || segment.tcp.rst;
+        let (most, start) = (limit.here(), Instant::now());
+        let answer = loop {
+            self.syn(source, target, sequence, options)?;
+            if let Some(answer) = self.receive(target, source, RETRY, answers)? {
+                break answer;
+            }
+            if start.elapsed() > most {
+                return Ok(None);
+            }
+        };
+        ensure!(!answer.tcp.rst, "{target} answered {source} with a reset");
+        let syn_ack = answer.tcp.sequence_number;
+        Connection::established(self, (source, target), sequence, syn_ack).map(Some)
+    }
+}
+
 impl<'a> Connection<'a> {
     /// The connection between these two whose SYN and SYN-ACK had these sequence numbers; acknowledges the latter.
-    pub(super) fn established(
+    fn established(
         raw: &'a Raw,
         (source, target): (SocketAddr, SocketAddr),
         syn: u32,

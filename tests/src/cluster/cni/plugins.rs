@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{IFNAME, Pod};
+use super::node::{IFNAME, Pod};
 use crate::agent::{Config, binary};
 use crate::host::netns::Netns;
 

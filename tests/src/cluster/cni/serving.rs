@@ -6,7 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::{Node, Pod, address};
+use super::node::{Node, Pod};
+use super::plugins::address;
 use crate::agent::Agent;
 use crate::clients::load::Load;
 use crate::host::process::Process;

@@ -22,17 +22,12 @@ use self::cri::{
     PodSandboxConfig, PodSandboxId, PodSandboxMetadata, PodSandboxStatusResponse, PortMapping,
     RunPodSandbox,
 };
-use self::setup::{configuration, network};
+use self::setup::{IMAGE, NETWORK, configuration, network};
 use crate::agent::binary;
 use crate::cluster::cni::{IFNAME, PLUGINS};
 use crate::host::cgroup::Cgroup;
 use crate::host::netns::{Netns, run};
 use crate::host::process::{Process, find};
-
-/// The network of pods.
-const NETWORK: &str = "node";
-
-const IMAGE: &str = "truepeer.test/program:1";
 
 /// Where libcni keeps results; it cannot be told another directory.
 const CACHE: &str = "/var/lib/cni/results";

@@ -4,8 +4,11 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{IMAGE, NETWORK};
 use crate::cluster::cni::ipam;
+
+/// The network of pods.
+pub(super) const NETWORK: &str = "node";
+pub(super) const IMAGE: &str = "truepeer.test/program:1";
 
 /// A CNI configuration list.
 pub(super) fn network(directory: &Path, more: &[Value]) -> Value {

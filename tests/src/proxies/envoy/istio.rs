@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::resources::{
     address, all, connect_timeout, filter, http_connection_manager, original_dst, tcp_proxy, with,
 };
-use super::start;
+use super::start::start;
 use crate::cluster::istio::{self, INBOUND, OUTBOUND, VIRTUAL_INBOUND};
 use crate::host::netns::Netns;
 use crate::host::process::Process;

@@ -2,10 +2,10 @@
 
 mod istio;
 mod resources;
+mod start;
 
 pub use self::istio::istio;
 
-use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::Result;
@@ -16,9 +16,9 @@ use self::resources::{
     address, all, connect_timeout, filter, http_connection_manager, listener, original_dst,
     proxy_protocol, tcp_proxy, told, with,
 };
+use self::start::start;
 use crate::host::netns::Netns;
-use crate::host::process::{Process, find, unique};
-use crate::host::user;
+use crate::host::process::Process;
 use crate::proxies::Route;
 
 /// An ordinary TCP proxy: the application sees Envoy's address.
@@ -232,27 +232,4 @@ pub fn transparent(directory: &Path, netns: &Netns, port: u16, mark: u32) -> Res
     let cluster = original_dst("original-destination", json!({}));
     let listen = listen.into();
     start(directory, netns, None, listeners, vec![cluster], listen)
-}
-
-fn start(
-    directory: &Path,
-    netns: &Netns,
-    uid: Option<u32>,
-    listeners: Vec<Value>,
-    clusters: Vec<Value>,
-    listen: Vec<SocketAddr>,
-) -> Result<Process> {
-    let bootstrap = json!({
-        "static_resources": { "listeners": listeners, "clusters": clusters },
-    });
-    let program = find("ENVOY_BIN", "envoy")?;
-    let mut command = user::command_of(netns, uid, &program)?;
-    // JSON is YAML.
-    command
-        .args(["--config-yaml", &bootstrap.to_string()])
-        .args(["--concurrency", "2", "--log-level", "warning"])
-        .arg("--disable-hot-restart");
-    let mut process = Process::start(&unique("envoy"), command, directory)?;
-    process.wait_until_it_listens(netns, listen)?;
-    Ok(process)
 }

@@ -19,11 +19,7 @@ use tests::servers::report::Report;
 use tests::topology::{Family, Sidecar};
 use tests::wait::eventually;
 
-use self::stage::{Directories, NETWORK, add, agent, daemonset, patience};
-
-const APPLICATION: u16 = 8080;
-
-const PROXY: u16 = 15006;
+use self::stage::{APPLICATION, Directories, NETWORK, PROXY, add, agent, daemonset, patience};
 
 const MARK: u32 = 1337;
 

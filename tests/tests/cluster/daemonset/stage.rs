@@ -15,7 +15,8 @@ use tests::cluster::manifests::{deploy, kustomize, only};
 use tests::host::netns::Netns;
 use tests::wait::Limit;
 
-use super::{APPLICATION, PROXY};
+pub(super) const APPLICATION: u16 = 8080;
+pub(super) const PROXY: u16 = 15006;
 
 /// What the runtime finds before truepeer comes.
 pub(super) const NETWORK: &str =

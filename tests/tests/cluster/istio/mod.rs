@@ -11,10 +11,6 @@ use tests::host::scenario;
 
 use self::stage::Pod;
 
-const TCP: u16 = 8080;
-
-const HTTP: u16 = 8081;
-
 #[test]
 fn pod() {
     scenario(|directory| {

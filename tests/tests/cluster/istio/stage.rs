@@ -20,7 +20,8 @@ use tests::servers::web::{Web, parse_client};
 use tests::topology::{Family, Sidecar};
 use tests::wait::SOON;
 
-use super::{HTTP, TCP};
+const TCP: u16 = 8080;
+const HTTP: u16 = 8081;
 
 /// Clients that keep their HTTP connections, and how often each asks.
 pub(super) const CLIENTS: usize = 60;
