@@ -182,7 +182,7 @@ fn read_header(ctx: &SkBuffContext, offset: u32, header: &mut [u8; HEADER_ROOM])
     let offset = offset as usize;
     let [first] = ctx.skb.read(offset + LENGTH)?;
     let length = usize::from(first >> 4) * 4;
-    // LLVM would compare `first` instead, and verifiers before Linux 6.18 would not know that what is copied is not empty.
+    // Linux 6.1 has to learn from a comparison that what is copied is not empty. LLVM would compare `first` instead.
     // SAFETY: a reference is valid for reads.
     let length = unsafe { read_volatile(&length) } & (HEADER_ROOM - 1);
     if length < TcpHdr::LEN {

@@ -67,8 +67,8 @@ impl Crafted {
             return;
         };
         *tcp = [0; MAX_HEADER];
-        // It is within these bounds. LLVM makes one comparison of two that say so, from which verifiers before Linux 6.18
-        // learn nothing.
+        // It is within these bounds. LLVM would merge two comparisons that say so into one, from which Linux 6.12 learns
+        // nothing.
         let length = length.clamp(TcpHdr::LEN, MAX_HEADER);
         if !copy(&ctx.skb, offset, tcp, length) {
             return;

@@ -56,8 +56,8 @@ pub(super) fn read(ctx: &TcContext) -> Result<u64, Refusal> {
     if length > block::MAX {
         return Err(Refusal::Split);
     }
-    // It is longer, as it is longer than where its TLVs begin: from that, verifiers before Linux 6.18 do not learn that
-    // what is copied is not empty.
+    // It is no shorter, as TLVs begin behind the preface, but Linux 6.1 does not learn from `start` that what is copied
+    // is not empty.
     if length < PREFACE {
         return Err(Refusal::Invalid);
     }
