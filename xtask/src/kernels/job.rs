@@ -115,8 +115,11 @@ impl Job {
         files.join(path.strip_prefix("/").unwrap_or(path))
     }
 
-    /// Has the guest see a file where this host has it.
+    /// Has the guest see a file, or a directory with all that is below it, where this host has it.
     fn add(&mut self, file: &Path) -> Result<()> {
+        if file.is_dir() {
+            return fs::read_dir(file)?.try_for_each(|entry| self.add(&entry?.path()));
+        }
         let to = self.mirror(file);
         let (Some(directory), Some(parent)) = (file.parent(), to.parent()) else {
             return Ok(());
