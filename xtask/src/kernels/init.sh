@@ -1,9 +1,8 @@
 #!/bin/sh
-# The first process of a virtual machine: lays out what an init system would, does the job, and stops the machine.
+# Goes on as the first process of a virtual machine: lays out what an init system would, and does the job.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8
 exec < /dev/null > /dev/ttyS0 2>&1
 stty -F /dev/ttyS0 -opost
-mount -t sysfs sys /sys
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t bpf bpf /sys/fs/bpf
 mkdir -p /dev/pts /dev/shm
@@ -12,7 +11,7 @@ mount -t tmpfs tmpfs /dev/shm
 mount -t tmpfs -o mode=755 tmpfs /run
 mount -t tmpfs tmpfs /tmp
 mkdir -p /run/lock /run/netns /lib/modules
-mount -o ro LABEL=modules /lib/modules
+until mount -o ro LABEL=modules /lib/modules; do sleep 0.1; done
 ln -s /proc/self/fd /dev/fd
 ln -s fd/0 /dev/stdin
 ln -s fd/1 /dev/stdout

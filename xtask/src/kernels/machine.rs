@@ -18,9 +18,10 @@ use super::{archive::has_kvm, kernel::Kernel, system::SIGNATURE};
 const ENDED: &str = "truepeer-guest: ended ";
 /// How many of the kernel's last lines are told when the machine ends without that.
 const LAST: usize = 30;
-/// The first process. What it needs is in the job's disk, so that the system's stays as Debian made it.
-const FIRST: &str =
-    "mount -t devtmpfs dev /dev; mkdir -p /job; mount /dev/nvme0n3 /job; exec sh /job/init";
+/// What the first process does: it waits for the job's disk and goes on with what is there, so that the system's disk
+/// stays as Debian made it. Disks are found by their labels, because kernels number them as they find them.
+const FIRST: &str = "mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev; mkdir -p /job; \
+                     until mount LABEL=job /job; do sleep 0.1; done; exec sh /job/init";
 
 /// What a machine is made of.
 pub(crate) struct Machine<'a> {
