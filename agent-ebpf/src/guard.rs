@@ -3,41 +3,29 @@
 //! It judges a connection once: by the first segment on its way to a listener, or by the PROXY header if only
 //! that names the client. What was admitted is left alone.
 
-use core::ptr::read_volatile;
-
 use agent_common::{
-    Address, Claim, Closed, Endpoint, Evidence, Origin, Syn,
+    Address, Claim, Closed, Endpoint, Evidence, Origin,
     guard::{Policy, Prefix, Verdict},
-    options::HEADER_ROOM,
-    toa::{Toa, find as find_toa},
     unwrap::Refusal,
 };
 use aya_ebpf::{
     bindings::{BPF_NOEXIST, BPF_TCP_LISTEN},
-    macros::map,
     maps::lpm_trie::Key,
     programs::SkBuffContext,
 };
-use network_types::tcp::TcpHdr;
 
 use crate::{
     kernel::{
-        bytes::{Bytes as _, copy},
         clock::boottime,
         context::Skb as _,
         opening::Opening,
         packet::NoSegment,
-        tcp::LENGTH,
         uapi::{PASS, REJECT},
     },
-    learn::toa,
-    maps::{CLAIMS, HANDOVERS, POLICIES, PREFIXES, REFUSED, Replaced as _, Scratch, TALLIES},
+    learn::{hear::hear, toa},
+    maps::{CLAIMS, HANDOVERS, POLICIES, PREFIXES, REFUSED, Replaced as _, TALLIES, add},
     tell,
 };
-
-/// The TCP header that this CPU reads. On the stack it would take too much room.
-#[map]
-static HEADER: Scratch<[u8; HEADER_ROOM]> = Scratch::new();
 
 /// Whether there is a policy for this port.
 #[inline(always)]
@@ -81,8 +69,8 @@ pub(crate) fn refused(claim: &Claim, source: &Endpoint, destination: &Endpoint) 
 #[inline(always)]
 fn tally(rule: u32, verdict: Verdict) {
     if let Some(tally) = TALLIES.get_ptr_mut(rule) {
-        // SAFETY: a value of this CPU, and BPF programs of one CPU do not share it while they run.
-        unsafe { (*tally)[verdict as usize] += 1 };
+        // SAFETY: a value of the map, to which programs only add.
+        unsafe { add(&raw mut (*tally)[verdict as usize], 1) };
     }
 }
 
@@ -160,37 +148,4 @@ fn to_listener(ctx: &SkBuffContext) -> i32 {
         refused(&claim, &syn.source, &syn.destination);
     }
     REJECT
-}
-
-/// Whether the SYN has TOA that is to be believed. If so, `claim` becomes what it says.
-#[inline(never)]
-fn hear(ctx: &SkBuffContext, offset: u32, syn: &Syn, claim: &mut Claim) -> bool {
-    if let Some(kinds) = toa::kinds()
-        && let Some(header) = HEADER.get()
-        && read_header(ctx, offset, header).is_some()
-        && let Toa::Client(client) = find_toa(header, kinds)
-    {
-        toa::believe(header, client, syn, claim).is_ok()
-    } else {
-        false
-    }
-}
-
-/// Reads the TCP header with all of its options.
-#[inline(always)]
-fn read_header(ctx: &SkBuffContext, offset: u32, header: &mut [u8; HEADER_ROOM]) -> Option<()> {
-    let offset = offset as usize;
-    let [first] = ctx.skb.read(offset + LENGTH)?;
-    let length = usize::from(first >> 4) * 4;
-    // Linux 6.1 has to learn from a comparison that what is copied is not empty. LLVM would compare `first` instead.
-    // SAFETY: a reference is valid for reads.
-    let length = unsafe { read_volatile(&length) } & (HEADER_ROOM - 1);
-    if length < TcpHdr::LEN {
-        return None;
-    }
-    *header = [0; HEADER_ROOM];
-    // A zero that the verifier does not know to be one, as `find_toa` wants it behind the header.
-    // SAFETY: a reference is valid for reads.
-    header[HEADER_ROOM - 1] = unsafe { read_volatile(&first) ^ read_volatile(&first) };
-    copy(&ctx.skb, offset, header, length).then_some(())
 }

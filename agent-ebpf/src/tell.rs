@@ -3,7 +3,7 @@
 use agent_common::{Closed, Counter};
 use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
 
-use crate::maps::{COUNTERS, EVENTS, HEADERS};
+use crate::maps::{COUNTERS, EVENTS, HEADERS, add};
 
 /// Bytes of events at which the agent is woken: a quarter of the ring.
 const MUCH: u64 = 1 << 20;
@@ -14,8 +14,8 @@ const HALF: u64 = 2 << 20;
 #[inline(always)]
 pub(crate) fn count(counter: Counter) {
     if let Some(slot) = COUNTERS.get_ptr_mut(counter as u32) {
-        // SAFETY: a slot of this CPU, and BPF programs of one CPU do not share it while they run.
-        unsafe { *slot += 1 };
+        // SAFETY: a slot of the map, to which programs only add.
+        unsafe { add(slot, 1) };
     }
 }
 

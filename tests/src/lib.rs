@@ -4,7 +4,9 @@
 //! It lays out namespaces ([`topology`], [`cluster`]), starts servers, proxies and the agent ([`servers`], [`proxies`],
 //! [`agent`]), connects to them ([`clients`]), and waits for what has to happen ([`wait`]). `tests/README.md` shows how.
 
+pub mod addresses;
 pub mod agent;
+pub mod balancer;
 pub mod clients;
 pub mod cluster;
 pub mod host;

@@ -11,12 +11,12 @@ use nix::sys::prctl::set_name;
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::host::listener::set_transparent;
 use crate::host::netns::{Netns, run};
 use crate::host::process::{Process, unique};
 use crate::host::user::{UID, command};
 use crate::proxies::Route;
 use crate::proxies::own::Proxy;
-use crate::servers::listener::set_transparent;
 use crate::servers::report::Report;
 use crate::wait::factor;
 

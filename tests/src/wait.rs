@@ -6,7 +6,7 @@
 use std::hint::black_box;
 use std::io::{self, ErrorKind};
 use std::process::Command;
-use std::sync::LazyLock;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use std::{env, fmt};
 
@@ -77,11 +77,11 @@ impl fmt::Display for Limit {
 ///
 /// When the variable holds no positive number.
 pub fn factor() -> f64 {
-    static FACTOR: LazyLock<f64> = LazyLock::new(|| match env::var(TIME_FACTOR) {
+    static FACTOR: OnceLock<f64> = OnceLock::new();
+    *FACTOR.get_or_init(|| match env::var(TIME_FACTOR) {
         Ok(text) => parse(&text).unwrap_or_else(|error| panic!("{error:#}")),
         Err(_) => measure().max(1.0),
-    });
-    *FACTOR
+    })
 }
 
 fn parse(text: &str) -> Result<f64> {

@@ -1,6 +1,7 @@
 //! All maps of the data path. The agent pins them, so that the programs of all namespaces share them and they
 //! outlive the agent.
 
+mod number;
 mod scratch;
 mod storage;
 
@@ -24,7 +25,7 @@ use aya_ebpf::{
     },
 };
 
-pub(crate) use self::{scratch::Scratch, storage::SocketStorage};
+pub(crate) use self::{number::add, scratch::Scratch, storage::SocketStorage};
 
 /// Cookie of the namespace that this instance of the packet programs is attached in: a tc program
 /// cannot ask for it before Linux 6.15.

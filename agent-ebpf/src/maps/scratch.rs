@@ -2,7 +2,8 @@
 
 use aya_ebpf::maps::PerCpuArray;
 
-/// One `T` for each CPU, which a program uses while it runs.
+/// One `T` for each CPU, which a program uses while it runs. Only for programs at tc, which nothing interrupts that
+/// runs BPF programs of ours: those at a cgroup may be, where a system call runs them.
 #[repr(transparent)]
 pub(crate) struct Scratch<T>(PerCpuArray<T>);
 

@@ -1,6 +1,6 @@
 //! Changes sequence numbers in both directions where the server's differ from the sender's.
 
-use core::{arch::asm, ptr::read_volatile};
+use core::ptr::read_volatile;
 
 use agent_common::Connection;
 use aya_ebpf::{
@@ -14,7 +14,7 @@ use crate::{
         context::SockOps as _,
         tcp::{ACKNOWLEDGMENT, CHECKSUM, SEQUENCE},
     },
-    maps::{LINGERING, Replaced as _, TRANSLATED, TRANSLATING, UNWRAPPING},
+    maps::{LINGERING, Replaced as _, TRANSLATED, TRANSLATING, UNWRAPPING, add},
 };
 
 /// Whether any connection is translated.
@@ -65,9 +65,8 @@ pub(super) fn end(connection: &Connection) {
 #[inline(always)]
 fn add_to_number(by: i64) {
     if let Some(number) = TRANSLATING.get_ptr_mut(0) {
-        // An atomic addition, which the standard library lacks for this target.
-        // SAFETY: the pointer is to the map's only value, to which all add so.
-        unsafe { asm!("lock *(u64 *)({} + 0) += {}", in(reg) number, in(reg) by) };
+        // SAFETY: the map's only value, to which all add so.
+        unsafe { add(number, by) };
     }
 }
 

@@ -5,7 +5,7 @@
 
 mod agent;
 mod carry;
-mod check;
+mod consistency;
 mod fields;
 pub mod keys;
 mod policy;
@@ -222,8 +222,8 @@ impl Config {
                 }
             }
         }
-        check::steers(&steers, problems);
-        check::relays(&relays, &config.trust, &config.carry_toa, problems);
+        consistency::steers(&steers, problems);
+        consistency::relays(&relays, &config.trust, &config.carry_toa, problems);
         config.steer = steers.into_iter().map(|located| located.steer).collect();
         config.relay = relays.into_iter().map(|located| located.relay).collect();
         config

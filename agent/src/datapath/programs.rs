@@ -60,7 +60,7 @@ impl fmt::Display for Section {
 }
 
 /// Every program of the object.
-const PURPOSES: [Purpose; 17] = {
+const PURPOSES: [Purpose; 18] = {
     const fn of(program: &'static str, section: Section, consequence: &'static str) -> Purpose {
         Purpose {
             program,
@@ -87,6 +87,10 @@ const PURPOSES: [Purpose; 17] = {
         always(
             program::ADOPT,
             "listeners that are older than the agent are not known",
+        ),
+        always(
+            program::HEAR,
+            "before Linux 6.12, listeners that are older than the agent are not told whom TOA names",
         ),
         of(
             program::STEER,

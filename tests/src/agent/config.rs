@@ -8,8 +8,8 @@ use anyhow::Result;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::pins::{BPFFS, PINS};
 use crate::host::netns::Netns;
+use crate::host::pins::{BPFFS, PINS};
 
 /// The agent's configuration, as it is written to its file.
 #[derive(Clone, Debug, Serialize)]

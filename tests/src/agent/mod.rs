@@ -2,7 +2,6 @@
 
 mod api;
 mod config;
-mod pins;
 mod queries;
 pub mod records;
 mod running;
@@ -11,5 +10,4 @@ pub use self::api::{Peer, Peers};
 pub use self::config::{
     Carry, CarryNode, CarryToa, Config, Policy, Relay, Reveal, Settings, Steer, Trust, Unwrap,
 };
-pub(crate) use self::pins::{BPFFS, PINS};
 pub use self::running::{Agent, binary, truepeer};

@@ -2,6 +2,5 @@
 
 pub mod http;
 pub mod load;
-pub mod proxy_header;
 pub mod raw;
 pub mod tcp;

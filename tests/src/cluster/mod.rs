@@ -3,7 +3,6 @@
 pub mod cni;
 pub mod containerd;
 pub mod daemonset;
-pub mod istio;
 pub mod kube_proxy;
 pub mod manifests;
 pub mod nodes;

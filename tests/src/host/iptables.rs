@@ -5,9 +5,9 @@ use std::path::Path;
 
 use anyhow::Result;
 
+use crate::addresses::Family;
 use crate::host::netns::{Netns, run};
 use crate::host::process::find;
-use crate::topology::Family;
 
 /// Installs what `rules` makes of a family, instead of what is in those tables.
 pub fn restore(netns: &Netns, directory: &Path, rules: impl Fn(Family) -> String) -> Result<()> {

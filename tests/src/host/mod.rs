@@ -2,7 +2,9 @@
 
 pub mod cgroup;
 pub mod iptables;
+pub mod listener;
 pub mod netns;
+pub(crate) mod pins;
 pub mod process;
 pub mod traces;
 pub mod user;

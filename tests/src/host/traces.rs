@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Result, ensure};
 
-use crate::agent::{BPFFS, PINS};
+use super::pins::{BPFFS, PINS};
 use crate::host::cgroup;
 use crate::host::netns::{DIRECTORY, PREFIX, run};
 

@@ -9,9 +9,9 @@ use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::IpBindAddressNoPort;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use crate::clients::proxy_header::v2_with_checksum;
+use crate::host::listener::{Listener, canonical, set_transparent};
 use crate::host::netns::Netns;
-use crate::servers::listener::{Listener, canonical, set_transparent};
+use crate::proxies::proxy_header::v2_with_checksum;
 use crate::wait::SOON;
 
 const NO_MARK: u32 = 0;

@@ -1,6 +1,5 @@
 //! Applications: servers of our own that report whom they see, and unmodified ones.
 
-pub mod listener;
 pub mod postgresql;
 pub mod report;
 pub mod sshd;

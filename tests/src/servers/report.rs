@@ -6,8 +6,8 @@ use std::net::{SocketAddr, TcpStream};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
+use crate::host::listener::{Listener, canonical};
 use crate::host::netns::Netns;
-use crate::servers::listener::{Listener, canonical};
 
 /// What the application sees of one connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

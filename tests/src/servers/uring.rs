@@ -10,8 +10,8 @@ use io_uring::types::Fd;
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use socket2::{SockAddr, Socket};
 
+use crate::host::listener::listen;
 use crate::host::netns::Netns;
-use crate::servers::listener::listen;
 use crate::servers::report::tell;
 
 /// Completions that one call to the kernel may bring.

@@ -4,7 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Result;
 
-use super::family::{Family, client, connect_from, targets};
+use super::clients::{client, connect_from, targets};
+use crate::addresses::Family;
 use crate::host::netns::Netns;
 
 /// A client and a server with a proxy host between them, through which the server's answers return.

@@ -1,11 +1,11 @@
 //! Hosts and cables: a sidecar's pod, and a gateway between client and server.
 
-pub mod balancer;
-mod family;
+mod clients;
 mod gateway;
+pub mod istio;
 mod sidecar;
 
-pub use self::family::Family;
-pub(crate) use self::family::client;
+pub(crate) use self::clients::client;
 pub use self::gateway::Gateway;
 pub use self::sidecar::Sidecar;
+pub use crate::addresses::Family;

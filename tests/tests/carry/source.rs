@@ -9,7 +9,6 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use tests::agent::{Agent, Config};
 use tests::clients::load::Load;
-use tests::cluster::istio::passthrough;
 use tests::host::cgroup::Cgroup;
 use tests::host::netns::Netns;
 use tests::host::scenario;
@@ -17,6 +16,7 @@ use tests::host::user::UID;
 use tests::proxies::{Route, any, any_of_family, nginx};
 use tests::roles;
 use tests::servers::report::Report;
+use tests::topology::istio::passthrough;
 use tests::topology::{Family, Sidecar};
 use tests::wait::eventually;
 

@@ -10,13 +10,13 @@ use ipnet::IpNet;
 use serde_json::{Value, json};
 use tests::agent::records::no_origins;
 use tests::agent::{Agent, truepeer};
+use tests::balancer::{APPLICATION, agent, client_of, relay_of, relays, routes, targets};
 use tests::clients::load::{Connection, Load, PING};
-use tests::clients::proxy_header::{self, told, v2_with_checksum};
 use tests::clients::tcp::{assert_refused, connect, seen};
 use tests::host::scenario;
+use tests::proxies::proxy_header::{self, told, v2_with_checksum};
 use tests::proxies::{any, haproxy};
 use tests::servers::report::Report;
-use tests::topology::balancer::{APPLICATION, agent, client_of, relay_of, relays, routes, targets};
 use tests::topology::{Family, Gateway};
 use tests::wait::eventually;
 

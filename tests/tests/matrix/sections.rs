@@ -15,12 +15,12 @@ use tests::agent::{
     Agent, Carry, CarryNode, CarryToa, Config, Policy, Relay, Steer, Unwrap, binary,
 };
 use tests::clients::load::{Load, Outcome};
-use tests::clients::proxy_header::v2;
 use tests::host::netns::{Netns, run};
 use tests::host::scenario;
 use tests::host::traces::Traces;
 use tests::host::user::UID;
 use tests::proxies::own::Proxy;
+use tests::proxies::proxy_header::v2;
 use tests::proxies::{any, local_routes};
 use tests::roles;
 use tests::servers::report::{Report, Seen};
@@ -66,9 +66,12 @@ fn section(
         let before = sidecar.pod.enter(Traces::here)?;
         let mut config = Config::new(directory, [])?;
         change(&stage, &mut config)?;
+        let mut wanted: BTreeSet<_> = ALWAYS.iter().chain(programs).copied().collect();
+        if reads_toa(&config) && !shows_syns_of_older_listeners()? {
+            wanted.insert(program::HEAR);
+        }
         let agent = Agent::start(directory, config)?;
         println!("ready after {:.1?}", agent.ready_after);
-        let wanted: BTreeSet<_> = ALWAYS.iter().chain(programs).copied().collect();
         let found = in_place(&agent)?;
         let found: BTreeSet<_> = found.iter().map(String::as_str).collect();
         ensure!(
@@ -79,6 +82,21 @@ fn section(
         ensure!(agent.stop()?.success(), "the agent's exit status");
         before.assert_unchanged(&sidecar.pod.enter(Traces::here)?)
     });
+}
+
+/// Whether somebody may be believed by TOA.
+fn reads_toa(config: &Config) -> bool {
+    let nodes = config.carry.iter().flat_map(|carry| &carry.node);
+    !config.trust.sources.is_empty() || !config.trust.signers.is_empty() || nodes.count() != 0
+}
+
+/// Whether the kernel shows the SYNs that listeners answer which are older than the agent: since Linux 6.12.
+fn shows_syns_of_older_listeners() -> Result<bool> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let mut numbers = release.split(['.', '-']).map(str::parse::<u32>);
+    let mut number = || anyhow::Ok(numbers.next().context("a number")??);
+    let version = (number()?, number()?);
+    Ok(version >= (6, 12))
 }
 
 /// The programs that `truepeer status` lists.

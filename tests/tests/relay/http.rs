@@ -7,16 +7,16 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Context, Result, ensure};
 use tests::agent::Agent;
 use tests::agent::records::no_origins;
+use tests::balancer::{
+    APPLICATION, BALANCER, agent, client_of, config, relay_of, relays, routes, targets,
+};
 use tests::clients::http::{Client, Request};
-use tests::clients::proxy_header::v2_with_checksum;
 use tests::host::netns::{Netns, run};
 use tests::host::scenario;
 use tests::host::traces::Traces;
+use tests::proxies::proxy_header::v2_with_checksum;
 use tests::proxies::{Route, any_of_family, haproxy, nginx};
 use tests::servers::web::Web;
-use tests::topology::balancer::{
-    APPLICATION, BALANCER, agent, client_of, config, relay_of, relays, routes, targets,
-};
 use tests::topology::{Family, Gateway};
 use tests::wait::{SOON, eventually};
 

@@ -5,11 +5,11 @@ use anyhow::{Context, Result, ensure};
 use ipnet::IpNet;
 use serde_json::Value;
 use tests::agent::Agent;
+use tests::balancer::{APPLICATION, SOURCES, agent, config, relay_of, relays};
 use tests::clients::http::{Client, Request};
 use tests::host::scenario;
 use tests::proxies::{any_of_family, envoy};
 use tests::servers::web::Web;
-use tests::topology::balancer::{APPLICATION, SOURCES, agent, config, relay_of, relays};
 use tests::topology::{Family, Gateway};
 use tests::wait::eventually;
 

@@ -6,10 +6,10 @@ use anyhow::ensure;
 use ipnet::IpNet;
 use tests::agent::records::no_origins;
 use tests::agent::{Agent, Config, Policy};
+use tests::balancer::{APPLICATION, RELAY, agent, config, relay_of, relays};
 use tests::clients::http::Client;
 use tests::host::scenario;
 use tests::servers::web::Web;
-use tests::topology::balancer::{APPLICATION, RELAY, agent, config, relay_of, relays};
 use tests::topology::{Family, Gateway};
 use tests::wait::eventually;
 

@@ -11,15 +11,15 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use tests::agent::records::no_origins;
 use tests::agent::{Agent, Carry, CarryToa, Config, Relay};
+use tests::balancer::{
+    APPLICATION, RELAY, SOURCES, agent, config, refused, relay_of, relays, three,
+};
 use tests::clients::load::Load;
-use tests::clients::proxy_header::v2_with_checksum;
 use tests::clients::tcp::{assert_refused, connect, seen};
 use tests::host::scenario;
 use tests::proxies::any;
+use tests::proxies::proxy_header::v2_with_checksum;
 use tests::servers::report::{Report, Seen};
-use tests::topology::balancer::{
-    APPLICATION, RELAY, SOURCES, agent, config, refused, relay_of, relays, three,
-};
 use tests::topology::{Family, Gateway};
 use tests::wait::eventually;
 

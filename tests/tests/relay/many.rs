@@ -11,10 +11,10 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use socket2::{Domain, Socket, Type};
 use tests::agent::{Agent, Config, Relay};
+use tests::balancer::{APPLICATION, RELAY};
 use tests::host::netns::{Netns, run};
 use tests::host::scenario;
 use tests::proxies::any_v4;
-use tests::topology::balancer::{APPLICATION, RELAY};
 use tests::wait::{SOON, eventually};
 
 /// How many connections are enough.

@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use anyhow::{Context, Result, ensure};
 use tests::agent::records::no_origins;
 use tests::agent::{Agent, Config};
+use tests::balancer::{APPLICATION, SOURCES, agent, relay_of, relays, routes, targets};
 use tests::clients::load::{Application, Load};
 use tests::clients::tcp::connect;
 use tests::host::netns::run;
@@ -14,7 +15,6 @@ use tests::host::traces::Traces;
 use tests::proxies::{any, envoy, haproxy, nginx};
 use tests::servers::report::Report;
 use tests::servers::web::Web;
-use tests::topology::balancer::{APPLICATION, SOURCES, agent, relay_of, relays, routes, targets};
 use tests::topology::{Family, Gateway};
 
 #[test]

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use agent_common::proxy::{Peer, Tlv, kind, write};
 use anyhow::{Result, ensure};
 use tests::agent::records::no_origins;
-use tests::clients::proxy_header::v2_with_checksum;
+use tests::balancer::{APPLICATION, agent, client_of, refused, relay_of, relays};
 use tests::clients::tcp::{assert_refused, assert_reset, connect, seen};
 use tests::host::scenario;
 use tests::proxies::any;
+use tests::proxies::proxy_header::v2_with_checksum;
 use tests::servers::report::Report;
-use tests::topology::balancer::{APPLICATION, agent, client_of, refused, relay_of, relays};
 use tests::topology::{Family, Gateway};
 use tests::wait::{Limit, SOON, eventually};
 

@@ -7,11 +7,11 @@ use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
 use tests::agent::{Agent, Config, Steer};
 use tests::clients::load::{Application, Connection};
+use tests::host::listener::Listener;
 use tests::host::netns::Netns;
 use tests::host::scenario;
 use tests::proxies::own::{original_dst, relay};
 use tests::proxies::{any, any_of_family, any_v4};
-use tests::servers::listener::Listener;
 use tests::servers::report::Report;
 use tests::topology::{Family, Sidecar};
 

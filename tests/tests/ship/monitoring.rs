@@ -9,13 +9,13 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tests::agent::{Agent, Config, Policy};
-use tests::clients::proxy_header::v2_with_checksum;
+use tests::balancer::{APPLICATION, SOURCES, client_of, relay_of, relays};
 use tests::clients::tcp::{connect, seen};
 use tests::cluster::manifests::{kustomize, only, piped};
 use tests::host::scenario;
 use tests::proxies::any;
+use tests::proxies::proxy_header::v2_with_checksum;
 use tests::servers::report::Report;
-use tests::topology::balancer::{APPLICATION, SOURCES, client_of, relay_of, relays};
 use tests::topology::{Family, Gateway};
 use tests::wait::eventually;
 

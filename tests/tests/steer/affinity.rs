@@ -7,12 +7,12 @@ use std::path::Path;
 use agent_common::Counter;
 use anyhow::{Context, Result, ensure};
 use tests::agent::{Agent, Config, Steer};
+use tests::balancer::{APPLICATION, BALANCER, agent, relays, routes, three};
 use tests::clients::load::{Application, Connection, connect, get};
 use tests::host::netns::Netns;
 use tests::host::scenario;
 use tests::proxies::{any, any_v4, haproxy};
 use tests::servers::web::Web;
-use tests::topology::balancer::{APPLICATION, BALANCER, agent, relays, routes, three};
 use tests::topology::{Family, Gateway, Sidecar};
 
 /// What clients connect to.

@@ -8,10 +8,10 @@ use anyhow::{Result, ensure};
 use tests::agent::records::{no_origins, none_refused};
 use tests::agent::{Agent, Config, Unwrap};
 use tests::clients::load::Load;
-use tests::clients::proxy_header::v2;
 use tests::clients::tcp::connect;
 use tests::host::scenario;
 use tests::proxies::any;
+use tests::proxies::proxy_header::v2;
 use tests::servers::report::{Report, Seen};
 use tests::topology::{Family, Gateway};
 

@@ -13,12 +13,12 @@ use nix::sys::socket::sockopt::TcpMaxSeg;
 use socket2::{Domain, Socket, Type};
 use tests::agent::Agent;
 use tests::agent::records::{no_origins, none_refused};
-use tests::clients::proxy_header::{v1, v2, with_tlv};
 use tests::clients::tcp::connect_with;
+use tests::host::listener::{Listener, canonical};
 use tests::host::netns::{Netns, run};
 use tests::host::scenario;
 use tests::proxies::any;
-use tests::servers::listener::{Listener, canonical};
+use tests::proxies::proxy_header::{v1, v2, with_tlv};
 use tests::topology::{Family, Gateway};
 use tests::wait::Limit;
 

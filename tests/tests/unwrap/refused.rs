@@ -9,10 +9,10 @@ use agent_common::Counter;
 use agent_common::proxy::Peer;
 use anyhow::{Context, Result, ensure};
 use tests::agent::Agent;
-use tests::clients::proxy_header::{anonymous, telling, v1, v2, with_tlv};
 use tests::clients::tcp::connect;
 use tests::host::scenario;
 use tests::proxies::any;
+use tests::proxies::proxy_header::{anonymous, telling, v1, v2, with_tlv};
 use tests::topology::{Family, Sidecar};
 use tests::wait::eventually;
 
@@ -237,7 +237,7 @@ fn nobody_is_named() {
                 stream.write_all(&[&header, &b"ping"[..]].concat())?;
                 let own = stream.local_addr()?;
                 let (mut accepted, client) = stage.server.accept()?;
-                let client = tests::servers::listener::canonical(client);
+                let client = tests::host::listener::canonical(client);
                 ensure!(client == own, "{own} was seen as {client}");
                 let mut ping = [0; 4];
                 accepted.read_exact(&mut ping)?;

@@ -125,7 +125,7 @@ impl Netns {
         Ok(netns)
     }
 
-    /// Every namespace that this process can see: its own, those in [`NAMED`] and those of processes. It leaves
+    /// Every namespace that this process can see: its own, those in `/run/netns` and those of processes. It leaves
     /// out namespaces that vanish meanwhile.
     pub fn all() -> Result<Vec<Self>> {
         let own = Self::current()?;

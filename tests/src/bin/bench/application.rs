@@ -5,8 +5,8 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::thread::JoinHandle;
 
+use ::tests::host::listener::canonical;
 use ::tests::host::netns::Netns;
-use ::tests::servers::listener::canonical;
 use ::tests::wait::Limit;
 use anyhow::Result;
 use socket2::{Domain, Protocol, Socket, Type};

@@ -11,7 +11,7 @@ use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::IpBindAddressNoPort;
 use socket2::{Domain, Protocol, Socket, Type};
 use tests::clients::raw::{LINUX, Raw};
-use tests::servers::listener::set_transparent;
+use tests::host::listener::set_transparent;
 
 use crate::application::{
     ANSWER, CALLS, CHUNK, DOWNLOAD, NAME, PATIENCE, REQUEST, UPLOAD, WHO, decode,

@@ -10,10 +10,10 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::Serialize;
 use socket2::{Domain, Protocol, Socket, Type};
 use tests::agent::{Agent, binary};
-use tests::cluster::istio::INBOUND;
 use tests::host::netns::Netns;
 use tests::proxies::any_v4;
 use tests::table;
+use tests::topology::istio::INBOUND;
 use tests::topology::{Family, Sidecar};
 use tests::wait::eventually;
 

@@ -6,13 +6,13 @@ use agent_common::Counter;
 use anyhow::{Result, ensure};
 use tempfile::TempDir;
 use tests::agent::{Agent, Carry, CarryToa, Config, Relay, Steer, Unwrap};
-use tests::cluster::istio::{self, INBOUND};
 use tests::cluster::kube_proxy::Mode;
 use tests::cluster::nodes::{Cluster, Node, REPORT};
 use tests::host::netns::Netns;
 use tests::host::process::Process;
 use tests::host::user::UID;
 use tests::proxies::{Route, any_of_family, envoy, haproxy, nginx};
+use tests::topology::istio::{self, INBOUND};
 use tests::topology::{Family, Sidecar};
 
 use crate::application::Application;

@@ -6,8 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use ipnet::IpNet;
 use tests::agent::{Agent, Carry, CarryToa, Config, Steer, Trust, Unwrap};
+use tests::balancer::{relay_of, relays, targets};
 use tests::clients::load::{Application, Connection};
-use tests::cluster::istio::{self, INBOUND, passthrough};
 use tests::cluster::kube_proxy::Mode;
 use tests::cluster::nodes::{Cluster, Node, REPORT};
 use tests::host::process::Process;
@@ -16,7 +16,7 @@ use tests::proxies::any;
 use tests::proxies::own::Proxy;
 use tests::roles;
 use tests::servers::report::Report;
-use tests::topology::balancer::{relay_of, relays, targets};
+use tests::topology::istio::{self, INBOUND, passthrough};
 use tests::topology::{Family, Gateway, Sidecar};
 
 use crate::route::{Hop, Route};

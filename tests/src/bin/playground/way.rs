@@ -1,7 +1,7 @@
 //! The ways from a client to an application.
 
+use tests::balancer::targets;
 use tests::cluster::nodes::REPORT;
-use tests::topology::balancer::targets;
 use tests::topology::{Family, Gateway, Sidecar};
 
 use crate::route::{Hop, Route};

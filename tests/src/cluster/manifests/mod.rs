@@ -99,7 +99,7 @@ fn python(name: &str) -> Result<Command> {
 
 fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("src/manifests")
+        .join("src/cluster/manifests")
         .join(name)
 }
 

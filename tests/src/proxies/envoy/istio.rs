@@ -9,11 +9,11 @@ use super::resources::{
     address, all, connect_timeout, filter, http_connection_manager, original_dst, tcp_proxy, with,
 };
 use super::start::start;
-use crate::cluster::istio::{self, INBOUND, OUTBOUND, VIRTUAL_INBOUND};
 use crate::host::netns::Netns;
 use crate::host::process::Process;
 use crate::host::user::UID;
 use crate::topology::Family;
+use crate::topology::istio::{self, INBOUND, OUTBOUND, VIRTUAL_INBOUND};
 
 /// The sidecar of a pod with Istio's rules, as Istio's user without capabilities. It speaks HTTP with the
 /// application on the port `http`, and does not look at what is sent to the port `tcp`, where the server

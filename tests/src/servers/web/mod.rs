@@ -7,11 +7,11 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+use crate::host::listener::canonical;
 use crate::host::netns::{Netns, run};
 use crate::host::process::{Process, find, unique};
 use crate::host::user::{self, NOBODY};
 use crate::proxies::{any, nginx};
-use crate::servers::listener::canonical;
 use crate::wait::eventually;
 
 /// nginx's words for the client.

@@ -6,8 +6,8 @@ mod stage;
 use anyhow::ensure;
 use tests::agent::Agent;
 use tests::agent::records::no_origins;
-use tests::cluster::istio;
 use tests::host::scenario;
+use tests::topology::istio;
 
 use self::stage::Pod;
 

@@ -10,13 +10,13 @@ use anyhow::{Context, Result, bail, ensure};
 use socket2::{Domain, Socket, Type};
 use tests::agent::{Agent, Config, Trust};
 use tests::clients::load::{Application, Connection, Load};
-use tests::cluster::istio::{self, passthrough};
 use tests::host::netns::run;
 use tests::host::process::{Process, find};
 use tests::host::user::{self, UID};
 use tests::proxies::{any, any_of_family, envoy};
 use tests::servers::report::Report;
 use tests::servers::web::{Web, parse_client};
+use tests::topology::istio::{self, passthrough};
 use tests::topology::{Family, Sidecar};
 use tests::wait::SOON;
 

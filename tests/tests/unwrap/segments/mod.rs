@@ -9,11 +9,11 @@ use agent_common::Counter;
 use anyhow::{Result, ensure};
 use socket2::{Domain, Socket, Type};
 use tests::agent::records::{no_origins, none_refused};
-use tests::clients::proxy_header::{v2, with_tlv};
 use tests::clients::raw::{Connection, LINUX};
+use tests::host::listener::{Listener, canonical};
 use tests::host::scenario;
 use tests::proxies::any;
-use tests::servers::listener::{Listener, canonical};
+use tests::proxies::proxy_header::{v2, with_tlv};
 use tests::topology::{Family, Sidecar};
 use tests::wait::eventually;
 

@@ -6,9 +6,9 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use tests::agent::Agent;
 use tests::agent::records::{no_origins, none_refused};
-use tests::clients::proxy_header::{v1, v2, with_tlv};
 use tests::clients::raw::{Connection, LINUX, Raw};
 use tests::proxies::any;
+use tests::proxies::proxy_header::{v1, v2, with_tlv};
 use tests::servers::report::{Report, Seen};
 use tests::topology::{Family, Sidecar};
 

@@ -1,10 +1,6 @@
-//! Both families of addresses, and the client that has addresses of each.
+//! Addresses of both families.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-
-use anyhow::Result;
-
-use crate::host::netns::Netns;
 
 /// IPv4 or IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,33 +68,21 @@ impl Family {
     }
 }
 
-pub(super) fn targets(port: u16, address: impl Fn(Family) -> IpAddr) -> Vec<SocketAddr> {
-    let ports = Family::ALL.into_iter().zip(port..);
-    ports
-        .map(|(family, port)| (address(family), port).into())
-        .collect()
+/// Every IPv4 address with this port.
+pub fn any_v4(port: u16) -> SocketAddr {
+    (Ipv4Addr::UNSPECIFIED, port).into()
 }
 
-pub(super) fn connect_from(
-    client: &Netns,
-    address: IpAddr,
-    to: fn(Family) -> IpAddr,
-) -> Result<()> {
-    let family = Family::of((address, 0).into());
-    if family == Family::V6 {
-        // IPv6 prefers addresses of interfaces only. `nodad`: it can be used at once.
-        client.ip(&format!("addr replace {address} dev lo nodad"))?;
+/// `[::]` with this port: our own servers listen there on a dual-stack socket, Envoy, HAProxy and
+/// nginx for IPv6 only.
+pub fn any(port: u16) -> SocketAddr {
+    (Ipv6Addr::UNSPECIFIED, port).into()
+}
+
+/// Every address of this family with this port.
+pub fn any_of_family(family: Family, port: u16) -> SocketAddr {
+    match family {
+        Family::V4 => any_v4(port),
+        Family::V6 => any(port),
     }
-    let to = to(family);
-    client.ip(&format!("route replace {to} dev eth0 src {address}"))
-}
-
-/// A namespace in which any of [`Family::client`] can be bound.
-pub(crate) fn client() -> Result<Netns> {
-    let client = Netns::new("client")?;
-    client.ip("route add local 203.0.113.0/24 dev lo
-         -6 route add local 2001:db8:c::/112 dev lo")?;
-    // IPv4 binds any address with a local route; IPv6 looks at the interfaces only.
-    client.set_sysctl("net/ipv6/ip_nonlocal_bind", "1")?;
-    Ok(client)
 }
