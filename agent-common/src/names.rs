@@ -140,6 +140,8 @@ pub mod program {
     pub const SOURCE6: &str = "truepeer_src6";
     /// `cgroup_skb/ingress` of the root cgroup: policies.
     pub const GUARD: &str = "truepeer_guard";
+    /// `cgroup_skb/ingress` of the root cgroup: before Linux 6.12, TOA to listeners that are older than the agent.
+    pub const HEAR: &str = "truepeer_hear";
     /// `cgroup/getpeername4` of the revealed cgroups.
     pub const PEER4: &str = "truepeer_peer4";
     /// `cgroup/getpeername6` of the revealed cgroups.

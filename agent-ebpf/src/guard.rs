@@ -3,13 +3,9 @@
 //! It judges a connection once: by the first segment on its way to a listener, or by the PROXY header if only
 //! that names the client. What was admitted is left alone.
 
-use core::ptr::read_volatile;
-
 use agent_common::{
-    Address, Claim, Closed, Endpoint, Evidence, Origin, Syn,
+    Address, Claim, Closed, Endpoint, Evidence, Origin,
     guard::{Policy, Prefix, Verdict},
-    options::HEADER_ROOM,
-    toa::{Toa, find as find_toa},
     unwrap::Refusal,
 };
 use aya_ebpf::{
@@ -20,15 +16,13 @@ use aya_ebpf::{
 
 use crate::{
     kernel::{
-        bytes::{Bytes as _, copy},
         clock::boottime,
         context::Skb as _,
         opening::Opening,
         packet::NoSegment,
-        tcp::LENGTH,
         uapi::{PASS, REJECT},
     },
-    learn::toa,
+    learn::{hear::hear, toa},
     maps::{CLAIMS, HANDOVERS, POLICIES, PREFIXES, REFUSED, Replaced as _, TALLIES, add},
     tell,
 };
@@ -120,7 +114,7 @@ fn is_relays(ctx: &SkBuffContext) -> bool {
 }
 
 /// Judges a segment to a listener: the first of a connection, or one that completes its handshake.
-#[inline(never)]
+#[inline(always)]
 fn to_listener(ctx: &SkBuffContext) -> i32 {
     let opening = Opening::read(ctx);
     let Opening { syn, offset } = match &opening {
@@ -154,33 +148,4 @@ fn to_listener(ctx: &SkBuffContext) -> i32 {
         refused(&claim, &syn.source, &syn.destination);
     }
     REJECT
-}
-
-/// Whether the SYN has TOA that is to be believed. If so, `claim` becomes what it says.
-#[inline(never)]
-fn hear(ctx: &SkBuffContext, offset: u32, syn: &Syn, claim: &mut Claim) -> bool {
-    let mut header = [0; HEADER_ROOM];
-    if let Some(kinds) = toa::kinds()
-        && read_header(ctx, offset, &mut header).is_some()
-        && let Toa::Client(client) = find_toa(&header, kinds)
-    {
-        toa::believe(&header, client, syn, claim).is_ok()
-    } else {
-        false
-    }
-}
-
-/// Reads the TCP header with all of its options.
-#[inline(always)]
-fn read_header(ctx: &SkBuffContext, offset: u32, header: &mut [u8; HEADER_ROOM]) -> Option<()> {
-    let offset = offset as usize;
-    let [first] = ctx.skb.read(offset + LENGTH)?;
-    let length = usize::from(first >> 4) * 4;
-    if length == 0 {
-        return None;
-    }
-    // A zero that the verifier does not know to be one, as `find_toa` wants it behind the header.
-    // SAFETY: a reference is valid for reads.
-    header[HEADER_ROOM - 1] = unsafe { read_volatile(&first) ^ read_volatile(&first) };
-    copy(&ctx.skb, offset, header, length).then_some(())
 }

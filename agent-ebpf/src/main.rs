@@ -38,7 +38,8 @@ use aya_ebpf::{
 
 use crate::{
     carry::{node, source},
-    learn::bind,
+    kernel::uapi::PASS,
+    learn::{bind, hear},
     steer::lookup,
     unwrap::answer,
 };
@@ -115,6 +116,13 @@ fn truepeer_bind6(ctx: SockAddrContext) -> i32 {
 #[cgroup_skb(ingress)]
 fn truepeer_guard(ctx: SkBuffContext) -> i32 {
     guard::ingress(&ctx)
+}
+
+/// A packet reaches a socket of the root cgroup: before Linux 6.12, for TOA to listeners that are older than the agent.
+#[cgroup_skb(ingress)]
+fn truepeer_hear(ctx: SkBuffContext) -> i32 {
+    hear::ingress(&ctx);
+    PASS
 }
 
 /// A process of the root cgroup connects an AF_INET socket.

@@ -6,15 +6,15 @@ use std::{
     fs::{self, File},
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf, absolute},
-    process::Command,
 };
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    cargo::{Executable, HOST_CRATES, binary, cargo, executables},
-    dist, lint,
-    process::{as_root, output, require_root, run},
+    cargo::{HOST_CRATES, binary, cargo, executables},
+    lint,
+    process::{as_root, require_root, run},
+    scenarios::{Chosen, Scenarios},
     setup, tools,
 };
 
@@ -73,45 +73,19 @@ pub(crate) fn test(filter: Option<&str>, unit: bool, e2e: bool) -> Result<()> {
             .args(filter))?;
     }
     if !unit {
-        scenarios(filter)?;
+        run_scenarios(filter)?;
     }
     Ok(())
 }
 
 /// Builds the integration tests and scenarios, and runs them as root, one test at a time, because they lay out
 /// namespaces and attach programs.
-fn scenarios(filter: Option<&str>) -> Result<()> {
-    let envoy = tools::install()?;
-    let cluster = tools::install_cluster()?;
-    let image = dist::test_image()?;
-    let mut built = executables(
-        cargo("test")
-            .args(HOST_CRATES)
-            .args(["--test", "*", "--no-run"]),
-    )?;
-    built.sort_by(|a, b| (&a.package, &a.name).cmp(&(&b.package, &b.name)));
-    let truepeer = binary(&built, "truepeer")?;
-    let variables = [
-        ("TRUEPEER_BIN", truepeer.as_path()),
-        ("TRUEPEER_IMAGE", &image),
-        ("ENVOY_BIN", &envoy),
-        ("CLUSTER_TOOLS", &cluster),
-    ];
-    let programs = built.iter().filter(|built| built.is_test);
-    let mut chosen = Vec::new();
-    for program in programs {
-        let tests = filter.map(|filter| matching(program, filter)).transpose()?;
-        if tests.as_ref().is_none_or(|tests| !tests.is_empty()) {
-            chosen.push((program, tests.unwrap_or_default()));
-        }
-    }
-    if let (true, Some(filter)) = (chosen.is_empty(), filter) {
-        bail!("no end-to-end test has \"{filter}\" in its name; `--unit` runs the others");
-    }
+fn run_scenarios(filter: Option<&str>) -> Result<()> {
+    let scenarios = Scenarios::build(filter)?;
     let mut failed = Vec::new();
-    for (program, tests) in chosen {
+    for Chosen { program, tests } in &scenarios.chosen {
         println!("     Running {} ({})", program.name, program.path.display());
-        let mut command = as_root(&program.path, &variables)?;
+        let mut command = as_root(&program.path, &scenarios.variables())?;
         command.arg("--test-threads=1");
         if !tests.is_empty() {
             command.arg("--exact").args(tests);
@@ -124,23 +98,6 @@ fn scenarios(filter: Option<&str>) -> Result<()> {
         bail!("end-to-end tests failed: {}", failed.join(", "));
     }
     Ok(())
-}
-
-/// The tests of a program that have the filter in their full names: `unwrap::tlvs::agent_killed_and_started`.
-/// Words may be joined by `_` where the name has `::`.
-fn matching(program: &Executable, filter: &str) -> Result<Vec<String>> {
-    let plain = |name: &str| name.replace("::", "_");
-    let mut list = Command::new(&program.path);
-    list.args(["--list", "--format=terse"])
-        .current_dir(&program.package);
-    let listed = output(&mut list)?;
-    let tests = listed
-        .lines()
-        .filter_map(|line| line.strip_suffix(": test"));
-    Ok(tests
-        .filter(|test| plain(&format!("{}::{test}", program.name)).contains(&plain(filter)))
-        .map(str::to_owned)
-        .collect())
 }
 
 /// Runs the benchmark.

@@ -1,10 +1,13 @@
 //! truepeer's chores. `cargo xtask --help` lists them.
 
+mod apt;
 mod cargo;
 mod chores;
 mod dist;
+mod kernels;
 mod lint;
 mod process;
+mod scenarios;
 mod setup;
 mod toolchain;
 mod tools;
@@ -60,7 +63,9 @@ enum Chore {
     #[command(
         after_help = "Examples:\n  cargo xtask test\n  cargo xtask test --unit\n  \
                             cargo xtask test --e2e envoy\n  \
-                            cargo xtask test --e2e relay::life"
+                            cargo xtask test --e2e relay::life\n  \
+                            cargo xtask test --kernel 6.1 --kernel newest\n  \
+                            cargo xtask test --kernel all --e2e unwrap"
     )]
     Test {
         /// Only tests whose full names contain this: `unwrap::tlvs`, `policy_life::reloads`
@@ -71,6 +76,17 @@ enum Chore {
         /// Only the end-to-end tests
         #[arg(long)]
         e2e: bool,
+        /// Instead on another kernel: a series such as 6.12, `newest`, or `all`; once for each
+        ///
+        /// Each is Debian's, in a virtual machine, which is emulated where the processor cannot do better. There, every
+        /// program is loaded and every section of the configuration tried; with --e2e, the end-to-end tests run.
+        #[arg(
+            long,
+            value_name = "KERNEL",
+            conflicts_with = "unit",
+            verbatim_doc_comment
+        )]
+        kernel: Vec<String>,
     },
     /// Measure steering, evidence and getpeername(), each against going without (root)
     #[command(
@@ -109,7 +125,15 @@ fn main() -> ExitCode {
         Chore::Setup => setup::toolchain(),
         Chore::Build { release } => chores::build(release),
         Chore::Run { once, args } => chores::playground(once, &args),
-        Chore::Test { filter, unit, e2e } => chores::test(filter.as_deref(), unit, e2e),
+        Chore::Test {
+            filter,
+            unit: _,
+            e2e,
+            kernel,
+        } if !kernel.is_empty() => kernels::test(&kernel, e2e, filter.as_deref()),
+        Chore::Test {
+            filter, unit, e2e, ..
+        } => chores::test(filter.as_deref(), unit, e2e),
         Chore::Bench { json, args } => chores::bench(json.as_deref(), &args),
         Chore::Dist { target } => dist::dist(&target),
         Chore::Lint { only } => lint::lint(only),

@@ -12,6 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
+    apt::Apt,
     process::{output, run, which},
     toolchain::{self, Compiler, DEBIAN_PREFIX, LINKER_VERSION},
 };
@@ -192,102 +193,9 @@ pub(crate) fn place(finished: &Path, place: &Path) -> Result<PathBuf> {
     Ok(place.to_owned())
 }
 
-/// apt with a state directory of its own, which any user may update.
-struct Apt {
-    state: PathBuf,
-}
-
-/// What apt knows about a package's candidate.
-struct Package {
-    name: String,
-    version: String,
-    depends: String,
-}
-
-impl Apt {
-    fn new(work: &Path) -> Result<Self> {
-        let state = work.join("apt");
-        for directory in ["lists/partial", "cache/archives/partial"] {
-            fs::create_dir_all(state.join(directory))?;
-        }
-        Ok(Self { state })
-    }
-
-    fn archives(&self) -> PathBuf {
-        self.state.join("cache/archives")
-    }
-
-    fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(program);
-        let state = self.state.display();
-        for option in [
-            format!("Dir::State={state}"),
-            format!("Dir::Cache={state}/cache"),
-            "Dir::State::status=/var/lib/dpkg/status".to_owned(),
-            "Debug::NoLocking=1".to_owned(),
-            // The user _apt cannot write to this user's cache.
-            "APT::Sandbox::User=".to_owned(),
-            "Acquire::Retries=3".to_owned(),
-        ] {
-            command.arg("-o").arg(option);
-        }
-        command.arg("-qq").env("LC_ALL", "C");
-        command
-    }
-
-    fn show(&self, package: &str) -> Result<Package> {
-        let text = output(
-            self.command("apt-cache")
-                .args(["show", "--no-all-versions", package]),
-        )
-        .with_context(|| format!("the package archive has no {package}"))?;
-        let field = |name: &str| {
-            text.lines()
-                .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
-                .with_context(|| format!("the package archive has no {name} of {package}"))
-                .map(str::to_owned)
-        };
-        Ok(Package {
-            name: package.to_owned(),
-            version: field("Version")?,
-            depends: field("Depends")?,
-        })
-    }
-}
-
-impl Package {
-    /// The first dependency whose name begins with `prefix`.
-    fn dependency(&self, prefix: &str) -> Result<&str> {
-        self.depends
-            .split([',', '|'])
-            .filter_map(|dependency| dependency.split_whitespace().next())
-            .find(|name| name.starts_with(prefix))
-            .with_context(|| format!("{} {} does not depend on {prefix}", self.name, self.version))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_dependency_is_found_by_the_beginning_of_its_name() {
-        let package = Package {
-            name: "rustc-web".to_owned(),
-            version: "1.96.0+dfsg1-1~deb12u2".to_owned(),
-            depends: "libc6 (>= 2.34), libstd-rust-web-dev (= 1.96.0), gcc | clang".to_owned(),
-        };
-        assert_eq!(
-            package.dependency("libstd-rust-").unwrap(),
-            "libstd-rust-web-dev"
-        );
-        assert_eq!(package.dependency("clang").unwrap(), "clang");
-        let error = package.dependency("libllvm").unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "rustc-web 1.96.0+dfsg1-1~deb12u2 does not depend on libllvm"
-        );
-    }
 
     #[test]
     fn versions_are_compared_by_their_first_two_numbers() {

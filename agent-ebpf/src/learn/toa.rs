@@ -43,7 +43,7 @@ pub(crate) fn adopts(sk: *mut c_void) {
     let mut flags = 0_u32;
     let value = (&raw mut flags).cast::<c_void>();
     let size = size_of::<u32>() as i32;
-    // Both helpers know the option since Linux 6.12; before, older listeners cannot be adopted.
+    // Both helpers know the option since Linux 6.12; before, `hear` reads the SYNs of older listeners.
     // SAFETY: a socket of the iterator, which holds it locked; the value has the size that is passed.
     unsafe {
         if bpf_getsockopt(sk, SOL_TCP, TCP_BPF_SOCK_OPS_CB_FLAGS, value, size) == 0 {

@@ -2,7 +2,11 @@
 
 use core::slice::from_raw_parts;
 
-use agent_common::{event::Header, proxy::block, unwrap::Refusal};
+use agent_common::{
+    event::Header,
+    proxy::{block, v2::PREFACE},
+    unwrap::Refusal,
+};
 use aya_ebpf::{helpers::generated::bpf_get_smp_processor_id, macros::map, programs::TcContext};
 
 use crate::{
@@ -51,6 +55,11 @@ pub(super) fn read(ctx: &TcContext) -> Result<u64, Refusal> {
     }
     if length > block::MAX {
         return Err(Refusal::Split);
+    }
+    // It is no shorter, as TLVs begin behind the preface, but Linux 6.1 does not learn from `start` that what is copied
+    // is not empty.
+    if length < PREFACE {
+        return Err(Refusal::Invalid);
     }
     if !copy(&ctx.skb, last.at, &mut last.header.bytes, length) {
         return Err(Refusal::Invalid);

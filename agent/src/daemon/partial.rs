@@ -23,7 +23,7 @@ impl Partial {
         let mut refused = BTreeMap::new();
         for (purpose, loaded) in datapath::try_all()? {
             match (purpose.section, loaded) {
-                (_, Ok(())) => {}
+                (_, Ok(_)) => {}
                 (Some(section), Err(error)) => {
                     refused
                         .entry(section)

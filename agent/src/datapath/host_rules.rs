@@ -47,6 +47,9 @@ impl Datapath {
         if judges {
             names.extend(self.attach_guard()?);
         }
+        if !rules.toa.is_empty() {
+            names.extend(self.attach_hear()?);
+        }
         names.extend(self.attach_reveal(rules.reveal)?);
         self.by_need = names;
         self.carry(rules.carry)?;

@@ -14,7 +14,10 @@ use super::{
     maps::{self, Plain},
     object::Datapath,
 };
-use crate::config::{Trust, keys::Keys};
+use crate::{
+    config::{Trust, keys::Keys},
+    host::kernel,
+};
 
 impl Datapath {
     /// Says by which keys TOA is signed and verified, and what time it is.
@@ -65,6 +68,17 @@ impl Datapath {
     /// Says what is taken for TOA.
     pub(super) fn read_toa(&self, kinds: Kinds) -> Result<()> {
         Ok(self.pins.toa()?.set(0, Plain(kinds), 0)?)
+    }
+
+    /// Attaches what reads TOA to listeners that are older than the agent, where the kernel cannot show the SYNs that
+    /// they answer. Returns the names of the pins.
+    pub(super) fn attach_hear(&mut self) -> Result<Vec<String>> {
+        /// The first kernel whose iterators may set `TCP_BPF_SOCK_OPS_CB_FLAGS`.
+        const ADOPTS: kernel::Version = (6, 12);
+        if kernel::version(&kernel::release()?) >= ADOPTS {
+            return Ok(Vec::new());
+        }
+        cgroups::attach_to_root(&mut self.object, &self.pins, &self.cgroup, &[program::HEAR])
     }
 
     /// Attaches what takes the binds of trusted proxies as evidence. Returns the names of the pins.

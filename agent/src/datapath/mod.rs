@@ -19,6 +19,8 @@ mod learn;
 mod links;
 mod maps;
 mod object;
+#[cfg(test)]
+mod old_verifiers;
 mod pins;
 mod programs;
 mod remove;
@@ -33,6 +35,6 @@ pub use host_rules::HostRules;
 pub use jobs::Job;
 pub use object::Datapath;
 pub use pins::Pins;
-pub use programs::{Purpose, Section, try_all};
+pub use programs::{Cost, Purpose, Section, try_all};
 pub use remove::remove;
 pub use unwrap::Orphans;

@@ -1,6 +1,9 @@
 //! Loads the programs of the BPF object, and explains when the kernel refuses one.
 
-use std::fmt;
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
 
 use agent_common::names::program;
 use anyhow::{Context as _, Result};
@@ -57,7 +60,7 @@ impl fmt::Display for Section {
 }
 
 /// Every program of the object.
-const PURPOSES: [Purpose; 17] = {
+const PURPOSES: [Purpose; 18] = {
     const fn of(program: &'static str, section: Section, consequence: &'static str) -> Purpose {
         Purpose {
             program,
@@ -84,6 +87,10 @@ const PURPOSES: [Purpose; 17] = {
         always(
             program::ADOPT,
             "listeners that are older than the agent are not known",
+        ),
+        always(
+            program::HEAR,
+            "before Linux 6.12, listeners that are older than the agent are not told whom TOA names",
         ),
         of(
             program::STEER,
@@ -175,20 +182,39 @@ pub(super) fn load(object: &mut Ebpf, name: &str) -> Result<()> {
     loaded.map_err(|error| explain(name, error))
 }
 
+/// What it cost the kernel to take a program.
+#[derive(Clone, Copy, Debug)]
+pub struct Cost {
+    /// How many instructions the verifier went through, those of a loop once for each round. `None`: the kernel does
+    /// not tell, because it is older than 5.16.
+    pub instructions: Option<u32>,
+    /// How long loading took: verifying it, and compiling it to machine code.
+    pub took: Duration,
+}
+
 /// Tries every program on this kernel, attaches none, and leaves nothing. Returns what the kernel says of each.
 ///
 /// # Errors
 ///
 /// When the kernel refuses already the maps.
-pub fn try_all() -> Result<Vec<(Purpose, Result<()>)>> {
+pub fn try_all() -> Result<Vec<(Purpose, Result<Cost>)>> {
     let mut object = EbpfLoader::new()
         .btf(None)
         .load(OBJECT)
         .context("cannot load the BPF object")?;
     let tried = PURPOSES
         .iter()
-        .map(|purpose| (*purpose, load(&mut object, purpose.program)));
+        .map(|purpose| (*purpose, try_one(&mut object, purpose.program)));
     Ok(tried.collect())
+}
+
+fn try_one(object: &mut Ebpf, name: &str) -> Result<Cost> {
+    let started = Instant::now();
+    load(object, name)?;
+    let took = started.elapsed();
+    let program = object.program_mut(name).context("it was loaded just now")?;
+    let instructions = program.info()?.verified_instruction_count();
+    Ok(Cost { instructions, took })
 }
 
 fn explain(name: &str, error: ProgramError) -> anyhow::Error {

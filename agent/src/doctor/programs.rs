@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::check::{Check, Outcome};
 use crate::{
     config::Config,
-    datapath::{self, Purpose, Section},
+    datapath::{self, Cost, Purpose, Section},
 };
 
 const NAME: &str = "programs";
@@ -29,15 +29,39 @@ pub(super) fn check(host_is_fit: bool, config: &Config) -> Vec<Check> {
         Err(error) => return vec![Check::failed(NAME, &error)],
     };
     let needed = needed(config);
-    let number = tried.len();
-    let mut checks: Vec<_> = tried
-        .into_iter()
-        .filter_map(|(purpose, loaded)| Some(refused(purpose, &needed, &loaded.err()?)))
-        .collect();
-    if checks.is_empty() {
-        checks.push(Check::ok(NAME, format!("this kernel takes all {number}")));
+    let mut checks = Vec::new();
+    let mut taken: Vec<(Option<Section>, Vec<String>)> = Vec::new();
+    for (purpose, loaded) in tried {
+        match loaded {
+            Err(error) => checks.push(refused(purpose, &needed, &error)),
+            Ok(cost) => {
+                let text = describe(purpose.program, cost);
+                match taken
+                    .iter_mut()
+                    .find(|(known, _)| *known == purpose.section)
+                {
+                    Some((_, texts)) => texts.push(text),
+                    None => taken.push((purpose.section, vec![text])),
+                }
+            }
+        }
     }
+    checks.extend(taken.into_iter().map(|(section, texts)| {
+        let section = section.map_or_else(|| "the agent".to_owned(), |s| s.to_string());
+        Check::ok(NAME, format!("of {section}: {}", texts.join(", ")))
+    }));
     checks
+}
+
+/// A program that the kernel takes, with what that cost.
+fn describe(program: &str, cost: Cost) -> String {
+    let took = cost.took.as_millis();
+    match cost.instructions {
+        Some(instructions) => {
+            format!("{program} ({instructions} instructions verified, {took} ms)")
+        }
+        None => format!("{program} ({took} ms)"),
+    }
 }
 
 /// The finding that the kernel refuses a program.

@@ -3,6 +3,7 @@
 pub mod cgroups;
 pub mod clock;
 pub mod file;
+pub mod kernel;
 pub mod netns;
 mod proc;
 pub mod processes;

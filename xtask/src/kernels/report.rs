@@ -1,0 +1,148 @@
+//! What ran on which kernel, passed or failed.
+
+use std::{fmt, time::Duration};
+
+use anyhow::Result;
+
+/// The outcome on all kernels.
+#[derive(Default)]
+pub(crate) struct Report(Vec<OnKernel>);
+
+/// The outcome on one kernel.
+pub(crate) struct OnKernel {
+    version: String,
+    passed: usize,
+    failed: Vec<String>,
+    /// What could not run, with its reason.
+    omitted: Vec<String>,
+    took: Duration,
+}
+
+impl Report {
+    /// Begins with a kernel.
+    pub(crate) fn kernel(&mut self, version: &str) -> &mut OnKernel {
+        self.0.push(OnKernel {
+            version: version.to_owned(),
+            passed: 0,
+            failed: Vec::new(),
+            omitted: Vec::new(),
+            took: Duration::ZERO,
+        });
+        self.0.last_mut().expect("just pushed")
+    }
+
+    /// Whether something ran on every kernel, and all of it passed.
+    pub(crate) fn is_good(&self) -> bool {
+        self.0
+            .iter()
+            .all(|kernel| kernel.failed.is_empty() && kernel.passed > 0)
+    }
+}
+
+impl OnKernel {
+    /// Takes in a line of the job: those of libtest about one test, `test NAME ... ok`, count.
+    pub(crate) fn note(&mut self, line: &str) {
+        let Some((name, outcome)) = line
+            .strip_prefix("test ")
+            .and_then(|rest| rest.rsplit_once(" ... "))
+        else {
+            return;
+        };
+        match outcome {
+            "ok" => self.passed += 1,
+            "FAILED" => self.failed.push(name.to_owned()),
+            _ => self.omitted.push(format!("{name} ({outcome})")),
+        }
+    }
+
+    /// Takes in how the job ended. A job that failed with no failed test is a failure, too.
+    pub(crate) fn ended(&mut self, code: Result<i32>, took: Duration) {
+        self.took = took;
+        match code {
+            Ok(0) => {}
+            Ok(_) if !self.failed.is_empty() => {}
+            Ok(code) => self.failed.push(format!("the job (exit code {code})")),
+            Err(error) => {
+                println!("{error:#}");
+                self.failed.push("the machine".to_owned());
+            }
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let row = |f: &mut fmt::Formatter<'_>, columns: [&str; 5]| {
+            let [kernel, passed, failed, omitted, took] = columns;
+            writeln!(
+                f,
+                "{kernel:<22}  {passed:>6}  {failed:>6}  {omitted:>7}  {took:>7}"
+            )
+        };
+        row(f, ["KERNEL", "PASSED", "FAILED", "OMITTED", "SECONDS"])?;
+        for kernel in &self.0 {
+            row(
+                f,
+                [
+                    &kernel.version,
+                    &kernel.passed.to_string(),
+                    &kernel.failed.len().to_string(),
+                    &kernel.omitted.len().to_string(),
+                    &kernel.took.as_secs().to_string(),
+                ],
+            )?;
+        }
+        for kernel in &self.0 {
+            for (what, names) in [("failed", &kernel.failed), ("omitted", &kernel.omitted)] {
+                for name in names {
+                    writeln!(f, "{} on Linux {}: {name}", what, kernel.version)?;
+                }
+            }
+        }
+        let passed: usize = self.0.iter().map(|kernel| kernel.passed).sum();
+        let failed: usize = self.0.iter().map(|kernel| kernel.failed.len()).sum();
+        write!(f, "kernels: {passed} passed, {failed} failed")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_tests_are_counted_and_a_job_must_end_well() {
+        let mut report = Report::default();
+        let kernel = report.kernel("6.1.176-1");
+        for line in [
+            "running 2 tests",
+            "test steer ... ok",
+            "test unwrap ... FAILED",
+            "test dist ... ignored, needs no kernel",
+        ] {
+            kernel.note(line);
+        }
+        kernel.ended(Ok(101), Duration::from_secs(61));
+        assert!(!report.is_good());
+        let text = report.to_string();
+        for part in [
+            "6.1.176-1                    1       1        1       61",
+            "failed on Linux 6.1.176-1: unwrap",
+            "omitted on Linux 6.1.176-1: dist (ignored, needs no kernel)",
+            "kernels: 1 passed, 1 failed",
+        ] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_machine_in_which_nothing_ran_is_no_success() {
+        let mut report = Report::default();
+        report.kernel("6.1").ended(Ok(0), Duration::ZERO);
+        assert!(!report.is_good());
+        let mut report = Report::default();
+        let kernel = report.kernel("6.1");
+        kernel.note("test steer ... ok");
+        kernel.ended(Ok(1), Duration::ZERO);
+        assert!(!report.is_good());
+    }
+}
