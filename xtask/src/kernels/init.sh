@@ -17,6 +17,8 @@ ln -s fd/0 /dev/stdin
 ln -s fd/1 /dev/stdout
 ln -s fd/2 /dev/stderr
 hostname guest
+# As many open files as service managers allow.
+ulimit -Hn 524288
 ip link set lo up
 cd /job && sh /job/run
 echo "truepeer-guest: ended $?"
