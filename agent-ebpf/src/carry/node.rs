@@ -132,14 +132,17 @@ fn passes(ctx: &TcContext, segment: &Segment, node: &Node, kinds: &Kinds) -> i32
             Some(end) => (end, true),
             None => (end, false),
         };
-    if forged != 0 {
-        count(Counter::NodeForged);
-    } else if !is_told {
+    if forged == 0 && !is_told {
         count(Counter::NodeNoRoom);
         return TCX_NEXT;
     }
+    let is_rewritten = rewrite(ctx, segment, headers, end);
+    // Counted behind all else: the verifier follows what comes after each count once more.
+    if forged != 0 {
+        count(Counter::NodeForged);
+    }
     // A SYN that cannot be written is damaged, or still carries a forgery. Its sender repeats it.
-    if !rewrite(ctx, segment, headers, end) {
+    if !is_rewritten {
         return TCX_DROP;
     }
     if is_told {

@@ -13,7 +13,7 @@ mod wanted;
 
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use tokio::task::block_in_place;
 use tracing::info;
 
@@ -67,13 +67,46 @@ pub fn detach(config: &Config) -> Result<()> {
         .exists()
         .then(|| Lock::take(&config.agent.bpffs))
         .transpose()?;
-    let removed = remove(config);
-    let doctors = Pins::of_doctor(&config.agent.bpffs).remove();
-    removed.and(route::sweep_all().map(drop)).and(doctors)
+    all([
+        remove(config),
+        route::sweep_all().map(drop),
+        Pins::of_doctor(&config.agent.bpffs).remove(),
+    ])
 }
 
 /// Removes what the journal and the pins know.
 fn remove(config: &Config) -> Result<()> {
-    let undone = Journal::open(&config.agent.journal()).and_then(|mut j| j.undo_all());
-    undone.and(datapath::remove(&Pins::new(&config.agent.bpffs)))
+    all([
+        Journal::open(&config.agent.journal()).and_then(|mut j| j.undo_all()),
+        datapath::remove(&Pins::new(&config.agent.bpffs)),
+    ])
+}
+
+/// Fails with everything that failed, and not only with the first of it.
+fn all<const N: usize>(outcomes: [Result<()>; N]) -> Result<()> {
+    let mut errors: Vec<_> = outcomes.into_iter().filter_map(Result::err).collect();
+    match errors.len() {
+        0 => Ok(()),
+        1 => Err(errors.remove(0)),
+        _ => {
+            let texts: Vec<_> = errors.iter().map(|error| format!("{error:#}")).collect();
+            bail!(texts.join("; "))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::*;
+
+    #[test]
+    fn all_that_failed_is_told() {
+        assert!(all([Ok(()), Ok(())]).is_ok());
+        let one = all([Ok(()), Err(anyhow!("a rule stays"))]).unwrap_err();
+        assert_eq!(one.to_string(), "a rule stays");
+        let two = all([Err(anyhow!("a rule stays")), Err(anyhow!("a pin stays"))]).unwrap_err();
+        assert_eq!(two.to_string(), "a rule stays; a pin stays");
+    }
 }
