@@ -171,7 +171,7 @@ fn restart_in(wanted: u64, agent: Agent, directory: &Path) -> Result<Agent> {
     let behind = (wanted as i64 - epoch() as i64) * (EPOCH / 1_000_000_000) as i64;
     let wrapper = directory.join("truepeer");
     let binary = binary()?;
-    // Before Linux 6.3, a program that is executed stays in the former namespace, unless it enters the new one itself.
+    // Linux 6.1 leaves a program that is executed in the former namespace, unless it enters the new one itself.
     let enter = "nsenter --time=/proc/self/ns/time_for_children";
     let script = format!(
         "#!/bin/sh\nexec unshare --time --boottime={} {enter} {} \"$@\"\n",
