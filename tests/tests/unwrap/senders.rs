@@ -14,7 +14,7 @@ use tests::host::scenario;
 use tests::proxies::{Route, any, envoy, gateway_routes, haproxy, nginx};
 use tests::servers::report::Report;
 use tests::topology::{Family, Gateway};
-use tests::wait::eventually;
+use tests::wait::{Limit, eventually};
 
 use crate::stage::on_server;
 
@@ -131,7 +131,9 @@ fn haproxy_health_checks() {
         };
         for version in ["send-proxy-v2", "send-proxy"] {
             // A check waits for what the server says, and fails if that is not a report of HAProxy's address.
-            let options = format!("{version} check check-send-proxy inter 200ms fall 1");
+            // HAProxy gives a check as long as lies between two.
+            let pause = Limit::millis(200).here().as_millis();
+            let options = format!("{version} check check-send-proxy inter {pause}ms fall 1");
             let check =
                 "option tcp-check\n  tcp-check expect rstring accepted.*(10.78.0.1|fd78::1)";
             let routes = gateway_routes(SENDER, SERVER);
