@@ -2,8 +2,8 @@
 
 use aya_ebpf::maps::PerCpuArray;
 
-/// One `T` for each CPU, which a program uses while it runs. Only for programs at tc, which nothing interrupts that
-/// runs BPF programs of ours: those at a cgroup may be, where a system call runs them.
+/// One `T` for each CPU, which a program uses while it runs. Only for programs that an arriving packet runs, at tc ingress or
+/// on its way to a socket: nothing that runs such a program interrupts them. What a system call runs may be interrupted.
 #[repr(transparent)]
 pub(crate) struct Scratch<T>(PerCpuArray<T>);
 

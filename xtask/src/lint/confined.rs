@@ -73,14 +73,7 @@ fn leaks(confined: &Confined, house: &House) -> Vec<Finding> {
         if !confined.allows(&module.file) {
             continue;
         }
-        let mut leaks = Leaks {
-            confined,
-            house,
-            aliases: &aliases,
-            number,
-            module,
-            shown: Vec::new(),
-        };
+        let mut leaks = Leaks::of(confined, house, &aliases, number);
         for item in &module.items {
             leaks.item(item);
         }
@@ -122,14 +115,7 @@ fn aliases(confined: &Confined, house: &House) -> Vec<(usize, String)> {
             for item in &module.items {
                 let Item::Type(alias) = item else { continue };
                 let known = (number, alias.ident.to_string());
-                let mut leaks = Leaks {
-                    confined,
-                    house,
-                    aliases: &aliases,
-                    number,
-                    module,
-                    shown: Vec::new(),
-                };
+                let mut leaks = Leaks::of(confined, house, &aliases, number);
                 leaks.visit_type(&alias.ty);
                 if !leaks.shown.is_empty() && !aliases.contains(&known) {
                     aliases.push(known);
@@ -151,6 +137,25 @@ struct Leaks<'a> {
     module: &'a Module,
     /// Name and line of each.
     shown: Vec<(String, usize)>,
+}
+
+impl<'a> Leaks<'a> {
+    /// Nothing collected yet, of the module with this number.
+    fn of(
+        confined: &'a Confined,
+        house: &'a House,
+        aliases: &'a [(usize, String)],
+        number: usize,
+    ) -> Self {
+        Self {
+            confined,
+            house,
+            aliases,
+            number,
+            module: &house.modules[number],
+            shown: Vec::new(),
+        }
+    }
 }
 
 impl Leaks<'_> {
