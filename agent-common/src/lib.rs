@@ -13,6 +13,7 @@ pub mod claim;
 pub mod counter;
 pub mod event;
 pub mod guard;
+pub mod kernel;
 pub mod names;
 pub mod node;
 pub mod options;

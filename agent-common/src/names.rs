@@ -158,6 +158,9 @@ pub const NETNS: &str = "NETNS";
 /// Global of the object: not zero if processes are to be noted.
 pub const PROCESSES: &str = "PROCESSES";
 
+/// Global of the object: the kernel's version, as the number of a [`crate::kernel::Version`].
+pub const KERNEL: &str = "KERNEL";
+
 /// Version of every type in this crate that lives in a pinned map. Pins of another version are
 /// replaced, never read.
 pub const LAYOUT: u32 = 3;

@@ -18,8 +18,7 @@ use crate::{
     kernel::{
         clock::boottime,
         context::Skb as _,
-        opening::Opening,
-        packet::NoSegment,
+        opening::{Opening, Packet},
         uapi::{PASS, REJECT},
     },
     learn::{hear::hear, toa},
@@ -116,13 +115,14 @@ fn is_relays(ctx: &SkBuffContext) -> bool {
 /// Judges a segment to a listener: the first of a connection, or one that completes its handshake.
 #[inline(always)]
 fn to_listener(ctx: &SkBuffContext) -> i32 {
-    let opening = Opening::read(ctx);
-    let Opening { syn, offset } = match &opening {
-        Ok(Some(opening)) => opening,
-        Ok(None) | Err(NoSegment::Other) => return PASS,
+    let mut opening = Opening::default();
+    match opening.read(ctx) {
+        Packet::Opens => {}
+        Packet::Other => return PASS,
         // A packet that cannot be read cannot be judged.
-        Err(NoSegment::Unreadable(_)) => return REJECT,
-    };
+        Packet::Unreadable => return REJECT,
+    }
+    let Opening { syn, offset } = &opening;
     if !is_guarded(syn.destination.port) || is_relays(ctx) {
         return PASS;
     }
@@ -132,7 +132,11 @@ fn to_listener(ctx: &SkBuffContext) -> i32 {
         return PASS;
     }
     let mut claim = Claim::default();
-    if toa::kinds().is_none() || !hear(ctx, *offset, syn, &mut claim) {
+    if toa::kinds().is_some() {
+        // Whoever hears for the listener counts TOA that is refused.
+        let _ = hear(ctx, *offset, syn, &mut claim);
+    }
+    if !claim.names_client() {
         claim = known.copied().unwrap_or(Claim {
             client: syn.source,
             evidence: Evidence::Wire as u8,

@@ -90,7 +90,7 @@ fn everything_attaches_is_taken_over_and_goes() -> Result<()> {
     for _ in 0..2 {
         let mut datapath = Datapath::load(&root, 1000, true, &cgroup()?)?;
         datapath.steer(&netns, &settings)?;
-        datapath.adopt(&netns, &[(1, agent_common::ListenerKey::default())])?;
+        datapath.adopt(&netns, 15006)?;
         let jobs = [Job::Unwrap, Job::Node, Job::Steer].map(|job| ("eth0", job));
         let names = datapath.attach(&netns, &jobs, true)?;
         let names: Vec<_> = names.iter().map(String::as_str).collect();

@@ -14,6 +14,13 @@ pub(crate) fn uid() -> u32 {
     bpf_get_current_uid_gid() as u32
 }
 
+/// The id of the cgroup that it is in.
+#[inline(always)]
+pub(crate) fn cgroup() -> u64 {
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_get_current_cgroup_id() }
+}
+
 /// The id of its cgroup at this depth, where the root has depth 0; `None` if it is not in a cgroup that deep.
 #[inline(always)]
 pub(crate) fn cgroup_at(depth: i32) -> Option<u64> {
@@ -27,8 +34,7 @@ pub(crate) fn cgroup_at(depth: i32) -> Option<u64> {
 pub(crate) fn describe(process: &mut Process) {
     process.pid = (bpf_get_current_pid_tgid() >> 32) as u32;
     process.uid = uid();
-    // SAFETY: a helper without arguments.
-    process.cgroup = unsafe { bpf_get_current_cgroup_id() };
+    process.cgroup = cgroup();
     let comm = &mut process.comm;
     // SAFETY: the buffer has the length that is passed; the helper clears it on failure.
     unsafe { bpf_get_current_comm(comm.as_mut_ptr().cast(), comm.len() as u32) };

@@ -1,7 +1,7 @@
 //! learn from `bind`: a trusted proxy that binds its upstream socket to a client's address is taken at its
 //! word. Its address is recorded, the bind becomes an ordinary one, and no packet is spoofed.
 
-use agent_common::{Address, Claim, Endpoint, Evidence};
+use agent_common::{Address, Claim, Endpoint, Evidence, kernel::Version};
 use aya_ebpf::programs::{SockAddrContext, SockoptContext};
 
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
             SOL_IP, SOL_IPV6, SOL_SOCKET,
         },
     },
-    maps::{CLAIMS, Replaced as _, TRUSTED_CGROUPS, TRUSTED_UIDS},
+    maps::{CLAIMS, Replaced as _, TRUSTED_CGROUPS, TRUSTED_UIDS, kernel_has},
 };
 
 const FIRST_UNPRIVILEGED_PORT: u16 = 1024;
@@ -61,11 +61,15 @@ fn is_on(ctx: &SockoptContext) -> bool {
         .is_some_and(|value| unsafe { *value } != 0)
 }
 
-/// The rule that trusts the current process, by its user or by a cgroup that it is in.
+/// The rule that trusts the current process, by its user or by a cgroup that it is in. An older kernel tells only the
+/// cgroup that the process is in directly.
 #[inline(always)]
 fn trusting_rule() -> Option<u32> {
     if let Some(rule) = TRUSTED_UIDS.look_up(task::uid()) {
         return Some(*rule);
+    }
+    if !kernel_has(Version::SOCKOPT_HAS_ANCESTORS) {
+        return TRUSTED_CGROUPS.look_up(task::cgroup()).copied();
     }
     for depth in 0..=MAX_DEPTH {
         if let Some(rule) = TRUSTED_CGROUPS.look_up(task::cgroup_at(depth)?) {

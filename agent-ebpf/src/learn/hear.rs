@@ -1,12 +1,12 @@
 //! hear: reads TOA on a SYN that is on its way to a listener, before anything answers it.
 //!
 //! Policies need it that early. Before Linux 6.12, the kernel does not show the SYNs that listeners answer which are
-//! older than the agent, so a program of its own reads them here.
+//! older than the agent, so a program of its own reads those of all listeners here.
 
 use core::ptr::read_volatile;
 
 use agent_common::{
-    Claim, Syn,
+    Claim, Counter, Syn,
     options::HEADER_ROOM,
     toa::{Toa, find},
 };
@@ -22,10 +22,11 @@ use crate::{
     kernel::{
         bytes::{Bytes as _, copy},
         context::Skb as _,
-        opening::Opening,
+        opening::{Opening, Packet},
         tcp::LENGTH,
     },
     maps::{HANDOVERS, Scratch},
+    tell::count,
 };
 
 /// The TCP header that this CPU reads. On the stack it would take too much room.
@@ -38,28 +39,36 @@ pub(crate) fn ingress(ctx: &SkBuffContext) {
     if ctx.socket_state() != Some(BPF_TCP_LISTEN) {
         return;
     }
-    let opening = Opening::read(ctx);
-    let Ok(Some(Opening { syn, offset })) = &opening else {
+    let mut opening = Opening::default();
+    if opening.read(ctx) != Packet::Opens {
         return;
-    };
+    }
     let mut claim = Claim::default();
-    if hear(ctx, *offset, syn, &mut claim) {
-        let _ = HANDOVERS.insert(syn, &claim, BPF_ANY.into());
+    if let Some(reason) = hear(ctx, opening.offset, &opening.syn, &mut claim) {
+        count(reason);
+    } else if claim.names_client() {
+        let _ = HANDOVERS.insert(&opening.syn, &claim, BPF_ANY.into());
     }
 }
 
-/// Whether the SYN has TOA that is to be believed. If so, `claim` becomes what it says.
+/// Fills in `claim` with what TOA on the SYN says if it is to be believed. Returns why there is TOA that is not.
 #[inline(never)]
-pub(crate) fn hear(ctx: &SkBuffContext, offset: u32, syn: &Syn, claim: &mut Claim) -> bool {
-    if let Some(kinds) = kinds()
-        && let Some(header) = HEADER.get()
-        && read_header(ctx, offset, header).is_some()
-        && let Toa::Client(client) = find(header, kinds)
-    {
-        believe(header, client, syn, claim).is_ok()
-    } else {
-        false
-    }
+pub(crate) fn hear(
+    ctx: &SkBuffContext,
+    offset: u32,
+    syn: &Syn,
+    claim: &mut Claim,
+) -> Option<Counter> {
+    let kinds = kinds()?;
+    let header = HEADER.get()?;
+    read_header(ctx, offset, header)?;
+    let refused = match find(header, kinds) {
+        Toa::Absent => return None,
+        Toa::Invalid => Counter::ToaInvalid,
+        Toa::Client(client) => believe(header, client, syn, claim).err()?,
+    };
+    *claim = Claim::default();
+    Some(refused)
 }
 
 /// Reads the TCP header with all of its options.

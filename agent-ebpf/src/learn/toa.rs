@@ -5,6 +5,7 @@
 
 use agent_common::{
     Claim, Counter, Endpoint, Evidence, Syn,
+    kernel::Version,
     options::HEADER_ROOM,
     toa::{Kinds, Toa, find},
 };
@@ -22,14 +23,14 @@ use crate::{
         context::SockOps as _,
         uapi::{SOL_TCP, TCP_BPF_SOCK_OPS_CB_FLAGS, TCP_BPF_SYN},
     },
-    maps::{HANDOVERS, SIGNERS, TOA, TRUSTED_SOURCES, longest_match},
+    maps::{HANDOVERS, SIGNERS, TOA, TRUSTED_SOURCES, kernel_has, longest_match},
     tell::count,
 };
 
 /// A socket begins to listen. The SYNs that it answers are of interest.
 #[inline(always)]
 pub(crate) fn listens(ctx: &SockOpsContext) {
-    if kinds().is_some() {
+    if is_read_in_answers() {
         ctx.call_for(BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG);
     }
 }
@@ -37,13 +38,12 @@ pub(crate) fn listens(ctx: &SockOpsContext) {
 /// Asks for the SYNs that an older listener answers. `sk` is a socket of the TCP iterator.
 #[inline(always)]
 pub(crate) fn adopts(sk: *mut c_void) {
-    if kinds().is_none() {
+    if !is_read_in_answers() {
         return;
     }
     let mut flags = 0_u32;
     let value = (&raw mut flags).cast::<c_void>();
     let size = size_of::<u32>() as i32;
-    // Both helpers know the option since Linux 6.12; before, `hear` reads the SYNs of older listeners.
     // SAFETY: a socket of the iterator, which holds it locked; the value has the size that is passed.
     unsafe {
         if bpf_getsockopt(sk, SOL_TCP, TCP_BPF_SOCK_OPS_CB_FLAGS, value, size) == 0 {
@@ -57,6 +57,13 @@ pub(crate) fn adopts(sk: *mut c_void) {
 #[inline(always)]
 pub(crate) fn kinds() -> Option<&'static Kinds> {
     TOA.get(0).filter(|kinds| !kinds.is_empty())
+}
+
+/// Whether TOA is read when a SYN is answered. Where that cannot be asked for on behalf of all listeners, `hear` reads
+/// it, so that nothing is read or counted twice.
+#[inline(always)]
+fn is_read_in_answers() -> bool {
+    kernel_has(Version::ITERATOR_ASKS_FOR_SYNS) && kinds().is_some()
 }
 
 /// Reads the SYN that is being answered.

@@ -10,6 +10,7 @@ use core::borrow::Borrow;
 use agent_common::{
     Address, Claim, Connection, Counter, Listener, ListenerKey, Namespace, Origin, Syn,
     guard::{MAX_POLICIES, MAX_PREFIXES, Policy, Prefix, Tally},
+    kernel::Version,
     node::{Interface, Node, Passage, Voucher},
     tag::{Keys, Signed, Spending},
     toa::Kinds,
@@ -31,6 +32,10 @@ pub(crate) use self::{number::add, scratch::Scratch, storage::SocketStorage};
 /// cannot ask for it before Linux 6.15.
 #[unsafe(no_mangle)]
 pub(crate) static NETNS: Global<u64> = Global::new(0);
+
+/// The version of the kernel that these programs are loaded into, as its number.
+#[unsafe(no_mangle)]
+pub(crate) static KERNEL: Global<u32> = Global::new(Version::new(u16::MAX, 0).number());
 
 /// Not zero if somebody wants to know which processes have connections: the access log.
 #[unsafe(no_mangle)]
@@ -198,6 +203,12 @@ pub(crate) static LISTENERS: SocketStorage<
 #[btf_map]
 pub(crate) static CLAIMS: SocketStorage<Claim, { BPF_F_NO_PREALLOC as usize }> =
     SocketStorage::new();
+
+/// Whether this kernel has what came with `feature`. The verifier knows the answer and skips what depends on another.
+#[inline(always)]
+pub(crate) fn kernel_has(feature: Version) -> bool {
+    Version::from_number(KERNEL.load()).has(feature)
+}
 
 /// What a trie of prefixes holds for the longest prefix that `address` is in.
 #[inline(always)]

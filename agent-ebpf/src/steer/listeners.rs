@@ -1,6 +1,6 @@
 //! The proxies' listeners, which `sk_lookup` picks from.
 
-use agent_common::{Listener, ListenerKey};
+use agent_common::{Listener, ListenerKey, kernel::Version};
 use aya_ebpf::{
     bindings::BPF_ANY, cty::c_void, helpers::generated::bpf_map_update_elem,
     programs::SockOpsContext,
@@ -8,7 +8,7 @@ use aya_ebpf::{
 
 use crate::{
     kernel::context::SockOps as _,
-    maps::{LISTENERS, PROXIES},
+    maps::{LISTENERS, PROXIES, kernel_has},
 };
 
 /// Remembers a proxy's new listener.
@@ -39,6 +39,10 @@ pub(crate) fn listens(ctx: &SockOpsContext) {
 #[inline(always)]
 pub(crate) fn adopts(sk: *mut c_void, key: &ListenerKey) {
     LISTENERS.set(sk, Listener { port: key.port });
+    if !kernel_has(Version::ITERATOR_FILLS_SOCKMAPS) {
+        // The agent does it.
+        return;
+    }
     // SAFETY: key and socket are what a sockhash takes.
     unsafe {
         bpf_map_update_elem(

@@ -1,12 +1,12 @@
 //! steer by `sk_lookup`: connections to this host's own addresses, in a whole network namespace.
 
-use agent_common::{Connection, Counter, ListenerKey, Range};
+use agent_common::{Connection, Counter, ListenerKey, Range, kernel::Version};
 use aya_ebpf::programs::SkLookupContext;
 
 use super::affinity;
 use crate::{
     kernel::{context::SkLookup as _, ip::TCP, uapi::AF_INET6},
-    maps::{NAMESPACES, NETNS, OWN, PROXIES, Replaced as _},
+    maps::{NAMESPACES, NETNS, OWN, PROXIES, Replaced as _, kernel_has},
     tell::count,
 };
 
@@ -14,12 +14,13 @@ use crate::{
 /// port of a connection in TIME_WAIT, which tc ingress leaves to the kernel.
 #[inline(always)]
 pub(crate) fn lookup(ctx: &SkLookupContext) {
-    let (protocol, family, port, ifindex) = (
-        ctx.protocol(),
-        ctx.family(),
-        ctx.local_port(),
-        ctx.ifindex(),
-    );
+    let (protocol, family, port) = (ctx.protocol(), ctx.family(), ctx.local_port());
+    // What a steer of one interface misses without: a client that reuses the port of a connection in TIME_WAIT.
+    let ifindex = if kernel_has(Version::LOOKUP_HAS_INTERFACE) {
+        ctx.ifindex()
+    } else {
+        0
+    };
     if protocol != TCP.into() {
         return;
     }

@@ -14,9 +14,12 @@ mod stream;
 mod tlvs;
 pub(crate) mod translate;
 
-use aya_ebpf::{bindings::tcx_action_base::TCX_NEXT, programs::TcContext};
+use aya_ebpf::{
+    bindings::tcx_action_base::{TCX_DROP, TCX_NEXT},
+    programs::TcContext,
+};
 
-use self::incoming::Incoming;
+use self::{incoming::Incoming, stream::Outcome};
 
 /// Handles one packet at tc ingress and returns the action for it.
 #[inline(always)]
@@ -25,7 +28,8 @@ pub(crate) fn ingress(ctx: &TcContext) -> i32 {
         return TCX_NEXT;
     };
     match incoming.arrives(ctx) {
-        Ok(action) => action,
-        Err(refused) => refused.reset(ctx, incoming),
+        Outcome::Passes => TCX_NEXT,
+        Outcome::Dropped => TCX_DROP,
+        Outcome::Refused(reason) => incoming.reset(ctx, reason),
     }
 }

@@ -15,30 +15,15 @@ use crate::{
         clock::boottime,
         tcp::{ACK, RST, SYN},
     },
-    maps::UNWRAPPING,
+    maps::{Replaced as _, UNWRAPPING},
     tell::{self, count},
 };
 
-/// Why a connection is refused, and the sequence number that the server expects if it knows of the
-/// connection.
-pub(super) struct Refused {
-    reason: Refusal,
-    first: Option<u32>,
-}
-
-impl Refused {
-    #[inline(always)]
-    pub(super) fn new(reason: Refusal, handshake: Option<&Handshake>) -> Self {
-        Self {
-            reason,
-            first: handshake.map(Handshake::first),
-        }
-    }
-
+impl Incoming {
     /// Counts and logs the refusal, resets both ends, and returns the action for the packet.
     #[inline(never)]
-    pub(super) fn reset(&self, ctx: &TcContext, incoming: &Incoming) -> i32 {
-        let counter = match self.reason {
+    pub(super) fn reset(&self, ctx: &TcContext, reason: Refusal) -> i32 {
+        let counter = match reason {
             Refusal::Untrusted => Some(Counter::UnwrapUntrusted),
             Refusal::NoHeader => Some(Counter::UnwrapNoHeader),
             Refusal::Invalid => Some(Counter::UnwrapInvalid),
@@ -49,24 +34,25 @@ impl Refused {
         };
         if let Some(counter) = counter {
             count(counter);
-            self.log(incoming);
+            self.log(reason);
         }
-        let _ = UNWRAPPING.remove(incoming.connection);
+        let first = self.server_expects();
+        let _ = UNWRAPPING.remove(self.connection);
         // RFC 9293, 3.10.7.1: the reset's sequence number is what the other end expects.
-        let (sequence, flags) = if incoming.tcp.has(SYN) {
+        let (sequence, flags) = if self.tcp.has(SYN) {
             (0, RST | ACK)
         } else {
-            (incoming.tcp.acknowledgment, RST)
+            (self.tcp.acknowledgment, RST)
         };
         let reset = Crafted {
             sequence,
-            acknowledgment: incoming.tcp.sequence.wrapping_add(1),
+            acknowledgment: self.tcp.sequence.wrapping_add(1),
             flags,
             to_sender: true,
             options: false,
         };
-        reset.send(ctx, incoming);
-        let Some(first) = self.first else {
+        reset.send(ctx, self);
+        let Some(first) = first else {
             return TCX_DROP;
         };
         let reset = Crafted {
@@ -76,13 +62,22 @@ impl Refused {
             to_sender: false,
             options: false,
         };
-        reset.overwrite(ctx, incoming);
+        reset.overwrite(ctx, self);
         TCX_NEXT
     }
 
+    /// The sequence number that the server expects, if it knows of the connection.
+    #[inline(always)]
+    fn server_expects(&self) -> Option<u32> {
+        if self.tcp.has(SYN) {
+            return None;
+        }
+        UNWRAPPING.look_up(self.connection).map(Handshake::first)
+    }
+
     #[inline(never)]
-    fn log(&self, incoming: &Incoming) {
-        let connection = incoming.connection;
+    fn log(&self, reason: Refusal) {
+        let connection = self.connection;
         let now = boottime();
         tell::refused(|| Closed {
             origin: Origin {
@@ -95,7 +90,7 @@ impl Refused {
                 ..Origin::default()
             },
             closed: now,
-            refused: self.reason as u32,
+            refused: reason as u32,
             ..Closed::default()
         });
     }

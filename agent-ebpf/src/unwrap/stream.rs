@@ -6,14 +6,11 @@ use agent_common::{
     unwrap::{Habit, Handshake, Refusal},
 };
 use aya_ebpf::{
-    bindings::{
-        BPF_ANY, BPF_NOEXIST, BPF_TCP_LISTEN, BPF_TCP_NEW_SYN_RECV, BPF_TCP_TIME_WAIT,
-        tcx_action_base::{TCX_DROP, TCX_NEXT},
-    },
+    bindings::{BPF_ANY, BPF_NOEXIST, BPF_TCP_LISTEN, BPF_TCP_NEW_SYN_RECV, BPF_TCP_TIME_WAIT},
     programs::TcContext,
 };
 
-use super::{craft::Crafted, header, incoming::Incoming, refuse::Refused, tlvs, translate};
+use super::{craft::Crafted, header, incoming::Incoming, tlvs, translate};
 use crate::{
     guard,
     kernel::{
@@ -31,10 +28,24 @@ use crate::{
 const USUAL_V4: u32 = 28;
 const USUAL_V6: u32 = 52;
 
+/// What becomes of a segment. It fits into a register: verifiers before Linux 5.16 forget four bytes that a function leaves
+/// in its caller's stack.
+#[derive(Clone, Copy)]
+pub(super) enum Outcome {
+    /// It goes on to the server.
+    Passes,
+    /// The sender will send it again.
+    Dropped,
+    /// Its connection is refused.
+    Refused(Refusal),
+}
+
+const _: () = assert!(size_of::<Outcome>() == size_of::<Refusal>());
+
 impl Incoming {
-    /// Returns the action for the segment, or why its connection is refused.
+    /// Says what becomes of the segment.
     #[inline(always)]
-    pub(super) fn arrives(&self, ctx: &TcContext) -> Result<i32, Refused> {
+    pub(super) fn arrives(&self, ctx: &TcContext) -> Outcome {
         if self.tcp.has(SYN) {
             return self.syn_arrives(ctx);
         }
@@ -44,52 +55,55 @@ impl Incoming {
             ..
         } = self.connection;
         let Some(found) = Socket::between(ctx, self.is_v6, source, destination) else {
-            return Ok(TCX_NEXT);
+            return Outcome::Passes;
         };
         match found.state() {
             BPF_TCP_LISTEN | BPF_TCP_NEW_SYN_RECV => self.handshake_goes_on(ctx, &found),
             BPF_TCP_TIME_WAIT => {
                 let delta = LINGERING.look_up(self.connection);
-                Ok(self.stream_goes_on(ctx, delta.copied()))
+                self.stream_goes_on(ctx, delta.copied())
             }
-            _ => Ok(self.stream_goes_on(ctx, translate::delta(&self.connection))),
+            _ => self.stream_goes_on(ctx, translate::delta(&self.connection)),
         }
     }
 
     /// A SYN. Tells the server that the stream begins behind the header.
     #[inline(never)]
-    fn syn_arrives(&self, ctx: &TcContext) -> Result<i32, Refused> {
+    fn syn_arrives(&self, ctx: &TcContext) -> Outcome {
         if self.tcp.has(ACK) || !self.is_local(ctx) {
-            return Ok(TCX_NEXT);
+            return Outcome::Passes;
         }
         // Looking first takes no lock, and there rarely is an entry.
         if LINGERING.get_ptr(self.connection).is_some() {
             let _ = LINGERING.remove(self.connection);
         }
-        let handshake = self.remember()?;
+        let handshake = match self.remember() {
+            Ok(handshake) => handshake,
+            Err(reason) => return Outcome::Refused(reason),
+        };
         // A header on the SYN itself (TCP Fast Open) could not be taken off. The sender repeats the SYN
         // without it.
         if self.payload != 0 {
-            return Ok(TCX_DROP);
+            return Outcome::Dropped;
         }
         if guard::is_guarded(self.connection.destination.port) {
             // The client is not known yet.
             let _ = HANDOVERS.insert(self.syn(handshake), Claim::default(), BPF_NOEXIST.into());
         }
         self.add_to_sequence(ctx, handshake.shift.into());
-        Ok(TCX_NEXT)
+        Outcome::Passes
     }
 
     /// A segment before the server has established the connection.
     #[inline(always)]
-    fn handshake_goes_on(&self, ctx: &TcContext, found: &Socket) -> Result<i32, Refused> {
+    fn handshake_goes_on(&self, ctx: &TcContext, found: &Socket) -> Outcome {
         let Some(handshake) = self.handshake() else {
             // The handshake was evicted, or never begun. Without a header nothing may be established.
             let completes = !found.is_listener() || found.sent_cookie(ctx, self.is_v6, self.offset);
             return if completes && !self.tcp.has(RST) && self.is_local(ctx) {
-                Err(Refused::new(Refusal::NoHeader, None))
+                Outcome::Refused(Refusal::NoHeader)
             } else {
-                Ok(TCX_NEXT)
+                Outcome::Passes
             };
         };
         let is_first = self.tcp.sequence == handshake.isn.wrapping_add(1);
@@ -102,32 +116,26 @@ impl Incoming {
             // No socket will end it, as none was made. If the server does not take the reset for the
             // sender's, it reads the repeated header again.
             translate::end(&self.connection);
-            return Ok(TCX_NEXT);
+            return Outcome::Passes;
         }
         // The server may have the header already and wait for room in its queue. Then the header comes again
         // as well.
         if !is_first {
-            return Ok(TCX_DROP);
+            return Outcome::Dropped;
         }
         if self.payload != 0 {
             return self.header_arrives(ctx, found, handshake);
         }
         if self.tcp.has(FIN) {
-            return Err(Refused::new(Refusal::NoHeader, Some(&handshake)));
+            return Outcome::Refused(Refusal::NoHeader);
         }
         // This is the handshake's ACK, which must not complete it.
-        Ok(TCX_DROP)
+        Outcome::Dropped
     }
 
     /// The first bytes of the stream, which must be the header.
     #[inline(never)]
-    fn header_arrives(
-        &self,
-        ctx: &TcContext,
-        found: &Socket,
-        handshake: Handshake,
-    ) -> Result<i32, Refused> {
-        let refused = |reason| Refused::new(reason, Some(&handshake));
+    fn header_arrives(&self, ctx: &TcContext, found: &Socket, handshake: Handshake) -> Outcome {
         let mut claim = Claim {
             client: self.connection.source,
             original_dst: self.connection.destination,
@@ -135,16 +143,19 @@ impl Incoming {
             evidence: Evidence::Proxy as u8,
             ..Claim::default()
         };
-        let length = header::read(ctx, self, &mut claim).map_err(refused)?;
+        let length = match header::read(ctx, self, &mut claim) {
+            Ok(length) => length,
+            Err(reason) => return Outcome::Refused(reason),
+        };
         if !self.is_allowed(&claim, handshake) {
-            return Err(refused(Refusal::Denied));
+            return Outcome::Refused(Refusal::Denied);
         }
         let delta = i32::from(handshake.shift) - length as i32;
         if delta == 0 {
             translate::end(&self.connection);
         } else {
             if !translate::begin(&self.connection, delta) {
-                return Err(refused(Refusal::Full));
+                return Outcome::Refused(Refusal::Full);
             }
             count(Counter::UnwrapTranslated);
         }
@@ -168,7 +179,7 @@ impl Incoming {
         } else {
             self.add_to_sequence(ctx, delta);
         }
-        Ok(TCX_NEXT)
+        Outcome::Passes
     }
 
     /// Notes what the header says, for `accept()` and for the sender's next connection. Like others here it
@@ -217,11 +228,11 @@ impl Incoming {
 
     /// A segment of an established connection, changed only if the header's length was not the expected one.
     #[inline(always)]
-    fn stream_goes_on(&self, ctx: &TcContext, delta: Option<i32>) -> i32 {
+    fn stream_goes_on(&self, ctx: &TcContext, delta: Option<i32>) -> Outcome {
         if let Some(delta) = delta {
             self.add_to_sequence(ctx, delta);
         }
-        TCX_NEXT
+        Outcome::Passes
     }
 
     #[inline(always)]
@@ -232,12 +243,11 @@ impl Incoming {
     /// Notes the handshake that begins, unless this is a repeated SYN. An entry is replaced and not changed
     /// in place, because an entry of an LRU map may have become another connection's in the meantime.
     #[inline(always)]
-    fn remember(&self) -> Result<Handshake, Refused> {
-        let untrusted = Refused::new(Refusal::Untrusted, None);
+    fn remember(&self) -> Result<Handshake, Refusal> {
         let rule = longest_match(&TRUSTED_SOURCES, self.connection.source.address);
         let handshake = Handshake {
             isn: self.tcp.sequence,
-            rule: rule.ok_or(untrusted)?,
+            rule: rule.ok_or(Refusal::Untrusted)?,
             shift: self.usual_length() as u16,
             padding: 0,
         };

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use agent_common::toa::Kinds;
 use anyhow::Result;
 use tracing::warn;
 
@@ -50,6 +51,10 @@ impl Partial {
                 Section::Bind => {
                     config.trust.uids.clear();
                     config.trust.cgroups.clear();
+                }
+                Section::Toa => {
+                    config.trust.toa = Kinds::NONE;
+                    config.carry_node.clear();
                 }
                 Section::Reveal => config.reveal.enabled = false,
             }

@@ -6,7 +6,6 @@ use std::{
     path::Path,
 };
 
-use agent_common::ListenerKey;
 use anyhow::{Context as _, Result, bail};
 use tokio::{runtime::Handle, sync::mpsc::Sender};
 use tracing::{info, warn};
@@ -19,11 +18,7 @@ use super::{
 use crate::{
     config::{AccessLogTarget, Config, Steer, keys::KeyFile},
     datapath::{Datapath, HostRules},
-    host::{
-        cgroups::cgroup2_mount,
-        netns::Netns,
-        sockets::{self, ListenerInfo},
-    },
+    host::{cgroups::cgroup2_mount, netns::Netns},
     route::{self, Journal},
     workloads::containers::Containers,
 };
@@ -104,7 +99,7 @@ impl Supervisor {
         if !toa.is_empty() {
             self.containers.refresh();
             for netns in self.containers.namespaces()? {
-                self.adopt(&netns, 0)?;
+                self.datapath.adopt(&netns, 0)?;
             }
         }
         Ok(())
@@ -254,7 +249,7 @@ impl Supervisor {
         self.datapath.steer(&served.netns, &served.settings)?;
         let ports: HashSet<u16> = steers.iter().flat_map(|s| s.to.clone()).collect();
         for port in ports {
-            self.adopt(&served.netns, port)?;
+            self.datapath.adopt(&served.netns, port)?;
         }
         // Routes before packets: an assigned packet that is routed elsewhere would be lost.
         self.journal.apply(&served.netns, &route::items(steers))?;
@@ -285,18 +280,6 @@ impl Supervisor {
         self.datapath.detach(&served.pins)?;
         self.datapath.unwrap(&served.unwraps, &[])?;
         self.datapath.forget(served.netns.cookie())
-    }
-
-    /// Makes known the listeners on `port` that were there before this agent: a proxy's, or with 0 all.
-    fn adopt(&mut self, netns: &Netns, port: u16) -> Result<()> {
-        let key = |listener: &ListenerInfo| ListenerKey {
-            netns: netns.cookie(),
-            port: port.into(),
-            family: listener.family.into(),
-        };
-        let listeners = sockets::listeners(netns, port)?;
-        let known: Vec<_> = listeners.iter().map(|l| (l.cookie, key(l))).collect();
-        self.datapath.adopt(netns, &known)
     }
 
     /// Attaches the packet programs.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use agent_common::{names::program, origin::rule_id, tag, toa::Kinds};
+use agent_common::{kernel::Version, names::program, origin::rule_id, tag, toa::Kinds};
 use anyhow::Result;
 use nix::{
     libc::{AF_INET, AF_INET6},
@@ -70,12 +70,10 @@ impl Datapath {
         Ok(self.pins.toa()?.set(0, Plain(kinds), 0)?)
     }
 
-    /// Attaches what reads TOA to listeners that are older than the agent, where the kernel cannot show the SYNs that
-    /// they answer. Returns the names of the pins.
+    /// Attaches what reads TOA on its way to a listener, where the kernel cannot show the SYNs that a listener answers
+    /// which is older than the agent. Returns the names of the pins.
     pub(super) fn attach_hear(&mut self) -> Result<Vec<String>> {
-        /// The first kernel whose iterators may set `TCP_BPF_SOCK_OPS_CB_FLAGS`.
-        const ADOPTS: kernel::Version = (6, 12);
-        if kernel::version(&kernel::release()?) >= ADOPTS {
+        if kernel::running()?.has(Version::ITERATOR_ASKS_FOR_SYNS) {
             return Ok(Vec::new());
         }
         cgroups::attach_to_root(&mut self.object, &self.pins, &self.cgroup, &[program::HEAR])

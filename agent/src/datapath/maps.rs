@@ -16,7 +16,7 @@ use aya::{
     Pod,
     maps::{
         Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, RingBuf,
-        SkStorage, lpm_trie::Key,
+        SkStorage, SockHash, lpm_trie::Key,
     },
 };
 use ipnet::IpNet;
@@ -99,6 +99,10 @@ impl Pins {
 
     pub(super) fn headers(&self) -> Result<RingBuf<MapData>> {
         self.map(map::HEADERS)
+    }
+
+    pub(super) fn proxies(&self) -> Result<SockHash<MapData, Plain<ListenerKey>>> {
+        self.map(map::PROXIES)
     }
 
     pub(super) fn adopt(&self) -> Result<HashMap<MapData, u64, Plain<ListenerKey>>> {

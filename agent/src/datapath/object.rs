@@ -7,7 +7,11 @@ use anyhow::{Context as _, Result};
 use aya::{Ebpf, EbpfLoader};
 use tracing::{level_filters::LevelFilter, warn};
 
-use super::{cgroups, pins::Pins, programs::OBJECT};
+use super::{
+    cgroups,
+    pins::Pins,
+    programs::{self, OBJECT},
+};
 
 /// The data path of this host. It stays in place when this value, or the agent, is gone: only
 /// [`super::remove`] takes it away.
@@ -35,7 +39,7 @@ impl Datapath {
             pins.remove_maps(false)?;
             pins.create()?;
         }
-        let mut loader = loader(&pins, origins, processes);
+        let mut loader = loader(&pins, origins, processes)?;
         let mut object = load_object(&mut loader, 0)?;
         let needed: &[&str] = if processes {
             &[program::LEARN, program::RELEASE]
@@ -81,16 +85,14 @@ fn can_take_over(pins: &Pins, origins: u32) -> bool {
 
 /// What is the same for each load of the object. To make it takes longer than all loads, because aya reads the
 /// kernel's BTF for it.
-fn loader(pins: &Pins, origins: u32, processes: bool) -> EbpfLoader<'static> {
-    let mut loader = EbpfLoader::new();
-    // The object has no relocation that needs it, and it takes tens of megabytes.
-    loader.btf(None);
+fn loader(pins: &Pins, origins: u32, processes: bool) -> Result<EbpfLoader<'static>> {
+    let mut loader = programs::loader()?;
     loader.map_max_entries(map::ORIGINS, origins);
     loader.override_global(names::PROCESSES, if processes { &1_u8 } else { &0 }, true);
     for name in map::ALL {
         loader.map_pin_path(name, pins.map_path(name));
     }
-    loader
+    Ok(loader)
 }
 
 /// Loads the object for the namespace with this cookie. Maps that are pinned are used again.

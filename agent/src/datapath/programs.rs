@@ -2,15 +2,18 @@
 
 use std::{
     fmt,
+    sync::OnceLock,
     time::{Duration, Instant},
 };
 
-use agent_common::names::program;
+use agent_common::names::{self, program};
 use anyhow::{Context as _, Result};
 use aya::{
-    Btf, Ebpf, EbpfLoader,
+    Btf, Ebpf, EbpfLoader, VerifierLogLevel,
     programs::{Program, ProgramError},
 };
+
+use crate::host::kernel;
 
 /// The BPF programs and maps, as ELF.
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("TRUEPEER_OBJECT"));
@@ -42,6 +45,8 @@ pub enum Section {
     Policy,
     /// `uids` and `cgroups` of `[trust]`.
     Bind,
+    /// `sources` and `signers` of `[trust]`, and `[[carry.node]]`.
+    Toa,
     /// `[reveal]`.
     Reveal,
 }
@@ -54,6 +59,7 @@ impl fmt::Display for Section {
             Self::CarryNode => "[[carry.node]]",
             Self::Policy => "[[policy]]",
             Self::Bind => "[trust] with uids or cgroups",
+            Self::Toa => "TOA, by [trust] or [[carry.node]],",
             Self::Reveal => "[reveal]",
         })
     }
@@ -88,10 +94,6 @@ const PURPOSES: [Purpose; 18] = {
             program::ADOPT,
             "listeners that are older than the agent are not known",
         ),
-        always(
-            program::HEAR,
-            "before Linux 6.12, listeners that are older than the agent are not told whom TOA names",
-        ),
         of(
             program::STEER,
             Section::Steer,
@@ -122,6 +124,11 @@ const PURPOSES: [Purpose; 18] = {
             Section::Policy,
             "nobody is refused but by the relay",
         ),
+        of(
+            program::HEAR,
+            Section::Toa,
+            "before Linux 6.12, TOA is not read",
+        ),
         of(program::ASK, Section::Bind, UNBOUND),
         of(program::BIND4, Section::Bind, UNBOUND),
         of(program::BIND6, Section::Bind, UNBOUND),
@@ -143,6 +150,19 @@ impl Purpose {
             .iter()
             .find(|purpose| purpose.program == program)
     }
+}
+
+/// What loads the object into this kernel.
+pub(super) fn loader() -> Result<EbpfLoader<'static>> {
+    let mut loader = EbpfLoader::new();
+    // The object has no relocation that needs it, and it takes tens of megabytes.
+    loader.btf(None);
+    // The reason alone. Before Linux 6.4, a kernel whose way to it is longer than the log says only that.
+    loader.verifier_log_level(VerifierLogLevel::STATS);
+    static VERSION: OnceLock<u32> = OnceLock::new();
+    let version = kernel::running()?.number();
+    loader.override_global(names::KERNEL, VERSION.get_or_init(|| version), true);
+    Ok(loader)
 }
 
 /// The program of the object with this name and type.
@@ -198,8 +218,7 @@ pub struct Cost {
 ///
 /// When the kernel refuses already the maps.
 pub fn try_all() -> Result<Vec<(Purpose, Result<Cost>)>> {
-    let mut object = EbpfLoader::new()
-        .btf(None)
+    let mut object = loader()?
         .load(OBJECT)
         .context("cannot load the BPF object")?;
     let tried = PURPOSES

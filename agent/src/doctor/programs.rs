@@ -100,6 +100,7 @@ fn needed(config: &Config) -> BTreeSet<Section> {
         (Section::CarryNode, !config.carry_node.is_empty()),
         (Section::Policy, !config.policy.is_empty()),
         (Section::Bind, config.trust.has_proxies()),
+        (Section::Toa, !config.kinds().is_empty()),
         (Section::Reveal, config.reveal.enabled),
     ]
     .into_iter()

@@ -116,6 +116,7 @@ mod tests {
     fn listener(address: &str, v6only: bool) -> ListenerInfo {
         ListenerInfo {
             cookie: 1,
+            inode: 1,
             family: 2,
             address: address.parse().unwrap(),
             v6only,

@@ -1,5 +1,6 @@
 //! The kernel's release.
 
+use agent_common::kernel;
 use anyhow::Result;
 
 /// Major and minor number of a release.
@@ -19,6 +20,12 @@ pub fn version(release: &str) -> Version {
         .split(|c: char| !c.is_ascii_digit())
         .map(|n| n.parse().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+/// The running kernel's version, as BPF programs are told.
+pub fn running() -> Result<kernel::Version> {
+    let (major, minor) = version(&release()?);
+    Ok(kernel::Version::new(major.try_into()?, minor.try_into()?))
 }
 
 #[cfg(test)]

@@ -1,8 +1,14 @@
 //! Which process holds a socket.
 
-use std::{collections::HashMap, fs, path::Path};
+use std::{
+    collections::{HashMap, HashSet, hash_map::Entry},
+    fs,
+    os::fd::{OwnedFd, RawFd},
+    path::Path,
+};
 
 use anyhow::Result;
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 use super::{cgroups, netns::Netns, proc, sockets};
 
@@ -73,26 +79,51 @@ impl Owners {
 
 /// The lowest process id for each socket inode. It leaves out processes that end meanwhile.
 fn processes_by_socket() -> Result<HashMap<u32, u32>> {
+    let mut processes = HashMap::new();
+    each_socket(|pid, _, inode| {
+        processes.entry(inode).or_insert(pid);
+    })?;
+    Ok(processes)
+}
+
+/// Duplicates of the sockets with these inodes, each from a process that holds it (`pidfd_getfd()`, Linux 5.6). Those
+/// that no process holds any more are missing, and those that this process may not have: it needs CAP_SYS_PTRACE.
+pub fn duplicate_sockets(inodes: &HashSet<u32>) -> Result<HashMap<u32, OwnedFd>> {
+    let mut sockets = HashMap::new();
+    each_socket(|pid, fd, inode| {
+        if inodes.contains(&inode)
+            && let Entry::Vacant(missing) = sockets.entry(inode)
+            && let Some(socket) = duplicate(pid, fd)
+        {
+            missing.insert(socket);
+        }
+    })?;
+    Ok(sockets)
+}
+
+fn duplicate(pid: u32, fd: RawFd) -> Option<OwnedFd> {
+    let pid = Pid::from_raw(pid.try_into().ok()?)?;
+    let process = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+    pidfd_getfd(process, fd, PidfdGetfdFlags::empty()).ok()
+}
+
+/// Calls `visit` with process id, file descriptor and inode for every socket of every process, in the order of the ids.
+fn each_socket(mut visit: impl FnMut(u32, RawFd, u32)) -> Result<()> {
     let mut pids: Vec<u32> = proc::pids()?.collect();
     pids.sort_unstable();
-    let mut processes = HashMap::new();
     for pid in pids {
-        for fd in fs::read_dir(format!("/proc/{pid}/fd"))
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
+        let files = fs::read_dir(format!("/proc/{pid}/fd"));
+        for file in files.into_iter().flatten().flatten() {
             // One system call, which never touches the file behind the link.
-            if let Some(inode) = fs::read_link(fd.path())
-                .ok()
-                .as_deref()
-                .and_then(socket_inode)
-            {
-                processes.entry(inode).or_insert(pid);
+            let link = fs::read_link(file.path()).ok();
+            let inode = link.as_deref().and_then(socket_inode);
+            let fd = file.file_name().to_str().and_then(|fd| fd.parse().ok());
+            if let (Some(inode), Some(fd)) = (inode, fd) {
+                visit(pid, fd, inode);
             }
         }
     }
-    Ok(processes)
+    Ok(())
 }
 
 /// The inode in `socket:[INODE]`.
@@ -113,6 +144,7 @@ fn comm(pid: u32) -> String {
 mod tests {
     use std::{
         net::{TcpListener, TcpStream},
+        os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
         process,
     };
 
@@ -141,5 +173,19 @@ mod tests {
     fn only_sockets_have_a_socket_inode() {
         assert_eq!(socket_inode(Path::new("socket:[4242]")), Some(4242));
         assert_eq!(socket_inode(Path::new("pipe:[4242]")), None);
+    }
+
+    #[test]
+    fn a_socket_is_duplicated() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let inode = fs::metadata(format!("/proc/self/fd/{}", listener.as_raw_fd()));
+        let inode = inode.unwrap().ino() as u32;
+        let mut sockets = duplicate_sockets(&[inode, u32::MAX].into()).unwrap();
+        let duplicate = TcpListener::from(sockets.remove(&inode).unwrap());
+        assert_eq!(
+            duplicate.local_addr().unwrap(),
+            listener.local_addr().unwrap()
+        );
+        assert!(sockets.is_empty());
     }
 }

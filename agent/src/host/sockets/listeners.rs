@@ -14,6 +14,8 @@ use crate::host::netns::Netns;
 pub struct ListenerInfo {
     /// The socket's cookie.
     pub cookie: u64,
+    /// Its inode, as `/proc/PID/fd` shows it.
+    pub inode: u32,
     /// `AF_INET` (2) or `AF_INET6` (10).
     pub family: u8,
     /// The address that it is bound to.
@@ -37,6 +39,7 @@ pub fn listeners(netns: &Netns, port: u16) -> Result<Vec<ListenerInfo>> {
                 let header = &response.header;
                 listeners.push(ListenerInfo {
                     cookie: cookie_of(response),
+                    inode: header.inode,
                     family: header.family,
                     address: SocketAddr::new(
                         header.socket_id.source_address,

@@ -1,0 +1,59 @@
+//! What the data path does in another way on older kernels. Programs learn their kernel's version before the kernel
+//! verifies them, so that it never sees what it does not know.
+
+/// A kernel's version. Its number, the value of the global [`crate::names::KERNEL`]: `major << 16 | minor`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version(u32);
+
+impl Version {
+    /// Since then a `sk_lookup` program may read `ingress_ifindex`.
+    pub const LOOKUP_HAS_INTERFACE: Self = Self::new(5, 17);
+    /// Since then a `cgroup/setsockopt` program may call `bpf_get_current_ancestor_cgroup_id()`.
+    pub const SOCKOPT_HAS_ANCESTORS: Self = Self::new(6, 1);
+    /// Since then a TCP iterator does not hold the spin lock of a socket (`lock_sock()` instead of `lock_sock_fast()` in
+    /// `bpf_iter_tcp_seq_show()`), so that its program may put the socket into a map. Before, that waits for the same
+    /// lock for ever. Long-term kernels have it in later releases of 6.1, which their version does not tell.
+    pub const ITERATOR_FILLS_SOCKMAPS: Self = Self::new(6, 5);
+    /// Since then an iterator may set `TCP_BPF_SOCK_OPS_CB_FLAGS`, and so ask for the SYNs that a listener answers
+    /// which is older than the agent.
+    pub const ITERATOR_ASKS_FOR_SYNS: Self = Self::new(6, 12);
+
+    /// A version by its first two numbers; what follows them brings no features.
+    #[inline(always)]
+    pub const fn new(major: u16, minor: u16) -> Self {
+        Self((major as u32) << 16 | minor as u32)
+    }
+
+    /// The version with this number.
+    #[inline(always)]
+    pub const fn from_number(number: u32) -> Self {
+        Self(number)
+    }
+
+    /// Its number.
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+
+    /// Whether this version has what came with `feature`.
+    #[inline(always)]
+    pub const fn has(self, feature: Self) -> bool {
+        self.0 >= feature.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_compared_one_by_one() {
+        assert!(Version::new(6, 12).has(Version::new(6, 1)));
+        assert!(Version::new(7, 0).has(Version::new(6, 12)));
+        assert!(!Version::new(5, 15).has(Version::new(5, 17)));
+        assert_eq!(
+            Version::from_number(Version::new(6, 1).number()),
+            Version::new(6, 1)
+        );
+    }
+}
