@@ -48,6 +48,9 @@ pub(crate) fn call(ctx: &SockOpsContext) {
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => {
             // The flag is inherited from the listener.
             carry::connected(ctx);
+            if ctx.tcp_flags() & SYN_ACK == SYN {
+                toa::opens(ctx);
+            }
             learn::accepted(ctx);
         }
         BPF_SOCK_OPS_PARSE_HDR_OPT_CB => close::received(ctx),

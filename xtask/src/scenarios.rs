@@ -28,6 +28,9 @@ pub(crate) struct Scenarios {
     cluster: PathBuf,
 }
 
+/// The test program that runs in virtual machines only: a host's kernel may lack what it needs.
+pub(crate) const IN_MACHINES: &str = "wire";
+
 /// A test program.
 pub(crate) struct Chosen {
     pub(crate) program: Executable,

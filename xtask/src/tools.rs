@@ -50,6 +50,8 @@ const SERVERS: [(&str, &str); 18] = [
         "golang-github-containers-common",
     ),
 ];
+/// What only scenarios in virtual machines need, since a host's kernel may lack what these tools set up: packages.
+const WIRE: [&str; 2] = ["ipvsadm", "wireguard-tools"];
 /// The tools that validate the manifests.
 const JUDGES: [(&str, &str); 3] = [
     ("kubectl", "kubernetes-client"),
@@ -127,7 +129,7 @@ pub(crate) fn install_machines() -> Result<()> {
 /// because no kernel takes part in that.
 pub(crate) fn in_guests() -> impl Iterator<Item = &'static str> {
     let all = BASICS.iter().chain(&SERVERS);
-    all.map(|(_, package)| *package)
+    all.map(|(_, package)| *package).chain(WIRE)
 }
 
 /// Installs the packages of those programs that are not found, and the packages in `more`.

@@ -1,6 +1,8 @@
 //! What the contexts of packets and of TCP's events say.
 
-use agent_common::{Address, Endpoint, Namespace};
+use core::ptr::read_volatile;
+
+use agent_common::{Address, Endpoint, Namespace, options::HEADER_ROOM};
 use aya_ebpf::{
     EbpfContext,
     bindings::{__sk_buff, bpf_sk_lookup, bpf_sock, bpf_sock_ops},
@@ -13,6 +15,7 @@ use aya_ebpf::{
 
 use super::{
     field::{field, field_alone, non_null},
+    tcp::FLAGS,
     uapi::AF_INET,
 };
 use crate::maps::{NAMESPACES, Replaced as _};
@@ -164,6 +167,26 @@ pub(crate) trait SockOps: EbpfContext {
     #[inline(always)]
     fn bytes_acked(&self) -> u64 {
         field!(self.ops() => bytes_acked)
+    }
+
+    /// Copies the TCP header of the segment that the call is about, in front of zeros of which the last is none to the
+    /// verifier. `false` if the kernel does not show it.
+    #[inline(always)]
+    fn copy_header(&self, header: &mut [u8; HEADER_ROOM]) -> bool {
+        let start = field!(self.ops() => __bindgen_anon_3.skb_data) as usize;
+        let end = field!(self.ops() => __bindgen_anon_4.skb_data_end) as usize;
+        for (n, word) in header.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+            let at = start + 4 * n;
+            if at + 4 > end {
+                break;
+            }
+            // SAFETY: the word lies before the segment's end; all that aligned headers have is aligned.
+            *word = unsafe { read_volatile(at as *const [u8; 4]) };
+        }
+        let flags = self.tcp_flags();
+        // SAFETY: a reference is valid for reads.
+        header[HEADER_ROOM - 1] = unsafe { read_volatile(&flags) ^ read_volatile(&flags) };
+        header[FLAGS] == flags
     }
 
     /// The flags of the TCP header that the call is about.

@@ -69,7 +69,6 @@ fn is_read_in_answers() -> bool {
 /// Reads the SYN that is being answered.
 #[inline(never)]
 pub(crate) fn answers(ctx: &SockOpsContext) {
-    let Some(kinds) = kinds() else { return };
     let mut header = [0; HEADER_ROOM];
     // The helper copies the TCP header without the IP header and clears the rest (Linux 5.10).
     // SAFETY: the buffer has the length that is passed; the context is valid while the program runs.
@@ -82,10 +81,28 @@ pub(crate) fn answers(ctx: &SockOpsContext) {
             HEADER_ROOM as i32,
         )
     };
-    if length < 0 {
+    if length >= 0 {
+        hand_over(ctx, &header);
+    }
+}
+
+/// Reads the SYN that has established a connection by itself, before it is answered (TCP Fast Open, RFC 7413).
+#[inline(never)]
+pub(crate) fn opens(ctx: &SockOpsContext) {
+    if !is_read_in_answers() {
         return;
     }
-    let client = match find(&header, kinds) {
+    let mut header = [0; HEADER_ROOM];
+    if ctx.copy_header(&mut header) {
+        hand_over(ctx, &header);
+    }
+}
+
+/// Leaves what TOA in the header of a SYN says, if it is to be believed, for the socket that will be accepted.
+#[inline(always)]
+fn hand_over(ctx: &SockOpsContext, header: &[u8; HEADER_ROOM]) {
+    let Some(kinds) = kinds() else { return };
+    let client = match find(header, kinds) {
         Toa::Absent => return,
         Toa::Invalid => return count(Counter::ToaInvalid),
         Toa::Client(client) => client,
@@ -96,7 +113,7 @@ pub(crate) fn answers(ctx: &SockOpsContext) {
         isn: u32::from_be_bytes([header[4], header[5], header[6], header[7]]),
     };
     let mut claim = Claim::default();
-    match believe(&header, client, &syn, &mut claim) {
+    match believe(header, client, &syn, &mut claim) {
         Ok(()) => drop(HANDOVERS.insert(&syn, &claim, BPF_ANY.into())),
         Err(reason) => count(reason),
     }

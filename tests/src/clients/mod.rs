@@ -1,5 +1,6 @@
 //! Who connects: many clients at a time, requests, PROXY headers, and TCP segment by segment.
 
+pub mod exchange;
 pub mod http;
 pub mod load;
 pub mod raw;

@@ -20,10 +20,12 @@ pub enum Mode {
     Iptables,
     /// nftables.
     Nftables,
+    /// IPVS, which a host's kernel may lack.
+    Ipvs,
 }
 
 impl Mode {
-    /// Both.
+    /// Those that every host has.
     pub const ALL: [Self; 2] = [Self::Iptables, Self::Nftables];
 }
 
@@ -70,7 +72,37 @@ pub fn install(
                 .arg(&file))
             .map(drop)
         }
+        Mode::Ipvs => {
+            restore(netns, directory, |_| MASQUERADE.to_owned())?;
+            // NAT of the source happens in conntrack only, which IPVS leaves out otherwise.
+            netns.set_sysctl("net/ipv4/vs/conntrack", "1")?;
+            Family::ALL
+                .into_iter()
+                .try_for_each(|family| ipvs(netns, services, &addresses(family)))
+        }
     }
+}
+
+/// What kube-proxy's IPVS mode leaves to iptables: node ports get the node's address.
+const MASQUERADE: &str = "*nat
+-A PREROUTING -p tcp -m addrtype --dst-type LOCAL --dport 30000:32767 -j MARK --or-mark 0x4000
+-A POSTROUTING -m mark --mark 0x4000/0x4000 -j MASQUERADE --random-fully
+COMMIT
+";
+
+/// Makes a virtual server of each Service's node port.
+fn ipvs(netns: &Netns, services: &[Service], addresses: &Addresses) -> Result<()> {
+    for service in services {
+        let port = SocketAddr::new(addresses.node, service.node_port).to_string();
+        let endpoint = SocketAddr::new(addresses.endpoint, service.target).to_string();
+        for arguments in [
+            vec!["-A", "-t", &port, "-s", "rr"],
+            vec!["-a", "-t", &port, "-r", &endpoint, "-m"],
+        ] {
+            run(netns.command("ipvsadm")?.args(arguments))?;
+        }
+    }
+    Ok(())
 }
 
 /// The addresses in a node's rules.

@@ -131,9 +131,17 @@ impl Netns {
 
     /// One of the namespace's counters below `TcpExt` (`/proc/net/netstat`).
     pub fn tcp_counter(&self, name: &str) -> Result<u64> {
+        self.counter("TcpExt", name)
+    }
+
+    /// One of the namespace's counters below `group` (`/proc/net/netstat`).
+    pub fn counter(&self, group: &str, name: &str) -> Result<u64> {
         let path = "/proc/thread-self/net/netstat";
         let table = self.enter(|| std::fs::read_to_string(path))?;
-        let mut lines = table.lines().filter(|line| line.starts_with("TcpExt:"));
+        let mut lines = table.lines().filter_map(|line| {
+            let values = line.strip_prefix(group)?;
+            values.strip_prefix(':')
+        });
         let (names, values) = (lines.next(), lines.next());
         let mut pairs = names
             .into_iter()

@@ -22,17 +22,33 @@ impl Sidecar {
 
     /// Lays it out.
     pub fn new() -> Result<Self> {
-        let sidecar = Self {
-            client: client()?,
-            pod: Netns::new("pod")?,
-        };
+        let sidecar = Self::unplugged()?;
         sidecar.plug_in()?;
         Ok(sidecar)
+    }
+
+    /// Lays it out with what `connect` makes between client and pod: an interface `eth0` at both ends.
+    pub fn over(connect: impl FnOnce(&Netns, &Netns) -> Result<()>) -> Result<Self> {
+        let sidecar = Self::unplugged()?;
+        connect(&sidecar.client, &sidecar.pod)?;
+        sidecar.give_addresses()?;
+        Ok(sidecar)
+    }
+
+    fn unplugged() -> Result<Self> {
+        Ok(Self {
+            client: client()?,
+            pod: Netns::new("pod")?,
+        })
     }
 
     /// Plugs the pod's cable in, as after [`Self::unplug`].
     pub fn plug_in(&self) -> Result<()> {
         self.client.connect("eth0", &self.pod, Self::INTERFACE)?;
+        self.give_addresses()
+    }
+
+    fn give_addresses(&self) -> Result<()> {
         self.client.ip("addr add 10.77.0.1/24 dev eth0
              addr add fd77::1/64 dev eth0")?;
         self.pod.ip("addr add 10.77.0.2/24 dev eth0

@@ -1,7 +1,7 @@
 //! Every byte behind a PROXY header arrives once and in order, whatever the network does.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use nix::sys::socket::sockopt::TcpMaxSeg;
 use socket2::{Domain, Socket, Type};
 use tests::agent::Agent;
 use tests::agent::records::{no_origins, none_refused};
+use tests::clients::exchange::{serve, with_server};
 use tests::clients::tcp::connect_with;
 use tests::host::listener::{Listener, canonical};
 use tests::host::netns::{Netns, run};
@@ -20,55 +21,10 @@ use tests::host::scenario;
 use tests::proxies::any;
 use tests::proxies::proxy_header::{v1, v2, with_tlv};
 use tests::topology::{Family, Gateway};
-use tests::wait::Limit;
 
 use crate::stage::on_server;
 
 const PORT: u16 = 8080;
-const BLOCK: usize = 1 << 16;
-const DONE: &[u8] = b"done\n";
-
-/// Block `n` of a stream: no two are alike, nor is any a shifted other.
-fn block(n: u64) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(BLOCK);
-    let mut state = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    while bytes.len() < BLOCK {
-        // Xorshift: as good as chance, and quick.
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend(state.to_le_bytes());
-    }
-    bytes
-}
-
-/// Sends a number of blocks, and expects as many at the same time.
-fn exchange(stream: &TcpStream, blocks: u64) -> io::Result<()> {
-    std::thread::scope(|scope| {
-        let writer = scope.spawn(|| -> io::Result<()> {
-            let mut stream = stream;
-            (0..blocks).try_for_each(|n| stream.write_all(&block(n)))
-        });
-        let mut stream = stream;
-        let mut bytes = vec![0; BLOCK];
-        for n in 0..blocks {
-            stream.read_exact(&mut bytes)?;
-            if bytes != block(n) {
-                return Err(io::Error::other(format!("block {n} is not what was sent")));
-            }
-        }
-        writer.join().expect("no panic")
-    })
-}
-
-/// Reads the number of blocks, exchanges them, and says when all were right.
-fn serve(mut stream: TcpStream, client: SocketAddr) -> io::Result<()> {
-    let mut blocks = [0; 8];
-    stream.read_exact(&mut blocks)?;
-    writeln!(stream, "{}", canonical(client))?;
-    exchange(&stream, u64::from_be_bytes(blocks))?;
-    stream.write_all(DONE)
-}
 
 /// A server behind a router, which may lose packets in both directions.
 struct Stage {
@@ -110,17 +66,9 @@ impl Stage {
         prepare: impl FnOnce(&Socket) -> io::Result<()> + Send,
     ) -> Result<()> {
         let target = (Gateway::server(family), PORT).into();
-        let mut stream = connect_with(&self.gateway.client, target, prepare)?;
-        stream.set_read_timeout(Some(Limit::secs(60).here()))?;
-        stream.write_all(&[header, &blocks.to_be_bytes()].concat())?;
-        let mut line = vec![0; client.to_string().len() + 1];
-        stream.read_exact(&mut line)?;
-        ensure!(line == format!("{client}\n").as_bytes(), "{line:?}");
-        exchange(&stream, blocks)?;
-        stream.shutdown(Shutdown::Write)?;
-        let mut done = Vec::new();
-        stream.read_to_end(&mut done)?;
-        ensure!(done == DONE, "{done:?}");
+        let stream = connect_with(&self.gateway.client, target, prepare)?;
+        let seen = with_server(stream, header, blocks)?;
+        ensure!(seen == client, "{client} was seen as {seen}");
         Ok(())
     }
 

@@ -1,0 +1,179 @@
+//! TCP Fast Open (RFC 7413): what comes with the SYN reaches the application only from whom it may, and as whose it is.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+use agent_common::Counter;
+use anyhow::{Context, Result, ensure};
+use nix::libc::MSG_FASTOPEN;
+use socket2::{Domain, Protocol, Socket, Type};
+use tests::agent::{Agent, Config, Policy, Steer, Unwrap};
+use tests::clients::load::PING;
+use tests::clients::tcp::seen;
+use tests::host::listener::set_transparent;
+use tests::host::netns::Netns;
+use tests::host::scenario;
+use tests::proxies::any;
+use tests::proxies::own::Proxy;
+use tests::proxies::proxy_header::v2;
+use tests::servers::report::{Report, Seen};
+use tests::topology::{Family, Sidecar};
+use tests::wait::{Limit, SOON};
+
+use crate::stage::{
+    HEADER, MARK, PROXY, REPORT, believing, client, denied_clients, senders, telling,
+};
+
+/// Client and server, both without cookies, and for all listeners (ip-sysctl.rst, `tcp_fastopen`).
+const WITHOUT_COOKIES: &str = "1543";
+
+fn sidecar() -> Result<Sidecar> {
+    let sidecar = Sidecar::new()?;
+    for netns in [&sidecar.client, &sidecar.pod] {
+        netns.set_sysctl("net/ipv4/tcp_fastopen", WITHOUT_COOKIES)?;
+    }
+    Ok(sidecar)
+}
+
+/// Connects with `data` on the SYN. A `source` that is not the sender's own makes it a proxy's connection.
+fn connect(
+    netns: &Netns,
+    source: Option<SocketAddr>,
+    target: SocketAddr,
+    data: &[u8],
+) -> Result<TcpStream> {
+    netns.enter(|| {
+        let domain = Domain::for_address(target);
+        let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_write_timeout(Some(SOON.here()))?;
+        socket.set_read_timeout(Some(SOON.here()))?;
+        if let Some(source) = source {
+            set_transparent(&socket, domain)?;
+            socket.bind(&source.into())?;
+        }
+        let sent = socket.send_to_with_flags(data, &target.into(), MSG_FASTOPEN)?;
+        ensure!(sent == data.len(), "{sent} bytes were sent");
+        Ok(socket.into())
+    })
+}
+
+/// How many connections began with data.
+fn opened(pod: &Netns) -> Result<u64> {
+    pod.tcp_counter("TCPFastOpenPassive")
+}
+
+/// Sends a ping with the SYN, and returns whom the application sees when its echo has come.
+fn ping(netns: &Netns, source: Option<SocketAddr>, target: SocketAddr) -> Result<Seen> {
+    let mut stream = connect(netns, source, target, PING)?;
+    let seen = seen(&mut stream)?;
+    let mut echo = [0; PING.len()];
+    stream
+        .read_exact(&mut echo)
+        .context("the echo of what came with the SYN")?;
+    ensure!(echo == PING, "{echo:?}");
+    Ok(seen)
+}
+
+#[test]
+fn steered() {
+    scenario(|directory| {
+        let sidecar = sidecar()?;
+        let pod = &sidecar.pod;
+        let _report = Report::start(pod, any(REPORT))?;
+        let _proxy = Proxy::sidecar(pod, any(PROXY), MARK)?;
+        let steer = Steer::new("in", pod, &["8080"], PROXY).on(Sidecar::INTERFACE);
+        let agent = Agent::start(directory, Config::new(directory, [steer])?)?;
+        for family in Family::ALL {
+            let target = (Sidecar::address(family), REPORT).into();
+            let seen = ping(&sidecar.client, Some(client(family)), target)?;
+            ensure!(seen.accepted.ip() == client(family).ip(), "{seen:?}");
+        }
+        ensure!(opened(pod)? == 2, "no data came with the SYN");
+        ensure!(agent.counter(Counter::Steered)? == 2, "not steered");
+        Ok(())
+    });
+}
+
+#[test]
+fn told_by_toa() {
+    scenario(|directory| {
+        let sidecar = sidecar()?;
+        let _report = Report::start(&sidecar.pod, any(REPORT))?;
+        let _telling = telling(directory)?;
+        let _believing = believing(directory)?;
+        let _younger = Report::start(&sidecar.pod, any(REPORT + 1))?;
+        for port in [REPORT, REPORT + 1] {
+            for family in Family::ALL {
+                let target = (Sidecar::address(family), port).into();
+                let seen = ping(&sidecar.client, Some(client(family)), target)?;
+                ensure!(
+                    seen.accepted == client(family) && seen.peername == client(family),
+                    "{} was seen as {seen:?}",
+                    client(family)
+                );
+            }
+        }
+        ensure!(opened(&sidecar.pod)? == 4, "no data came with the SYN");
+        Ok(())
+    });
+}
+
+#[test]
+fn header_on_the_syn() {
+    scenario(|directory| {
+        let sidecar = sidecar()?;
+        let _report = Report::start(&sidecar.pod, any(HEADER))?;
+        let mut config = Config::new(directory, [])?;
+        config.trust.sources = senders();
+        let unwrap = Unwrap::new(&sidecar.pod, Sidecar::INTERFACE, &["8443"]);
+        config.unwrap.push(unwrap);
+        let _agent = Agent::start(directory, config)?;
+        for family in Family::ALL {
+            let target = (Sidecar::address(family), HEADER).into();
+            let header = v2(client(family), target);
+            let mut stream = connect(&sidecar.client, None, target, &header)?;
+            let seen = seen(&mut stream)?;
+            ensure!(seen.accepted == client(family), "{seen:?}");
+            stream.write_all(PING)?;
+            let mut echo = [0; PING.len()];
+            stream.read_exact(&mut echo)?;
+            ensure!(echo == PING, "{echo:?}");
+        }
+        ensure!(opened(&sidecar.pod)? == 0, "a header came with the SYN");
+        Ok(())
+    });
+}
+
+#[test]
+fn denied() {
+    scenario(|directory| {
+        let sidecar = sidecar()?;
+        let _report = Report::start(&sidecar.pod, any(REPORT))?;
+        let mut config = Config::new(directory, [])?;
+        config.policy.push(Policy {
+            name: "few".into(),
+            ports: vec![REPORT.to_string()],
+            deny: denied_clients(|family| client(family).ip()),
+            ..Policy::default()
+        });
+        let _agent = Agent::start(directory, config)?;
+        for family in Family::ALL {
+            let target = (Sidecar::address(family), REPORT).into();
+            let admitted = SocketAddr::new(family.client(6), 4711);
+            let seen = ping(&sidecar.client, Some(admitted), target)?;
+            ensure!(seen.accepted == admitted, "{seen:?}");
+            let mut denied = connect(&sidecar.client, Some(client(family)), target, PING)?;
+            denied.set_read_timeout(Some(Limit::millis(1500).here()))?;
+            let heard = denied.read(&mut [0; 64]);
+            let silent = heard
+                .as_ref()
+                .is_err_and(|e| e.kind() == ErrorKind::WouldBlock);
+            ensure!(silent, "who is denied got {heard:?}");
+        }
+        ensure!(
+            opened(&sidecar.pod)? == 2,
+            "data of who is denied was taken"
+        );
+        Ok(())
+    });
+}

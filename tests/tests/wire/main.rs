@@ -1,0 +1,9 @@
+//! wire: what lies below a connection, and in the kernel beside it: devices, networks that lose and reorder, TCP's
+//! extensions. It runs in virtual machines only, since a host's kernel may lack most of it.
+
+mod fast_open;
+mod ipvs;
+mod links;
+mod mptcp;
+mod netem;
+mod stage;
