@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::{archive::Archive, image};
+use super::{archive::Archive, former, image};
 use crate::{
     apt::Package,
     process::{output, which},
@@ -63,6 +63,15 @@ impl Kernel {
         image::make(&modules, &new.join("modules.img"), "modules", 0)?;
         place(&new, &directory)?;
         println!("kernels: Linux {version}: unpacked {}", directory.display());
+        let series = toolchain::numbers(&version);
+        let this = directory.file_name().unwrap_or_default().to_owned();
+        former::remove(&cache, |name| {
+            let of_this_series = name
+                .strip_prefix("linux-")
+                .and_then(|rest| rest.strip_suffix(&format!("-{}", archive.architecture)))
+                .is_some_and(|version| toolchain::numbers(version) == series);
+            of_this_series && *this != *name
+        })?;
         Ok(Self { version, directory })
     }
 

@@ -6,6 +6,7 @@
 //! job with what was built here.
 
 mod archive;
+mod former;
 mod image;
 mod job;
 mod kernel;

@@ -16,6 +16,8 @@ pub(crate) struct OnKernel {
     /// What could not run, with its reason.
     omitted: Vec<String>,
     took: Duration,
+    /// How long the kernel took to load each BPF program, in ms, in the order in which the doctor told.
+    loads: Vec<(String, u64)>,
 }
 
 impl Report {
@@ -27,6 +29,7 @@ impl Report {
             failed: Vec::new(),
             omitted: Vec::new(),
             took: Duration::ZERO,
+            loads: Vec::new(),
         });
         self.0.last_mut().expect("just pushed")
     }
@@ -40,8 +43,12 @@ impl Report {
 }
 
 impl OnKernel {
-    /// Takes in a line of the job: those of libtest about one test, `test NAME ... ok`, count.
+    /// Takes in a line of the job: those of libtest about one test, `test NAME ... ok`, count. What the doctor says of BPF
+    /// programs is kept.
     pub(crate) fn note(&mut self, line: &str) {
+        if line.starts_with("ok: programs: ") {
+            self.loads.extend(loads(line));
+        }
         let Some((name, outcome)) = line
             .strip_prefix("test ")
             .and_then(|rest| rest.rsplit_once(" ... "))
@@ -67,6 +74,43 @@ impl OnKernel {
                 self.failed.push("the machine".to_owned());
             }
         }
+    }
+}
+
+/// The programs in a line of the doctor's, with the times they took:
+/// `truepeer_steer (39272 instructions verified, 21 ms), truepeer_lookup (2 ms)`.
+fn loads(line: &str) -> impl Iterator<Item = (String, u64)> {
+    line.split("truepeer_").skip(1).filter_map(|part| {
+        let (name, rest) = part.split_once(" (")?;
+        let (cost, _) = rest.split_once(" ms)")?;
+        let took = cost.rsplit(' ').next()?.parse().ok()?;
+        Some((format!("truepeer_{name}"), took))
+    })
+}
+
+impl Report {
+    /// A table, in Markdown, of how long each kernel took to load each program.
+    fn write_loads(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kernels: Vec<_> = self.0.iter().filter(|k| !k.loads.is_empty()).collect();
+        let Some(first) = kernels.first() else {
+            return Ok(());
+        };
+        write!(f, "\n| milliseconds to load |")?;
+        for kernel in &kernels {
+            write!(f, " {} |", kernel.version)?;
+        }
+        writeln!(f, "\n|---|{}", "---:|".repeat(kernels.len()))?;
+        for (program, _) in &first.loads {
+            write!(f, "| `{program}` |")?;
+            for kernel in &kernels {
+                match kernel.loads.iter().find(|(name, _)| name == program) {
+                    Some((_, took)) => write!(f, " {took} |")?,
+                    None => write!(f, " - |")?,
+                }
+            }
+            writeln!(f)?;
+        }
+        writeln!(f)
     }
 }
 
@@ -99,6 +143,7 @@ impl fmt::Display for Report {
                 }
             }
         }
+        self.write_loads(f)?;
         let passed: usize = self.0.iter().map(|kernel| kernel.passed).sum();
         let failed: usize = self.0.iter().map(|kernel| kernel.failed.len()).sum();
         write!(f, "kernels: {passed} passed, {failed} failed")
@@ -118,6 +163,7 @@ mod tests {
             "test steer ... ok",
             "test unwrap ... FAILED",
             "test dist ... ignored, needs no kernel",
+            "ok: programs: of [[steer]]: truepeer_steer (39272 instructions verified, 21 ms), truepeer_lookup (2 ms)",
         ] {
             kernel.note(line);
         }
@@ -128,6 +174,8 @@ mod tests {
             "6.1.176-1                    1       1        1       61",
             "failed on Linux 6.1.176-1: unwrap",
             "omitted on Linux 6.1.176-1: dist (ignored, needs no kernel)",
+            "| milliseconds to load | 6.1.176-1 |",
+            "| `truepeer_steer` | 21 |\n| `truepeer_lookup` | 2 |",
             "kernels: 1 passed, 1 failed",
         ] {
             assert!(text.contains(part), "{text}");

@@ -10,6 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     archive::Archive,
+    former,
     image::{self, PARTITION_OFFSET},
 };
 use crate::{
@@ -65,6 +66,10 @@ pub(crate) fn install(archive: &Archive) -> Result<PathBuf> {
     image::partition(&new, SIGNATURE)?;
     fs::rename(&new, &disk).with_context(|| format!("cannot create {}", disk.display()))?;
     println!("kernels: guest: made {}", disk.display());
+    let (all, this) = (format!("guest-{}-", archive.suite), format!("-{key}."));
+    former::remove(&cache, |name| {
+        name.starts_with(&all) && !name.contains(&this)
+    })?;
     Ok(disk)
 }
 
