@@ -6,7 +6,8 @@
 pub struct Version(u32);
 
 impl Version {
-    /// Since then a `sk_lookup` program may read `ingress_ifindex`.
+    /// Since then a `sk_lookup` program may read `ingress_ifindex`. Before, what a steer of one interface wants is steered
+    /// whichever interface it comes by, if it goes to an address of the host's own.
     pub const LOOKUP_HAS_INTERFACE: Self = Self::new(5, 17);
     /// Since then a `cgroup/setsockopt` program may call `bpf_get_current_ancestor_cgroup_id()`.
     pub const SOCKOPT_HAS_ANCESTORS: Self = Self::new(6, 1);

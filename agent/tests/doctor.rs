@@ -29,7 +29,7 @@ fn examine(steers: &str) -> Vec<String> {
     let checks = doctor::run(false, &config);
     lines(&checks)
         .into_iter()
-        .filter(|line| !line.contains(" probe: "))
+        .filter(|line| !line.contains(" probe "))
         .collect()
 }
 
@@ -106,10 +106,13 @@ fn what_is_wrong_is_told_with_consequence_and_remedy() {
 }
 
 #[test]
-fn the_probe_steers_a_connection_and_leaves_nothing() {
+fn the_probes_try_each_verb_and_leave_nothing() {
     let config = Config::default();
     let checks = doctor::run(false, &config);
-    assert_has(&lines(&checks), "Ok probe", "IPv4 and IPv6");
+    for verb in ["steer", "learn", "reveal", "carry", "guard", "unwrap"] {
+        let start = format!("Ok probe {verb}");
+        assert_has(&lines(&checks), &start, "IPv4 and IPv6");
+    }
     assert!(!Pins::of_doctor(&config.agent.bpffs).root().exists());
 }
 

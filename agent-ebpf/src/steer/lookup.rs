@@ -15,12 +15,7 @@ use crate::{
 #[inline(always)]
 pub(crate) fn lookup(ctx: &SkLookupContext) {
     let (protocol, family, port) = (ctx.protocol(), ctx.family(), ctx.local_port());
-    // What a steer of one interface misses without: a client that reuses the port of a connection in TIME_WAIT.
-    let ifindex = if kernel_has(Version::LOOKUP_HAS_INTERFACE) {
-        ctx.ifindex()
-    } else {
-        0
-    };
+    let ifindex = kernel_has(Version::LOOKUP_HAS_INTERFACE).then(|| ctx.ifindex());
     if protocol != TCP.into() {
         return;
     }
@@ -28,7 +23,11 @@ pub(crate) fn lookup(ctx: &SkLookupContext) {
     let Some(namespace) = NAMESPACES.look_up(netns) else {
         return;
     };
-    let wanted = |range: &Range| range.steers(0, port) || range.steers(ifindex, port);
+    // Whose interface is not known may have come in by any: tc alone cannot bring it to listeners that share a port,
+    // as Envoy's do.
+    let wanted = |range: &Range| {
+        range.steers(0, port) || range.steers(ifindex.unwrap_or(range.ifindex), port)
+    };
     let Some(range) = namespace.find(wanted) else {
         return;
     };

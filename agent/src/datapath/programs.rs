@@ -59,7 +59,7 @@ impl fmt::Display for Section {
             Self::CarryNode => "[[carry.node]]",
             Self::Policy => "[[policy]]",
             Self::Bind => "[trust] with uids or cgroups",
-            Self::Toa => "TOA, by [trust] or [[carry.node]],",
+            Self::Toa => "TOA",
             Self::Reveal => "[reveal]",
         })
     }

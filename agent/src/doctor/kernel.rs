@@ -12,6 +12,32 @@ use crate::{
 
 const BTF: &str = "/sys/kernel/btf/vmlinux";
 
+/// What an older kernel cannot be made to do.
+struct Limit {
+    since: kernel::Version,
+    reason: &'static str,
+    consequence: &'static str,
+}
+
+/// The newest come last. What is done in another way on older kernels is not among them.
+const LIMITS: [Limit; 3] = [
+    Limit {
+        since: (5, 17),
+        reason: "`sk_lookup` is not told the interface",
+        consequence: "a [[steer]] with an interface also takes connections to the host's own addresses that come by another",
+    },
+    Limit {
+        since: (6, 1),
+        reason: "a process's cgroup is known where it asks for a client's address, but not the cgroups above",
+        consequence: "`cgroups` of [trust] believes processes that are directly in such a cgroup, and in none below it; `uids` works",
+    },
+    Limit {
+        since: (6, 6),
+        reason: "tc cannot bring connections to listeners that share a port (SO_REUSEPORT)",
+        consequence: "a gateway's [[steer]], with `answers`, needs a proxy with one listener, such as Envoy with `enable_reuse_port: false`",
+    },
+];
+
 pub(super) fn check() -> Vec<Check> {
     let mut checks = or_failed("kernel", kernel::release().map(|release| version(&release)));
     checks.push(btf());
@@ -45,6 +71,16 @@ fn version(release: &str) -> Vec<Check> {
             upgrade,
         ));
     }
+    checks.extend(
+        LIMITS
+            .iter()
+            .filter(|limit| number < limit.since)
+            .map(|limit| {
+                let (major, minor) = limit.since;
+                let reason = format!("{linux}, before {major}.{minor}: {}", limit.reason);
+                Check::wrong(Outcome::Warn, "kernel", reason, limit.consequence, upgrade)
+            }),
+    );
     checks.push(Check::ok(
         "tc",
         if number >= (6, 6) {
@@ -107,8 +143,17 @@ mod tests {
     fn old_kernels_are_told_apart() {
         let outcome = |release| version(release)[0].outcome;
         assert_eq!(outcome("6.6.1"), Outcome::Ok);
+        let warnings = |release| {
+            let checks = version(release).into_iter();
+            checks
+                .filter(|check| check.outcome == Outcome::Warn)
+                .count()
+        };
+        assert_eq!(["5.15.0", "6.1.0", "6.6.0"].map(warnings), [3, 1, 0]);
         assert_eq!(outcome("5.14.0-362.el9.x86_64"), Outcome::Warn);
         assert_eq!(outcome("4.19.0"), Outcome::Fail);
-        assert!(version("6.1.0")[1].reason.contains("clsact"));
+        let tc = |release| version(release).last().unwrap().reason.clone();
+        assert!(tc("6.1.0").contains("clsact"));
+        assert!(tc("6.6.1").contains("TCX"));
     }
 }

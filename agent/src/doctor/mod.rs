@@ -47,7 +47,7 @@ pub fn run(pre: bool, config: &Config) -> Vec<Check> {
         }
     }
     checks.extend(carry_node::check(config));
-    checks.push(probe::check(host_is_fit, &config.agent.bpffs));
+    checks.extend(probe::check(host_is_fit, config));
     checks
 }
 

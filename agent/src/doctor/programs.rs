@@ -91,7 +91,7 @@ fn refused(purpose: Purpose, needed: &BTreeSet<Section>, error: &anyhow::Error) 
 }
 
 /// The sections of the configuration that need programs of their own.
-fn needed(config: &Config) -> BTreeSet<Section> {
+pub(super) fn needed(config: &Config) -> BTreeSet<Section> {
     let steers =
         !config.steer.is_empty() || config.relay.iter().any(|relay| relay.route().is_some());
     [
