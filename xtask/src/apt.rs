@@ -13,8 +13,8 @@ use crate::process::output;
 /// apt with state of its own, which any user may update.
 pub(crate) struct Apt {
     state: PathBuf,
-    /// A list of sources instead of the system's.
-    sources: Option<PathBuf>,
+    /// A list of sources instead of the system's, and whose packages are wanted of them.
+    sources: Option<(PathBuf, String)>,
 }
 
 /// What apt knows about one version of a package.
@@ -38,12 +38,12 @@ impl Apt {
         })
     }
 
-    /// With these lines of sources.list(5) instead of the system's sources.
-    pub(crate) fn with_sources(work: &Path, lines: &str) -> Result<Self> {
+    /// With these lines of sources.list(5) instead of the system's sources, for packages of this architecture.
+    pub(crate) fn with_sources(work: &Path, lines: &str, architecture: &str) -> Result<Self> {
         let mut apt = Self::new(work)?;
         let sources = apt.state.join("sources.list");
         fs::write(&sources, lines)?;
-        apt.sources = Some(sources);
+        apt.sources = Some((sources, architecture.to_owned()));
         Ok(apt)
     }
 
@@ -65,7 +65,10 @@ impl Apt {
             "APT::Sandbox::User=".to_owned(),
             "Acquire::Retries=3".to_owned(),
         ];
-        if let Some(sources) = &self.sources {
+        if let Some((sources, architecture)) = &self.sources {
+            options.push(format!("APT::Architecture={architecture}"));
+            // Without the others that this host may have.
+            options.push(format!("APT::Architectures={architecture}"));
             options.push(format!("Dir::Etc::sourcelist={}", sources.display()));
             options.push("Dir::Etc::sourceparts=-".to_owned());
         }

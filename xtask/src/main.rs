@@ -16,6 +16,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use dist::Target;
+use kernels::Architecture;
 use lint::Check;
 
 /// truepeer's chores.
@@ -65,7 +66,8 @@ enum Chore {
                             cargo xtask test --e2e envoy\n  \
                             cargo xtask test --e2e relay::life\n  \
                             cargo xtask test --kernel 6.1 --kernel newest\n  \
-                            cargo xtask test --kernel all --e2e unwrap"
+                            cargo xtask test --kernel all --e2e unwrap\n  \
+                            cargo xtask test --kernel 6.12 --arch arm64"
     )]
     Test {
         /// Only tests whose full names contain this: `unwrap::tlvs`, `policy_life::reloads`
@@ -87,6 +89,9 @@ enum Chore {
             verbatim_doc_comment
         )]
         kernel: Vec<String>,
+        /// The processor of the virtual machine: this host's, unless it is given
+        #[arg(long, requires = "kernel")]
+        arch: Option<Architecture>,
     },
     /// Measure steering, evidence and getpeername(), each against going without (root)
     #[command(
@@ -130,7 +135,8 @@ fn main() -> ExitCode {
             unit: _,
             e2e,
             kernel,
-        } if !kernel.is_empty() => kernels::test(&kernel, e2e, filter.as_deref()),
+            arch,
+        } if !kernel.is_empty() => kernels::test(&kernel, arch, e2e, filter.as_deref()),
         Chore::Test {
             filter, unit, e2e, ..
         } => chores::test(filter.as_deref(), unit, e2e),

@@ -59,9 +59,8 @@ const JUDGES: [(&str, &str); 3] = [
     ("promtool", "prometheus"),
 ];
 
-/// The programs that make virtual machines.
-const MACHINES: [(&str, &str); 4] = [
-    ("qemu-system-x86_64", "qemu-system-x86"),
+/// The programs that make virtual machines, besides the architecture's QEMU.
+const MACHINES: [(&str, &str); 3] = [
     ("debootstrap", "debootstrap"),
     ("depmod", "kmod"),
     ("mke2fs", "e2fsprogs"),
@@ -121,8 +120,8 @@ pub(crate) fn install() -> Result<PathBuf> {
 }
 
 /// Finds or installs what makes virtual machines, with a line about each.
-pub(crate) fn install_machines() -> Result<()> {
-    install_missing(&MACHINES, None)
+pub(crate) fn install_machines(qemu: (&'static str, &'static str)) -> Result<()> {
+    install_missing(&[&[qemu], &MACHINES[..]].concat(), None)
 }
 
 /// The packages that the end-to-end tests need inside a virtual machine. Manifests are validated on the host only,

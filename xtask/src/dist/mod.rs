@@ -55,19 +55,19 @@ impl Target {
     }
 
     /// The architecture's name in images.
-    fn platform(self) -> &'static str {
+    pub(crate) fn platform(self) -> &'static str {
         match self {
             Self::X86_64 => "amd64",
             Self::Aarch64 => "arm64",
         }
     }
 
-    fn triple(self) -> String {
+    pub(crate) fn triple(self) -> String {
         format!("{}-unknown-linux-musl", self.architecture())
     }
 
     /// The target whose binaries run here.
-    fn own() -> Result<Self> {
+    pub(crate) fn own() -> Result<Self> {
         Self::value_variants()
             .iter()
             .copied()
@@ -75,18 +75,24 @@ impl Target {
             .with_context(|| format!("truepeer is not built for {}", env::consts::ARCH))
     }
 
-    /// Builds the agent; returns the binary.
-    fn build(self, release: bool) -> Result<PathBuf> {
+    /// Has a cargo command build for it.
+    pub(crate) fn select(self, command: &mut Command) {
         let triple = self.triple();
-        setup::target(&triple)?;
-        let mut command = cargo("build");
-        command.args(["--package", "agent", "--target", &triple]);
-        if release {
-            command.arg("--release");
-        }
+        command.args(["--target", &triple]);
         // The host's linker links for the host only, Rust's own for every target.
         let name = triple.to_uppercase().replace('-', "_");
         command.env(format!("CARGO_TARGET_{name}_LINKER"), "rust-lld");
+    }
+
+    /// Builds the agent; returns the binary.
+    fn build(self, release: bool) -> Result<PathBuf> {
+        setup::target(&self.triple())?;
+        let mut command = cargo("build");
+        command.args(["--package", "agent"]);
+        if release {
+            command.arg("--release");
+        }
+        self.select(&mut command);
         binary(&executables(&mut command)?, "truepeer")
     }
 }

@@ -1,9 +1,10 @@
 //! Debian's kernels, from whichever suite has them, through the mirror that this host's apt is configured with.
 
-use std::{env, fs, path::Path, process::Command, time::Duration};
+use std::{fs, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 
+use super::architecture::Architecture;
 use crate::{
     apt::{Apt, Package},
     process::output,
@@ -25,8 +26,8 @@ pub(crate) struct Archive {
     pub(crate) mirror: String,
     /// The suite of this host, as which the guest's system is built: what is compiled here runs on its C library.
     pub(crate) suite: String,
-    /// As Debian names it: amd64.
-    pub(crate) architecture: String,
+    /// Whose packages they are.
+    pub(crate) architecture: Architecture,
 }
 
 /// Which kernel is wanted.
@@ -68,13 +69,16 @@ impl Archive {
     /// # Errors
     ///
     /// Where the host is no Debian, or knows no mirror.
-    pub(crate) fn open() -> Result<Self> {
+    pub(crate) fn open(architecture: Architecture) -> Result<Self> {
         let suite = suite()?;
         let mirror = mirror(&suite)?;
-        let state = toolchain::cache()?.join("kernels");
+        let mut state = toolchain::cache()?.join("kernels");
+        if !architecture.is_own() {
+            state.push(architecture.name());
+        }
         let lines =
             SUITES.map(|suite| format!("deb [signed-by={KEYRING}] {mirror} {suite} main\n"));
-        let apt = Apt::with_sources(&state, &lines.concat())?;
+        let apt = Apt::with_sources(&state, &lines.concat(), architecture.name())?;
         let updated = state.join(format!("lists-of-{}", SUITES.join("-")));
         let age = fs::metadata(&updated)
             .and_then(|metadata| metadata.modified())
@@ -97,18 +101,17 @@ impl Archive {
                 Err(error) => return Err(error),
             }
         }
-        let architecture = output(Command::new("dpkg").arg("--print-architecture"))?;
         Ok(Self {
             apt,
             mirror,
             suite,
-            architecture: architecture.trim().to_owned(),
+            architecture,
         })
     }
 
     /// The newest package with a kernel that is wanted, of the flavour for virtual machines.
     pub(crate) fn find(&self, wanted: &Wanted) -> Result<Package> {
-        let names = format!("^linux-image-[0-9].*-cloud-{}$", self.architecture);
+        let names = format!("^linux-image-[0-9].*-cloud-{}$", self.architecture.name());
         let found = self.apt.search(&names)?.into_iter();
         let newest = found
             .filter(|package| wanted.takes(&package.version))
@@ -185,20 +188,6 @@ fn order(version: &str) -> Vec<u64> {
         .split(|c: char| !c.is_ascii_digit())
         .filter_map(|number| number.parse().ok())
         .collect()
-}
-
-/// Whether the processor runs virtual machines, and this user may have it do so. Else they are emulated.
-pub(crate) fn has_kvm() -> bool {
-    let can = fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| {
-        text.split_whitespace()
-            .any(|flag| flag == "vmx" || flag == "svm")
-    });
-    can && env::consts::ARCH == "x86_64"
-        && fs::File::options()
-            .read(true)
-            .write(true)
-            .open("/dev/kvm")
-            .is_ok()
 }
 
 #[cfg(test)]

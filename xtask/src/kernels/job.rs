@@ -10,9 +10,9 @@ use std::{
 use anyhow::{Context as _, Result};
 use tempfile::TempDir;
 
-use super::image;
+use super::{architecture::Architecture, image};
 use crate::{
-    cargo::{binary, cargo, executables, root},
+    cargo::{Executable, HOST_CRATES, binary, cargo, executables, root},
     process::output,
     scenarios::{Chosen, Scenarios},
 };
@@ -21,6 +21,8 @@ use crate::{
 const INIT: &str = include_str!("init.sh");
 /// The test program that is about manifests and documents.
 const WITHOUT_KERNEL: &str = "ship";
+/// What is in the names of scenarios with a program that is installed for this host's architecture only.
+const WITHOUT_PROGRAM: &str = "envoy";
 /// Room on the disk for what the job writes.
 const FREE: u64 = 256 << 20;
 
@@ -36,10 +38,11 @@ pub(crate) struct Job {
 
 impl Job {
     /// The load matrix, with the agent as it is handed out. Only tests whose names contain `filter`.
-    pub(crate) fn matrix(filter: Option<&str>) -> Result<Self> {
-        let truepeer = agent()?;
+    pub(crate) fn matrix(architecture: Architecture, filter: Option<&str>) -> Result<Self> {
+        let truepeer = agent(architecture)?;
         let mut command = cargo("test");
         command.args(["--package", "tests", "--test", "matrix", "--no-run"]);
+        architecture.select(&mut command)?;
         let built = executables(&mut command)?;
         let matrix = built
             .iter()
@@ -60,16 +63,38 @@ impl Job {
     }
 
     /// The end-to-end tests, all or those whose full names contain `filter`, with the agent as it is handed out.
-    pub(crate) fn scenarios(filter: Option<&str>) -> Result<Self> {
-        let scenarios = Scenarios::build(filter)?;
-        let truepeer = agent()?;
+    pub(crate) fn scenarios(architecture: Architecture, filter: Option<&str>) -> Result<Self> {
+        let scenarios = Scenarios::build(filter.or((!architecture.is_own()).then_some("")))?;
+        let truepeer = agent(architecture)?;
+        let built = if architecture.is_own() {
+            Vec::new()
+        } else {
+            let mut command = cargo("test");
+            command.args(HOST_CRATES).args(["--test", "*", "--no-run"]);
+            architecture.select(&mut command)?;
+            executables(&mut command)?
+        };
+        // What was built for this host, as it is for the machine.
+        let in_machine = |own: &Executable| {
+            let is_it = |other: &&Executable| {
+                (&other.name, &other.package, other.is_test)
+                    == (&own.name, &own.package, own.is_test)
+            };
+            built
+                .iter()
+                .find(is_it)
+                .map_or(&own.path, |it| &it.path)
+                .clone()
+        };
         let mut job = Self::new()?;
         job.add_workspace()?;
         job.add(&truepeer)?;
         job.add(&scenarios.image)?;
-        job.add(&scenarios.envoy)?;
+        if architecture.is_own() {
+            job.add(&scenarios.envoy)?;
+        }
         for built in &scenarios.binaries {
-            job.add(&built.path)?;
+            job.add(&in_machine(built))?;
         }
         let mut variables = scenarios.variables();
         for (name, value) in &mut variables {
@@ -83,12 +108,24 @@ impl Job {
                     &format!("echo 'test {WITHOUT_KERNEL} ... ignored, no kernel takes part'\n");
                 continue;
             }
-            job.add(&program.path)?;
+            let path = in_machine(program);
+            job.add(&path)?;
             let mut arguments: Vec<_> = tests.iter().map(String::as_str).collect();
+            if !architecture.is_own() {
+                for name in arguments.extract_if(.., |name| name.contains(WITHOUT_PROGRAM)) {
+                    job.script += &format!(
+                        "echo 'test {name} ... ignored, no Envoy for {}'\n",
+                        architecture.name()
+                    );
+                }
+                if arguments.is_empty() {
+                    continue;
+                }
+            }
             if !arguments.is_empty() {
                 arguments.insert(0, "--exact");
             }
-            job.run(&program.path, &program.package, &variables, &arguments)?;
+            job.run(&path, &program.package, &variables, &arguments)?;
         }
         job.finish()
     }
@@ -201,9 +238,10 @@ impl Job {
 }
 
 /// The agent as it is handed out: optimised.
-fn agent() -> Result<PathBuf> {
+fn agent(architecture: Architecture) -> Result<PathBuf> {
     let mut command = cargo("build");
     command.args(["--release", "--package", "agent", "--bin", "truepeer"]);
+    architecture.select(&mut command)?;
     binary(&executables(&mut command)?, "truepeer")
 }
 

@@ -28,7 +28,7 @@ impl Kernel {
     pub(crate) fn install(archive: &Archive, package: &Package) -> Result<Self> {
         let version = package.version.clone();
         let cache = toolchain::cache()?;
-        let directory = cache.join(format!("linux-{version}-{}", archive.architecture));
+        let directory = cache.join(format!("linux-{version}-{}", archive.architecture.name()));
         if directory.is_dir() {
             println!("kernels: Linux {version}: found {}", directory.display());
             return Ok(Self { version, directory });
@@ -68,7 +68,7 @@ impl Kernel {
         former::remove(&cache, |name| {
             let of_this_series = name
                 .strip_prefix("linux-")
-                .and_then(|rest| rest.strip_suffix(&format!("-{}", archive.architecture)))
+                .and_then(|rest| rest.strip_suffix(&format!("-{}", archive.architecture.name())))
                 .is_some_and(|version| toolchain::numbers(version) == series);
             of_this_series && *this != *name
         })?;

@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{archive::has_kvm, kernel::Kernel, system::SIGNATURE};
+use super::{architecture::Architecture, kernel::Kernel, system::SIGNATURE};
 
 /// How the guest says with which exit code its job ended.
 const ENDED: &str = "truepeer-guest: ended ";
@@ -25,6 +25,7 @@ const FIRST: &str = "mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t
 
 /// What a machine is made of.
 pub(crate) struct Machine<'a> {
+    pub(crate) architecture: Architecture,
     pub(crate) kernel: &'a Kernel,
     /// The disk with the system; what the guest writes to it is forgotten.
     pub(crate) system: &'a Path,
@@ -48,7 +49,7 @@ impl Machine<'_> {
                 .stdin(Stdio::null())
                 .stdout(Stdio::piped())
                 .spawn()
-                .context("cannot run qemu-system-x86_64")?,
+                .with_context(|| format!("cannot run {}", self.architecture.board().qemu.0))?,
         );
         let stdout = qemu.0.stdout.take().context("qemu's output")?;
         let (sender, lines) = mpsc::channel();
@@ -79,20 +80,29 @@ impl Machine<'_> {
     }
 
     fn qemu(&self, console: &Path) -> Command {
-        let mut command = Command::new("qemu-system-x86_64");
-        command.args(["-machine", "q35", "-cpu", "max", "-smp", "2", "-m", "3072"]);
-        // Emulated by two threads where the processor or the user cannot do better.
-        command.args(["-accel", if has_kvm() { "kvm" } else { "tcg,thread=multi" }]);
+        let board = self.architecture.board();
+        let mut command = Command::new(board.qemu.0);
+        command.args(board.options);
+        command.args([
+            "-smp",
+            "2",
+            "-m",
+            "3072",
+            "-accel",
+            self.architecture.accelerator(),
+        ]);
         command.args(["-nodefaults", "-no-user-config", "-no-reboot"]);
         command.args(["-display", "none", "-nic", "none"]);
-        // The first serial line has what the job prints, the second what the kernel says.
-        command.args(["-serial", "stdio", "-serial"]);
+        // One serial line has what the job prints, another what the kernel says.
+        command.args(["-chardev", "stdio,id=job"]).args(board.job);
+        command.arg("-serial");
         command.arg(format!("file:{}", console.display()));
         command.arg("-kernel").arg(self.kernel.binary());
         // The drivers of NVMe and ext4 are built into Debian's kernels, so that no initramfs is needed.
         command.arg("-append").arg(format!(
-            "root=PARTUUID={SIGNATURE:08x}-01 rootwait rw rootfstype=ext4 console=ttyS1 loglevel=5 panic=-1 no5lvl \
-             mitigations=off init=/bin/sh -- -c \"{FIRST}\""
+            "root=PARTUUID={SIGNATURE:08x}-01 rootwait rw rootfstype=ext4 console={} loglevel=5 panic=-1 {} init=/bin/sh \
+             -- -c \"{FIRST}\"",
+            board.console, board.append
         ));
         command.args(["-device", "nvme,id=nvme,serial=truepeer"]);
         let disks: [(&str, PathBuf); 3] = [

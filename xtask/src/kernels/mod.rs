@@ -5,6 +5,7 @@
 //! kept in the cache. A machine has three disks, of which it changes none: the system, the kernel's modules, and the
 //! job with what was built here.
 
+mod architecture;
 mod archive;
 mod former;
 mod image;
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
+pub(crate) use self::architecture::Architecture;
 use self::{
     archive::{Archive, Wanted},
     job::Job,
@@ -40,7 +42,13 @@ const SCENARIOS: Duration = Duration::from_secs(8 * 60 * 60);
 /// # Errors
 ///
 /// When something failed on one of them, after the table.
-pub(crate) fn test(kernels: &[String], e2e: bool, filter: Option<&str>) -> Result<()> {
+pub(crate) fn test(
+    kernels: &[String],
+    architecture: Option<Architecture>,
+    e2e: bool,
+    filter: Option<&str>,
+) -> Result<()> {
+    let architecture = architecture.map_or_else(Architecture::own, Ok)?;
     let mut wanted = Vec::new();
     for kernel in kernels {
         let names = if kernel == "all" {
@@ -57,21 +65,26 @@ pub(crate) fn test(kernels: &[String], e2e: bool, filter: Option<&str>) -> Resul
     }
     require_root()?;
     setup::toolchain()?;
-    tools::install_machines()?;
-    let archive = Archive::open()?;
+    tools::install_machines(architecture.board().qemu)?;
+    let archive = Archive::open(architecture)?;
     let system = system::install(&archive)?;
     let kernels = wanted
         .iter()
         .map(|wanted| Kernel::install(&archive, &archive.find(wanted)?))
         .collect::<Result<Vec<_>>>()?;
     let (job, limit) = match e2e {
-        false => (Job::matrix(filter)?, MATRIX),
-        true => (Job::scenarios(filter)?, SCENARIOS),
+        false => (Job::matrix(architecture, filter)?, MATRIX),
+        true => (Job::scenarios(architecture, filter)?, SCENARIOS),
     };
     let mut report = Report::default();
     for kernel in &kernels {
-        println!("kernels: Linux {}: starting", kernel.version);
+        println!(
+            "kernels: Linux {} for {}: starting",
+            kernel.version,
+            architecture.name()
+        );
         let machine = Machine {
+            architecture,
             kernel,
             system: &system,
             job: job.disk(),

@@ -36,32 +36,66 @@ mke2fs -q -t ext4 -O ^has_journal -m 0 -d "$tree" -E "$5" "$1" 4G
 chown --reference="${1%/*}" "$1"
 "#;
 
+/// The same for the architecture `$6`, whose programs do not run on this host: what the packages would do when they are
+/// configured is left out, but for users, groups and the names of alternatives.
+const MAKE_FOREIGN: &str = r#"
+set -e
+tree=$(mktemp -d "${1%/*}/tree.XXXXXX")
+trap 'rm -rf --one-file-system "$tree"' EXIT
+log=$1.log
+debootstrap --foreign --arch="$6" --variant=minbase --include="$4" "$2" "$tree" "$3" > "$log" 2>&1 || { tail "$log"; exit 1; }
+for deb in "$tree"/var/cache/apt/archives/*.deb; do
+    dpkg-deb --fsys-tarfile "$deb" | tar -C "$tree" -x --keep-directory-symlink
+done
+for kind in passwd group; do
+    cp "$tree/usr/share/base-passwd/$kind.master" "$tree/etc/$kind"
+done
+for name in iptables ip6tables iptables-restore ip6tables-restore iptables-save ip6tables-save; do
+    ln -s xtables-nft-multi "$tree/usr/sbin/$name"
+done
+ln -sf mawk "$tree/usr/bin/awk"
+rm -rf "$tree"/debootstrap "$tree"/var/cache/apt/* "$tree"/usr/share/doc "$tree"/usr/share/man "$tree"/usr/share/locale
+truncate -s 4097M "$1"
+mke2fs -q -t ext4 -O ^has_journal -m 0 -d "$tree" -E "$5" "$1" 4G
+chown --reference="${1%/*}" "$1"
+"#;
+
 /// Finds the system's disk in the cache or makes it there, with a line about it.
 pub(crate) fn install(archive: &Archive) -> Result<PathBuf> {
     let packages = packages();
     // How it is made is in its name, so that another list of packages makes another disk.
-    let digest = Sha256::digest([MAKE, &packages].concat());
+    let make = if archive.architecture.is_own() {
+        MAKE
+    } else {
+        MAKE_FOREIGN
+    };
+    let digest = Sha256::digest([make, &packages].concat());
     let key: String = digest[..4]
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect();
     let cache = toolchain::cache()?;
-    let disk = cache.join(format!("guest-{}-{key}.img", archive.suite));
+    let all = match archive.architecture {
+        own if own.is_own() => format!("guest-{}-", archive.suite),
+        other => format!("guest-{}-{}-", other.name(), archive.suite),
+    };
+    let disk = cache.join(format!("{all}{key}.img"));
     if disk.is_file() {
         println!("kernels: guest: found {}", disk.display());
         return Ok(disk);
     }
     println!(
-        "kernels: guest: making a disk of Debian {} with debootstrap; this takes some minutes",
-        archive.suite
+        "kernels: guest: making a disk of Debian {} for {} with debootstrap; this takes some minutes",
+        archive.suite,
+        archive.architecture.name()
     );
     let work = tempfile::tempdir_in(&cache)?;
     let new = work.path().join("new.img");
     run(as_root(Path::new("sh"), &[])?
-        .args(["-c", MAKE, "sh"])
+        .args(["-c", make, "sh"])
         .arg(&new)
         .args([&archive.suite, &archive.mirror, &packages])
-        .arg(PARTITION_OFFSET))
+        .args([PARTITION_OFFSET, archive.architecture.name()]))
     .context("cannot make the guest's disk")?;
     image::partition(&new, SIGNATURE)?;
     fs::rename(&new, &disk).with_context(|| format!("cannot create {}", disk.display()))?;
