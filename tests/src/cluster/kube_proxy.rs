@@ -74,11 +74,11 @@ pub fn install(
         }
         Mode::Ipvs => {
             restore(netns, directory, |_| MASQUERADE.to_owned())?;
+            for family in Family::ALL {
+                ipvs(netns, services, &addresses(family))?;
+            }
             // NAT of the source happens in conntrack only, which IPVS leaves out otherwise.
-            netns.set_sysctl("net/ipv4/vs/conntrack", "1")?;
-            Family::ALL
-                .into_iter()
-                .try_for_each(|family| ipvs(netns, services, &addresses(family)))
+            netns.set_sysctl("net/ipv4/vs/conntrack", "1")
         }
     }
 }

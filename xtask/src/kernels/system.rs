@@ -47,6 +47,10 @@ debootstrap --foreign --arch="$6" --variant=minbase --include="$4" "$2" "$tree" 
 for deb in "$tree"/var/cache/apt/archives/*.deb; do
     dpkg-deb --fsys-tarfile "$deb" | tar -C "$tree" -x --keep-directory-symlink
 done
+# debootstrap links these to the host's, for its second stage.
+for directory in dev proc sys; do
+    [ ! -L "$tree/$directory" ] || { rm "$tree/$directory"; mkdir "$tree/$directory"; }
+done
 for kind in passwd group; do
     cp "$tree/usr/share/base-passwd/$kind.master" "$tree/etc/$kind"
 done
