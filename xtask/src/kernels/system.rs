@@ -104,9 +104,9 @@ pub(crate) fn install(archive: &Archive) -> Result<PathBuf> {
     image::partition(&new, SIGNATURE)?;
     fs::rename(&new, &disk).with_context(|| format!("cannot create {}", disk.display()))?;
     println!("kernels: guest: made {}", disk.display());
-    let (all, this) = (format!("guest-{}-", archive.suite), format!("-{key}."));
     former::remove(&cache, |name| {
-        name.starts_with(&all) && !name.contains(&this)
+        name.strip_prefix(&all)
+            .is_some_and(|disk| !disk.starts_with(&key))
     })?;
     Ok(disk)
 }
