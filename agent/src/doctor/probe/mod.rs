@@ -17,7 +17,7 @@ use std::{
 use anyhow::{Result, ensure};
 
 use self::{
-    stage::Stage,
+    stage::{Stage, TIMEOUT},
     verbs::{Attempt, VERBS},
 };
 use super::{
@@ -25,9 +25,6 @@ use super::{
     programs::needed,
 };
 use crate::{config::Config, datapath::Pins};
-
-/// How long a connection may take.
-const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The probes as checks: one that fails is a warning if `config` does not need what it tries. They do not try where
 /// prerequisites are missing.

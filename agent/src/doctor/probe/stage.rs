@@ -14,7 +14,6 @@ use ipnet::IpNet;
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 use socket2::{Domain, Socket, Type};
 
-use super::TIMEOUT;
 use crate::{
     connections::origins::Origins,
     datapath::{Datapath, Pins},
@@ -22,6 +21,8 @@ use crate::{
     route::sysctl,
 };
 
+/// How long a connection may take.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(3);
 /// The node's interface.
 pub(super) const INTERFACE: &str = "probe0";
 /// The client's.

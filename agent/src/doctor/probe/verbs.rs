@@ -19,10 +19,7 @@ use anyhow::{Context, Result, ensure};
 use nix::libc;
 use socket2::{Domain, Socket, Type};
 
-use super::{
-    TIMEOUT,
-    stage::{Family, INTERFACE, Stage, accept, is_told},
-};
+use super::stage::{Family, INTERFACE, Stage, TIMEOUT, accept, is_told};
 use crate::{
     config::{CarryToa, Policy, Reveal, Trust},
     datapath::{Datapath, HostRules, Job, Section},
