@@ -7,12 +7,11 @@ use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf,
     programs::{
-        ProgramError, SchedClassifier, SkLookup,
+        SchedClassifier, SkLookup,
         links::{FdLink, LinkOrder, PinnedLink},
         tc::{SchedClassifierLink, TcAttachOptions},
     },
 };
-use nix::libc;
 
 use super::{
     filters,
@@ -131,12 +130,16 @@ fn attach_packets(
             let link = FdLink::try_from(classifier.take_link(id)?)?;
             pins.pin_link(&pin, |path| Ok(link.pin(path).map(drop)?))?;
         }
-        Err(ProgramError::SyscallError(error))
-            if error.io_error.raw_os_error() == Some(libc::EINVAL) =>
-        {
+        // A kernel with TCX tells what an interface has.
+        Err(_) if SchedClassifier::query_tcx(interface, program.direction).is_err() => {
             // Pinned first: what is pinned and does not run is attached by the next start, or removed.
             pins.pin_filter(&pin, |path| Ok(classifier.pin(path)?))?;
-            filters::run(classifier, pins, interface, program)?;
+            let running = filters::run(classifier, pins, interface, program);
+            if running.is_err() && !filters::is_there(interface, program)? {
+                pins.unpin_filter(&pin)?;
+                filters::remove_qdisc(pins, interface)?;
+            }
+            running?;
         }
         Err(error) => return Err(error.into()),
     }

@@ -2,6 +2,7 @@
 
 pub mod cgroup;
 pub mod iptables;
+pub mod kernel;
 pub mod listener;
 pub mod netns;
 pub(crate) mod pins;
