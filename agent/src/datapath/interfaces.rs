@@ -51,9 +51,13 @@ impl Datapath {
     }
 
     /// Detaches the programs with these pins.
+    ///
+    /// # Errors
+    ///
+    /// When one cannot be detached; the others are all the same.
     pub fn detach<'a>(&self, names: impl IntoIterator<Item = &'a String>) -> Result<()> {
-        let mut names = names.into_iter();
-        names.try_for_each(|name| detach(&self.pins, name))
+        let detached = names.into_iter().map(|name| detach(&self.pins, name));
+        detached.fold(Ok(()), Result::and)
     }
 
     /// Fails when a program with one of these pins is not attached, all of which are in `netns`.
@@ -87,7 +91,7 @@ pub(super) fn detach(pins: &Pins, name: &str) -> Result<()> {
         let netns = Netns::all()?.into_iter().find(|n| n.inode() == inode);
         // With a namespace or an interface that is gone, the filter is, too.
         if let Some(netns) = netns
-            && netns.interface_index(&interface).is_ok()
+            && netns.find_interface(&interface)?.is_some()
         {
             netns.run(|| filters::remove(pins, &interface, program))?;
         }
