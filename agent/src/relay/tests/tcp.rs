@@ -1,7 +1,7 @@
 //! Connections over TCP: what the relay learns from them, and what it tells.
 
 use std::{
-    io::Write as _,
+    io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
 };
 
@@ -157,4 +157,23 @@ async fn whom_it_refuses_is_told_with_the_client_if_it_is_known() {
     }
     // The origin is forgotten, or else the data path would report the end as well.
     assert!(fixture.notes.cookies.lock().unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_before_the_requests_end_reaches_the_client() {
+    let fixture = Fixture::new("");
+    let mut client = TcpStream::connect(fixture.relay).unwrap();
+    let (mut server, _) = fixture.server.accept().unwrap();
+    let mut more = client.try_clone().unwrap();
+    let request = std::thread::spawn(move || while more.write_all(&[0; 1 << 16]).is_ok() {});
+    server.read_exact(&mut [0; 1 << 16]).unwrap();
+    server.write_all(b"too long").unwrap();
+    // With bytes left unread, this resets the connection.
+    drop(server);
+    let mut answer = Vec::new();
+    let end = client.read_to_end(&mut answer);
+    assert_eq!(answer, b"too long");
+    request.join().unwrap();
+    // Either call may be the one that is told of the reset.
+    let _ = end;
 }
