@@ -19,7 +19,7 @@ use crate::connections::summary::Summary;
 
 /// What the relay told the data path.
 #[derive(Default)]
-struct Notes {
+pub(super) struct Notes {
     claims: Mutex<Vec<Claim>>,
     /// The clients that the policy denies.
     denied: Mutex<Vec<Address>>,
