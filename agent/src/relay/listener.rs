@@ -182,19 +182,3 @@ impl Drop for Place {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::relay::tests::Notes;
-
-    #[test]
-    fn accepted_connections_are_kept_alive() {
-        let listener = listen("127.0.0.1:0".parse().unwrap(), &Notes::default()).unwrap();
-        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        listener.set_nonblocking(false).unwrap();
-        let accepted = Socket::from(listener.accept().unwrap().0);
-        assert!(accepted.keepalive().unwrap());
-        assert_eq!(accepted.tcp_keepalive_time().unwrap().as_secs(), 120);
-    }
-}
