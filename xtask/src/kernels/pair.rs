@@ -48,8 +48,8 @@ impl End {
 
 /// The command that runs both machines until the near one ends.
 pub(super) fn join(near: &Command, far: &Command) -> Result<Command> {
-    let words: Option<Vec<_>> = words(far).map(OsStr::to_str).collect();
-    let far = shlex::try_join(words.context("not UTF-8")?)?;
+    let line: Option<Vec<_>> = words(far).map(OsStr::to_str).collect();
+    let far = shlex::try_join(line.context("the peer's command is not UTF-8")?)?;
     let mut command = Command::new("unshare");
     command
         .args(["--user", "--map-root-user", "--net", "--pid", "--fork"])
