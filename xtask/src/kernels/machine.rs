@@ -25,6 +25,9 @@ const ENDED: &str = "truepeer-guest: ended ";
 const LAST: usize = 30;
 /// The variable by which a machine's first process knows that it is a peer. The kernel passes on what it does not know.
 pub(super) const PEER: &str = "PEER";
+/// Files with what a peer's job and its kernel print.
+const PEERS_JOB: &str = "peers-job";
+const PEERS_CONSOLE: &str = "peers-console";
 /// What the first process does: it waits for the job's disk and goes on with what is there, so that the system's disk
 /// stays as Debian made it. Disks are found by their labels, because kernels number them as they find them.
 const FIRST: &str = "mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev; mkdir -p /job; \
@@ -78,7 +81,10 @@ impl Machine<'_> {
                     Some(code) => {
                         let code = code.trim().parse().context("the job's exit code")?;
                         if self.has_peer && code != 0 {
-                            println!("the peer{}", last(&work.path().join("peers-console")));
+                            let printed = fs::read_to_string(work.path().join(PEERS_JOB));
+                            let printed = printed.unwrap_or_default();
+                            let last = last(&work.path().join(PEERS_CONSOLE));
+                            println!("the peer printed:\n{printed}{last}");
                         }
                         return Ok(code);
                     }
@@ -104,8 +110,8 @@ impl Machine<'_> {
         let mut near = self.qemu("stdio", console, "");
         near.args(["-smp", "2", "-m", "3072"])
             .args(End::Near.card());
-        let job = format!("file,path={}", work.join("peer").display());
-        let console = work.join("peers-console");
+        let job = format!("file,path={}", work.join(PEERS_JOB).display());
+        let console = work.join(PEERS_CONSOLE);
         let mut far = self.qemu(&job, &console, &format!("{PEER}=1"));
         far.args(["-smp", "1", "-m", "1024"]).args(End::Far.card());
         join(&near, &far)

@@ -2,7 +2,8 @@
 //!
 //! The cable is two taps on a bridge, which pass a packet on with what the sender's card was to do about it: complete its
 //! checksum, cut it into segments. It lies in a network namespace of its own, and both machines run in a process namespace
-//! of their own: all of it goes with the first machine, however that ends, and none of it takes a privilege.
+//! of their own: all of it goes with the first machine or with this program, however they end, and none of it takes a
+//! privilege.
 
 use std::{ffi::OsStr, process::Command};
 
@@ -50,8 +51,9 @@ impl End {
 pub(super) fn join(near: &Command, far: &Command) -> Result<Command> {
     let line: Option<Vec<_>> = words(far).map(OsStr::to_str).collect();
     let far = shlex::try_join(line.context("the peer's command is not UTF-8")?)?;
-    let mut command = Command::new("unshare");
+    let mut command = Command::new("setpriv");
     command
+        .args(["--pdeathsig", "KILL", "unshare"])
         .args(["--user", "--map-root-user", "--net", "--pid", "--fork"])
         .args(["--kill-child", "sh", "-c", JOIN, "sh"])
         .arg(far)
