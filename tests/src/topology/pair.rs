@@ -30,9 +30,12 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// The end where connections come from.
+    /// The end where connections come from. Its way to networks behind the pod leads through it.
     pub fn client() -> Result<Self> {
-        Self::plug_in(client()?, CLIENT)
+        let pair = Self::plug_in(client()?, CLIENT)?;
+        pair.netns.ip("route add 10.78.0.0/24 via 10.77.0.2
+             -6 route add fd78::/64 via fd77::2")?;
+        Ok(pair)
     }
 
     /// The end where proxy and application run.

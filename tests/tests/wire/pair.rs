@@ -10,13 +10,15 @@ use tests::agent::records::{no_origins, none_refused};
 use tests::agent::{Agent, Carry, CarryNode, Config, Steer, Unwrap, believing, telling};
 use tests::clients::exchange::{serve, with_server};
 use tests::clients::raw::Raw;
+use tests::clients::tcp::connect;
 use tests::host::listener::Listener;
+use tests::host::netns::Netns;
 use tests::host::{iptables, scenario};
 use tests::peer::{Task, exchange, start};
 use tests::proxies::any;
 use tests::proxies::own::{Proxy, connect_from};
 use tests::proxies::proxy_header::{v1, v2, with_tlv};
-use tests::topology::{Family, Pair, Sidecar};
+use tests::topology::{Family, Gateway, Pair, Sidecar};
 
 use crate::stage::{HEADER, MARK, PROXY, REPORT, client};
 
@@ -73,6 +75,11 @@ fn is(seen: SocketAddr, address: IpAddr) -> Result<()> {
 fn is_client(seen: SocketAddr, client: SocketAddr) -> Result<()> {
     ensure!(seen == client, "{client} was seen as {seen}");
     Ok(())
+}
+
+fn forward(netns: &Netns) -> Result<()> {
+    netns.set_sysctl("net/ipv4/ip_forward", "1")?;
+    netns.set_sysctl("net/ipv6/conf/all/forwarding", "1")
 }
 
 #[test]
@@ -167,14 +174,51 @@ fn steered_to_a_proxy_that_spoofs() {
     });
 }
 
+/// The pod is a gateway between a client behind it and a server on the peer, whose answers to the client come in by the card
+/// and are the proxy's.
+#[test]
+fn answers_go_back_to_a_proxy_that_spoofs() {
+    pair(|directory, pair| {
+        let gateway = &pair.netns;
+        forward(gateway)?;
+        let inside = Netns::new("inside")?;
+        inside.connect("eth0", gateway, Gateway::FRONT)?;
+        gateway.ip("addr add 10.78.0.2/24 dev front
+             addr add fd78::2/64 dev front")?;
+        inside.ip("addr add 10.78.0.1/24 dev eth0
+             addr add fd78::1/64 dev eth0
+             route add default via 10.78.0.2
+             -6 route add default via fd78::2")?;
+        let _server = start(pair, &Task::Serve(REPORT))?;
+        for family in Family::ALL {
+            let listen = (Sidecar::address(family), PLAIN).into();
+            let _proxy = Proxy::plain(gateway, listen, (Sidecar::sender(family), REPORT).into())?;
+            let seen = with_server(connect(&inside, listen)?, &[], BLOCKS)?;
+            is(seen, Sidecar::address(family))?;
+        }
+        let _proxy = Proxy::gateway(gateway, any(PROXY))?;
+        let steer = Steer::new("gateway", gateway, &["8080"], PROXY)
+            .on(Gateway::FRONT)
+            .answers(Sidecar::INTERFACE);
+        let agent = Agent::start(directory, Config::new(directory, [steer])?)?;
+        for family in Family::ALL {
+            let stream = connect(&inside, (Sidecar::sender(family), REPORT).into())?;
+            let client = stream.local_addr()?;
+            is_client(with_server(stream, &[], BLOCKS)?, client)?;
+        }
+        let steered = agent.counter(Counter::Steered)?;
+        ensure!(steered == 2, "{steered} connections were steered");
+        no_origins(&agent)
+    });
+}
+
 /// The pod is a node whose service is on the peer: SYNs that come in with half a checksum are given TOA, and go out again
 /// by the same card.
 #[test]
 fn told_before_a_node_port() {
     pair(|directory, pair| {
         let node = &pair.netns;
-        node.set_sysctl("net/ipv4/ip_forward", "1")?;
-        node.set_sysctl("net/ipv6/conf/all/forwarding", "1")?;
+        forward(node)?;
         iptables::restore(node, directory, |family| {
             let endpoint = SocketAddr::new(Sidecar::sender(family), REPORT);
             format!(
