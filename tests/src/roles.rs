@@ -15,6 +15,7 @@ use crate::host::listener::set_transparent;
 use crate::host::netns::{Netns, run};
 use crate::host::process::{Process, unique};
 use crate::host::user::{UID, command};
+use crate::peer::Peer;
 use crate::proxies::Route;
 use crate::proxies::own::Proxy;
 use crate::servers::report::Report;
@@ -38,6 +39,9 @@ pub enum Role {
     /// Does nothing
     #[command(hide = true)]
     Pause,
+    /// Has the cable's other end on a machine of its own, and does what scenarios ask for
+    #[command(hide = true)]
+    Peer,
     /// Tells each client whom it sees
     #[command(hide = true)]
     Report {
@@ -91,6 +95,10 @@ impl Role {
                 forever()
             }
             Self::Pause => forever(),
+            Self::Peer => {
+                let _peer = Peer::start()?;
+                forever()
+            }
             Self::Report { listen } => {
                 let _report = Report::start_here(listen)?;
                 forever()

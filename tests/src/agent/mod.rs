@@ -5,9 +5,11 @@ mod config;
 mod queries;
 pub mod records;
 mod running;
+mod speakers;
 
 pub use self::api::{Peer, Peers};
 pub use self::config::{
     Carry, CarryNode, CarryToa, Config, Policy, Relay, Reveal, Settings, Steer, Trust, Unwrap,
 };
 pub use self::running::{Agent, binary, truepeer};
+pub use self::speakers::{believing, telling};

@@ -8,6 +8,15 @@ use super::clients::{client, connect_from, targets};
 use crate::addresses::Family;
 use crate::host::netns::Netns;
 
+/// The client's addresses.
+pub(super) const CLIENT: &str = "addr add 10.77.0.1/24 dev eth0
+     addr add fd77::1/64 dev eth0";
+/// The pod's, and the way back.
+pub(super) const POD: &str = "addr add 10.77.0.2/24 dev eth0
+     addr add fd77::2/64 dev eth0
+     route add default via 10.77.0.1
+     -6 route add default via fd77::1";
+
 /// A client and a pod that holds the proxy and the application.
 pub struct Sidecar {
     /// Where connections come from.
@@ -49,12 +58,8 @@ impl Sidecar {
     }
 
     fn give_addresses(&self) -> Result<()> {
-        self.client.ip("addr add 10.77.0.1/24 dev eth0
-             addr add fd77::1/64 dev eth0")?;
-        self.pod.ip("addr add 10.77.0.2/24 dev eth0
-             addr add fd77::2/64 dev eth0
-             route add default via 10.77.0.1
-             -6 route add default via fd77::1")
+        self.client.ip(CLIENT)?;
+        self.pod.ip(POD)
     }
 
     /// From now on a client that does not choose its address connects from this one.
@@ -65,6 +70,19 @@ impl Sidecar {
     /// Pulls the pod's cable out: its interface vanishes.
     pub fn unplug(&self) -> Result<()> {
         self.pod.ip("link del eth0")
+    }
+
+    /// The client's address, which may speak for other clients.
+    pub fn sender(family: Family) -> IpAddr {
+        family
+            .pick("10.77.0.1", "fd77::1")
+            .parse()
+            .expect("an address")
+    }
+
+    /// The networks that both are in.
+    pub fn networks() -> Vec<String> {
+        ["10.77.0.0/24", "fd77::/64"].map(String::from).into()
     }
 
     /// The pod's address.

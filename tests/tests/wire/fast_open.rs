@@ -7,7 +7,7 @@ use agent_common::Counter;
 use anyhow::{Context, Result, ensure};
 use nix::libc::MSG_FASTOPEN;
 use socket2::{Domain, Protocol, Socket, Type};
-use tests::agent::{Agent, Config, Policy, Steer, Unwrap};
+use tests::agent::{Agent, Config, Policy, Steer, Unwrap, believing, telling};
 use tests::clients::load::PING;
 use tests::clients::tcp::seen;
 use tests::host::listener::set_transparent;
@@ -20,9 +20,7 @@ use tests::servers::report::{Report, Seen};
 use tests::topology::{Family, Sidecar};
 use tests::wait::{Limit, SOON};
 
-use crate::stage::{
-    HEADER, MARK, PROXY, REPORT, believing, client, denied_clients, senders, telling,
-};
+use crate::stage::{HEADER, MARK, PROXY, REPORT, client, denied_clients};
 
 /// Client and server, both without cookies, and for all listeners (ip-sysctl.rst, `tcp_fastopen`).
 const WITHOUT_COOKIES: &str = "1543";
@@ -99,8 +97,8 @@ fn told_by_toa() {
     scenario(|directory| {
         let sidecar = sidecar()?;
         let _report = Report::start(&sidecar.pod, any(REPORT))?;
-        let _telling = telling(directory)?;
-        let _believing = believing(directory)?;
+        let _telling = telling(directory, Sidecar::networks())?;
+        let _believing = believing(directory, Sidecar::networks())?;
         let _younger = Report::start(&sidecar.pod, any(REPORT + 1))?;
         for port in [REPORT, REPORT + 1] {
             for family in Family::ALL {
@@ -124,7 +122,7 @@ fn header_on_the_syn() {
         let sidecar = sidecar()?;
         let _report = Report::start(&sidecar.pod, any(HEADER))?;
         let mut config = Config::new(directory, [])?;
-        config.trust.sources = senders();
+        config.trust.sources = Sidecar::networks();
         let unwrap = Unwrap::new(&sidecar.pod, Sidecar::INTERFACE, &["8443"]);
         config.unwrap.push(unwrap);
         let _agent = Agent::start(directory, config)?;

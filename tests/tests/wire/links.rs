@@ -22,7 +22,7 @@ use tests::servers::report::Report;
 use tests::topology::{Family, Sidecar};
 use tests::wait::Limit;
 
-use crate::stage::{HEADER, MARK, PROXY, REPORT, denied_clients, senders, toa_arrives};
+use crate::stage::{HEADER, MARK, PROXY, REPORT, denied_clients, toa_arrives};
 
 /// A port that some clients are denied.
 const GUARDED: u16 = 8090;
@@ -102,7 +102,7 @@ fn every_verb(connect_by: impl FnOnce(&Netns, &Netns) -> Result<()>) {
         let _proxy = Proxy::sidecar(pod, any(PROXY), MARK)?;
         let steer = Steer::new("in", pod, &["8080"], PROXY).on(INTERFACE);
         let mut config = Config::new(directory, [steer])?;
-        config.trust.sources = senders();
+        config.trust.sources = Sidecar::networks();
         config.unwrap.push(Unwrap::new(pod, INTERFACE, &["8443"]));
         config.policy.push(policy());
         let agent = Agent::start(directory, config)?;

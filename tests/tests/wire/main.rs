@@ -6,4 +6,5 @@ mod ipvs;
 mod links;
 mod mptcp;
 mod netem;
+mod pair;
 mod stage;

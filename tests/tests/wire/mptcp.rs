@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use agent_common::Counter;
 use anyhow::{Context, Result, ensure};
 use socket2::{Domain, Protocol, Socket, Type};
-use tests::agent::{Agent, Config, Steer, Unwrap};
+use tests::agent::{Agent, Config, Steer, Unwrap, believing, telling};
 use tests::clients::exchange::{serve, with_server};
 use tests::clients::tcp::seen;
 use tests::host::listener::canonical;
@@ -20,7 +20,7 @@ use tests::servers::report::Seen;
 use tests::topology::{Family, Sidecar};
 use tests::wait::SOON;
 
-use crate::stage::{HEADER, REPORT, believing, client, senders, telling};
+use crate::stage::{HEADER, REPORT, client};
 
 /// A socket that speaks MPTCP, in the calling thread's namespace.
 fn socket(address: SocketAddr) -> Result<Socket> {
@@ -102,8 +102,8 @@ fn toa_to_a_listener_that_speaks_it() {
     scenario(|directory| {
         let sidecar = Sidecar::new()?;
         listen(&sidecar.pod, REPORT, tell)?;
-        let _telling = telling(directory)?;
-        let _believing = believing(directory)?;
+        let _telling = telling(directory, Sidecar::networks())?;
+        let _believing = believing(directory, Sidecar::networks())?;
         for family in Family::ALL {
             let target = (Sidecar::address(family), REPORT).into();
             // The sender speaks TCP, the listener both.
@@ -126,7 +126,7 @@ fn headers_of_a_sender_that_speaks_it() {
         let sidecar = Sidecar::new()?;
         listen(&sidecar.pod, HEADER, serve)?;
         let mut config = Config::new(directory, [])?;
-        config.trust.sources = senders();
+        config.trust.sources = Sidecar::networks();
         let unwrap = Unwrap::new(&sidecar.pod, Sidecar::INTERFACE, &["8443"]);
         config.unwrap.push(unwrap);
         let _agent = Agent::start(directory, config)?;

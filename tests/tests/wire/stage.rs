@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use anyhow::{Result, ensure};
-use tests::agent::{Agent, Carry, CarryToa, Config, Reveal};
+use tests::agent::{believing, telling};
 use tests::clients::tcp::seen;
 use tests::host::netns::Netns;
 use tests::proxies::own::connect_from;
@@ -18,36 +18,6 @@ pub(crate) const HEADER: u16 = 8443;
 pub(crate) const PROXY: u16 = 15006;
 /// The mark of the sidecar proxy's packets.
 pub(crate) const MARK: u32 = 1337;
-
-/// The networks of a sidecar's client, which may speak for others.
-pub(crate) fn senders() -> Vec<String> {
-    ["10.77.0.0/24", "fd77::/64"].map(String::from).into()
-}
-
-/// An agent for the client's host, which tells by TOA whom the test itself speaks for, and reveals nothing.
-pub(crate) fn telling(directory: &Path) -> Result<Agent> {
-    let mut config = Config::new(directory, [])?;
-    config.trust.uids.push(0);
-    config.reveal = Reveal {
-        enabled: false,
-        ..Reveal::default()
-    };
-    config.carry = Some(Carry {
-        toa: CarryToa {
-            to: senders(),
-            ..CarryToa::default()
-        },
-        ..Carry::default()
-    });
-    Agent::start(directory, config)
-}
-
-/// An agent for the pod's host, which believes its senders.
-pub(crate) fn believing(directory: &Path) -> Result<Agent> {
-    let mut config = Config::new(directory, [])?;
-    config.trust.sources = senders();
-    Agent::start(directory, config)
-}
 
 /// A client in whose name the sender connects.
 pub(crate) fn client(family: Family) -> SocketAddr {
@@ -75,7 +45,7 @@ pub(crate) fn seen_in_the_name_of_client(sender: &Netns, family: Family) -> Resu
 
 /// TOA arrives: the report sees the sender while nobody believes it, and the client as soon as somebody does.
 pub(crate) fn toa_arrives(directory: &Path, sender: &Netns) -> Result<()> {
-    let _telling = telling(directory)?;
+    let _telling = telling(directory, Sidecar::networks())?;
     for family in Family::ALL {
         let seen = seen_in_the_name_of_client(sender, family)?;
         ensure!(
@@ -83,7 +53,7 @@ pub(crate) fn toa_arrives(directory: &Path, sender: &Netns) -> Result<()> {
             "{seen} was to be the sender"
         );
     }
-    let _believing = believing(directory)?;
+    let _believing = believing(directory, Sidecar::networks())?;
     for family in Family::ALL {
         let seen = seen_in_the_name_of_client(sender, family)?;
         ensure!(

@@ -10,11 +10,11 @@ use std::{
 use anyhow::{Context as _, Result};
 use tempfile::TempDir;
 
-use super::{architecture::Architecture, image};
+use super::{architecture::Architecture, image, machine::PEER};
 use crate::{
     cargo::{Executable, HOST_CRATES, binary, cargo, executables, root},
     process::output,
-    scenarios::{Chosen, Scenarios},
+    scenarios::{Chosen, IN_MACHINES, Scenarios},
 };
 
 /// The first process of a machine.
@@ -23,6 +23,8 @@ const INIT: &str = include_str!("init.sh");
 const WITHOUT_KERNEL: &str = "ship";
 /// What is in the names of scenarios with a program that is installed for this host's architecture only.
 const WITHOUT_PROGRAM: &str = "envoy";
+/// With what the names of scenarios of [`IN_MACHINES`] begin that have a peer.
+const WITH_PEER: &str = "pair::";
 /// Room on the disk for what the job writes.
 const FREE: u64 = 256 << 20;
 
@@ -34,6 +36,7 @@ pub(crate) struct Job {
     directories: Vec<PathBuf>,
     /// Lines of the script.
     script: String,
+    has_peer: bool,
 }
 
 impl Job {
@@ -108,6 +111,13 @@ impl Job {
                     &format!("echo 'test {WITHOUT_KERNEL} ... ignored, no kernel takes part'\n");
                 continue;
             }
+            if program.name == IN_MACHINES
+                && (tests.is_empty() || tests.iter().any(|test| test.starts_with(WITH_PEER)))
+            {
+                let own = architecture.is_own();
+                let programs = if own { &scenarios.binaries } else { &built };
+                job.add_peer(&binary(programs, "playground")?, &truepeer)?;
+            }
             let path = in_machine(program);
             job.add(&path)?;
             let mut arguments: Vec<_> = tests.iter().map(String::as_str).collect();
@@ -130,6 +140,11 @@ impl Job {
         job.finish()
     }
 
+    /// Whether the job is done by two machines.
+    pub(crate) fn has_peer(&self) -> bool {
+        self.has_peer
+    }
+
     /// The disk; it is there as long as this value.
     pub(crate) fn disk(&self) -> &Path {
         &self.disk
@@ -143,6 +158,7 @@ impl Job {
             work,
             directories: Vec::new(),
             script: "ended=0\n".to_owned(),
+            has_peer: false,
         })
     }
 
@@ -181,6 +197,19 @@ impl Job {
                 self.add(&file)?;
             }
         }
+        Ok(())
+    }
+
+    /// Has two machines do the job, with a network card each: the peer only serves the other, by this program.
+    fn add_peer(&mut self, program: &Path, truepeer: &Path) -> Result<()> {
+        self.has_peer = true;
+        write!(
+            self.script,
+            "modprobe -a virtio_pci virtio_net\n\
+             [ -z \"${PEER}\" ] || TRUEPEER_BIN={} exec {} peer\n",
+            quoted(truepeer)?,
+            quoted(program)?
+        )?;
         Ok(())
     }
 

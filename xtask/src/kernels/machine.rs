@@ -12,12 +12,22 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{architecture::Architecture, kernel::Kernel, system::SIGNATURE};
+use super::{
+    architecture::Architecture,
+    kernel::Kernel,
+    pair::{End, join},
+    system::SIGNATURE,
+};
 
 /// How the guest says with which exit code its job ended.
 const ENDED: &str = "truepeer-guest: ended ";
 /// How many of the kernel's last lines are told when the machine ends without that.
 const LAST: usize = 100;
+/// The variable by which a machine's first process knows that it is a peer. The kernel passes on what it does not know.
+pub(super) const PEER: &str = "PEER";
+/// Files with what a peer's job and its kernel print.
+const PEERS_JOB: &str = "peers-job";
+const PEERS_CONSOLE: &str = "peers-console";
 /// What the first process does: it waits for the job's disk and goes on with what is there, so that the system's disk
 /// stays as Debian made it. Disks are found by their labels, because kernels number them as they find them.
 const FIRST: &str = "mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev; mkdir -p /job; \
@@ -31,6 +41,8 @@ pub(crate) struct Machine<'a> {
     pub(crate) system: &'a Path,
     /// The disk with the job; likewise.
     pub(crate) job: &'a Path,
+    /// Whether another machine is joined to it, whose job is to serve this one's.
+    pub(crate) has_peer: bool,
 }
 
 impl Machine<'_> {
@@ -45,7 +57,7 @@ impl Machine<'_> {
         let work = tempfile::tempdir()?;
         let console = work.path().join("console");
         let mut qemu = Qemu(
-            self.qemu(&console)
+            self.command(work.path(), &console)?
                 .stdin(Stdio::null())
                 .stdout(Stdio::piped())
                 .spawn()
@@ -66,7 +78,16 @@ impl Machine<'_> {
             let left = deadline.saturating_duration_since(Instant::now());
             match lines.recv_timeout(left) {
                 Ok(text) => match text.strip_prefix(ENDED) {
-                    Some(code) => return code.trim().parse().context("the job's exit code"),
+                    Some(code) => {
+                        let code = code.trim().parse().context("the job's exit code")?;
+                        if self.has_peer && code != 0 {
+                            let printed = fs::read_to_string(work.path().join(PEERS_JOB));
+                            let printed = printed.unwrap_or_default();
+                            let last = last(&work.path().join(PEERS_CONSOLE));
+                            println!("the peer printed:\n{printed}{last}");
+                        }
+                        return Ok(code);
+                    }
                     None => line(&text),
                 },
                 Err(mpsc::RecvTimeoutError::Timeout) => {
@@ -79,30 +100,41 @@ impl Machine<'_> {
         }
     }
 
-    fn qemu(&self, console: &Path) -> Command {
+    /// What runs it, and its peer if it has one.
+    fn command(&self, work: &Path, console: &Path) -> Result<Command> {
+        if !self.has_peer {
+            let mut command = self.qemu("stdio", console, "");
+            command.args(["-smp", "2", "-m", "3072", "-nic", "none"]);
+            return Ok(command);
+        }
+        let mut near = self.qemu("stdio", console, "");
+        near.args(["-smp", "2", "-m", "3072"])
+            .args(End::Near.card());
+        let job = format!("file,path={}", work.join(PEERS_JOB).display());
+        let console = work.join(PEERS_CONSOLE);
+        let mut far = self.qemu(&job, &console, &format!("{PEER}=1"));
+        far.args(["-smp", "1", "-m", "1024"]).args(End::Far.card());
+        join(&near, &far)
+    }
+
+    /// A machine whose job prints to `job`, with a word for its kernel.
+    fn qemu(&self, job: &str, console: &Path, word: &str) -> Command {
         let board = self.architecture.board();
         let mut command = Command::new(board.qemu.0);
         command.args(board.options);
-        command.args([
-            "-smp",
-            "2",
-            "-m",
-            "3072",
-            "-accel",
-            self.architecture.accelerator(),
-        ]);
+        command.args(["-accel", self.architecture.accelerator()]);
         command.args(["-nodefaults", "-no-user-config", "-no-reboot"]);
-        command.args(["-display", "none", "-nic", "none"]);
+        command.args(["-display", "none"]);
         // One serial line has what the job prints, another what the kernel says.
-        command.args(["-chardev", "stdio,id=job"]).args(board.job);
-        command.arg("-serial");
+        command.arg("-chardev").arg(format!("{job},id=job"));
+        command.args(board.job).arg("-serial");
         command.arg(format!("file:{}", console.display()));
         command.arg("-kernel").arg(self.kernel.binary());
         // After an oops the machine stops, as what follows proves nothing and may never end.
         // The drivers of NVMe and ext4 are built into Debian's kernels, so that no initramfs is needed.
         command.arg("-append").arg(format!(
-            "root=PARTUUID={SIGNATURE:08x}-01 rootwait rw rootfstype=ext4 console={} loglevel=5 oops=panic panic=-1 {} init=/bin/sh \
-             -- -c \"{FIRST}\"",
+            "root=PARTUUID={SIGNATURE:08x}-01 rootwait rw rootfstype=ext4 console={} loglevel=5 oops=panic panic=-1 {} {word} \
+             init=/bin/sh -- -c \"{FIRST}\"",
             board.console, board.append
         ));
         command.args(["-device", "nvme,id=nvme,serial=truepeer"]);

@@ -12,6 +12,7 @@ mod image;
 mod job;
 mod kernel;
 mod machine;
+mod pair;
 mod report;
 mod system;
 
@@ -88,6 +89,7 @@ pub(crate) fn test(
             kernel,
             system: &system,
             job: job.disk(),
+            has_peer: job.has_peer(),
         };
         let started = Instant::now();
         let on_this = report.kernel(&kernel.version);

@@ -99,6 +99,26 @@ impl Raw {
     /// The options and the payload of the SYN with this sequence number that comes in for `target`, whose lengths
     /// and checksums are right.
     pub fn correct_syn(&self, target: SocketAddr, sequence: u32) -> Result<(Vec<u8>, Vec<u8>)> {
+        let wanted = |tcp: &TcpHeader| tcp.sequence_number == sequence;
+        let (Segment { tcp, payload }, checksum) = self.next_syn(target, wanted)?;
+        ensure!(tcp.checksum == checksum, "TCP checksum: {tcp:?}");
+        Ok((tcp.options.as_slice().to_vec(), payload))
+    }
+
+    /// Whether the next SYN comes in for `target` as its sender left it to a network card, which was to complete its
+    /// checksum.
+    pub fn unfinished_syn(&self, target: SocketAddr) -> Result<bool> {
+        let (syn, checksum) = self.next_syn(target, |_| true)?;
+        Ok(syn.tcp.checksum != checksum)
+    }
+
+    /// The next SYN that is wanted of those that come in for `target`, and what its checksum should be. What IP says of
+    /// it is right.
+    fn next_syn(
+        &self,
+        target: SocketAddr,
+        wanted: impl Fn(&TcpHeader) -> bool,
+    ) -> Result<(Segment, u16)> {
         let start = Instant::now();
         let mut buffer = vec![0; 1 << 16];
         while start.elapsed() < SOON.here() {
@@ -106,10 +126,10 @@ impl Raw {
                 continue;
             };
             let packet = &buffer[..length];
-            let Some((_, to, Segment { tcp, payload })) = parse(packet) else {
+            let Some((_, to, syn)) = parse(packet) else {
                 continue;
             };
-            if to != target || !tcp.syn || tcp.sequence_number != sequence {
+            if to != target || !syn.tcp.syn || !wanted(&syn.tcp) {
                 continue;
             }
             let (said, checksum) = match SlicedPacket::from_ip(packet)?.net {
@@ -118,18 +138,17 @@ impl Raw {
                     let header = ip.calc_header_checksum();
                     ensure!(ip.header_checksum == header, "IP checksum: {ip:?}");
                     let said = ip.total_len.into();
-                    (said, tcp.calc_checksum_ipv4(&ip, &payload)?)
+                    (said, syn.tcp.calc_checksum_ipv4(&ip, &syn.payload)?)
                 }
                 Some(NetSlice::Ipv6(ip)) => {
                     let ip = ip.header().to_header();
                     let said = Ipv6Header::LEN + usize::from(ip.payload_length);
-                    (said, tcp.calc_checksum_ipv6(&ip, &payload)?)
+                    (said, syn.tcp.calc_checksum_ipv6(&ip, &syn.payload)?)
                 }
                 _ => bail!("no IP header"),
             };
             ensure!(said == length, "{length} bytes, and {said} by the header");
-            ensure!(tcp.checksum == checksum, "TCP checksum: {tcp:?}");
-            return Ok((tcp.options.as_slice().to_vec(), payload));
+            return Ok((syn, checksum));
         }
         bail!("a SYN for {target}: not within {SOON}")
     }
