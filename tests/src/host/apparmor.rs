@@ -82,6 +82,11 @@ impl Profile {
 
 impl Drop for Profile {
     fn drop(&mut self) {
+        // Printed when the scenario fails.
+        let log = self.includes.join(format!("{}-denied.log", self.name));
+        if let Ok(denials) = self.denials() {
+            let _ = fs::write(log, denials.join("\n"));
+        }
         if let Err(error) = run(&mut self.parser("--remove")) {
             eprintln!("{error:#}");
         }

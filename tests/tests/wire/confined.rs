@@ -76,11 +76,10 @@ profile truepeer /usr/bin/truepeer flags=(attach_disconnected,mediate_deleted) {
 }
 ";
 
-/// A pod whose nginx, as application and as a proxy that binds to its clients, is confined.
+/// A pod whose nginx, as application and as proxy, is confined.
 struct Pod {
     sidecar: Sidecar,
     web: Web,
-    _proxy: Process,
     profile: Profile,
 }
 
@@ -102,11 +101,8 @@ impl Pod {
         let files = format!("{0}/ r,\n{0}/** rw,\n", directory.display());
         let profile = Profile::load(directory, "nginx", NGINX, &files)?;
         let web = start()?;
-        let proxy = nginx::binding(directory, pod, UID, &local_routes(BOUND, REPORT))?;
         profile.ensure_confines(web.id())?;
-        profile.ensure_confines(proxy.id())?;
         Ok(Self {
-            _proxy: proxy,
             web,
             profile,
             sidecar,
@@ -135,14 +131,21 @@ impl Pod {
         }
     }
 
-    fn is_not_told(&self) -> Result<()> {
-        self.load().run(&self.sidecar.client).all_lost()
+    fn is_not_told(&self, directory: &Path) -> Result<()> {
+        let routes = local_routes(BOUND, REPORT);
+        let proxy = nginx::plain(directory, &self.sidecar.pod, &routes)?;
+        self.load().run(&self.sidecar.client).all_lost()?;
+        proxy.stop()?;
+        Ok(())
     }
 
     /// nginx is told the client by bind, by TOA, by a PROXY header, and steered to it.
     fn is_told(&self, directory: &Path) -> Result<()> {
         let sender = &self.sidecar.client;
-        self.load().run(sender).all_exact().context("bind")?;
+        let routes = local_routes(BOUND, REPORT);
+        let proxy = nginx::binding(directory, &self.sidecar.pod, UID, &routes)?;
+        self.profile.ensure_confines(proxy.id())?;
+        self.load().run(sender).all_kept().context("bind")?;
         let _telling = telling(directory)?;
         for family in Family::ALL {
             let at = |port| SocketAddr::from((Sidecar::address(family), port));
@@ -235,7 +238,7 @@ fn shipped(directory: &Path, without: &[&str]) -> Result<Profile> {
 fn application() {
     scenario(|directory| {
         let pod = Pod::new(directory)?;
-        pod.is_not_told()?;
+        pod.is_not_told(directory)?;
         let _agent = Agent::start(directory, pod.config(directory)?)?;
         pod.is_told(directory)
     });
@@ -270,12 +273,9 @@ const DENIED: [(&[&str], &[&str]); 5] = [
         &["  capability sys_admin,\n", "  capability bpf,\n"],
         &["Operation not permitted"],
     ),
-    (
-        &["  capability sys_admin,\n", "  capability perfmon,\n"],
-        &["truepeer_"],
-    ),
     (&["  capability sys_admin,\n"], &["CAP_SYS_ADMIN"]),
     (&["  capability net_admin,\n"], &["not permitted"]),
+    (&["  network netlink,\n"], &["Permission denied"]),
     (
         &["  @{sys}/fs/bpf/{truepeer,truepeer-probe}/{,**} rwk,\n"],
         &["/sys/fs/bpf/truepeer", "Permission denied"],
