@@ -23,6 +23,7 @@ use super::stage::{Family, INTERFACE, Stage, TIMEOUT, accept, is_told};
 use crate::{
     config::{CarryToa, Policy, Reveal, Trust},
     datapath::{Datapath, HostRules, Job, Section},
+    host::confinement,
 };
 
 /// What clients connect to.
@@ -299,7 +300,14 @@ fn speak(
 fn connect_as_speaker(source: SocketAddr, target: SocketAddr) -> Result<TcpStream> {
     // SAFETY: a system call without pointers. Unlike the C library's function, it changes this thread alone.
     let outcome = unsafe { libc::syscall(libc::SYS_setresuid, SPEAKER, SPEAKER, SPEAKER) };
-    ensure!(outcome == 0, io::Error::last_os_error());
+    if outcome != 0 {
+        let error = io::Error::last_os_error();
+        return Err(match error.kind() {
+            // The agent itself does not need it, so that it may run without.
+            io::ErrorKind::PermissionDenied => confinement::lacks("CAP_SETUID"),
+            _ => error.into(),
+        });
+    }
     let socket = Socket::new(Domain::for_address(target), Type::STREAM, None)?;
     if source.is_ipv4() {
         socket.set_ip_transparent_v4(true)
