@@ -161,6 +161,8 @@ fn v1_lines_that_break_a_rule() {
         ("PROXY TCP4 1.2.3.4 5.6.7.8 00 2", Port),
         ("PROXY TCP4 1.2.3.4 5.6.7.8 +1 2", Port),
         ("PROXY TCP4 1.2.3.4 5.6.7.8 1 65536", Port),
+        ("PROXY TCP4 1.2.3.4 5.6.7.8 9.8.7.1 2", Port),
+        ("PROXY TCP6 ::1 ::2 1 9.8.7.2", Port),
         ("PROXY TCP4 1.2.3.4 5.6.7.8 1 2\t", Port),
         ("PROXY TCP4 1.2.3.4 5.6.7.8 1 2\r", Port),
         ("PROXY TCP4 1.2.3.4 5.6.7.8 1 2 ", Fields),

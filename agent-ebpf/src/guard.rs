@@ -33,8 +33,8 @@ pub(crate) fn is_guarded(port: u16) -> bool {
 }
 
 #[inline(always)]
-fn policy(port: u16) -> Option<&'static Policy> {
-    POLICIES.look_up(u32::from(port))
+fn policy(port: u16) -> Option<Policy> {
+    POLICIES.look_up(u32::from(port)).copied()
 }
 
 /// Whether the client may connect to this port. Counts nothing.
@@ -137,7 +137,8 @@ fn to_listener(ctx: &SkBuffContext) -> i32 {
         let _ = hear(ctx, *offset, syn, &mut claim);
     }
     if !claim.names_client() {
-        claim = known.copied().unwrap_or(Claim {
+        // Looked up again, as the entry's memory may be another connection's by now.
+        claim = HANDOVERS.look_up(syn).copied().unwrap_or(Claim {
             client: syn.source,
             evidence: Evidence::Wire as u8,
             ..Claim::default()

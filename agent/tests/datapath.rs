@@ -1,6 +1,8 @@
 //! The BPF programs pass the kernel's verifier and can be attached, taken over and removed. Needs root.
 
-use std::{collections::HashSet, path::PathBuf, process::Command};
+use std::{
+    collections::HashSet, os::unix::fs::PermissionsExt as _, path::PathBuf, process::Command,
+};
 
 use agent_common::{Namespace, Range};
 use anyhow::{Context as _, Result, ensure};
@@ -105,6 +107,8 @@ fn everything_attaches_is_taken_over_and_goes() -> Result<()> {
         assert_eq!(links.len(), 4);
         assert_eq!(status.maps[0].max_entries, 1000);
     }
+    // Or else any user could hold the agent's lock.
+    assert_eq!(root.metadata()?.permissions().mode() & 0o777, 0o700);
     // Without steers, the kernel looks up sockets by itself.
     let mut datapath = Datapath::load(&root, 1000, false, &cgroup()?)?;
     let names = datapath.attach(&netns, &[("eth0", Job::Unwrap)], false)?;

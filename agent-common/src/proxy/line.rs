@@ -234,6 +234,9 @@ impl Fields {
     /// A dot, or the end, behind a number of an IPv4 address.
     #[inline(always)]
     fn octet(&mut self) -> Result<(), Reason> {
+        if self.count(FIELD) >= 2 {
+            return Err(Reason::Port);
+        }
         let number = self.number();
         if number > 255 || self.count(OCTETS) >= 4 || self.is_stray() {
             return Err(Reason::Address);

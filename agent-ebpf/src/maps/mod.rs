@@ -216,7 +216,9 @@ pub(crate) fn longest_match(trie: &LpmTrie<Address, u32>, address: Address) -> O
     trie.get(Key::new(Address::BITS, address)).copied()
 }
 
-/// Hash maps whose values are replaced as a whole and never changed in place: all but `ORIGINS`.
+/// Hash maps whose values are replaced as a whole and never changed in place: all but `ORIGINS`. What they
+/// hold is to be copied at once: when an entry is replaced, removed or evicted, the kernel may give its memory to another
+/// key without waiting for programs (that of an LRU map always, others since Linux 6.1).
 pub(crate) trait Replaced<K, V> {
     /// What the map holds for `key`.
     fn look_up(&self, key: impl Borrow<K>) -> Option<&V>;
@@ -227,7 +229,8 @@ macro_rules! replaced {
         impl<K, V> Replaced<K, V> for $map<K, V> {
             #[inline(always)]
             fn look_up(&self, key: impl Borrow<K>) -> Option<&V> {
-                // SAFETY: nobody writes to a value, and the kernel keeps an entry's memory while a program runs.
+                // SAFETY: nobody writes to an entry's value, and its memory, whosever it is by then, outlives the
+                // program's run. Any bits are valid.
                 unsafe { self.get(key) }
             }
         }

@@ -275,11 +275,13 @@ impl Supervisor {
         netns.run(|| self.journal.apply(netns, &[])).and(withdrawn)
     }
 
-    /// Takes the data path away from a namespace.
+    /// Takes the data path away from a namespace. It goes on after a failure: what stays is not found again before the
+    /// next reload.
     fn withdraw(&self, served: &Served) -> Result<()> {
-        self.datapath.detach(&served.pins)?;
-        self.datapath.unwrap(&served.unwraps, &[])?;
-        self.datapath.forget(served.netns.cookie())
+        let detached = self.datapath.detach(&served.pins);
+        let unwrapped = self.datapath.unwrap(&served.unwraps, &[]);
+        let forgotten = self.datapath.forget(served.netns.cookie());
+        detached.and(unwrapped).and(forgotten)
     }
 
     /// Attaches the packet programs.

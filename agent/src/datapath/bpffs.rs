@@ -2,14 +2,16 @@
 
 use std::{
     ffi::OsStr,
-    fs,
+    fs::{self, Permissions},
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sys::statfs::{BPF_FS_MAGIC, statfs},
+    unistd::geteuid,
 };
 
 /// The mount source by which truepeer recognises a file system that it mounted itself.
@@ -38,7 +40,8 @@ pub(super) fn provide(root: &Path) -> Result<()> {
         mount_point,
         Some("bpf"),
         MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
-        None::<&str>,
+        // As systemd does; without it, every user may create directories there.
+        Some("mode=0700"),
     )
     .with_context(|| {
         format!(
@@ -47,6 +50,29 @@ pub(super) fn provide(root: &Path) -> Result<()> {
             mount_point.display()
         )
     })
+}
+
+/// Makes `root`, on bpffs, and leaves it to this user alone: who may open a directory may also lock it, and so keep
+/// an agent from starting.
+///
+/// # Errors
+///
+/// When the directory is another user's, who could move away what is pinned there.
+pub(super) fn make_private(root: &Path) -> Result<()> {
+    fs::create_dir_all(root).with_context(|| format!("cannot create {}", root.display()))?;
+    let owner = fs::metadata(root)?.uid();
+    if owner != geteuid().as_raw() {
+        bail!(
+            "{} belongs to user {owner}: remove it, or set `bpffs` to another directory",
+            root.display()
+        );
+    }
+    // What others have pinned on the host is none of truepeer's business.
+    if root != Path::new(USUAL_PLACE) {
+        fs::set_permissions(root, Permissions::from_mode(0o700))
+            .with_context(|| format!("cannot protect {}", root.display()))?;
+    }
+    Ok(())
 }
 
 /// A bpffs that truepeer mounted.

@@ -7,11 +7,11 @@ use std::{
 
 use agent_common::{Address, Claim, Counter, Origin};
 use anyhow::Result;
-use aya::maps::{MapData, MapError, PerCpuArray, PerCpuValues, SkStorage};
+use aya::maps::{MapData, PerCpuArray, PerCpuValues, SkStorage};
 
 use super::{
     guard,
-    maps::{self, NOEXIST, Plain, Policies, PolicyPrefixes, found},
+    maps::{self, NOEXIST, Plain, Policies, PolicyPrefixes, found, removed},
     object::Datapath,
     pins::Pins,
 };
@@ -85,12 +85,11 @@ impl Claims for OpenMaps {
 
     fn forget(&self, cookie: u64) -> Result<()> {
         let origins = &mut *self.origins();
-        match origins.map.remove(&cookie) {
-            // Where there is none, the data path was first, and has counted it.
-            Ok(()) => origins.count(-1),
-            Err(MapError::KeyNotFound) => Ok(()),
-            Err(error) => Err(error.into()),
+        // Where there is none, the data path was first, and has counted it.
+        if removed(origins.map.remove(&cookie))? {
+            origins.count(-1)?;
         }
+        Ok(())
     }
 
     fn allows(&self, client: Address, port: u16) -> Result<bool> {

@@ -21,13 +21,16 @@ use crate::host::netns::Netns;
 /// The handle of truepeer's filter among those of its priority.
 const HANDLE: u32 = 1;
 
-/// A BPF filter that the kernel has.
+/// A filter that the kernel has.
 struct Filter {
     priority: u16,
+    /// Its handle among those of its priority. The kernel also lists each priority itself, with 0.
     handle: u32,
-    /// What whoever added it calls its program.
+    /// What the filter is, for example `bpf`.
+    kind: String,
+    /// What whoever added it calls its program; empty unless it is a BPF filter.
     name: String,
-    /// The kernel's id of its program.
+    /// The kernel's id of its program; 0 unless it is a BPF filter.
     program_id: u32,
 }
 
@@ -51,21 +54,24 @@ pub(super) fn run(
     } = *program;
     add_qdisc(pins, interface)?;
     let filters = on(interface, direction)?;
-    let is_ours = |f: &&Filter| (f.priority, f.handle) == (priority, HANDLE);
+    let is_in_place = |f: &Filter| (f.priority, f.handle) == (priority, HANDLE);
+    // The filters of one priority are all of one kind.
+    let stands_in_the_way =
+        |f: &&Filter| f.priority == priority && f.kind != "bpf" || is_in_place(f) && f.name != name;
+    if let Some(filter) = filters.iter().find(stands_in_the_way) {
+        bail!(
+            "the filter of priority {priority} on {interface} is not truepeer's, but \"{}\": give it another priority \
+             (`tc filter show dev {interface} {}`)",
+            format!("{} {}", filter.kind, filter.name).trim_end(),
+            word(direction),
+        );
+    }
     // Two at a time would both change a packet.
-    for misplaced in filters.iter().filter(|f| f.name == name && !is_ours(f)) {
+    for misplaced in filters.iter().filter(|f| f.name == name && !is_in_place(f)) {
         link(interface, direction, misplaced.priority, misplaced.handle)?.detach()?;
     }
-    let id = match filters.iter().find(is_ours) {
-        Some(filter) if filter.name == name => {
-            classifier.attach_to_link(link(interface, direction, priority, HANDLE)?)
-        }
-        Some(filter) => bail!(
-            "the filter of priority {priority} on {interface} is \"{}\", which is not truepeer's: give it another \
-             priority (`tc filter show dev {interface} {}`)",
-            filter.name,
-            word(direction),
-        ),
+    let id = match filters.iter().find(|f| is_in_place(f)) {
+        Some(_) => classifier.attach_to_link(link(interface, direction, priority, HANDLE)?),
         None => {
             let options = NlOptions {
                 priority,
@@ -79,6 +85,12 @@ pub(super) fn run(
     // The filter is to outlive the agent; dropping the link would remove it.
     std::mem::forget(classifier.take_link(id)?);
     Ok(())
+}
+
+/// Whether a filter of the interface runs a program of this name.
+pub(super) fn is_there(interface: &str, program: &PacketProgram) -> Result<bool> {
+    let filters = on(interface, program.direction)?;
+    Ok(filters.iter().any(|f| f.name == program.name))
 }
 
 /// Whether truepeer's filter for this program is there, and runs the program with this id.
@@ -114,12 +126,10 @@ fn link(
     )?)
 }
 
-/// The BPF filters of an interface.
+/// The filters of an interface.
 fn on(interface: &str, direction: TcAttachType) -> Result<Vec<Filter>> {
-    Ok(dump(interface, direction)?
-        .iter()
-        .filter_map(Filter::read)
-        .collect())
+    let filters = dump(interface, direction)?;
+    Ok(filters.iter().map(Filter::read).collect())
 }
 
 /// All filters of an interface.
@@ -137,31 +147,33 @@ fn dump(interface: &str, direction: TcAttachType) -> Result<Vec<TcMessage>> {
 }
 
 impl Filter {
-    /// `None`: it is no BPF filter, or one without a name, and so not truepeer's.
-    fn read(message: &TcMessage) -> Option<Self> {
-        let mut name = None;
-        let mut program_id = None;
-        let options = message
-            .attributes
-            .iter()
-            .filter_map(|attribute| match attribute {
-                TcAttribute::Options(options) => Some(options),
-                _ => None,
-            });
-        for option in options.flatten() {
-            match option {
-                TcOption::Bpf(TcFilterBpfOption::ProgName(text)) => name = Some(text.clone()),
-                TcOption::Bpf(TcFilterBpfOption::ProgId(id)) => program_id = Some(*id),
-                _ => {}
-            }
-        }
-        Some(Self {
+    fn read(message: &TcMessage) -> Self {
+        let mut filter = Self {
             // The upper half of `tcm_info` (TC_H_MAJ of linux/pkt_sched.h).
             priority: (message.header.info >> 16) as u16,
             handle: message.header.handle.into(),
-            name: name?,
-            program_id: program_id?,
-        })
+            kind: String::new(),
+            name: String::new(),
+            program_id: 0,
+        };
+        for attribute in &message.attributes {
+            match attribute {
+                TcAttribute::Kind(kind) => filter.kind.clone_from(kind),
+                TcAttribute::Options(options) => filter.read_options(options),
+                _ => {}
+            }
+        }
+        filter
+    }
+
+    fn read_options(&mut self, options: &[TcOption]) {
+        for option in options {
+            match option {
+                TcOption::Bpf(TcFilterBpfOption::ProgName(name)) => self.name.clone_from(name),
+                TcOption::Bpf(TcFilterBpfOption::ProgId(id)) => self.program_id = *id,
+                _ => {}
+            }
+        }
     }
 }
 

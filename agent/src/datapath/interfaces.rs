@@ -7,12 +7,11 @@ use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf,
     programs::{
-        ProgramError, SchedClassifier, SkLookup,
+        SchedClassifier, SkLookup,
         links::{FdLink, LinkOrder, PinnedLink},
         tc::{SchedClassifierLink, TcAttachOptions},
     },
 };
-use nix::libc;
 
 use super::{
     filters,
@@ -52,9 +51,13 @@ impl Datapath {
     }
 
     /// Detaches the programs with these pins.
+    ///
+    /// # Errors
+    ///
+    /// When one cannot be detached; the others are all the same.
     pub fn detach<'a>(&self, names: impl IntoIterator<Item = &'a String>) -> Result<()> {
-        let mut names = names.into_iter();
-        names.try_for_each(|name| detach(&self.pins, name))
+        let detached = names.into_iter().map(|name| detach(&self.pins, name));
+        detached.fold(Ok(()), Result::and)
     }
 
     /// Fails when a program with one of these pins is not attached, all of which are in `netns`.
@@ -88,7 +91,7 @@ pub(super) fn detach(pins: &Pins, name: &str) -> Result<()> {
         let netns = Netns::all()?.into_iter().find(|n| n.inode() == inode);
         // With a namespace or an interface that is gone, the filter is, too.
         if let Some(netns) = netns
-            && netns.interface_index(&interface).is_ok()
+            && netns.find_interface(&interface)?.is_some()
         {
             netns.run(|| filters::remove(pins, &interface, program))?;
         }
@@ -131,12 +134,16 @@ fn attach_packets(
             let link = FdLink::try_from(classifier.take_link(id)?)?;
             pins.pin_link(&pin, |path| Ok(link.pin(path).map(drop)?))?;
         }
-        Err(ProgramError::SyscallError(error))
-            if error.io_error.raw_os_error() == Some(libc::EINVAL) =>
-        {
+        // A kernel with TCX tells what an interface has.
+        Err(_) if SchedClassifier::query_tcx(interface, program.direction).is_err() => {
             // Pinned first: what is pinned and does not run is attached by the next start, or removed.
             pins.pin_filter(&pin, |path| Ok(classifier.pin(path)?))?;
-            filters::run(classifier, pins, interface, program)?;
+            let running = filters::run(classifier, pins, interface, program);
+            if running.is_err() && !filters::is_there(interface, program)? {
+                pins.unpin_filter(&pin)?;
+                filters::remove_qdisc(pins, interface)?;
+            }
+            running?;
         }
         Err(error) => return Err(error.into()),
     }

@@ -1,6 +1,6 @@
 //! The pinned maps, each with its type, and what is done with any of them.
 
-use std::{collections::HashSet, hash::Hash};
+use std::{collections::HashSet, hash::Hash, io::ErrorKind};
 
 use agent_common::{
     Address, Claim, Connection, ListenerKey, Namespace, Origin,
@@ -182,6 +182,17 @@ pub(super) fn found<T>(looked_up: Result<T, MapError>) -> Result<Option<T>, MapE
     }
 }
 
+/// Whether a removal removed an entry. aya reports a missing one as the system call's error, not as a missing key.
+pub(super) fn removed(removal: Result<(), MapError>) -> Result<bool, MapError> {
+    match removal {
+        Ok(()) => Ok(true),
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == ErrorKind::NotFound => {
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// Makes a map hold what is wanted and nothing else.
 pub(super) fn replace<K: Pod + Eq + Hash, V: Pod>(
     map: &mut HashMap<MapData, K, V>,
@@ -222,4 +233,26 @@ pub(super) fn replace_prefixes(
 /// The prefix's length in bits of an [`Address`], which holds IPv4 in mapped form.
 pub(super) fn prefix_length(prefix: &IpNet) -> u32 {
     u32::from(prefix.prefix_len()) + Address::BITS - u32::from(prefix.max_prefix_len())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use aya::sys::SyscallError;
+
+    use super::*;
+
+    fn failed(kind: ErrorKind) -> Result<(), MapError> {
+        let call = "bpf_map_delete_elem";
+        let io_error = io::Error::from(kind);
+        Err(SyscallError { call, io_error }.into())
+    }
+
+    #[test]
+    fn the_removal_of_nothing_is_no_failure() {
+        assert!(removed(Ok(())).unwrap());
+        assert!(!removed(failed(ErrorKind::NotFound)).unwrap());
+        assert!(removed(failed(ErrorKind::PermissionDenied)).is_err());
+    }
 }

@@ -76,6 +76,7 @@ impl Pins {
     /// Makes the directories, and mounts bpffs where there is none.
     pub fn create(&self) -> Result<()> {
         bpffs::provide(&self.root)?;
+        bpffs::make_private(&self.root)?;
         for directory in [self.maps(), self.links(), self.filters(), self.qdiscs()] {
             fs::create_dir_all(&directory)
                 .with_context(|| format!("cannot create {}", directory.display()))?;

@@ -4,21 +4,20 @@ use std::collections::HashSet;
 
 use agent_common::unwrap::{UnwrapPort, Versions};
 use anyhow::Result;
-use aya::maps::MapError;
 use nix::net::if_::if_nameindex;
 use tracing::{debug, warn};
 
-use super::{filters, interfaces, jobs::PacketProgram, object::Datapath, pins::Pins, unwrap};
+use super::{
+    filters, interfaces, jobs::PacketProgram, maps::removed, object::Datapath, pins::Pins, unwrap,
+};
 use crate::host::netns::Netns;
 
 impl Datapath {
     /// Forgets the settings of the namespace with this cookie.
     pub fn forget(&self, netns: u64) -> Result<()> {
         self.carry_node(netns, &[])?;
-        match self.pins.namespaces()?.remove(&netns) {
-            Err(MapError::KeyNotFound) => Ok(()),
-            removed => Ok(removed?),
-        }
+        removed(self.pins.namespaces()?.remove(&netns))?;
+        Ok(())
     }
 
     /// Removes what another agent has left, and what the configuration no longer needs: detaches every program

@@ -13,7 +13,7 @@ use anyhow::Result;
 use tracing::warn;
 
 use super::{
-    maps::{Plain, found},
+    maps::{Plain, found, removed},
     object::Datapath,
     pins::Pins,
 };
@@ -103,7 +103,7 @@ fn sweep(pins: &Pins, before: &Orphans) -> Result<Orphans> {
                 orphans.insert(key.0, noted);
                 continue;
             }
-            translated.remove(key)?;
+            removed(translated.remove(key))?;
             if handshake(key)? != noted {
                 // One that has begun at this very moment may have lost its entry.
                 abort(&namespaces, &key.0);

@@ -36,11 +36,16 @@ use crate::{
 /// The content type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
+/// What every metric's name begins with.
+const PREFIX: &str = "truepeer";
+
 /// The agent's metrics.
 pub struct Metrics {
     registry: Registry,
+    origins: Arc<dyn Origins>,
+    names: Names,
     /// Whether the agent serves: it is neither starting nor draining.
-    pub ready: Arc<AtomicBool>,
+    pub ready: AtomicBool,
     /// Connections whose line the access log could not write.
     pub access_log_failures: Counter,
     /// Refused connections whose line the access log left out, because there were too many.
@@ -59,10 +64,9 @@ impl Metrics {
         statistics: Statistics,
         containers: Containers,
     ) -> Self {
-        let ready = Arc::new(AtomicBool::new(false));
         let access_log_failures = Counter::default();
         let access_log_omissions = Counter::default();
-        let mut registry = Registry::with_prefix("truepeer");
+        let mut registry = Registry::with_prefix(PREFIX);
         registry.register(
             "build",
             "What is running",
@@ -88,14 +92,11 @@ impl Metrics {
             ConstGauge::new(unix_seconds(SystemTime::now())),
         );
         registry.register_collector(Box::new(containers));
-        registry.register_collector(Box::new(Datapath {
-            origins,
-            names,
-            ready: ready.clone(),
-        }));
         Self {
             registry,
-            ready,
+            origins,
+            names,
+            ready: AtomicBool::new(false),
             access_log_failures,
             access_log_omissions,
             relay,
@@ -104,9 +105,22 @@ impl Metrics {
     }
 
     /// All metrics as text. It blocks to read maps, so it must not run on an async thread.
+    ///
+    /// # Errors
+    ///
+    /// When the data path cannot be read.
     pub fn encode(&self) -> Result<String> {
+        let status = self.origins.status();
+        // Read here, because a collector cannot say why it fails.
+        let mut datapath = Registry::with_prefix(PREFIX);
+        datapath.register_collector(Box::new(Datapath {
+            status: status.context("cannot read the data path's counters")?,
+            names: self.names.clone(),
+            ready: self.ready.load(Ordering::Relaxed),
+        }));
         let mut out = String::new();
-        text::encode(&mut out, &self.registry).context("cannot read the data path's counters")?;
+        text::encode_registry(&mut out, &self.registry)?;
+        text::encode(&mut out, &datapath)?;
         Ok(out)
     }
 }
@@ -116,11 +130,11 @@ fn unix_seconds(time: SystemTime) -> f64 {
         .map_or(0.0, |since| since.as_secs_f64())
 }
 
-/// Collects the metrics of the data path.
+/// The metrics of the data path at this moment.
 struct Datapath {
-    origins: Arc<dyn Origins>,
+    status: Status,
     names: Names,
-    ready: Arc<AtomicBool>,
+    ready: bool,
 }
 
 impl fmt::Debug for Datapath {
@@ -134,19 +148,16 @@ impl Collector for Datapath {
         let mut metric = |name: &str, help: &str, metric: &dyn Encode| {
             metric.encode_as(name, help, &mut encoder)
         };
-        let ready = u64::from(self.ready.load(Ordering::Relaxed));
-        metric("ready", "1 while the agent serves", &ConstGauge::new(ready))?;
+        let ready = ConstGauge::new(u64::from(self.ready));
+        metric("ready", "1 while the agent serves", &ready)?;
         let Status {
             maps,
             counters,
             tallies,
             ..
-        } = self.origins.status().map_err(|error| {
-            tracing::warn!("cannot read the data path's counters: {error:#}");
-            fmt::Error
-        })?;
+        } = &self.status;
         for (counter, n) in counters {
-            metric(counter.name(), counter.help(), &ConstCounter::new(n))?;
+            metric(counter.name(), counter.help(), &ConstCounter::new(*n))?;
         }
         if let Some(origins) = maps.iter().find(|fill| fill.name == map::ORIGINS) {
             metric(
@@ -173,7 +184,7 @@ impl Collector for Datapath {
             ),
         ] {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-            for (rule, tally) in &tallies {
+            for (rule, tally) in tallies {
                 let Some(policy) = self.names.policy(*rule) else {
                     continue;
                 };
@@ -275,6 +286,7 @@ mod tests {
             Statistics::default(),
             Containers::default(),
         );
-        assert!(metrics.encode().is_err());
+        let error = format!("{:#}", metrics.encode().unwrap_err());
+        assert_eq!(error, "cannot read the data path's counters: gone");
     }
 }

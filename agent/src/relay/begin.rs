@@ -1,6 +1,6 @@
 //! The beginning of an accepted connection, from which the relay learns the client.
 
-use std::{net::SocketAddr, os::fd::AsFd as _};
+use std::net::SocketAddr;
 
 use agent_common::{
     Evidence,
@@ -18,10 +18,7 @@ use super::{
     refuse::Refused,
     service::Service,
 };
-use crate::{
-    config::{Accept, Protocol, Send},
-    host::netns,
-};
+use crate::config::{Accept, Protocol, Send};
 
 /// What the beginning of a connection tells.
 pub(super) struct Beginning {
@@ -110,7 +107,7 @@ pub(super) async fn begin(
         preamble,
         client,
         ends,
-        netns: netns::cookie_of(stream.as_fd())?,
+        netns: accepted.netns,
     }))
 }
 
@@ -123,7 +120,7 @@ fn learn(
     preamble: &Preamble,
 ) -> Result<()> {
     let cookie = accepted.cookie;
-    let origin = accepted.origin(stream, Some(client))?;
+    let origin = accepted.origin(Some(client));
     // The TLVs come first: once the origin is recorded, the data path may report the connection's end.
     if let Some(tlvs) = preamble.tlvs() {
         service.tlvs.keep(cookie, tlvs);

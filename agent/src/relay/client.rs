@@ -69,6 +69,8 @@ pub(super) struct Accepted {
     pub(super) known: Option<Origin>,
     /// The sender and this host, as in the packets.
     pub(super) ends: Endpoints,
+    /// Cookie of the socket's namespace.
+    pub(super) netns: u64,
 }
 
 impl Accepted {
@@ -90,23 +92,19 @@ impl Accepted {
             cookie,
             known,
             ends,
+            netns: netns::cookie_of(stream.as_fd())?,
         })
     }
 
     /// The record of the connection's client as of now. While the client is unknown, the record names the
     /// sender, and its evidence is 0.
-    ///
-    /// # Errors
-    ///
-    /// When the socket's namespace cannot be asked for.
-    pub(super) fn origin(&self, stream: &TcpStream, client: Option<&Client>) -> Result<Origin> {
-        let netns = netns::cookie_of(stream.as_fd())?;
-        Ok(match client {
-            Some(client) => client.origin(self.ends, netns, now()),
+    pub(super) fn origin(&self, client: Option<&Client>) -> Origin {
+        match client {
+            Some(client) => client.origin(self.ends, self.netns, now()),
             None => Origin {
                 evidence: 0,
-                ..Client::sender(self.ends, 0).origin(self.ends, netns, now())
+                ..Client::sender(self.ends, 0).origin(self.ends, self.netns, now())
             },
-        })
+        }
     }
 }

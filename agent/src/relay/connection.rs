@@ -31,7 +31,15 @@ pub(super) async fn serve(
     match service.relay.protocol {
         Protocol::Tcp => tcp(service, &stream, peer, &beginning).await,
         Protocol::Http(http) => {
-            http::serve(service.clone(), http, stream, beginning, settings).await;
+            // Apart, so that connections over TCP need no room for it.
+            Box::pin(http::serve(
+                service.clone(),
+                http,
+                stream,
+                beginning,
+                settings,
+            ))
+            .await;
         }
     }
 }

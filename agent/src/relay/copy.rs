@@ -9,7 +9,7 @@
 //! kernel memory grows until there is none left, and what arrived before the sockets were joined waits there
 //! until more arrives.
 
-use std::{io, net::Shutdown, os::fd::AsFd};
+use std::{io, net::Shutdown, os::fd::AsFd, sync::OnceLock};
 
 use nix::fcntl::{SpliceFFlags, splice};
 use socket2::SockRef;
@@ -22,8 +22,17 @@ use super::{
     service::Service,
 };
 
+/// Why a direction ended before its stream did.
+enum Broken {
+    /// The one that is read from broke off.
+    Sender(io::Error),
+    /// The one that is written to takes nothing more.
+    Receiver(io::Error),
+}
+
 /// Copies between `client` and `upstream` until both have ended their stream. When one ends its stream, the
-/// other's half is closed at once.
+/// other's half is closed at once. When the upstream takes nothing more, what it has sent before still reaches
+/// the client: a server may refuse a long request before it has read all of it.
 ///
 /// # Errors
 ///
@@ -42,45 +51,67 @@ pub(super) async fn both(
         }
     };
     let pipes = &service.pipes;
-    let up = one_way(client, upstream, pipes, count(Direction::Upstream));
-    let down = one_way(upstream, client, pipes, count(Direction::Downstream));
+    let broken = OnceLock::new();
+    let up = async {
+        match one_way(client, upstream, pipes, count(Direction::Upstream)).await {
+            Ok(()) => close_half(upstream),
+            Err(Broken::Sender(error)) => Err(error),
+            // The other direction ends by itself, as there is nobody to send more.
+            Err(Broken::Receiver(error)) => {
+                let _ = broken.set(error);
+                Ok(())
+            }
+        }
+    };
+    let down = async {
+        match one_way(upstream, client, pipes, count(Direction::Downstream)).await {
+            // The kernel tells of a break once only, and then as if the stream had ended.
+            Ok(()) if broken.get().is_some() => Ok(()),
+            Ok(()) => close_half(client),
+            Err(Broken::Sender(error) | Broken::Receiver(error)) => Err(error),
+        }
+    };
     tokio::select! {
-        copied = async { tokio::try_join!(up, down) } => copied.map(drop),
-        () = activity.idle_for(service.relay.idle_timeout) => Err(io::ErrorKind::TimedOut.into()),
+        copied = async { tokio::try_join!(up, down) } => copied.map(drop)?,
+        () = activity.idle_for(service.relay.idle_timeout) => {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
     }
+    broken.into_inner().map_or(Ok(()), Err)
 }
 
-/// Copies in one direction, and tells `moved` how many bytes each time. The pipe goes back as soon as there
-/// is nothing more to read, so that silent connections hold none.
+/// Copies in one direction until the stream ends, and tells `moved` how many bytes each time. The pipe goes
+/// back as soon as there is nothing more to read, so that silent connections hold none.
 async fn one_way(
     from: &TcpStream,
     to: &TcpStream,
     pipes: &Pipes,
     moved: impl Fn(usize),
-) -> io::Result<()> {
+) -> Result<(), Broken> {
     loop {
-        from.readable().await?;
-        let pipe = pipes.take().await?;
-        loop {
+        from.readable().await.map_err(Broken::Sender)?;
+        let pipe = pipes.take().await.map_err(Broken::Sender)?;
+        let read = loop {
             match from.try_io(Interest::READABLE, || shift(from, &pipe.input)) {
-                Ok(0) => {
-                    pipes.give_back(pipe);
-                    return close_half(to);
-                }
+                Ok(0) => break Ok(()),
                 Ok(bytes) => {
                     let mut left = bytes;
                     while left > 0 {
                         left -= to
                             .async_io(Interest::WRITABLE, || shift(&pipe.output, to))
-                            .await?;
+                            .await
+                            .map_err(Broken::Receiver)?;
                     }
                     moved(bytes);
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error),
+                Err(error) => break Err(error),
             }
-        }
+        };
         pipes.give_back(pipe);
+        match read {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            read => return read.map_err(Broken::Sender),
+        }
     }
 }
 

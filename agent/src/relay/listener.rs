@@ -13,7 +13,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, Socket, TcpKeepalive, Type};
 use tokio::{net::TcpListener, runtime::Handle, sync::watch, task::JoinHandle, time};
 use tracing::{debug, info, warn};
 
@@ -24,6 +24,11 @@ use crate::connections::origins::Claims;
 
 /// How many connections may wait to be accepted. The kernel lowers it to `net.core.somaxconn`.
 const BACKLOG: i32 = 65_535;
+/// When a silent client is asked whether it is still there, in what intervals, and how often until it counts as gone.
+const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(120))
+    .with_interval(Duration::from_secs(30))
+    .with_retries(4);
 /// How long to wait before the next attempt when the system has no room for another connection.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -106,6 +111,8 @@ pub(super) fn listen(address: SocketAddr, claims: &dyn Claims) -> Result<std::ne
         None,
     )?;
     socket.set_reuse_address(true)?;
+    // What the server asks by itself ends at the relay. Accepted connections inherit this.
+    socket.set_tcp_keepalive(&KEEPALIVE)?;
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
     }

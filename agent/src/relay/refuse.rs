@@ -66,7 +66,7 @@ fn report(
     refused: &Refused,
 ) -> Result<()> {
     let accepted = Accepted::new(service, stream, peer)?;
-    let origin = accepted.origin(stream, refused.client.as_ref())?;
+    let origin = accepted.origin(refused.client.as_ref());
     let closed = Closed {
         origin,
         cookie: accepted.cookie,

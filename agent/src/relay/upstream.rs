@@ -55,16 +55,17 @@ async fn connect(service: &Service, client: &Client) -> Option<TcpStream> {
     None
 }
 
-/// Connects to this upstream, with the client's address as the source if the relay is transparent.
+/// Connects to this upstream, with the client's address as the source if the relay is transparent. A client on
+/// the upstream's own host is not spoofed, as a host drops packets from outside that bear its own address.
 async fn connect_to(service: &Service, address: SocketAddr, client: &Client) -> Result<TcpStream> {
     let connect = async |source| {
         let socket = socket(service, address, client, source)?;
         socket.connect(address).await
     };
-    if service.relay.send != Send::Transparent {
+    let source = client.endpoints.source.socket_addr();
+    if service.relay.send != Send::Transparent || source.ip() == address.ip() {
         return Ok(connect(None).await?);
     }
-    let source = client.endpoints.source.socket_addr();
     if source.is_ipv4() != address.is_ipv4() {
         bail!("{source} cannot be the source of a connection to {address}");
     }

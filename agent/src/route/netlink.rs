@@ -23,17 +23,25 @@ pub(super) fn ip_option(ipv6: bool) -> &'static str {
     if ipv6 { "-6 " } else { "" }
 }
 
-/// Deletes each of `messages` by `delete`, and counts them.
+/// Whether a deletion deleted something: what it was for may have gone meanwhile.
+pub(super) fn deleted(answer: Result<(), rtnetlink::Error>) -> Result<bool> {
+    match answer {
+        Ok(()) => Ok(true),
+        Err(error) if matches!(errno(&error), Some(Errno::ESRCH | Errno::ENOENT)) => Ok(false),
+        Err(error) => Err(explain(error)),
+    }
+}
+
+/// Deletes each of `messages` by `delete`, and counts what was deleted.
 pub(super) async fn delete_all<T>(
     messages: impl Iterator<Item = T>,
     delete: impl AsyncFn(T) -> Result<(), rtnetlink::Error>,
 ) -> Result<usize> {
-    let mut deleted = 0;
+    let mut count = 0;
     for message in messages {
-        delete(message).await.map_err(explain)?;
-        deleted += 1;
+        count += usize::from(deleted(delete(message).await)?);
     }
-    Ok(deleted)
+    Ok(count)
 }
 
 /// What the kernel answered to a dump. A kernel without the address family has nothing to list.
@@ -65,5 +73,29 @@ pub(super) fn explain(error: rtnetlink::Error) -> anyhow::Error {
         }
         Some(errno) => anyhow!("the kernel answered {errno}"),
         None => anyhow!(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroI32;
+
+    use netlink_packet_core::ErrorMessage;
+
+    use super::*;
+
+    fn answered(errno: Errno) -> Result<(), rtnetlink::Error> {
+        let mut message = ErrorMessage::default();
+        message.code = NonZeroI32::new(-(errno as i32));
+        Err(rtnetlink::Error::NetlinkError(message))
+    }
+
+    #[test]
+    fn what_has_gone_meanwhile_is_no_failure() {
+        assert!(deleted(Ok(())).unwrap());
+        // Rules, then routes.
+        assert!(!deleted(answered(Errno::ENOENT)).unwrap());
+        assert!(!deleted(answered(Errno::ESRCH)).unwrap());
+        assert!(deleted(answered(Errno::EPERM)).is_err());
     }
 }

@@ -9,7 +9,7 @@ use netlink_packet_route::route::{
 };
 use nix::errno::Errno;
 
-use super::netlink::{PROTOCOL, delete_all, dumped, errno, explain, family, ip_option};
+use super::netlink::{PROTOCOL, delete_all, deleted, dumped, errno, explain, family, ip_option};
 use crate::host::netns::{LOOPBACK, Netns};
 
 /// A route of the kernel, as far as it concerns truepeer.
@@ -104,12 +104,10 @@ pub(super) fn install(netns: &Netns, ipv6: bool, table: u32) -> Result<()> {
 
 /// Removes truepeer's route from `table`, if it is there.
 pub(super) fn remove(netns: &Netns, ipv6: bool, table: u32) -> Result<()> {
-    netns.netlink(
-        async |handle| match handle.route().del(ours(ipv6, table)).execute().await {
-            Err(error) if matches!(errno(&error), Some(Errno::ESRCH | Errno::ENOENT)) => Ok(()),
-            result => result.map_err(explain),
-        },
-    )
+    netns.netlink(async |handle| {
+        let route = ours(ipv6, table);
+        deleted(handle.route().del(route).execute().await).map(drop)
+    })
 }
 
 /// Removes every route with truepeer's tag from all tables, and returns their number.

@@ -3,6 +3,7 @@
 pub mod apparmor;
 pub mod cgroup;
 pub mod iptables;
+pub mod kernel;
 pub mod listener;
 pub mod netns;
 pub(crate) mod pins;

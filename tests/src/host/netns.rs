@@ -169,17 +169,19 @@ impl Drop for Netns {
     }
 }
 
-/// Runs a command and waits for its end. Returns its standard output, or an error with what it said.
+/// Runs a command and waits for its end. Returns its standard output, or an error with all that it said.
 pub fn run(command: &mut Command) -> Result<String> {
     let output = command
         .stdin(Stdio::null())
         .output()
         .with_context(|| format!("start {:?}", command.get_program()))?;
     if !output.status.success() {
+        let [stderr, stdout] =
+            [&output.stderr, &output.stdout].map(|said| String::from_utf8_lossy(said));
         bail!(
             "{command:?}: {}: {}",
             output.status,
-            String::from_utf8_lossy(&output.stderr).trim()
+            format!("{}\n{}", stderr.trim(), stdout.trim()).trim()
         );
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use tests::agent::{Agent, Config, Steer, truepeer};
-use tests::host::scenario;
+use tests::host::netns::run;
 use tests::host::traces::Traces;
+use tests::host::{kernel, scenario};
 use tests::topology::Sidecar;
 
 const PROXY: u16 = 15006;
@@ -99,6 +100,40 @@ fn what_is_missing_is_named() {
         namespace.netns = Some("/run/netns/tp-none".into());
         let config = Config::new(directory, [namespace])?.write()?;
         ensure_says(&refused(&config, 1)?, &["/run/netns/tp-none"])?;
+        before.assert_unchanged(&sidecar.pod.enter(Traces::here)?)
+    });
+}
+
+/// Runs `tc` in the pod.
+fn tc(sidecar: &Sidecar, arguments: &str) -> Result<String> {
+    run(sidecar.pod.command("tc")?.args(arguments.split(' ')))
+}
+
+#[test]
+fn a_filter_of_somebody_elses_at_its_priority() {
+    scenario(|directory| {
+        let sidecar = Sidecar::new()?;
+        let device = format!("dev {}", Sidecar::INTERFACE);
+        let filter = "prio 135 protocol ip u32 match u32 0 0 flowid 1:1";
+        tc(&sidecar, &format!("qdisc add {device} clsact"))?;
+        tc(&sidecar, &format!("filter add {device} ingress {filter}"))?;
+        let filters = || tc(&sidecar, &format!("filter show {device} ingress"));
+        let (before, theirs) = (sidecar.pod.enter(Traces::here)?, filters()?);
+        let config = Config::new(directory, [inbound(&sidecar)])?;
+        if kernel::is_at_least(6, 6)? {
+            // TCX programs have no priorities.
+            ensure!(
+                Agent::start(directory, config)?.stop()?.success(),
+                "exit status"
+            );
+        } else {
+            let said = refused(&config.write()?, 1)?;
+            ensure_says(
+                &said,
+                &["priority 135", Sidecar::INTERFACE, "u32", "tc filter show"],
+            )?;
+        }
+        ensure!(filters()? == theirs, "another's filter has changed");
         before.assert_unchanged(&sidecar.pod.enter(Traces::here)?)
     });
 }

@@ -16,9 +16,9 @@ use tests::agent::{
 };
 use tests::clients::load::{Load, Outcome};
 use tests::host::netns::{Netns, run};
-use tests::host::scenario;
 use tests::host::traces::Traces;
 use tests::host::user::UID;
+use tests::host::{kernel, scenario};
 use tests::proxies::own::Proxy;
 use tests::proxies::proxy_header::v2;
 use tests::proxies::{any, local_routes};
@@ -67,7 +67,8 @@ fn section(
         let mut config = Config::new(directory, [])?;
         change(&stage, &mut config)?;
         let mut wanted: BTreeSet<_> = ALWAYS.iter().chain(programs).copied().collect();
-        if reads_toa(&config) && !shows_syns_of_older_listeners()? {
+        // Before, the kernel does not show the SYNs that listeners answer which are older than the agent.
+        if reads_toa(&config) && !kernel::is_at_least(6, 12)? {
             wanted.insert(program::HEAR);
         }
         let agent = Agent::start(directory, config)?;
@@ -88,15 +89,6 @@ fn section(
 fn reads_toa(config: &Config) -> bool {
     let nodes = config.carry.iter().flat_map(|carry| &carry.node);
     !config.trust.sources.is_empty() || !config.trust.signers.is_empty() || nodes.count() != 0
-}
-
-/// Whether the kernel shows the SYNs that listeners answer which are older than the agent: since Linux 6.12.
-fn shows_syns_of_older_listeners() -> Result<bool> {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
-    let mut numbers = release.split(['.', '-']).map(str::parse::<u32>);
-    let mut number = || anyhow::Ok(numbers.next().context("a number")??);
-    let version = (number()?, number()?);
-    Ok(version >= (6, 12))
 }
 
 /// The programs that `truepeer status` lists.

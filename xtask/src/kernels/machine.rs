@@ -17,7 +17,7 @@ use super::{architecture::Architecture, kernel::Kernel, system::SIGNATURE};
 /// How the guest says with which exit code its job ended.
 const ENDED: &str = "truepeer-guest: ended ";
 /// How many of the kernel's last lines are told when the machine ends without that.
-const LAST: usize = 30;
+const LAST: usize = 100;
 /// What the first process does: it waits for the job's disk and goes on with what is there, so that the system's disk
 /// stays as Debian made it. Disks are found by their labels, because kernels number them as they find them.
 const FIRST: &str = "mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev; mkdir -p /job; \
@@ -98,9 +98,10 @@ impl Machine<'_> {
         command.arg("-serial");
         command.arg(format!("file:{}", console.display()));
         command.arg("-kernel").arg(self.kernel.binary());
+        // After an oops the machine stops, as what follows proves nothing and may never end.
         // The drivers of NVMe and ext4 are built into Debian's kernels, so that no initramfs is needed.
         command.arg("-append").arg(format!(
-            "root=PARTUUID={SIGNATURE:08x}-01 rootwait rw rootfstype=ext4 console={} loglevel=5 panic=-1 {} init=/bin/sh \
+            "root=PARTUUID={SIGNATURE:08x}-01 rootwait rw rootfstype=ext4 console={} loglevel=5 oops=panic panic=-1 {} init=/bin/sh \
              -- -c \"{FIRST}\"",
             board.console, board.append
         ));

@@ -1,5 +1,6 @@
 //! Real connections through the real data path, in network namespaces of its own: one for each verb.
 
+mod speak;
 mod stage;
 mod verbs;
 

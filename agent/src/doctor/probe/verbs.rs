@@ -2,8 +2,7 @@
 
 use std::{
     io::{self, ErrorKind, Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream},
-    thread,
+    net::{SocketAddr, TcpStream},
     time::Duration,
 };
 
@@ -16,24 +15,18 @@ use agent_common::{
     unwrap::{UnwrapPort, Versions},
 };
 use anyhow::{Context, Result, ensure};
-use nix::libc;
-use socket2::{Domain, Socket, Type};
 
-use super::stage::{Family, INTERFACE, Stage, TIMEOUT, accept, is_told};
+use super::{
+    speak::{PORT, SPEAKER, client, speak},
+    stage::{Family, INTERFACE, Stage, TIMEOUT, accept, is_told},
+};
 use crate::{
     config::{CarryToa, Policy, Reveal, Trust},
     datapath::{Datapath, HostRules, Job, Section},
-    host::confinement,
 };
 
-/// What clients connect to.
-const PORT: u16 = 8080;
 /// The proxy's port.
 const PROXY: u16 = 15006;
-/// The port of a client that somebody speaks for.
-const CLIENT_PORT: u16 = 4711;
-/// A user that nobody is, so that the rule that trusts it concerns nobody else.
-const SPEAKER: u32 = 0x7470_6565;
 /// How long a SYN is waited for that is to be dropped: between two namespaces, an answer takes microseconds.
 const DROPPED: Duration = Duration::from_millis(300);
 
@@ -61,7 +54,7 @@ pub(super) const VERBS: [Attempt; 6] = [
     Attempt {
         verb: "learn",
         section: Section::Bind,
-        shown: "a trusted process was believed that bound to a client's address",
+        shown: "what was said about the client of a connection was believed",
         consequence: "proxies that bind to a client's address are not believed",
         run: learn,
     },
@@ -174,10 +167,11 @@ fn steer(stage: &Stage<'_>) -> Result<()> {
 }
 
 fn learn(stage: &Stage<'_>) -> Result<()> {
-    Rules::new().apply(&mut stage.load()?)?;
+    let mut datapath = stage.load()?;
+    Rules::new().apply(&mut datapath)?;
     stage.over_each(|family| {
         let listener = stage.listen(family, PORT)?;
-        let (_, accepted, sender) = speak(stage, family, &listener)?;
+        let (_, accepted, sender) = speak(stage, &datapath, family, &listener)?;
         names_client(stage, family, &accepted, sender, Evidence::Bind)
     })
 }
@@ -185,10 +179,11 @@ fn learn(stage: &Stage<'_>) -> Result<()> {
 fn reveal(stage: &Stage<'_>) -> Result<()> {
     let mut rules = Rules::new();
     rules.reveal.enabled = true;
-    rules.apply(&mut stage.load()?)?;
+    let mut datapath = stage.load()?;
+    rules.apply(&mut datapath)?;
     stage.over_each(|family| {
         let listener = stage.listen(family, PORT)?;
-        let (told, accepted, _) = speak(stage, family, &listener)?;
+        let (told, accepted, _) = speak(stage, &datapath, family, &listener)?;
         is_told(&accepted, told, client(family))
     })
 }
@@ -204,7 +199,7 @@ fn carry(stage: &Stage<'_>) -> Result<()> {
         rules.carry.to = vec![family.node.into()];
         rules.apply(&mut datapath)?;
         datapath.adopt(&stage.node, 0)?;
-        let (_, accepted, sender) = speak(stage, family, &listener)?;
+        let (_, accepted, sender) = speak(stage, &datapath, family, &listener)?;
         names_client(stage, family, &accepted, sender, Evidence::Toa)
     })
 }
@@ -271,53 +266,6 @@ fn unwrap(stage: &Stage<'_>) -> Result<()> {
         ensure!(text == TEXT, "the application got {text:?}");
         names_client(stage, family, &accepted, sender, Evidence::Proxy)
     })
-}
-
-/// The client that somebody speaks for.
-fn client(family: Family) -> SocketAddr {
-    (family.absent, CLIENT_PORT).into()
-}
-
-/// Connects as the [`SPEAKER`], in the name of [`client`]. Returns what `accept()` said, its socket, and the sender's own
-/// address.
-fn speak(
-    stage: &Stage<'_>,
-    family: Family,
-    listener: &TcpListener,
-) -> Result<(SocketAddr, TcpStream, SocketAddr)> {
-    let target = SocketAddr::new(family.node, PORT);
-    let outgoing = stage.client.run(|| {
-        thread::scope(|scope| {
-            let speaker = scope.spawn(|| connect_as_speaker(client(family), target));
-            speaker.join().expect("the thread does not panic")
-        })
-    })?;
-    let (accepted, told) = accept(listener)?;
-    Ok((told, accepted, outgoing.local_addr()?))
-}
-
-/// Has the calling thread, which ends with it, become the [`SPEAKER`] and connect in the name of `source`.
-fn connect_as_speaker(source: SocketAddr, target: SocketAddr) -> Result<TcpStream> {
-    // SAFETY: a system call without pointers. Unlike the C library's function, it changes this thread alone.
-    let outcome = unsafe { libc::syscall(libc::SYS_setresuid, SPEAKER, SPEAKER, SPEAKER) };
-    if outcome != 0 {
-        let error = io::Error::last_os_error();
-        return Err(match error.kind() {
-            // The agent itself does not need it, so that it may run without.
-            io::ErrorKind::PermissionDenied => confinement::lacks("CAP_SETUID"),
-            _ => error.into(),
-        });
-    }
-    let socket = Socket::new(Domain::for_address(target), Type::STREAM, None)?;
-    if source.is_ipv4() {
-        socket.set_ip_transparent_v4(true)
-    } else {
-        socket.set_ip_transparent_v6(true)
-    }
-    .context("a trusted process was not granted a client's address")?;
-    socket.bind(&source.into())?;
-    socket.connect_timeout(&target.into(), TIMEOUT)?;
-    Ok(socket.into())
 }
 
 /// Fails unless the origin of a connection is [`client`], by this evidence.

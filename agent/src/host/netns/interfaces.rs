@@ -2,9 +2,10 @@
 
 use anyhow::{Context, Result, bail};
 use nix::{
+    errno::Errno,
     ifaddrs::getifaddrs,
     libc,
-    net::if_::{InterfaceFlags, if_nameindex},
+    net::if_::{InterfaceFlags, if_indextoname, if_nameindex, if_nametoindex},
 };
 
 use super::namespace::Netns;
@@ -44,13 +45,26 @@ impl Netns {
         })
     }
 
+    /// The index of the interface with this name, which is not an alternative name; `None`: there is none. The kernel
+    /// is asked for it alone, as a list may leave one out while others come and go.
+    pub fn find_interface(&self, name: &str) -> Result<Option<u32>> {
+        self.run(|| {
+            let index = match if_nametoindex(name) {
+                Err(Errno::ENODEV) => return Ok(None),
+                index => index.with_context(|| format!("cannot look for interface {name}"))?,
+            };
+            let is_its_name =
+                if_indextoname(index).is_ok_and(|own| own.as_bytes() == name.as_bytes());
+            Ok(is_its_name.then_some(index))
+        })
+    }
+
     /// The index of the interface with this name.
     pub fn interface_index(&self, name: &str) -> Result<u32> {
-        let interfaces = self.interfaces()?;
-        if let Some(interface) = interfaces.iter().find(|i| i.name == name) {
-            return Ok(interface.index);
+        if let Some(index) = self.find_interface(name)? {
+            return Ok(index);
         }
-        let names: Vec<_> = interfaces.into_iter().map(|i| i.name).collect();
+        let names: Vec<_> = self.interfaces()?.into_iter().map(|i| i.name).collect();
         bail!(
             "no interface \"{name}\" in {self}, which has: {}",
             names.join(", ")
@@ -98,6 +112,8 @@ mod tests {
     #[test]
     fn an_interface_is_found_by_its_name() {
         let netns = Netns::current().unwrap();
+        assert_eq!(netns.find_interface("lo").unwrap(), Some(1));
+        assert_eq!(netns.find_interface("a234567890123456").unwrap(), None);
         assert_eq!(netns.interface_index("lo").unwrap(), 1);
         let error = netns.interface_index("ethO").unwrap_err().to_string();
         assert!(

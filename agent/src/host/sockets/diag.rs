@@ -84,6 +84,7 @@ pub(super) fn ask(
     let mut buffer = vec![0; message.buffer_len()];
     message.serialize(&mut buffer);
 
+    let is_dump = flags & NLM_F_DUMP == NLM_F_DUMP;
     let socket = Socket::new(NETLINK_SOCK_DIAG).context(CONTEXT)?;
     socket.send(&buffer, 0).context(CONTEXT)?;
     // The kernel fills messages of at most 32 KiB for a reader that has room for them.
@@ -97,13 +98,19 @@ pub(super) fn ask(
             match message.payload {
                 NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
                     each(&response);
-                    if flags & NLM_F_DUMP == 0 {
+                    if !is_dump {
                         return Ok(());
                     }
                 }
+                // A list that breaks off ends with the error's number.
+                NetlinkPayload::Done(done) if done.code < 0 => {
+                    return Err(io::Error::from_raw_os_error(-done.code)).context(CONTEXT);
+                }
                 NetlinkPayload::Done(_) => return Ok(()),
                 // An acknowledgement is an error with the number 0.
-                NetlinkPayload::Error(e) if matches!(e.raw_code(), 0 | NONE | OTHER) => {
+                NetlinkPayload::Error(e) if e.raw_code() == 0 => return Ok(()),
+                // A list without sockets is no error: there, these mean a kernel without `sock_diag`.
+                NetlinkPayload::Error(e) if !is_dump && matches!(e.raw_code(), NONE | OTHER) => {
                     return Ok(());
                 }
                 NetlinkPayload::Error(e) => return Err(io::Error::from(e)).context(CONTEXT),
@@ -132,4 +139,23 @@ pub(super) fn ends(response: &InetResponse) -> (SocketAddr, SocketAddr) {
 /// The address with IPv4-mapped addresses as IPv4, and without the IPv6 scope, which the kernel's answers lack.
 pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_that_the_kernel_cannot_make_is_not_an_empty_one() {
+        let request = InetRequest {
+            family: AF_INET,
+            // Reserved for experiments: no kernel lists its sockets.
+            protocol: 253,
+            extensions: ExtensionFlags::empty(),
+            states: StateFlags::all(),
+            socket_id: SocketId::new_v4(),
+        };
+        let error = ask(request, None, NLM_F_DUMP, |_| {}).unwrap_err();
+        assert!(error.to_string().contains("sock_diag"), "{error:#}");
+    }
 }

@@ -11,14 +11,12 @@ use hyper::{
     Request, Response, StatusCode,
     body::Incoming,
     header::{CONTENT_TYPE, HeaderValue},
-    upgrade::{OnUpgrade, Upgraded},
 };
-use hyper_util::rt::TokioIo;
-use tokio::io::copy_bidirectional;
 use tracing::debug;
 
 use super::{
     body::Body, exchange::Exchange, headers, local_reply::LocalReply, pool::Pool, session::Session,
+    tunnel::tunnel,
 };
 use crate::relay::{metrics::Direction, reason::RefusalReason};
 
@@ -136,27 +134,5 @@ fn allow(exchange: &Exchange) -> Result<(), LocalReply> {
             let text = "the policy cannot be asked";
             Err(LocalReply(StatusCode::SERVICE_UNAVAILABLE, text))
         }
-    }
-}
-
-/// Moves bytes both ways after an upgrade, until both ends are done or nothing moves for the idle timeout.
-async fn tunnel(exchange: Arc<Exchange>, client: OnUpgrade, upstream: OnUpgrade) {
-    let session = &*exchange.session;
-    let copy = async {
-        let (client, upstream) = tokio::try_join!(client, upstream)?;
-        let io = |upgraded: Upgraded| TokioIo::new(upgraded);
-        let (mut client, mut upstream) = (io(client), io(upstream));
-        let moved = copy_bidirectional(&mut client, &mut upstream).await?;
-        Ok::<_, Box<dyn std::error::Error + Send + Sync>>(moved)
-    };
-    tokio::select! {
-        copied = copy => match copied {
-            Ok((up, down)) => {
-                exchange.moved(Direction::Upstream, up as usize);
-                exchange.moved(Direction::Downstream, down as usize);
-            }
-            Err(error) => debug!("{}: {error}", session.service.name),
-        },
-        () = session.timeouts.activity.idle_for(session.service.relay.idle_timeout) => {}
     }
 }

@@ -13,6 +13,7 @@ mod local_reply;
 mod pool;
 mod session;
 mod timeouts;
+mod tunnel;
 
 use std::{
     io::Cursor,

@@ -216,7 +216,7 @@ async fn what_takes_too_long_or_fails_is_told() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bytes_pass_both_ways_after_an_upgrade() {
-    let fixture = Fixture::new(LINES);
+    let mut fixture = Fixture::new(LINES);
     let mut client = connect(fixture.relay);
     let request = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
     client.write_all(request).unwrap();
@@ -235,8 +235,13 @@ async fn bytes_pass_both_ways_after_an_upgrade() {
     server.read_exact(&mut bytes).unwrap();
     assert_eq!(&bytes, b"\x81\x02hi");
     assert_eq!(fixture.relays.open(), 1);
+    // With bytes left unread, this resets the connection. What has moved is told all the same.
+    client.write_all(b"more").unwrap();
+    server.peek(&mut [0]).unwrap();
     drop(server);
-    assert!(lines.next().is_none());
+    assert!(!matches!(lines.next(), Some(Ok(_))));
+    let closed = fixture.summaries.recv().await.unwrap().closed;
+    assert_eq!((closed.received, closed.sent), (8, 6));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,6 +12,7 @@ use std::{
 
 use agent_common::{Address, Claim, Origin};
 use prometheus_client::metrics::counter::Counter;
+use socket2::SockRef;
 use tokio::sync::mpsc::Receiver;
 
 use super::*;
@@ -135,4 +136,15 @@ async fn an_address_that_is_taken_changes_nothing() {
     while TcpStream::connect(fixture.relay).is_ok() {
         tokio::task::yield_now().await;
     }
+}
+
+#[test]
+fn silent_clients_are_asked_whether_they_are_there() {
+    let notes = Notes::default();
+    let listener = listener::listen((Ipv4Addr::LOCALHOST, 0).into(), &notes).unwrap();
+    let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (accepted, _) = listener.accept().unwrap();
+    let accepted = SockRef::from(&accepted);
+    assert!(accepted.keepalive().unwrap());
+    assert_eq!(accepted.tcp_keepalive_time().unwrap().as_secs(), 120);
 }

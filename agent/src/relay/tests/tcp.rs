@@ -1,8 +1,9 @@
 //! Connections over TCP: what the relay learns from them, and what it tells.
 
 use std::{
-    io::Write as _,
+    io::{ErrorKind, Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    time::Duration,
 };
 
 use agent_common::{
@@ -10,6 +11,8 @@ use agent_common::{
     origin::rule_id,
     proxy::{self, Endpoints, Parsed, Peer, Tlv, kind, write},
 };
+
+use tokio::time::sleep;
 
 use super::Fixture;
 
@@ -157,4 +160,44 @@ async fn whom_it_refuses_is_told_with_the_client_if_it_is_known() {
     }
     // The origin is forgotten, or else the data path would report the end as well.
     assert!(fixture.notes.cookies.lock().unwrap().is_empty());
+}
+
+/// The relay runs on this thread, and so only while the test waits.
+#[tokio::test]
+async fn an_answer_before_the_requests_end_reaches_the_client() {
+    let fixture = Fixture::new("");
+    // Which direction has its turn first depends on how often it was theirs.
+    for turns in 0..4 {
+        let mut client = TcpStream::connect(fixture.relay).unwrap();
+        client.set_nonblocking(true).unwrap();
+        fixture.server.set_nonblocking(true).unwrap();
+        let mut server = loop {
+            match fixture.server.accept() {
+                Ok((server, _)) => break server,
+                Err(_) => sleep(Duration::from_millis(1)).await,
+            }
+        };
+        server.set_nonblocking(true).unwrap();
+        for _ in 0..=turns {
+            client.write_all(b"more").unwrap();
+            while server.peek(&mut [0]).is_err() {
+                sleep(Duration::from_millis(1)).await;
+            }
+        }
+        client.write_all(b"still more").unwrap();
+        server.write_all(b"too long").unwrap();
+        // With bytes left unread, this resets the connection.
+        drop(server);
+        let mut answer = Vec::new();
+        loop {
+            match client.read(&mut [0; 8]) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    sleep(Duration::from_millis(1)).await;
+                }
+                Ok(bytes) if bytes > 0 => answer.push(bytes),
+                _ => break,
+            }
+        }
+        assert_eq!(answer, [8], "after {turns} turns");
+    }
 }
