@@ -51,7 +51,7 @@ const SERVERS: [(&str, &str); 18] = [
     ),
 ];
 /// What only scenarios in virtual machines need, since a host's kernel may lack what these tools set up: packages.
-const WIRE: [&str; 2] = ["ipvsadm", "wireguard-tools"];
+const WIRE: [&str; 3] = ["apparmor", "ipvsadm", "wireguard-tools"];
 /// The tools that validate the manifests.
 const JUDGES: [(&str, &str); 3] = [
     ("kubectl", "kubernetes-client"),

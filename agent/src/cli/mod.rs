@@ -24,7 +24,7 @@ use std::{
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use self::output::StdoutClosed;
-use crate::config::ConfigError;
+use crate::{config::ConfigError, host::confinement};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -93,6 +93,9 @@ fn exit(outcome: anyhow::Result<ExitCode>) -> ExitCode {
         return ExitCode::from(2);
     }
     let _ = writeln!(stderr(), "error: {error:#}");
+    if let Some(remedy) = confinement::remedy_of(&error) {
+        let _ = writeln!(stderr(), "{remedy}");
+    }
     ExitCode::FAILURE
 }
 

@@ -48,9 +48,13 @@ pub async fn run(config: Config, load: Load) -> Result<()> {
         Err(error) => Err(error),
     };
     let is_kept = outcome.is_ok() && config.agent.keep;
-    if !is_kept && (outcome.is_ok() || is_first) {
-        block_in_place(|| remove(&config))?;
-    }
+    let outcome = if !is_kept && (outcome.is_ok() || is_first) {
+        // What could not be put in place may not be removable for the same reason: both are told.
+        let removed = block_in_place(|| remove(&config));
+        all([outcome, removed])
+    } else {
+        outcome
+    };
     drop(lock);
     outcome
 }

@@ -14,7 +14,7 @@ use tracing::warn;
 
 use super::{maps::Plain, object::Datapath, programs};
 use crate::host::{
-    kernel,
+    confinement, kernel,
     netns::Netns,
     processes,
     sockets::{self, ListenerInfo},
@@ -72,9 +72,11 @@ impl Datapath {
                     Ok(proxies.insert(Plain(key(netns, port, listener)), socket, 0)?)
                 });
             if let Err(error) = inserted {
+                let remedy =
+                    confinement::remedy().map_or_else(String::new, |remedy| format!("; {remedy}"));
                 warn!(
                     "the listener on port {port} in {netns} is older than the agent and gets connections to the host's \
-                     own addresses only when it listens again: {error:#}"
+                     own addresses only when it listens again: {error:#}{remedy}"
                 );
             }
         }

@@ -1,7 +1,7 @@
 //! Loads the programs of the BPF object, and explains when the kernel refuses one.
 
 use std::{
-    fmt,
+    fmt, io,
     sync::OnceLock,
     time::{Duration, Instant},
 };
@@ -13,7 +13,7 @@ use aya::{
     programs::{Program, ProgramError},
 };
 
-use crate::host::kernel;
+use crate::host::{confinement, kernel};
 
 /// The BPF programs and maps, as ELF.
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("TRUEPEER_OBJECT"));
@@ -248,9 +248,14 @@ fn explain(name: &str, error: ProgramError) -> anyhow::Error {
     let (section, consequence) =
         Purpose::of(name).map_or((None, ""), |p| (p.section, p.consequence));
     let needed = section.map_or_else(|| "the agent itself".to_owned(), |s| s.to_string());
+    // Without its capabilities, the verifier gives reasons of its own.
+    let remedy = (io_error.kind() == io::ErrorKind::PermissionDenied)
+        .then(confinement::remedy)
+        .flatten();
     anyhow::anyhow!(
-        "this kernel refuses the program {name}, which {needed} needs ({io_error}): {}; without it, {consequence}",
-        last_words(&log)
+        "this kernel refuses the program {name}, which {needed} needs ({io_error}): {}; without it, {consequence}{}",
+        last_words(&log),
+        remedy.map_or_else(String::new, |remedy| format!("; {remedy}"))
     )
 }
 

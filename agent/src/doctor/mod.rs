@@ -4,6 +4,7 @@
 pub(crate) mod capabilities;
 mod carry_node;
 mod check;
+mod confinement;
 mod kernel;
 mod keys;
 mod marks;
@@ -26,6 +27,7 @@ use crate::{
 /// it also checks what `config` needs, and makes a connection through the real data path.
 pub fn run(pre: bool, config: &Config) -> Vec<Check> {
     let mut checks = capabilities::check();
+    checks.extend(confinement::check());
     checks.extend(kernel::check());
     checks.extend(mounts::check(&config.agent.bpffs));
     let host_is_fit = |checks: &[Check]| checks.iter().all(|c| c.outcome != Outcome::Fail);

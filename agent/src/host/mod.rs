@@ -2,6 +2,7 @@
 
 pub mod cgroups;
 pub mod clock;
+pub mod confinement;
 pub mod file;
 pub mod kernel;
 pub mod netns;

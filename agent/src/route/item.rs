@@ -192,6 +192,8 @@ impl Item {
     pub(super) fn remove(&self, netns: &Netns, previous: Option<&str>) -> Result<()> {
         match self {
             Self::Rule { ipv6, rule, .. } => Rule::from(rule).remove(netns, *ipv6),
+            // One that was recorded and never installed, for lack of a privilege, needs none to be gone.
+            Self::Route { .. } if !self.is_installed(netns)? => Ok(()),
             Self::Route { ipv6, table, .. } => table::remove(netns, *ipv6, *table),
             Self::Sysctl { key, value, .. } => match (sysctl::read(netns, key)?, previous) {
                 (Some(now), Some(previous)) if now == *value => sysctl::write(netns, key, previous),

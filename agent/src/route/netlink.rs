@@ -4,6 +4,8 @@ use anyhow::{Result, anyhow};
 use netlink_packet_route::AddressFamily;
 use nix::errno::Errno;
 
+use crate::host::confinement;
+
 /// The tag of truepeer's rules and routes (`rtm_protocol`): `proto 137` in the output of ip(8).
 pub const PROTOCOL: u8 = 137;
 
@@ -65,7 +67,7 @@ pub(super) fn errno(error: &rtnetlink::Error) -> Option<Errno> {
 /// The kernel's answer in plain words.
 pub(super) fn explain(error: rtnetlink::Error) -> anyhow::Error {
     match errno(&error) {
-        Some(Errno::EPERM) => anyhow!("CAP_NET_ADMIN is missing: run as root"),
+        Some(Errno::EPERM) => confinement::lacks("CAP_NET_ADMIN"),
         Some(Errno::ENETDOWN) => {
             anyhow!("the interface `lo` is down: run `ip link set lo up` in that namespace")
         }

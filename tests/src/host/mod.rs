@@ -1,5 +1,6 @@
 //! The frame of a scenario: one at a time on this host, and nothing left of it afterwards.
 
+pub mod apparmor;
 pub mod cgroup;
 pub mod iptables;
 pub mod kernel;

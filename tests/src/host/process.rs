@@ -137,7 +137,7 @@ impl Drop for Process {
 }
 
 /// A name that nothing else has, for a process, its log and its files: `envoy-3`.
-pub(crate) fn unique(name: &str) -> String {
+pub fn unique(name: &str) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(1);
     format!("{name}-{}", NEXT.fetch_add(1, Ordering::Relaxed))
 }

@@ -20,12 +20,16 @@ use crate::{
 };
 
 /// The files that accompany the binary, and where they go.
-const FILES: [(&str, &str); 3] = [
+const FILES: [(&str, &str); 4] = [
     ("LICENSE-APACHE", "LICENSE-APACHE"),
     ("LICENSE-MIT", "LICENSE-MIT"),
     (
         "deploy/systemd/truepeer.service",
         "lib/systemd/system/truepeer.service",
+    ),
+    (
+        "deploy/apparmor/truepeer",
+        "share/apparmor/extra-profiles/truepeer",
     ),
 ];
 

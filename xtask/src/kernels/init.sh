@@ -5,6 +5,7 @@ exec < /dev/null > /dev/ttyS0 2>&1
 stty -F /dev/ttyS0 -opost
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t bpf bpf /sys/fs/bpf
+mount -t securityfs securityfs /sys/kernel/security
 mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /dev/shm

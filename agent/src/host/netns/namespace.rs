@@ -29,7 +29,7 @@ use nix::{
 use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 use tokio::runtime;
 
-use crate::host::proc;
+use crate::host::{confinement, proc};
 
 /// Where `ip netns add` keeps the namespaces that have a name.
 const NAMED: &str = "/run/netns";
@@ -104,7 +104,7 @@ impl Netns {
     pub fn create() -> Result<Self> {
         let netns = on_a_thread(|| {
             unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| match errno {
-                Errno::EPERM => anyhow!("CAP_SYS_ADMIN is missing: run as root"),
+                Errno::EPERM => confinement::lacks("CAP_SYS_ADMIN"),
                 errno => anyhow!(errno),
             })?;
             Self::current()
@@ -205,7 +205,9 @@ impl Netns {
             return Ok(());
         }
         setns(&*self.file, CloneFlags::CLONE_NEWNET).map_err(|errno| match errno {
-            Errno::EPERM => anyhow!("cannot enter {self}: CAP_SYS_ADMIN is missing, run as root"),
+            Errno::EPERM => {
+                confinement::lacks("CAP_SYS_ADMIN").context(format!("cannot enter {self}"))
+            }
             Errno::EINVAL => anyhow!("cannot enter {self}: it is a namespace of another kind"),
             errno => anyhow!("cannot enter {self}: {errno}"),
         })

@@ -19,12 +19,16 @@ const CLIENT: &str = "$remote_addr $remote_port";
 
 /// A web server, stopped on drop.
 pub struct Web {
-    #[expect(dead_code, reason = "stops on drop")]
     process: Process,
     access_log: PathBuf,
 }
 
 impl Web {
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// nginx (C) on `addresses`, an IPv6 one for IPv6 only.
     pub fn nginx(directory: &Path, netns: &Netns, addresses: &[SocketAddr]) -> Result<Self> {
         Self::start_nginx(directory, netns, addresses, "", "", CLIENT)

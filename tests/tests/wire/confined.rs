@@ -1,0 +1,328 @@
+//! A security module confines who takes part: AppArmor, which Debian's kernels have by default.
+
+use std::fs;
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use tests::agent::{Agent, Config, Steer, Unwrap, binary};
+use tests::clients::load::{Application, Connection, Load, get};
+use tests::clients::tcp::connect;
+use tests::host::apparmor::Profile;
+use tests::host::process::{Process, unique};
+use tests::host::scenario;
+use tests::host::traces::Traces;
+use tests::host::user::UID;
+use tests::proxies::own::connect_from;
+use tests::proxies::proxy_header::v2;
+use tests::proxies::{any, any_v4, local_routes, nginx};
+use tests::servers::web::{Web, parse_client};
+use tests::topology::{Family, Sidecar};
+use tests::wait::Limit;
+
+use crate::stage::{HEADER, REPORT, client, senders, telling};
+
+/// Where clients reach nginx as a proxy.
+const BOUND: u16 = 15001;
+/// Where they are steered to nginx as an application.
+const STEERED: u16 = 9042;
+
+/// How long a command may take that ends by itself.
+const ENDS: Limit = Limit::secs(60);
+
+/// nginx as hosts confine it. Where its files are is the host's to say.
+const NGINX: &str = "
+abi <abi/3.0>,
+include <tunables/global>
+
+profile nginx /usr/sbin/nginx {
+  include <abstractions/base>
+  include <abstractions/nameservice>
+  include <abstractions/openssl>
+  capability dac_override,
+  capability net_bind_service,
+  capability setgid,
+  capability setuid,
+  /usr/sbin/nginx mr,
+  /etc/nginx/** r,
+  /usr/share/nginx/modules-available/*.conf r,
+  /usr/lib/nginx/modules/*.so mr,
+  include if exists <local/nginx>
+}
+";
+
+/// What is shipped for the agent.
+const TRUEPEER: &str = include_str!("../../../deploy/apparmor/truepeer");
+
+/// What of containerd's and Docker's default profile is in the agent's way.
+const RUNTIME: &str = "
+abi <abi/3.0>,
+include <tunables/global>
+
+profile truepeer /usr/bin/truepeer flags=(attach_disconnected,mediate_deleted) {
+  include <abstractions/base>
+  network,
+  capability,
+  file,
+  umount,
+  deny @{PROC}/sys/[^k]** w,
+  deny mount,
+  deny /sys/[^f]*/** wklx,
+  deny /sys/f[^s]*/** wklx,
+  deny /sys/fs/[^c]*/** wklx,
+  ptrace (trace, read, tracedby, readby) peer=truepeer,
+}
+";
+
+/// A pod whose nginx, as application and as proxy, is confined.
+struct Pod {
+    sidecar: Sidecar,
+    web: Web,
+    profile: Profile,
+}
+
+impl Pod {
+    fn new(directory: &Path) -> Result<Self> {
+        let sidecar = Sidecar::new()?;
+        let pod = &sidecar.pod;
+        let ports = [any_v4(REPORT), any(REPORT), any_v4(HEADER), any(HEADER)];
+        let start = || Web::nginx(directory, pod, &ports);
+        let strict = Profile::load(directory, "nginx", NGINX, "")?;
+        let error = start()
+            .err()
+            .context("nginx was to be kept from its files")?;
+        ensure!(
+            format!("{error:#}").contains("Permission denied"),
+            "{error:#}"
+        );
+        drop(strict);
+        let files = format!("{0}/ r,\n{0}/** rw,\n", directory.display());
+        let profile = Profile::load(directory, "nginx", NGINX, &files)?;
+        let web = start()?;
+        profile.ensure_confines(web.id())?;
+        Ok(Self {
+            web,
+            profile,
+            sidecar,
+        })
+    }
+
+    /// A configuration with each way by which nginx is told.
+    fn config(&self, directory: &Path) -> Result<Config> {
+        let pod = &self.sidecar.pod;
+        let steer = Steer::new("in", pod, &["9000-9099"], REPORT);
+        let mut config = Config::new(directory, [steer])?;
+        config.trust.uids.push(UID);
+        config.trust.sources = senders();
+        config
+            .unwrap
+            .push(Unwrap::new(pod, Sidecar::INTERFACE, &["8443"]));
+        Ok(config)
+    }
+
+    fn load(&self) -> Load {
+        Load {
+            application: Application::Web,
+            connections: 100,
+            concurrent: 20,
+            ..Load::new(Sidecar::targets(BOUND))
+        }
+    }
+
+    fn is_not_told(&self, directory: &Path) -> Result<()> {
+        let routes = local_routes(BOUND, REPORT);
+        let proxy = nginx::plain(directory, &self.sidecar.pod, &routes)?;
+        self.load().run(&self.sidecar.client).all_lost()?;
+        proxy.stop()?;
+        Ok(())
+    }
+
+    /// nginx is told the client by bind, by TOA, by a PROXY header, and steered to it.
+    fn is_told(&self, directory: &Path) -> Result<()> {
+        let sender = &self.sidecar.client;
+        let routes = local_routes(BOUND, REPORT);
+        let proxy = nginx::binding(directory, &self.sidecar.pod, UID, &routes)?;
+        self.profile.ensure_confines(proxy.id())?;
+        self.load().run(sender).all_kept().context("bind")?;
+        let _telling = telling(directory)?;
+        for family in Family::ALL {
+            let at = |port| SocketAddr::from((Sidecar::address(family), port));
+            let toa = sender.enter(|| connect_from(client(family), at(REPORT), 0))?;
+            seen_as_client(&toa, family).context("TOA")?;
+            let mut header = connect(sender, at(HEADER))?;
+            header.write_all(&v2(client(family), at(HEADER)))?;
+            seen_as_client(&header, family).context("PROXY header")?;
+            let source = (family.client(6), 0).into();
+            let steered =
+                sender.enter(|| Connection::open_from(source, at(STEERED), Application::Web))?;
+            ensure!(
+                steered.seen.accepted == steered.client,
+                "steered: {} was seen as {}",
+                steered.client,
+                steered.seen.accepted
+            );
+        }
+        self.profile.ensure_confines(self.web.id())
+    }
+}
+
+fn seen_as_client(stream: &TcpStream, family: Family) -> Result<()> {
+    let seen = parse_client(&get(stream)?)?;
+    ensure!(
+        seen == client(family),
+        "{} was seen as {seen}",
+        client(family)
+    );
+    Ok(())
+}
+
+/// The agent where packages install it, so that its profile applies, and its files where they are by default.
+struct Installed(PathBuf);
+
+impl Installed {
+    const DIRECTORIES: [&str; 3] = ["/run/truepeer", "/var/lib/truepeer", "/var/log/truepeer"];
+    const BPFFS: &str = "/sys/fs/bpf/truepeer";
+
+    fn new() -> Result<Self> {
+        let path = PathBuf::from("/usr/bin/truepeer");
+        fs::copy(binary()?, &path)?;
+        for directory in Self::DIRECTORIES {
+            fs::create_dir_all(directory)?;
+        }
+        Ok(Self(path))
+    }
+
+    /// A configuration with its files at the usual places.
+    fn config(mut config: Config) -> Config {
+        config.agent.socket = "/run/truepeer/truepeer.sock".into();
+        config.agent.bpffs = Self::BPFFS.into();
+        config.agent.pods = "/var/lib/truepeer/pods".into();
+        config.agent.access_log = "/var/log/truepeer/access.log".into();
+        config
+    }
+
+    /// Whether a command succeeds, and what it says.
+    fn runs(&self, directory: &Path, command: &str, config: &Config) -> Result<(bool, String)> {
+        let mut run = Command::new(&self.0);
+        run.args([command, "--config"]).arg(config.write()?);
+        let name = unique(command);
+        let mut process = Process::start(&name, run, directory)?;
+        let status = process.wait(ENDS)?;
+        Ok((status.success(), process.log()?))
+    }
+}
+
+impl Drop for Installed {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+        for directory in Self::DIRECTORIES {
+            let _ = fs::remove_dir_all(directory);
+        }
+    }
+}
+
+/// The profile that is shipped, but for some of its text, with what the scenario itself needs.
+fn shipped(directory: &Path, without: &[&str]) -> Result<Profile> {
+    let mut text = TRUEPEER.to_owned();
+    for part in without {
+        ensure!(text.contains(part), "the profile has no {part:?}");
+        text = text.replace(part, "");
+    }
+    let log = format!("{}/*.log w,\n", directory.display());
+    Profile::load(directory, "truepeer", &text, &log)
+}
+
+#[test]
+fn application() {
+    scenario(|directory| {
+        let pod = Pod::new(directory)?;
+        pod.is_not_told(directory)?;
+        let _agent = Agent::start(directory, pod.config(directory)?)?;
+        pod.is_told(directory)
+    });
+}
+
+#[test]
+fn agent_and_application() {
+    scenario(|directory| {
+        let pod = Pod::new(directory)?;
+        let installed = Installed::new()?;
+        let profile = shipped(directory, &[])?;
+        let config = Installed::config(pod.config(directory)?);
+        let agent = Agent::start_binary(&installed.0, directory, config.clone())?;
+        profile.ensure_confines(agent.id())?;
+        pod.is_told(directory)?;
+        let (is_well, said) = installed.runs(directory, "doctor", &config)?;
+        ensure!(is_well && said.contains(&profile.label()), "{said}");
+        ensure!(agent.stop()?.success(), "the agent's exit status");
+        ensure!(!Path::new(Installed::BPFFS).exists(), "pins are left");
+        let denials = profile.denials()?;
+        ensure!(denials.is_empty(), "denied:\n{}", denials.join("\n"));
+        Ok(())
+    });
+}
+
+/// What a profile lacks, and words of what the agent then says.
+const DENIED: [(&[&str], &[&str]); 5] = [
+    (
+        &["  capability sys_admin,\n", "  capability bpf,\n"],
+        &["Operation not permitted"],
+    ),
+    (&["  capability sys_admin,\n"], &["CAP_SYS_ADMIN"]),
+    // Older kernels ask for it when maps are made, newer ones for rules and routes.
+    (&["  capability net_admin,\n"], &[]),
+    (&["  network netlink,\n"], &["Permission denied"]),
+    (
+        &["  @{sys}/fs/bpf/{truepeer,truepeer-probe}/{,**} rwk,\n"],
+        &["/sys/fs/bpf/truepeer", "Permission denied"],
+    ),
+];
+
+#[test]
+fn what_a_profile_denies_is_named() {
+    scenario(|directory| {
+        let sidecar = Sidecar::new()?;
+        let installed = Installed::new()?;
+        let before = sidecar.pod.enter(Traces::here)?;
+        let steer = Steer::new("in", &sidecar.pod, &["9000-9099"], REPORT);
+        let config = Installed::config(Config::new(directory, [steer])?);
+        for (without, words) in DENIED {
+            let profile = shipped(directory, without)?;
+            refuses(directory, &installed, &config, &profile, words)
+                .with_context(|| without.concat())?;
+            before.assert_unchanged(&sidecar.pod.enter(Traces::here)?)?;
+        }
+        let profile = shipped(directory, &["  ptrace (read, trace),\n"])?;
+        let (_, said) = installed.runs(directory, "doctor", &config)?;
+        let hides = format!("\"{}\" hides other processes", profile.label());
+        ensure!(said.contains(&hides), "expected {hides:?} in:\n{said}");
+        drop(profile);
+        let profile = Profile::load(directory, "truepeer", RUNTIME, "")?;
+        refuses(
+            directory,
+            &installed,
+            &config,
+            &profile,
+            &["/sys/fs/bpf/truepeer"],
+        )
+    });
+}
+
+/// The agent does not start, names the profile besides these words, and leaves nothing.
+fn refuses(
+    directory: &Path,
+    installed: &Installed,
+    config: &Config,
+    profile: &Profile,
+    words: &[&str],
+) -> Result<()> {
+    let (is_well, said) = installed.runs(directory, "run", config)?;
+    ensure!(!is_well, "it was to fail:\n{said}");
+    for word in words.iter().copied().chain([&*profile.label()]) {
+        ensure!(said.contains(word), "expected {word:?} in:\n{said}");
+    }
+    ensure!(!Path::new(Installed::BPFFS).exists(), "pins are left");
+    Ok(())
+}
