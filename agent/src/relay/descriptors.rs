@@ -1,9 +1,6 @@
 //! The limit of open files, of which the relays leave some to the rest of the agent.
 
-use std::{
-    os::fd::AsRawFd,
-    sync::atomic::{AtomicU64, Ordering},
-};
+use std::os::fd::AsRawFd;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tracing::warn;
@@ -17,9 +14,6 @@ const SILENT: u64 = 2;
 /// How many descriptors a connection needs while it moves bytes: two sockets, and a pipe for each direction.
 const MOVING: u64 = 6;
 
-/// The limit as it was last set, so that connections need not ask the kernel for it.
-static LIMIT: AtomicU64 = AtomicU64::new(u64::MAX);
-
 /// Raises the limit to what this many connections may need in each relay, or as far as the system allows.
 pub(super) fn raise_limit(connections: impl Iterator<Item = u32>) {
     let connections: u64 = connections.map(u64::from).sum();
@@ -32,8 +26,7 @@ pub(super) fn raise_limit(connections: impl Iterator<Item = u32>) {
         }
         getrlimit(Resource::RLIMIT_NOFILE)
     };
-    let raised = raise().inspect(|(soft, _)| LIMIT.store(*soft, Ordering::Relaxed));
-    match raised {
+    match raise() {
         Ok((soft, _)) if soft < BEYOND_CONNECTIONS + connections * SILENT => warn!(
             "the relays may have {connections} connections, but no more than {soft} files can be open, which is \
              room for {}: raise the limit (`LimitNOFILE` of systemd), or set `max_connections`",
@@ -56,5 +49,6 @@ pub(super) fn has_room_for_pipe(end: &impl AsRawFd) -> bool {
 
 /// Whether the limit allows `count` more descriptors than the newest one, which is the lowest that was free.
 fn are_left(newest: &impl AsRawFd, count: u64) -> bool {
-    newest.as_raw_fd() as u64 + count < LIMIT.load(Ordering::Relaxed)
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+    newest.as_raw_fd() as u64 + count < limit
 }
