@@ -1,12 +1,15 @@
 //! What a hop says about its client, and what the kernel finds it by.
 
-use crate::Endpoint;
+use crate::{
+    Endpoint,
+    trust::{LocalProxy, Reach},
+};
 
 /// What a trusted hop says about its client: value of the `CLAIMS` socket storage, for a local proxy's
 /// socket, and of the `HANDOVERS` map.
 ///
-/// Layout (56 bytes): client 0..20, original_dst 20..40, rule 40..44, evidence 44, is_signed 45, padding 46..48,
-/// header 48..56.
+/// Layout (64 bytes): client 0..20, original_dst 20..40, rule 40..44, evidence 44, is_signed 45, is_pending 46, conditions 47,
+/// header 48..56, netns 56..64.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Claim {
@@ -22,17 +25,51 @@ pub struct Claim {
     pub evidence: u8,
     /// 1 if a tag proves the claim, else 0.
     pub is_signed: u8,
-    /// Always zero.
-    pub padding: [u8; 2],
+    /// 1 while a PROXY header is still to come, so that the claim only tells who will send it; else 0.
+    pub is_pending: u8,
+    /// In `CLAIMS`, whom else a connection tells of the claim: [`Claim::CARRIED`], [`Claim::LIMITED`]. Else zero.
+    pub conditions: u8,
     /// Number of the PROXY header that says more about the connection ([`crate::event::Header`]); 0: none.
     pub header: u64,
+    /// Cookie of the network namespace in which the claim is believed; 0: in all of this host.
+    pub netns: u64,
 }
 
 impl Claim {
+    /// Other hosts are told, too.
+    pub const CARRIED: u8 = 1;
+    /// Only connections to the ports that the map `TRUSTED_PORTS` has for the rule tell of it.
+    pub const LIMITED: u8 = 2;
+
+    /// What a process that is believed so far says, in the network namespace with the cookie `netns`: nobody yet.
+    #[inline(always)]
+    pub fn of_proxy(proxy: LocalProxy, netns: u64) -> Self {
+        let mut claim = Self {
+            rule: proxy.rule,
+            ..Self::default()
+        };
+        if proxy.reach == Reach::Namespace as u8 {
+            claim.netns = netns;
+        }
+        if proxy.reach == Reach::Carry as u8 {
+            claim.conditions |= Self::CARRIED;
+        }
+        if proxy.limited != 0 {
+            claim.conditions |= Self::LIMITED;
+        }
+        claim
+    }
+
     /// Whether the client is known.
     #[inline(always)]
     pub const fn names_client(&self) -> bool {
-        self.evidence != 0
+        self.evidence != 0 && self.is_pending == 0
+    }
+
+    /// Whether the claim is believed in the network namespace with this cookie.
+    #[inline(always)]
+    pub const fn holds_in(&self, netns: u64) -> bool {
+        self.netns == 0 || self.netns == netns
     }
 
     /// The client of a connection whose sender has `port` (host byte order) on the wire. A proxy that binds to
@@ -80,7 +117,7 @@ pub struct Connection {
 
 const _: () = {
     use core::mem::offset_of;
-    assert!(size_of::<Claim>() == 56 && offset_of!(Claim, rule) == 40);
+    assert!(size_of::<Claim>() == 64 && offset_of!(Claim, rule) == 40);
     assert!(offset_of!(Claim, evidence) == 44 && offset_of!(Claim, header) == 48);
     assert!(size_of::<Syn>() == 44 && offset_of!(Syn, isn) == 40);
     assert!(size_of::<Connection>() == 48 && offset_of!(Connection, source) == 8);

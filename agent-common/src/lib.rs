@@ -18,11 +18,13 @@ pub mod names;
 pub mod node;
 pub mod options;
 pub mod origin;
+pub mod ports;
 pub mod proxy;
 pub mod siphash;
 pub mod steer;
 pub mod tag;
 pub mod toa;
+pub mod trust;
 pub mod unwrap;
 mod verifier;
 

@@ -26,15 +26,14 @@ pub mod map {
     pub const CLAIMS: &str = "CLAIMS";
     /// LRU hash: [`crate::Syn`] to [`crate::Claim`].
     pub const HANDOVERS: &str = "HANDOVERS";
-    /// Hash: user id (`u32`) to the id of the rule that trusts it (`u32`).
+    /// Hash: user id (`u32`) to [`crate::trust::LocalProxy`].
     pub const TRUSTED_UIDS: &str = "TRUSTED_UIDS";
-    /// Hash: cgroup id (`u64`) to the id of the rule that trusts it (`u32`).
+    /// Hash: cgroup id (`u64`) to [`crate::trust::LocalProxy`].
     pub const TRUSTED_CGROUPS: &str = "TRUSTED_CGROUPS";
-    /// Trie of prefixes: [`crate::Address`] of a sender to the id of the rule that trusts it (`u32`).
+    /// Trie of prefixes: [`crate::Address`] of a speaker to [`crate::trust::Sender`].
     pub const TRUSTED_SOURCES: &str = "TRUSTED_SOURCES";
-    /// Trie of prefixes: [`crate::Address`] of a sender whose TOA must be signed to the id of the rule that says
-    /// so (`u32`); 0 for one that lies in such a prefix and need not sign.
-    pub const SIGNERS: &str = "SIGNERS";
+    /// Hash: id of a rule (`u32`) that believes its speakers on some ports only to [`crate::ports::Ports`].
+    pub const TRUSTED_PORTS: &str = "TRUSTED_PORTS";
     /// Hash: 0 (`u32`) to [`crate::tag::Keys`].
     pub const KEYS: &str = "KEYS";
     /// Hash: [`crate::tag::Signed`] that came to the last epoch in which a tag for it may have been made (`u64`).
@@ -46,7 +45,7 @@ pub mod map {
     /// Trie of prefixes: [`crate::Address`] of a destination that understands TOA to the option's kind
     /// (`u32`).
     pub const CARRY: &str = "CARRY";
-    /// Hash: address family (`u32`, `AF_INET` or `AF_INET6`) to [`crate::Address`].
+    /// Hash: [`crate::trust::LocalSource`] to [`crate::Address`].
     pub const LOCAL_SOURCES: &str = "LOCAL_SOURCES";
     /// Hash: [`crate::unwrap::UnwrapPort`] to [`crate::unwrap::Versions`].
     pub const UNWRAPS: &str = "UNWRAPS";
@@ -90,7 +89,7 @@ pub mod map {
         TRUSTED_UIDS,
         TRUSTED_CGROUPS,
         TRUSTED_SOURCES,
-        SIGNERS,
+        TRUSTED_PORTS,
         KEYS,
         SPENT,
         SPENDING,
@@ -163,4 +162,4 @@ pub const KERNEL: &str = "KERNEL";
 
 /// Version of every type in this crate that lives in a pinned map. Pins of another version are
 /// replaced, never read.
-pub const LAYOUT: u32 = 3;
+pub const LAYOUT: u32 = 4;

@@ -1,6 +1,6 @@
 //! carry before a node's own NAT: which SYNs are given TOA, and who vouches for them.
 
-use crate::Endpoint;
+use crate::{Endpoint, ports::Ports};
 
 /// Key of the `NODES` map: an interface by which SYNs come in.
 ///
@@ -26,8 +26,8 @@ pub struct Node {
     pub rule: u32,
     /// The kind of the option that carries TOA.
     pub kind: u32,
-    /// Destination ports, one bit a port.
-    ports: [u64; 1 << 10],
+    /// Destination ports.
+    pub ports: Ports,
 }
 
 impl Node {
@@ -36,19 +36,8 @@ impl Node {
         Self {
             rule,
             kind: kind as u32,
-            ports: [0; 1 << 10],
+            ports: Ports::NONE,
         }
-    }
-
-    /// Adds a port (host byte order): SYNs to it are given TOA.
-    pub const fn add(&mut self, port: u16) {
-        self.ports[port as usize >> 6] |= 1 << (port & 63);
-    }
-
-    /// Whether SYNs to this port are given TOA.
-    #[inline(always)]
-    pub const fn has(&self, port: u16) -> bool {
-        self.ports[port as usize >> 6] >> (port & 63) & 1 != 0
     }
 }
 
@@ -89,22 +78,7 @@ impl Voucher {
 }
 
 const _: () = {
-    assert!(size_of::<Interface>() == 16 && size_of::<Node>() == 8 + (1 << 13));
+    assert!(size_of::<Interface>() == 16 && size_of::<Node>() == 8 + size_of::<Ports>());
     assert!(size_of::<Passage>() == 24);
     assert!(size_of::<Voucher>() == 40 && core::mem::offset_of!(Voucher, rule) == 28);
 };
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_node_has_the_ports_that_were_added() {
-        let mut node = Node::new(1, 254);
-        let ports = [0, 63, 64, 30_000, u16::MAX];
-        ports.iter().for_each(|port| node.add(*port));
-        for port in 0..=u16::MAX {
-            assert_eq!(node.has(port), ports.contains(&port), "{port}");
-        }
-    }
-}

@@ -38,18 +38,18 @@ impl Versions {
 
 /// A connection whose server has not established it yet: value of the `UNWRAPPING` map.
 ///
-/// Layout (12 bytes): isn 0..4, rule 4..8, shift 8..10, padding 10..12.
+/// Layout (12 bytes): isn 0..4, rule 4..8, shift 8..10, is_told 10..12.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Handshake {
     /// The sender's initial sequence number, host byte order.
     pub isn: u32,
-    /// [`crate::origin::rule_id`] of the rule that trusts the sender.
+    /// [`crate::origin::rule_id`] of the rule that believes the sender's header.
     pub rule: u32,
     /// By how much the server's sequence number is higher: the expected length of the header.
     pub shift: u16,
-    /// Always zero.
-    pub padding: u16,
+    /// 1 if TOA or this node told who sends the header; `HANDOVERS` has it, as a pending claim. Else 0.
+    pub is_told: u16,
 }
 
 impl Handshake {

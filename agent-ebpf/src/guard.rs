@@ -4,7 +4,7 @@
 //! that names the client. What was admitted is left alone.
 
 use agent_common::{
-    Address, Claim, Closed, Endpoint, Evidence, Origin,
+    Address, Claim, Closed, Endpoint, Evidence, Origin, Syn,
     guard::{Policy, Prefix, Verdict},
     unwrap::Refusal,
 };
@@ -19,7 +19,7 @@ use crate::{
         clock::boottime,
         context::Skb as _,
         opening::{Opening, Packet},
-        uapi::{PASS, REJECT},
+        uapi::{LOOPBACK, PASS, REJECT},
     },
     learn::{hear::hear, toa},
     maps::{CLAIMS, HANDOVERS, POLICIES, PREFIXES, REFUSED, Replaced as _, TALLIES, add},
@@ -112,6 +112,14 @@ fn is_relays(ctx: &SkBuffContext) -> bool {
     claim.is_some_and(|claim| claim.rule == 0)
 }
 
+/// What was said about the client of a connection that is being made. What is believed in the speaker's own network
+/// namespace only comes by the loopback interface there.
+#[inline(always)]
+fn handed_over(ctx: &SkBuffContext, syn: &Syn) -> Option<&'static Claim> {
+    let claim = HANDOVERS.look_up(syn)?;
+    (claim.netns == 0 || ctx.ifindex() == LOOPBACK).then_some(claim)
+}
+
 /// Judges a segment to a listener: the first of a connection, or one that completes its handshake.
 #[inline(always)]
 fn to_listener(ctx: &SkBuffContext) -> i32 {
@@ -126,19 +134,18 @@ fn to_listener(ctx: &SkBuffContext) -> i32 {
     if !is_guarded(syn.destination.port) || is_relays(ctx) {
         return PASS;
     }
-    let known = HANDOVERS.look_up(syn);
-    if known.is_some_and(|claim| !claim.names_client()) {
+    if handed_over(ctx, syn).is_some_and(|claim| !claim.names_client()) {
         // A PROXY header will name the client.
         return PASS;
     }
     let mut claim = Claim::default();
     if toa::kinds().is_some() {
         // Whoever hears for the listener counts TOA that is refused.
-        let _ = hear(ctx, *offset, syn, &mut claim);
+        let _ = hear(&ctx.skb, *offset, syn, &mut claim);
     }
     if !claim.names_client() {
         // Looked up again, as the entry's memory may be another connection's by now.
-        claim = HANDOVERS.look_up(syn).copied().unwrap_or(Claim {
+        claim = handed_over(ctx, syn).copied().unwrap_or(Claim {
             client: syn.source,
             evidence: Evidence::Wire as u8,
             ..Claim::default()

@@ -74,8 +74,15 @@ fn a_node_needs_an_ethernet_interface_and_other_nodes_need_trust() {
     assert_has(&found, "Ok node eth0", "eth0 is number");
     assert_has(&found, "Fail node tun0", "no Ethernet header");
     assert_has(&found, "Fail node eth1", "no interface \"eth1\"");
-    assert_has(&found, "Warn other nodes", "`sources` of [trust] is empty");
-    let trusts = format!("[trust]\nsources = [\"10.0.0.0/8\"]\n{}", node("eth0"));
+    assert_has(
+        &found,
+        "Warn other nodes",
+        "no [[trust]] believes anybody's TOA",
+    );
+    let trusts = format!(
+        "[[trust]]\nsource = [\"10.0.0.0/8\"]\nsays = [\"toa\"]\n{}",
+        node("eth0")
+    );
     let found = examine(&trusts);
     assert!(
         !found.iter().any(|line| line.contains("other nodes")),

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::agent::{Agent, Config, Relay};
+use crate::agent::{Agent, Config, Relay, Trust};
 use crate::host::netns::Netns;
 use crate::proxies::{Route, any_of_family};
 use crate::servers::report::Report;
@@ -49,7 +49,7 @@ pub fn three(netns: &Netns) -> Result<HashMap<IpAddr, Report>> {
 /// Of an agent with these relays, which believes the gateway.
 pub fn config(directory: &Path, relays: Vec<Relay>) -> Result<Config> {
     let mut config = Config::new(directory, [])?;
-    config.trust.sources = SOURCES.iter().map(|s| (*s).into()).collect();
+    config.trust.extend(Trust::sources(SOURCES));
     config.relay = relays;
     Ok(config)
 }

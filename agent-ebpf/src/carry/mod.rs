@@ -15,7 +15,7 @@ use aya_ebpf::{
 
 use crate::{
     kernel::context::SockOps as _,
-    learn::tag,
+    learn::{tag, trust},
     maps::{CARRY, CLAIMS, HANDOVERS, longest_match},
     tell::count,
 };
@@ -38,7 +38,7 @@ pub(crate) fn sends(ctx: &SockOpsContext) {
         isn: ctx.snd_una(),
     };
     let _ = HANDOVERS.insert(syn, claim, BPF_ANY.into());
-    if longest_match(&CARRY, syn.destination.address).is_none() {
+    if !is_carried(&claim) || longest_match(&CARRY, syn.destination.address).is_none() {
         return;
     }
     let length = if claim.client.address.is_v4() {
@@ -63,7 +63,9 @@ fn reserve(ctx: &SockOpsContext, length: u8) -> bool {
 /// Writes the options for which room was reserved.
 #[inline(never)]
 pub(crate) fn writes(ctx: &SockOpsContext) {
-    let Some(claim) = claim(ctx) else { return };
+    let Some(claim) = claim(ctx).filter(is_carried) else {
+        return;
+    };
     let Some(kind) = longest_match(&CARRY, ctx.remote().address) else {
         return;
     };
@@ -99,8 +101,15 @@ pub(crate) fn connected(ctx: &SockOpsContext) {
     }
 }
 
-/// What the socket says about its client, if it names one.
+/// What the socket says about its client, if it names one and the connection may tell of it.
 #[inline(always)]
 fn claim(ctx: &SockOpsContext) -> Option<Claim> {
-    CLAIMS.get(ctx.socket()?).filter(Claim::names_client)
+    let claim = CLAIMS.get(ctx.socket()?).filter(Claim::names_client)?;
+    trust::concerns(&claim, ctx.remote().port).then_some(claim)
+}
+
+/// Whether other hosts are told, too.
+#[inline(always)]
+fn is_carried(claim: &Claim) -> bool {
+    claim.conditions & Claim::CARRIED != 0
 }

@@ -101,7 +101,7 @@ fn node(ctx: &TcContext, port: u16) -> Option<&'static Node> {
         ifindex: ctx.ifindex(),
         padding: 0,
     };
-    NODES.look_up(interface).filter(|node| node.has(port))
+    NODES.look_up(interface).filter(|node| node.ports.has(port))
 }
 
 /// Gives TOA to a SYN to a port of the node, and returns the action for it.

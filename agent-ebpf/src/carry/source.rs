@@ -4,7 +4,7 @@
 //!
 //! A client that a policy of this host denies is refused here already, so that the proxy need not wait.
 
-use agent_common::{Address, Claim, Endpoint};
+use agent_common::{Address, Claim, Endpoint, trust::LocalSource};
 use aya_ebpf::{
     bindings::{bpf_sock_addr, sockaddr},
     helpers::generated::bpf_bind,
@@ -18,6 +18,7 @@ use crate::{
         syscall::SockAddr as _,
         uapi::{AF_INET, AF_INET6, PASS, REJECT},
     },
+    learn::trust,
     maps::{CLAIMS, LOCAL_SOURCES, Replaced as _},
 };
 
@@ -55,7 +56,8 @@ fn choose_source(
     bind: impl Fn(Address) -> bool,
 ) -> i32 {
     let claim = ctx.socket().and_then(|sk| CLAIMS.get(sk));
-    let Some(claim) = claim.filter(Claim::names_client) else {
+    let is_said = |claim: &Claim| claim.names_client() && trust::concerns(claim, ctx.user_port());
+    let Some(claim) = claim.filter(is_said) else {
         return PASS;
     };
     let (family, nobodys) = if destination.is_v4() {
@@ -73,7 +75,8 @@ fn choose_source(
         }
         bind(ANY);
     }
-    if let Some(source) = LOCAL_SOURCES.look_up(family) {
+    let rule = claim.rule;
+    if let Some(source) = LOCAL_SOURCES.look_up(LocalSource { rule, family }) {
         let is_chosen = binds_own() && bind(*source);
         if !is_chosen {
             bind(ANY);

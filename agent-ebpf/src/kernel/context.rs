@@ -9,7 +9,8 @@ use aya_ebpf::{
     cty::c_void,
     helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie},
     programs::{
-        SkBuffContext, SkLookupContext, SockAddrContext, SockContext, SockOpsContext, TcContext,
+        SkBuffContext, SkLookupContext, SockAddrContext, SockContext, SockOpsContext,
+        SockoptContext, TcContext,
     },
 };
 
@@ -83,19 +84,25 @@ impl Cookie for SockOpsContext {}
 impl Cookie for SockAddrContext {}
 impl Cookie for SockContext {}
 
+/// What concerns a socket in a network namespace.
+pub(crate) trait InNetns: EbpfContext {
+    /// The cookie of the socket's network namespace.
+    #[inline(always)]
+    fn netns(&self) -> u64 {
+        // SAFETY: a helper that takes these contexts (sockops Linux 5.15, `cgroup/setsockopt` the same).
+        unsafe { bpf_get_netns_cookie(self.as_ptr()) }
+    }
+}
+
+impl InNetns for SockOpsContext {}
+impl InNetns for SockoptContext {}
+
 /// What happens to a TCP socket.
-pub(crate) trait SockOps: EbpfContext {
+pub(crate) trait SockOps: InNetns {
     fn ops(&self) -> *mut bpf_sock_ops;
 
     /// Asks for further calls about the socket: `BPF_SOCK_OPS_*_CB_FLAG`.
     fn call_for(&self, flags: u32);
-
-    /// The cookie of the socket's network namespace.
-    #[inline(always)]
-    fn netns(&self) -> u64 {
-        // SAFETY: a helper that takes this context.
-        unsafe { bpf_get_netns_cookie(self.as_ptr()) }
-    }
 
     /// The cookie of the socket's network namespace and what is to be done there; `None` if that is nothing.
     #[inline(always)]

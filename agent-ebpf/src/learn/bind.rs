@@ -1,11 +1,12 @@
 //! learn from `bind`: a trusted proxy that binds its upstream socket to a client's address is taken at its
 //! word. Its address is recorded, the bind becomes an ordinary one, and no packet is spoofed.
 
-use agent_common::{Address, Claim, Endpoint, Evidence, kernel::Version};
+use agent_common::{Address, Claim, Endpoint, Evidence, kernel::Version, trust::LocalProxy};
 use aya_ebpf::programs::{SockAddrContext, SockoptContext};
 
 use crate::{
     kernel::{
+        context::InNetns as _,
         sockaddr::ANY,
         syscall::{SockAddr as _, Sockopt as _},
         task,
@@ -34,18 +35,12 @@ pub(crate) fn ask(ctx: &SockoptContext) {
     if !asks {
         return;
     }
-    let Some(rule) = trusting_rule() else { return };
+    let Some(proxy) = trusted() else { return };
     if level != SOL_SOCKET
         && let Some(sk) = ctx.socket()
         && is_on(ctx)
     {
-        CLAIMS.set(
-            sk.cast(),
-            Claim {
-                rule,
-                ..Claim::default()
-            },
-        );
+        CLAIMS.set(sk.cast(), Claim::of_proxy(proxy, ctx.netns()));
     }
     // A proxy that runs as root may listen on foreign addresses, which takes the kernel's own option.
     if task::uid() != 0 {
@@ -61,19 +56,19 @@ fn is_on(ctx: &SockoptContext) -> bool {
         .is_some_and(|value| unsafe { *value } != 0)
 }
 
-/// The rule that trusts the current process, by its user or by a cgroup that it is in. An older kernel tells only the
+/// What the current process is believed, by its user or by a cgroup that it is in. An older kernel tells only the
 /// cgroup that the process is in directly.
 #[inline(always)]
-fn trusting_rule() -> Option<u32> {
-    if let Some(rule) = TRUSTED_UIDS.look_up(task::uid()) {
-        return Some(*rule);
+fn trusted() -> Option<LocalProxy> {
+    if let Some(proxy) = TRUSTED_UIDS.look_up(task::uid()) {
+        return Some(*proxy);
     }
     if !kernel_has(Version::SOCKOPT_HAS_ANCESTORS) {
         return TRUSTED_CGROUPS.look_up(task::cgroup()).copied();
     }
     for depth in 0..=MAX_DEPTH {
-        if let Some(rule) = TRUSTED_CGROUPS.look_up(task::cgroup_at(depth)?) {
-            return Some(*rule);
+        if let Some(proxy) = TRUSTED_CGROUPS.look_up(task::cgroup_at(depth)?) {
+            return Some(*proxy);
         }
     }
     None

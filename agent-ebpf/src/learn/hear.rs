@@ -13,11 +13,11 @@ use agent_common::{
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_TCP_LISTEN},
     macros::map,
-    programs::SkBuffContext,
+    programs::{SkBuffContext, sk_buff::SkBuff},
 };
 use network_types::tcp::TcpHdr;
 
-use super::toa::{believe, kinds};
+use super::toa::{believe, is_heard, kinds};
 use crate::{
     kernel::{
         bytes::{Bytes as _, copy},
@@ -40,11 +40,11 @@ pub(crate) fn ingress(ctx: &SkBuffContext) {
         return;
     }
     let mut opening = Opening::default();
-    if opening.read(ctx) != Packet::Opens {
+    if opening.read(ctx) != Packet::Opens || is_heard(&opening.syn) {
         return;
     }
     let mut claim = Claim::default();
-    if let Some(reason) = hear(ctx, opening.offset, &opening.syn, &mut claim) {
+    if let Some(reason) = hear(&ctx.skb, opening.offset, &opening.syn, &mut claim) {
         count(reason);
     } else if claim.names_client() {
         let _ = HANDOVERS.insert(&opening.syn, &claim, BPF_ANY.into());
@@ -53,15 +53,10 @@ pub(crate) fn ingress(ctx: &SkBuffContext) {
 
 /// Fills in `claim` with what TOA on the SYN says if it is to be believed. Returns why there is TOA that is not.
 #[inline(never)]
-pub(crate) fn hear(
-    ctx: &SkBuffContext,
-    offset: u32,
-    syn: &Syn,
-    claim: &mut Claim,
-) -> Option<Counter> {
+pub(crate) fn hear(skb: &SkBuff, offset: u32, syn: &Syn, claim: &mut Claim) -> Option<Counter> {
     let kinds = kinds()?;
     let header = HEADER.get()?;
-    read_header(ctx, offset, header)?;
+    read_header(skb, offset, header)?;
     let refused = match find(header, kinds) {
         Toa::Absent => return None,
         Toa::Invalid => Counter::ToaInvalid,
@@ -73,9 +68,9 @@ pub(crate) fn hear(
 
 /// Reads the TCP header with all of its options.
 #[inline(always)]
-fn read_header(ctx: &SkBuffContext, offset: u32, header: &mut [u8; HEADER_ROOM]) -> Option<()> {
+fn read_header(skb: &SkBuff, offset: u32, header: &mut [u8; HEADER_ROOM]) -> Option<()> {
     let offset = offset as usize;
-    let [first] = ctx.skb.read(offset + LENGTH)?;
+    let [first] = skb.read(offset + LENGTH)?;
     let length = usize::from(first >> 4) * 4;
     // Linux 6.1 has to learn from a comparison that what is copied is not empty. LLVM would compare `first` instead.
     // SAFETY: a reference is valid for reads.
@@ -87,5 +82,5 @@ fn read_header(ctx: &SkBuffContext, offset: u32, header: &mut [u8; HEADER_ROOM])
     // A zero that the verifier does not know to be one, as `find` wants it behind the header.
     // SAFETY: a reference is valid for reads.
     header[HEADER_ROOM - 1] = unsafe { read_volatile(&first) ^ read_volatile(&first) };
-    copy(&ctx.skb, offset, header, length).then_some(())
+    copy(skb, offset, header, length).then_some(())
 }

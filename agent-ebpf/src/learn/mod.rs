@@ -6,6 +6,7 @@ pub(crate) mod process;
 pub(crate) mod snat;
 pub(crate) mod tag;
 pub(crate) mod toa;
+pub(crate) mod trust;
 
 use agent_common::{Claim, Counter, Endpoint, Evidence, Listener, Namespace, Origin, Syn};
 use aya_ebpf::{
@@ -17,7 +18,7 @@ use aya_log_ebpf::debug;
 use crate::{
     kernel::{
         clock::boottime,
-        context::{Cookie as _, SockOps as _},
+        context::{Cookie as _, InNetns as _, SockOps as _},
     },
     maps::{CLAIMS, HANDOVERS, LISTENERS, ORIGINS, Replaced as _},
     tell::count,
@@ -121,7 +122,8 @@ fn handed_over(ctx: &SockOpsContext, local: Endpoint, remote: Endpoint) -> Optio
     if claim.is_signed != 0 {
         tag::used(claim.client, syn.isn);
     }
-    claim.names_client().then_some(claim)
+    // What a proxy says that is believed in its own namespace only may have reached another.
+    (claim.names_client() && claim.holds_in(ctx.netns())).then_some(claim)
 }
 
 /// Records an origin for the socket, with time and namespace, and asks to be told of the socket's end.

@@ -8,6 +8,7 @@ use agent_common::{
     kernel::Version,
     options::HEADER_ROOM,
     toa::{Kinds, Toa, find},
+    trust::Statement,
 };
 use aya_ebpf::{
     EbpfContext as _,
@@ -17,13 +18,13 @@ use aya_ebpf::{
     programs::SockOpsContext,
 };
 
-use super::{snat, tag};
+use super::{snat, tag, trust};
 use crate::{
     kernel::{
         context::SockOps as _,
         uapi::{SOL_TCP, TCP_BPF_SOCK_OPS_CB_FLAGS, TCP_BPF_SYN},
     },
-    maps::{HANDOVERS, SIGNERS, TOA, TRUSTED_SOURCES, kernel_has, longest_match},
+    maps::{HANDOVERS, Replaced as _, TOA, kernel_has},
     tell::count,
 };
 
@@ -112,11 +113,22 @@ fn hand_over(ctx: &SockOpsContext, header: &[u8; HEADER_ROOM]) {
         destination: ctx.local(),
         isn: u32::from_be_bytes([header[4], header[5], header[6], header[7]]),
     };
+    if is_heard(&syn) {
+        return;
+    }
     let mut claim = Claim::default();
     match believe(header, client, &syn, &mut claim) {
         Ok(()) => drop(HANDOVERS.insert(&syn, &claim, BPF_ANY.into())),
         Err(reason) => count(reason),
     }
+}
+
+/// Whether unwrap has heard what TOA on this SYN says, before it changed the sequence number by which that is proven.
+#[inline(always)]
+pub(super) fn is_heard(syn: &Syn) -> bool {
+    HANDOVERS
+        .look_up(syn)
+        .is_some_and(|claim| claim.is_pending != 0)
 }
 
 /// Fills in `claim` with what TOA that names this client says, or returns why it is not to be believed. It is
@@ -149,17 +161,16 @@ pub(crate) fn believe_hop(
     syn: &Syn,
     claim: &mut Claim,
 ) -> Result<(), Counter> {
-    let sender = syn.source.address;
-    let signer = longest_match(&SIGNERS, sender).filter(|rule| *rule != 0);
-    let source = || longest_match(&TRUSTED_SOURCES, sender);
+    let sender = trust::sender(syn.source.address).ok_or(Counter::ToaUntrusted)?;
+    let rule = trust::rule_for(&sender, Statement::Toa, syn.destination.port);
     *claim = Claim {
         client,
-        rule: signer.or_else(source).ok_or(Counter::ToaUntrusted)?,
+        rule: rule.ok_or(Counter::ToaUntrusted)?,
         evidence: Evidence::Toa as u8,
-        is_signed: signer.is_some().into(),
+        is_signed: sender.must_sign().into(),
         ..Claim::default()
     };
-    if signer.is_some() {
+    if sender.must_sign() {
         tag::prove(header, syn, claim)
     } else {
         Ok(())

@@ -12,8 +12,10 @@ use agent_common::{
     guard::{MAX_POLICIES, MAX_PREFIXES, Policy, Prefix, Tally},
     kernel::Version,
     node::{Interface, Node, Passage, Voucher},
+    ports::Ports,
     tag::{Keys, Signed, Spending},
     toa::Kinds,
+    trust::{LocalProxy, LocalSource, Sender},
     unwrap::{Habit, Handshake, UnwrapPort, Versions},
 };
 use aya_ebpf::{
@@ -84,25 +86,25 @@ pub(crate) static OWN: LruHashMap<Connection, u8> = LruHashMap::with_max_entries
 #[map]
 pub(crate) static HANDOVERS: LruHashMap<Syn, Claim> = LruHashMap::with_max_entries(1 << 16, 0);
 
-/// Users whose proxies may speak for a client, with the rule that says so.
+/// Users whose proxies may speak for a client.
 #[map]
-pub(crate) static TRUSTED_UIDS: HashMap<u32, u32> =
+pub(crate) static TRUSTED_UIDS: HashMap<u32, LocalProxy> =
     HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
 
-/// Control groups whose processes may speak for a client, with the rule that says so.
+/// Control groups whose processes may speak for a client.
 #[map]
-pub(crate) static TRUSTED_CGROUPS: HashMap<u64, u32> =
+pub(crate) static TRUSTED_CGROUPS: HashMap<u64, LocalProxy> =
     HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
 
-/// Senders whose TOA is believed, with the rule that says so.
+/// Prefixes of those who send packets, with what they are believed.
 #[map]
-pub(crate) static TRUSTED_SOURCES: LpmTrie<Address, u32> =
+pub(crate) static TRUSTED_SOURCES: LpmTrie<Address, Sender> =
     LpmTrie::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
 
-/// Senders whose TOA must be signed, with the rule that says so; 0 for an exempt prefix among them.
+/// The ports of rules that believe their speakers on some ports only.
 #[map]
-pub(crate) static SIGNERS: LpmTrie<Address, u32> =
-    LpmTrie::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
+pub(crate) static TRUSTED_PORTS: HashMap<u32, Ports> =
+    HashMap::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
 
 /// The keys of signed TOA, if there are any.
 #[map]
@@ -128,10 +130,10 @@ pub(crate) static TOA: Array<Kinds> = Array::with_max_entries(1, 0);
 pub(crate) static CARRY: LpmTrie<Address, u32> =
     LpmTrie::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
 
-/// Address family to the source of trusted proxies' connections to their own host.
+/// Sources of trusted proxies' connections to their own host.
 #[map]
-pub(crate) static LOCAL_SOURCES: HashMap<u32, Address> =
-    HashMap::with_max_entries(2, BPF_F_NO_PREALLOC);
+pub(crate) static LOCAL_SOURCES: HashMap<LocalSource, Address> =
+    HashMap::with_max_entries(2048, BPF_F_NO_PREALLOC);
 
 /// Ports whose connections begin with a PROXY header.
 #[map]
@@ -212,7 +214,7 @@ pub(crate) fn kernel_has(feature: Version) -> bool {
 
 /// What a trie of prefixes holds for the longest prefix that `address` is in.
 #[inline(always)]
-pub(crate) fn longest_match(trie: &LpmTrie<Address, u32>, address: Address) -> Option<u32> {
+pub(crate) fn longest_match<V: Copy>(trie: &LpmTrie<Address, V>, address: Address) -> Option<V> {
     trie.get(Key::new(Address::BITS, address)).copied()
 }
 

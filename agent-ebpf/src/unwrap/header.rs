@@ -35,7 +35,7 @@ struct Text {
 static TEXT: Scratch<Text> = Scratch::new();
 
 /// Reads the header at the beginning of the payload and returns its length. If it names a client, `claim`
-/// becomes that client's.
+/// becomes that client's, and is no longer pending.
 #[inline(always)]
 pub(super) fn read(
     ctx: &TcContext,
@@ -90,9 +90,16 @@ fn read_binary(ctx: &TcContext, incoming: &Incoming, claim: &mut Claim) -> Resul
         Family::Tcp6 => tcp6(&ctx.skb.read(addresses).ok_or(Refusal::Invalid)?)?,
         Family::Unspecified | Family::Other(_) => return Ok(()),
     };
+    names(claim, ends);
+    Ok(())
+}
+
+/// The header names a client.
+#[inline(always)]
+fn names(claim: &mut Claim, ends: Endpoints) {
     claim.client = ends.source;
     claim.original_dst = ends.destination;
-    Ok(())
+    claim.is_pending = 0;
 }
 
 /// Reads a header of version 1. Returns the refusal as its number.
@@ -121,8 +128,7 @@ fn read_text(ctx: &TcContext, incoming: &Incoming, claim: &mut Claim) -> Result<
         return Err(refusal);
     }
     if text.names != 0 {
-        claim.client = text.ends.source;
-        claim.original_dst = text.ends.destination;
+        names(claim, text.ends);
     }
     tlvs::follow(0, text.read, text.read, true);
     Ok(())

@@ -10,6 +10,7 @@ mod craft;
 mod header;
 mod incoming;
 mod refuse;
+mod speaker;
 mod stream;
 mod tlvs;
 pub(crate) mod translate;

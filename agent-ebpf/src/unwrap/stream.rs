@@ -3,6 +3,7 @@
 
 use agent_common::{
     Claim, Connection, Counter, Evidence, Syn,
+    trust::Statement,
     unwrap::{Habit, Handshake, Refusal},
 };
 use aya_ebpf::{
@@ -18,9 +19,8 @@ use crate::{
         socket::Socket,
         tcp::{ACK, FIN, RST, SYN},
     },
-    maps::{
-        HANDOVERS, LENGTHS, LINGERING, Replaced as _, TRUSTED_SOURCES, UNWRAPPING, longest_match,
-    },
+    learn::trust,
+    maps::{HANDOVERS, LENGTHS, LINGERING, Replaced as _, UNWRAPPING},
     tell::count,
 };
 
@@ -47,7 +47,13 @@ impl Incoming {
     #[inline(always)]
     pub(super) fn arrives(&self, ctx: &TcContext) -> Outcome {
         if self.tcp.has(SYN) {
-            return self.syn_arrives(ctx);
+            if self.tcp.has(ACK) || !self.is_local(ctx) {
+                return Outcome::Passes;
+            }
+            return match self.hear(ctx) {
+                Some(speaker) => self.syn_arrives(ctx, speaker),
+                None => Outcome::Dropped,
+            };
         }
         let Connection {
             source,
@@ -69,15 +75,12 @@ impl Incoming {
 
     /// A SYN. Tells the server that the stream begins behind the header.
     #[inline(never)]
-    fn syn_arrives(&self, ctx: &TcContext) -> Outcome {
-        if self.tcp.has(ACK) || !self.is_local(ctx) {
-            return Outcome::Passes;
-        }
+    fn syn_arrives(&self, ctx: &TcContext, speaker: &mut Claim) -> Outcome {
         // Looking first takes no lock, and there rarely is an entry.
         if LINGERING.get_ptr(self.connection).is_some() {
             let _ = LINGERING.remove(self.connection);
         }
-        let handshake = match self.remember() {
+        let handshake = match self.remember(speaker) {
             Ok(handshake) => handshake,
             Err(reason) => return Outcome::Refused(reason),
         };
@@ -86,9 +89,10 @@ impl Incoming {
         if self.payload != 0 {
             return Outcome::Dropped;
         }
-        if guard::is_guarded(self.connection.destination.port) {
+        if handshake.is_told != 0 || guard::is_guarded(self.connection.destination.port) {
             // The client is not known yet.
-            let _ = HANDOVERS.insert(self.syn(handshake), Claim::default(), BPF_NOEXIST.into());
+            speaker.is_pending = 1;
+            let _ = HANDOVERS.insert(self.syn(handshake), &*speaker, BPF_NOEXIST.into());
         }
         self.add_to_sequence(ctx, handshake.shift.into());
         Outcome::Passes
@@ -136,17 +140,20 @@ impl Incoming {
     /// The first bytes of the stream, which must be the header.
     #[inline(never)]
     fn header_arrives(&self, ctx: &TcContext, found: &Socket, handshake: Handshake) -> Outcome {
-        let mut claim = Claim {
-            client: self.connection.source,
-            original_dst: self.connection.destination,
-            rule: handshake.rule,
-            evidence: Evidence::Proxy as u8,
-            ..Claim::default()
+        let mut claim = match self.speaker(handshake) {
+            Ok(claim) => claim,
+            Err(reason) => return Outcome::Refused(reason),
         };
         let length = match header::read(ctx, self, &mut claim) {
             Ok(length) => length,
             Err(reason) => return Outcome::Refused(reason),
         };
+        if claim.is_pending == 0 {
+            claim.rule = handshake.rule;
+            claim.evidence = Evidence::Proxy as u8;
+            claim.is_signed = 0;
+        }
+        claim.is_pending = 0;
         if !self.is_allowed(&claim, handshake) {
             return Outcome::Refused(Refusal::Denied);
         }
@@ -218,7 +225,7 @@ impl Incoming {
 
     /// The SYN as the server sees it.
     #[inline(always)]
-    fn syn(&self, handshake: Handshake) -> Syn {
+    pub(super) fn syn(&self, handshake: Handshake) -> Syn {
         Syn {
             source: self.connection.source,
             destination: self.connection.destination,
@@ -243,13 +250,20 @@ impl Incoming {
     /// Notes the handshake that begins, unless this is a repeated SYN. An entry is replaced and not changed
     /// in place, because an entry of an LRU map may have become another connection's in the meantime.
     #[inline(always)]
-    fn remember(&self) -> Result<Handshake, Refusal> {
-        let rule = longest_match(&TRUSTED_SOURCES, self.connection.source.address);
+    fn remember(&self, speaker: &Claim) -> Result<Handshake, Refusal> {
+        let (address, is_told) = if speaker.names_client() {
+            (speaker.client.address, 1)
+        } else {
+            (self.connection.source.address, 0)
+        };
+        let port = self.connection.destination.port;
+        let trusted = trust::sender(address).ok_or(Refusal::Untrusted)?;
+        let rule = trust::rule_for(&trusted, Statement::Proxy, port);
         let handshake = Handshake {
             isn: self.tcp.sequence,
             rule: rule.ok_or(Refusal::Untrusted)?,
             shift: self.usual_length() as u16,
-            padding: 0,
+            is_told,
         };
         // Usually there is no entry yet.
         let is_new = UNWRAPPING.insert(self.connection, handshake, BPF_NOEXIST.into());

@@ -11,7 +11,7 @@ use aya_ebpf::{
 
 use crate::{
     kernel::{
-        context::SockOps as _,
+        context::{InNetns as _, SockOps as _},
         tcp::{ACKNOWLEDGMENT, CHECKSUM, SEQUENCE},
     },
     maps::{LINGERING, Replaced as _, TRANSLATED, TRANSLATING, UNWRAPPING, add},

@@ -8,7 +8,7 @@ use super::{
     fields::{netns, ports, required_interface},
     problem::Problems,
     section::Section,
-    trust::check_kind,
+    toa::check_kind,
 };
 
 pub(super) const KEYS: [&str; 2] = ["toa", "node"];

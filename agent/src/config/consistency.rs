@@ -6,12 +6,14 @@ use std::ops::Range;
 use agent_common::Mark;
 use agent_common::origin::rule_id;
 use agent_common::steer::MAX_RANGES;
+use agent_common::trust::Statement;
 
 use super::carry::CarryToa;
 use super::problem::Problems;
 use super::relay::{Accept, LocatedRelay, Send};
 use super::steer::{LocatedSteer, Steer};
-use super::trust::Trust;
+use super::toa::Toa;
+use super::trust::{LocatedTrust, Speakers, Trust, TrustedSenders};
 
 /// Notes everything in which steers contradict each other.
 pub(super) fn steers(steers: &[LocatedSteer], problems: &mut Problems) {
@@ -184,13 +186,34 @@ fn size(members: &[&LocatedSteer], problems: &mut Problems) {
     }
 }
 
+/// Notes rules that demand a signature which nothing could verify.
+pub(super) fn signatures(rules: &[LocatedTrust], toa: &Toa, problems: &mut Problems) {
+    for located in rules {
+        let is_signed = matches!(
+            located.rule.speakers,
+            Speakers::Sources { signed: true, .. }
+        );
+        if is_signed && toa.keys.is_none() {
+            problems.add(
+                located.span.clone(),
+                "there are no keys by which signed TOA could be verified",
+                Some(
+                    "add a section `[toa]` with a line such as `keys = \"/etc/truepeer/keys\"`"
+                        .into(),
+                ),
+            );
+        }
+    }
+}
+
 /// Notes everything in which relays contradict each other or other sections.
 pub(super) fn relays(
     relays: &[LocatedRelay],
-    trust: &Trust,
+    trust: &[Trust],
     toa: &CarryToa,
     problems: &mut Problems,
 ) {
+    let senders = TrustedSenders::new(trust);
     for (i, located) in relays.iter().enumerate() {
         let relay = &located.relay;
         let is_same = |other: &&LocatedRelay| {
@@ -203,14 +226,12 @@ pub(super) fn relays(
                 Some("join them, or give one another address or port".into()),
             );
         }
-        if relay.accept == Accept::Proxy && trust.sources.is_empty() {
+        let port = relay.listen.port();
+        if relay.accept == Accept::Proxy && !senders.believe(Statement::Proxy, port) {
             problems.add(
                 located.accept.clone(),
-                "nobody is trusted to send a PROXY header: every connection would be refused",
-                Some(
-                    "add the senders' prefixes to `[trust]`, such as `sources = [\"10.0.0.0/8\"]`"
-                        .into(),
-                ),
+                format!("nobody is believed to send a PROXY header to port {port}: every connection would be refused"),
+                Some("add a section `[[trust]]` with the senders, such as `source = [\"10.0.0.0/8\"]`, and `says = [\"proxy\"]`".into()),
             );
         }
         for (upstream, span) in relay.upstream.iter().zip(&located.upstream) {

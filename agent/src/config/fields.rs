@@ -56,9 +56,6 @@ pub(super) fn ports(
     if !section.require("ports", EXAMPLE, problems) {
         return Vec::new();
     }
-    let Some(texts) = section.strings("ports", problems) else {
-        return Vec::new();
-    };
     if section.is_empty_list("ports")
         && let Some(value) = section.get("ports")
     {
@@ -68,8 +65,34 @@ pub(super) fn ports(
             Some(format!("write `ports = {EXAMPLE}`, for example")),
         );
     }
+    port_ranges(section, problems)
+}
+
+/// The ports of a section that concerns all unless it names some; empty: all.
+pub(super) fn optional_ports(
+    section: &Section<'_, '_>,
+    problems: &mut Problems,
+) -> Vec<RangeInclusive<u16>> {
+    if section.is_empty_list("ports")
+        && let Some(value) = section.get("ports")
+    {
+        let message = "`ports` is empty: no connection is concerned";
+        problems.add(
+            value.span(),
+            message,
+            Some("leave it out for all ports".into()),
+        );
+    }
+    let ranges = port_ranges(section, problems).into_iter();
+    ranges.map(|(range, _)| range).collect()
+}
+
+fn port_ranges(
+    section: &Section<'_, '_>,
+    problems: &mut Problems,
+) -> Vec<Located<RangeInclusive<u16>>> {
     let mut ranges: Vec<Located<RangeInclusive<u16>>> = Vec::new();
-    for (text, span) in texts {
+    for (text, span) in section.strings("ports", problems).unwrap_or_default() {
         match port_range(text) {
             Ok(range) => ranges.push((range, span)),
             Err((reason, help)) => problems.add(span, reason, Some(help)),
@@ -149,14 +172,18 @@ pub(super) fn nearest_address(text: &str, default_port: u16) -> String {
 }
 
 /// Paths of cgroups, from the root of the hierarchy.
-pub(super) fn cgroups(section: &Section<'_, '_>, problems: &mut Problems) -> Vec<String> {
-    let paths: Vec<Located<&str>> = section.strings("cgroups", problems).unwrap_or_default();
+pub(super) fn cgroups(
+    key: &str,
+    section: &Section<'_, '_>,
+    problems: &mut Problems,
+) -> Vec<String> {
+    let paths: Vec<Located<&str>> = section.strings(key, problems).unwrap_or_default();
     for (path, span) in &paths {
         if !path.starts_with('/') {
             problems.add(
                 span.clone(),
                 format!(
-                    "`cgroups` holds what is not a path from the root of the hierarchy: \"{path}\""
+                    "`{key}` holds what is not a path from the root of the hierarchy: \"{path}\""
                 ),
                 Some(format!("write \"/{path}\"")),
             );

@@ -14,13 +14,17 @@ mod relay;
 mod reveal;
 mod section;
 mod steer;
+mod toa;
 mod trust;
 mod unwrap;
 mod value;
 
 use std::path::Path;
 
-use agent_common::toa::{Kinds, LEN_V4, LEN_V6};
+use agent_common::{
+    toa::{Kinds, LEN_V4, LEN_V6},
+    trust::Statement,
+};
 use toml::de::{DeTable, DeValue};
 
 pub use self::{
@@ -32,7 +36,8 @@ pub use self::{
     relay::{Accept, Balance, Http, Protocol, Relay, Send},
     reveal::Reveal,
     steer::Steer,
-    trust::Trust,
+    toa::Toa,
+    trust::{Proxy, Rule, Speakers, Trust, TrustedSenders},
     unwrap::Unwrap,
 };
 use self::{
@@ -47,9 +52,10 @@ use self::{
 pub const DEFAULT: &str = include_str!("default.toml");
 
 /// The sections of the file, each with its keys.
-const SECTIONS: [(&str, &[&str]); 8] = [
+const SECTIONS: [(&str, &[&str]); 9] = [
     ("agent", &agent::KEYS),
     ("trust", &trust::KEYS),
+    ("toa", &toa::KEYS),
     ("steer", &steer::KEYS),
     ("reveal", &reveal::KEYS),
     ("carry", &carry::KEYS),
@@ -62,8 +68,10 @@ const SECTIONS: [(&str, &[&str]); 8] = [
 pub struct Config {
     /// The agent itself.
     pub agent: AgentSettings,
-    /// Who may speak for a client.
-    pub trust: Trust,
+    /// Who may speak for a client, in the order of the file.
+    pub trust: Vec<Trust>,
+    /// The TCP option by which a client is told.
+    pub toa: Toa,
     /// Which processes are told the client.
     pub reveal: Reveal,
     /// Which connections are steered to local proxies, in the order of the file.
@@ -84,14 +92,24 @@ impl Config {
     /// The TCP options that are read as TOA: none while nobody could be believed, and always those that this node
     /// writes itself.
     pub fn kinds(&self) -> Kinds {
-        match (self.trust.reads_toa(), &self.carry_node[..]) {
+        match (self.believes(Statement::Toa), &self.carry_node[..]) {
             (false, []) => Kinds::NONE,
-            (true, []) => self.trust.toa,
+            (true, []) => self.toa.kinds,
             _ => {
                 let kind = self.carry_toa.kind;
-                self.trust.toa.with(kind, LEN_V4).with(kind, LEN_V6)
+                self.toa.kinds.with(kind, LEN_V4).with(kind, LEN_V6)
             }
         }
+    }
+
+    /// Whether this statement is believed of anybody.
+    pub fn believes(&self, statement: Statement) -> bool {
+        self.trust.iter().any(|rule| rule.believes(statement))
+    }
+
+    /// Whether any local proxy is believed.
+    pub fn believes_proxies(&self) -> bool {
+        self.trust.iter().any(Trust::believes_proxies)
     }
 
     /// Reads and checks a file; without a path, the default configuration.
@@ -143,6 +161,7 @@ impl Config {
 
     fn read(document: &DeTable<'_>, problems: &mut Problems) -> Self {
         let mut config = Self::default();
+        let mut trusts = Vec::new();
         let mut steers = Vec::new();
         let mut relays = Vec::new();
         for (key, value) in document {
@@ -151,9 +170,14 @@ impl Config {
                     let section = Section::new("[agent]", table, value.span(), &agent::KEYS);
                     config.agent = AgentSettings::read(&section, problems);
                 }
-                ("trust", DeValue::Table(table)) => {
-                    let section = Section::new("[trust]", table, value.span(), &trust::KEYS);
-                    config.trust = Trust::read(&section, problems);
+                ("trust", DeValue::Table(table)) => trust::refuse(table, value.span(), problems),
+                ("trust", _) => {
+                    let sections = sections("trust", "[[trust]]", &trust::KEYS, value, problems);
+                    trusts = trust::read(&sections, problems);
+                }
+                ("toa", DeValue::Table(table)) => {
+                    let section = Section::new("[toa]", table, value.span(), &toa::KEYS);
+                    config.toa = Toa::read(&section, problems);
                 }
                 ("reveal", DeValue::Table(table)) => {
                     let section = Section::new("[reveal]", table, value.span(), &reveal::KEYS);
@@ -178,7 +202,7 @@ impl Config {
                         config.carry_node = sections.into_iter().filter_map(read).collect();
                     }
                 }
-                (name @ ("agent" | "trust" | "reveal" | "carry"), other) => {
+                (name @ ("agent" | "toa" | "reveal" | "carry"), other) => {
                     not_a_section(value.span(), name, other, problems);
                 }
                 ("steer", _) => {
@@ -214,7 +238,7 @@ impl Config {
                         ),
                         (None, None) => (
                             format!("unknown section `{name}`"),
-                            "the sections are `[agent]`, `[trust]`, `[reveal]`, `[carry.toa]`, `[[carry.node]]`, `[[steer]]`, `[[unwrap]]`, `[[relay]]` and `[[policy]]`"
+                            "the sections are `[agent]`, `[[trust]]`, `[toa]`, `[reveal]`, `[carry.toa]`, `[[carry.node]]`, `[[steer]]`, `[[unwrap]]`, `[[relay]]` and `[[policy]]`"
                                 .into(),
                         ),
                     };
@@ -222,6 +246,8 @@ impl Config {
                 }
             }
         }
+        consistency::signatures(&trusts, &config.toa, problems);
+        config.trust = trusts.into_iter().map(|located| located.rule).collect();
         consistency::steers(&steers, problems);
         consistency::relays(&relays, &config.trust, &config.carry_toa, problems);
         config.steer = steers.into_iter().map(|located| located.steer).collect();
@@ -233,7 +259,7 @@ impl Config {
 /// How the file writes the header of a section.
 fn header(section: &str) -> String {
     match section {
-        "steer" | "unwrap" | "relay" | "policy" => format!("[[{section}]]"),
+        "trust" | "steer" | "unwrap" | "relay" | "policy" => format!("[[{section}]]"),
         _ => format!("[{section}]"),
     }
 }

@@ -81,7 +81,7 @@ pub enum Protocol {
 /// How a relay learns and tells the client of an HTTP request, besides `X-Forwarded-For`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Http {
-    /// How many proxies in front are trusted; `None` for those of `[trust] sources`.
+    /// How many proxies in front are trusted; `None` for those whom `[[trust]]` believes "xff".
     pub trusted_hops: Option<u32>,
     /// Whether requests get `X-Envoy-External-Address`.
     pub external_address: bool,

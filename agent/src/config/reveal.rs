@@ -27,7 +27,7 @@ impl Reveal {
         section.refuse_unknown(problems);
         Self {
             enabled: section.boolean("enabled", problems).unwrap_or(true),
-            cgroups: cgroups(section, problems),
+            cgroups: cgroups("cgroups", section, problems),
         }
     }
 }

@@ -199,7 +199,7 @@ impl<'a, 'text> Section<'a, 'text> {
         for (text, span) in texts {
             let wrong = match text.parse::<IpNet>() {
                 Ok(prefix) if prefix.trunc() == prefix => {
-                    prefixes.push((prefix, span));
+                    prefixes.push((canonical(prefix), span));
                     continue;
                 }
                 Ok(prefix) => (
@@ -247,6 +247,17 @@ impl<'a, 'text> Section<'a, 'text> {
                 .filter_map(|item| read(item, problems))
                 .collect(),
         )
+    }
+}
+
+/// The IPv4 prefix that is meant by one within `::ffff:0:0/96` (RFC 4291, 2.5.5.2); any other as it is.
+fn canonical(prefix: IpNet) -> IpNet {
+    let mapped = prefix.prefix_len().checked_sub(96);
+    match (prefix.addr().to_canonical(), mapped) {
+        (IpAddr::V4(address), Some(length)) if !prefix.addr().is_ipv4() => {
+            IpNet::V4(Ipv4Net::new_assert(address, length))
+        }
+        _ => prefix,
     }
 }
 

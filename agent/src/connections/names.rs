@@ -8,7 +8,7 @@ use std::{
 use agent_common::origin::rule_id;
 use anyhow::{Result, bail};
 
-use crate::config::{Config, Policy, Relay, Steer};
+use crate::config::{Config, Policy, Relay, Steer, Trust};
 
 /// Names of the rules by which somebody vouches for a client, by the ids in the records. Clones share them, so that a
 /// reload reaches every reader.
@@ -27,7 +27,8 @@ impl Names {
     pub fn set(&self, config: &Config) {
         let steers = config.steer.iter();
         let steers = steers.map(|s| (rule_id(&s.name), format!("steer {}", s.name)));
-        let trust = config.trust.rules().map(|rule| (rule_id(&rule), rule));
+        let trust = config.trust.iter().flat_map(Trust::rules);
+        let trust = trust.map(|rule| (rule.id, rule.name));
         let relays = config.relay.iter().map(Relay::name);
         let relays = relays.map(|name| (rule_id(&name), name));
         let policies = config.policy.iter();

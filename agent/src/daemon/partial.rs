@@ -49,11 +49,10 @@ impl Partial {
                 Section::CarryNode => config.carry_node.clear(),
                 Section::Policy => config.policy.clear(),
                 Section::Bind => {
-                    config.trust.uids.clear();
-                    config.trust.cgroups.clear();
+                    config.trust.retain(|rule| !rule.believes_proxies());
                 }
                 Section::Toa => {
-                    config.trust.toa = Kinds::NONE;
+                    config.toa.kinds = Kinds::NONE;
                     config.carry_node.clear();
                 }
                 Section::Reveal => config.reveal.enabled = false,

@@ -135,7 +135,7 @@ pub(super) fn nodes(
             .entry(ifindex)
             .or_insert_with(|| Node::new(rule_id(&node.rule()), kind));
         for port in node.ports.iter().cloned().flatten() {
-            known.add(port);
+            known.ports.add(port);
         }
     }
     let interface = |ifindex| Interface {

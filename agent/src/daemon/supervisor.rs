@@ -69,7 +69,7 @@ impl Supervisor {
     /// When a namespace or an interface is missing, or something cannot be installed; what was in
     /// place is put back as far as it goes.
     pub(super) fn apply(&mut self, config: &Config) -> Result<()> {
-        let keys = config.trust.keys.as_deref().map(KeyFile::open);
+        let keys = config.toa.keys.as_deref().map(KeyFile::open);
         let keys_before = std::mem::replace(&mut self.keys, keys.transpose()?);
         let before = std::mem::replace(&mut self.wanted.config, config.clone());
         let applied = self

@@ -11,7 +11,7 @@ use crate::config::{CarryToa, Policy, Reveal, Trust, keys::Keys};
 /// The sections of the configuration that hold for the whole host.
 pub struct HostRules<'a> {
     /// Who may speak for a client.
-    pub trust: &'a Trust,
+    pub trust: &'a [Trust],
     /// What is taken for TOA.
     pub toa: Kinds,
     /// What signs TOA and verifies it.
@@ -38,9 +38,9 @@ impl Datapath {
         self.trust(trust)?;
         let judges = !rules.policies.is_empty();
         let mut names = Vec::new();
-        if trust.has_proxies() {
+        if trust.iter().any(Trust::believes_proxies) {
             names.extend(self.attach_bind()?);
-            if judges || !trust.local_source.is_empty() {
+            if judges || trust.iter().any(Trust::has_local_source) {
                 names.extend(self.attach_source()?);
             }
         }

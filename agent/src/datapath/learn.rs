@@ -2,7 +2,13 @@
 
 use std::time::Duration;
 
-use agent_common::{kernel::Version, names::program, origin::rule_id, tag, toa::Kinds};
+use agent_common::{
+    kernel::Version,
+    names::program,
+    tag,
+    toa::Kinds,
+    trust::{LocalProxy, LocalSource},
+};
 use anyhow::Result;
 use nix::{
     libc::{AF_INET, AF_INET6},
@@ -15,7 +21,7 @@ use super::{
     object::Datapath,
 };
 use crate::{
-    config::{Trust, keys::Keys},
+    config::{Proxy, Speakers, Trust, TrustedSenders, keys::Keys},
     host::kernel,
 };
 
@@ -34,35 +40,52 @@ impl Datapath {
     /// # Errors
     ///
     /// When a cgroup is missing.
-    pub(super) fn trust(&self, trust: &Trust) -> Result<()> {
-        let uids = trust.uids.iter();
-        let uids = uids.map(|uid| (*uid, rule_id(&Trust::uid_rule(*uid))));
+    pub(super) fn trust(&self, rules: &[Trust]) -> Result<()> {
+        let senders = TrustedSenders::new(rules);
+        // Ports come first, because a rule that is limited to ports believes nothing without them.
+        let ports = senders.ports().map(|(rule, ports)| (rule, Plain(*ports)));
+        maps::replace(&mut self.pins.trusted_ports()?, ports)?;
+        let prefixes = senders.prefixes();
+        let prefixes = prefixes.map(|(prefix, sender)| (prefix, Plain(sender)));
+        maps::replace_prefixes(&mut self.pins.trusted_sources()?, prefixes)?;
+
+        let (mut uids, mut cgroups, mut sources) = (Vec::new(), Vec::new(), Vec::new());
+        for rule in rules {
+            let Speakers::Proxies {
+                proxies,
+                reach,
+                local_source,
+            } = &rule.speakers
+            else {
+                continue;
+            };
+            for proxy in proxies {
+                let id = rule.of_proxy(proxy).id;
+                let believed = LocalProxy {
+                    rule: id,
+                    reach: *reach as u8,
+                    limited: (!rule.ports.is_empty()).into(),
+                    padding: [0; 2],
+                };
+                match proxy {
+                    Proxy::Uid(uid) => uids.push((*uid, Plain(believed))),
+                    Proxy::Cgroup(path) => {
+                        cgroups.push((cgroups::id(&self.cgroup_at(path))?, Plain(believed)));
+                    }
+                }
+                sources.extend(local_source.iter().map(|address| {
+                    let family = if address.is_ipv4() { AF_INET } else { AF_INET6 };
+                    let family = family as u32;
+                    (
+                        Plain(LocalSource { rule: id, family }),
+                        Plain((*address).into()),
+                    )
+                }));
+            }
+        }
+        maps::replace(&mut self.pins.local_sources()?, sources)?;
         maps::replace(&mut self.pins.trusted_uids()?, uids)?;
-        let cgroups = trust.cgroups.iter().map(|cgroup| {
-            let rule = rule_id(&Trust::cgroup_rule(cgroup));
-            Ok((cgroups::id(&self.cgroup_at(cgroup))?, rule))
-        });
-        let cgroups = cgroups.collect::<Result<Vec<_>>>()?;
-        maps::replace(&mut self.pins.trusted_cgroups()?, cgroups)?;
-
-        // Signers come before sources, so that no moment asks for less than the configuration before or this one.
-        let exempt = trust.sources.iter().filter(|source| {
-            let mut signers = trust.signers.iter();
-            signers.any(|signer| signer.contains(*source)) && !trust.signers.contains(source)
-        });
-        let signers = trust.signers.iter();
-        let signers = signers.map(|prefix| (*prefix, rule_id(&Trust::signer_rule(prefix))));
-        let signers = signers.chain(exempt.map(|prefix| (*prefix, 0)));
-        maps::replace_prefixes(&mut self.pins.signers()?, signers)?;
-        let sources = trust.sources.iter();
-        let sources = sources.map(|prefix| (*prefix, rule_id(&Trust::source_rule(prefix))));
-        maps::replace_prefixes(&mut self.pins.trusted_sources()?, sources)?;
-
-        let local = trust.local_source.iter().map(|address| {
-            let family = if address.is_ipv4() { AF_INET } else { AF_INET6 };
-            (family as u32, Plain((*address).into()))
-        });
-        maps::replace(&mut self.pins.local_sources()?, local)
+        maps::replace(&mut self.pins.trusted_cgroups()?, cgroups)
     }
 
     /// Says what is taken for TOA.

@@ -7,8 +7,10 @@ use agent_common::{
     guard::{Policy, Prefix, Tally},
     names::map,
     node::{Interface, Node},
+    ports::Ports,
     tag::Keys,
     toa::Kinds,
+    trust::{LocalProxy, LocalSource, Sender},
     unwrap::{Handshake, UnwrapPort},
 };
 use anyhow::Result;
@@ -49,18 +51,22 @@ plain!(
     Keys,
     Kinds,
     ListenerKey,
+    LocalProxy,
+    LocalSource,
     Namespace,
     Node,
     Origin,
     Policy,
+    Ports,
     Prefix,
+    Sender,
     UnwrapPort,
 );
 
 /// Socket cookies with the sockets' origins.
 pub(super) type Origins = HashMap<MapData, u64, Plain<Origin>>;
-/// Address prefixes with a number each.
-pub(super) type Prefixes = LpmTrie<MapData, Plain<Address>, u32>;
+/// Address prefixes with something about each.
+pub(super) type Prefixes<V> = LpmTrie<MapData, Plain<Address>, V>;
 /// Unwrapping ports with the versions of the header.
 pub(super) type Unwraps = HashMap<MapData, Plain<UnwrapPort>, u32>;
 /// Handshakes of connections that begin with a PROXY header.
@@ -113,20 +119,20 @@ impl Pins {
         self.map(map::CLAIMS)
     }
 
-    pub(super) fn trusted_uids(&self) -> Result<HashMap<MapData, u32, u32>> {
+    pub(super) fn trusted_uids(&self) -> Result<HashMap<MapData, u32, Plain<LocalProxy>>> {
         self.map(map::TRUSTED_UIDS)
     }
 
-    pub(super) fn trusted_cgroups(&self) -> Result<HashMap<MapData, u64, u32>> {
+    pub(super) fn trusted_cgroups(&self) -> Result<HashMap<MapData, u64, Plain<LocalProxy>>> {
         self.map(map::TRUSTED_CGROUPS)
     }
 
-    pub(super) fn trusted_sources(&self) -> Result<Prefixes> {
+    pub(super) fn trusted_sources(&self) -> Result<Prefixes<Plain<Sender>>> {
         self.map(map::TRUSTED_SOURCES)
     }
 
-    pub(super) fn signers(&self) -> Result<Prefixes> {
-        self.map(map::SIGNERS)
+    pub(super) fn trusted_ports(&self) -> Result<HashMap<MapData, u32, Plain<Ports>>> {
+        self.map(map::TRUSTED_PORTS)
     }
 
     pub(super) fn keys(&self) -> Result<HashMap<MapData, u32, Plain<Keys>>> {
@@ -137,11 +143,13 @@ impl Pins {
         self.map(map::TOA)
     }
 
-    pub(super) fn local_sources(&self) -> Result<HashMap<MapData, u32, Plain<Address>>> {
+    pub(super) fn local_sources(
+        &self,
+    ) -> Result<HashMap<MapData, Plain<LocalSource>, Plain<Address>>> {
         self.map(map::LOCAL_SOURCES)
     }
 
-    pub(super) fn carry(&self) -> Result<Prefixes> {
+    pub(super) fn carry(&self) -> Result<Prefixes<u32>> {
         self.map(map::CARRY)
     }
 
@@ -210,9 +218,9 @@ pub(super) fn replace<K: Pod + Eq + Hash, V: Pod>(
 }
 
 /// Makes a trie hold what is wanted and nothing else.
-pub(super) fn replace_prefixes(
-    trie: &mut Prefixes,
-    wanted: impl IntoIterator<Item = (IpNet, u32)>,
+pub(super) fn replace_prefixes<V: Pod>(
+    trie: &mut Prefixes<V>,
+    wanted: impl IntoIterator<Item = (IpNet, V)>,
 ) -> Result<()> {
     let mut unwanted: HashSet<(u32, Address)> = trie
         .keys()

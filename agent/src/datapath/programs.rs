@@ -43,9 +43,9 @@ pub enum Section {
     CarryNode,
     /// `[[policy]]`.
     Policy,
-    /// `uids` and `cgroups` of `[trust]`.
+    /// `[[trust]]` of a `uid` or a `cgroup`.
     Bind,
-    /// `sources` and `signers` of `[trust]`, and `[[carry.node]]`.
+    /// `[[trust]]` that believes "toa", and `[[carry.node]]`.
     Toa,
     /// `[reveal]`.
     Reveal,
@@ -58,7 +58,7 @@ impl fmt::Display for Section {
             Self::Unwrap => "[[unwrap]]",
             Self::CarryNode => "[[carry.node]]",
             Self::Policy => "[[policy]]",
-            Self::Bind => "[trust] with uids or cgroups",
+            Self::Bind => "[[trust]] of a uid or a cgroup",
             Self::Toa => "TOA",
             Self::Reveal => "[reveal]",
         })

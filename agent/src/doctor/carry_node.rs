@@ -1,5 +1,6 @@
 //! What the sections `[[carry.node]]` need.
 
+use agent_common::trust::Statement;
 use anyhow::Result;
 
 use super::{
@@ -13,13 +14,13 @@ use crate::{
 
 pub(super) fn check(config: &Config) -> Vec<Check> {
     let mut checks: Vec<_> = config.carry_node.iter().map(interface).collect();
-    if !checks.is_empty() && config.trust.sources.is_empty() {
+    if !checks.is_empty() && !config.believes(Statement::Toa) {
         checks.push(Check::wrong(
             Outcome::Warn,
             "other nodes",
-            "`sources` of [trust] is empty",
+            "no [[trust]] believes anybody's TOA",
             "what other nodes forward to pods of this one has the other node's address",
-            "add the nodes' addresses to `sources`, if nobody else can send from them",
+            "add a [[trust]] with the nodes' addresses as `source` and `says = [\"toa\"]`, if nobody else can send from them",
         ));
     }
     checks

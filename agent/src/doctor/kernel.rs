@@ -29,7 +29,7 @@ const LIMITS: [Limit; 3] = [
     Limit {
         since: (6, 1),
         reason: "a process's cgroup is known where it asks for a client's address, but not the cgroups above",
-        consequence: "`cgroups` of [trust] believes processes that are directly in such a cgroup, and in none below it; `uids` works",
+        consequence: "a [[trust]] of a `cgroup` believes processes that are directly in such a cgroup, and in none below it; a `uid` works",
     },
     Limit {
         since: (6, 6),

@@ -19,7 +19,7 @@ pub(super) fn check(path: &Path) -> Check {
             format!("{error:#}"),
             "the agent does not start, and one that runs keeps the keys that it has",
             "write a line of 32 hexadecimal digits, such as `openssl rand -hex 16` prints, into the file that \
-             `keys` of [trust] names",
+             `keys` of [toa] names",
         )
     })
 }

@@ -35,7 +35,7 @@ pub fn run(pre: bool, config: &Config) -> Vec<Check> {
     if pre {
         return checks;
     }
-    checks.extend(config.trust.keys.as_deref().map(keys::check));
+    checks.extend(config.toa.keys.as_deref().map(keys::check));
     let host_is_fit = host_is_fit(&checks);
     for (path, steers) in by_namespace(&config.steer) {
         match Netns::open_or_current(path) {

@@ -99,7 +99,7 @@ pub(super) fn needed(config: &Config) -> BTreeSet<Section> {
         (Section::Unwrap, !config.unwrap.is_empty()),
         (Section::CarryNode, !config.carry_node.is_empty()),
         (Section::Policy, !config.policy.is_empty()),
-        (Section::Bind, config.trust.has_proxies()),
+        (Section::Bind, config.believes_proxies()),
         (Section::Toa, !config.kinds().is_empty()),
         (Section::Reveal, config.reveal.enabled),
     ]

@@ -6,6 +6,7 @@ use agent_common::{
     Evidence,
     origin::rule_id,
     proxy::{Endpoints, Peer},
+    trust::Statement,
 };
 use anyhow::Result;
 use tokio::net::TcpStream;
@@ -63,14 +64,14 @@ pub(super) async fn begin(
     stream.set_nodelay(true)?;
     let accepted = Accepted::new(service, stream, peer)?;
     let ends = accepted.ends;
-    let sender = || Client::sender(ends, rule_id(&service.name));
+    let port = ends.destination.port;
+    let known = accepted.known.and_then(Client::recorded);
+    let speaker = known.unwrap_or_else(|| Client::sender(ends, rule_id(&service.name)));
     let (preamble, client) = match service.relay.accept {
-        Accept::Plain => {
-            let known = accepted.known.and_then(Client::recorded);
-            (Preamble::default(), known.unwrap_or_else(sender))
-        }
+        Accept::Plain => (Preamble::default(), speaker),
         Accept::Proxy => {
-            let Some(rule) = service.trusting_rule(ends.source.socket_addr()) else {
+            let address = accepted.speaker.ip();
+            let Some(rule) = service.senders.rule_for(address, Statement::Proxy, port) else {
                 return Ok(Err(RefusalReason::Untrusted.into()));
             };
             let preamble = match Preamble::read(stream, service.relay.header_timeout).await {
@@ -81,10 +82,10 @@ pub(super) async fn begin(
                 Some(Peer::Proxied(endpoints)) => Client {
                     endpoints,
                     evidence: Evidence::Proxy,
-                    rule: rule_id(&rule),
+                    rule,
                 },
                 // The receiver "must use the real connection endpoints" (PROXY protocol, 2.2).
-                _ => sender(),
+                _ => speaker,
             };
             (preamble, client)
         }
@@ -93,7 +94,7 @@ pub(super) async fn begin(
     if service.relay.protocol == Protocol::Tcp
         && !service
             .claims
-            .allows(client.endpoints.source.address, ends.destination.port)?
+            .allows(client.endpoints.source.address, port)?
     {
         return Ok(Err(Refused {
             reason: RefusalReason::Denied,

@@ -29,7 +29,7 @@ use self::{
     balance::Balancer, listener::Listener, metrics::Metrics, pipes::Pipes, service::Service,
 };
 use crate::{
-    config::{Config, Relay, Trust},
+    config::{Config, Relay, TrustedSenders},
     connections::{origins::Claims, summary::SummarySender, tlv_store::TlvStore},
     host::netns::Netns,
 };
@@ -85,10 +85,11 @@ impl Relays {
             };
             new.push((relay, bound));
         }
+        let senders = Arc::new(TrustedSenders::new(&config.trust));
         descriptors::raise_limit(config.relay.iter().map(|relay| relay.max_connections));
         let mut before = std::mem::take(&mut self.listeners);
         for (relay, bound) in new {
-            let service = Arc::new(self.service(relay, &config.trust));
+            let service = Arc::new(self.service(relay, senders.clone()));
             match bound {
                 Some((socket, handle)) => {
                     info!("{} listens", relay.name());
@@ -124,10 +125,10 @@ impl Relays {
     }
 
     /// What the connections of this relay share from now on.
-    fn service(&self, relay: &Relay, trust: &Trust) -> Service {
+    fn service(&self, relay: &Relay, senders: Arc<TrustedSenders>) -> Service {
         Service {
             name: relay.name(),
-            sources: trust.sources.clone(),
+            senders,
             balancer: Balancer::new(relay.balance, &relay.upstream),
             claims: self.claims.clone(),
             metrics: self.metrics.of(&relay.listen.to_string()),

@@ -118,6 +118,8 @@ fn socket(
             original_dst: client.endpoints.destination,
             rule: client.rule,
             evidence: client.evidence as u8,
+            // The upstream may be anywhere.
+            conditions: Claim::CARRIED,
             ..Claim::default()
         };
         service

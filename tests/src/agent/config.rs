@@ -16,8 +16,10 @@ use crate::host::pins::{BPFFS, PINS};
 pub struct Config {
     /// The section `[agent]`.
     pub agent: Settings,
-    /// The section `[trust]`.
-    pub trust: Trust,
+    /// The sections `[[trust]]`.
+    pub trust: Vec<Trust>,
+    /// The section `[toa]`.
+    pub toa: Toa,
     /// The section `[reveal]`.
     pub reveal: Reveal,
     /// The sections below `[carry]`.
@@ -117,19 +119,90 @@ impl Relay {
     }
 }
 
-/// The section `[trust]`.
+/// A section `[[trust]]`. What is empty or `None` is left at its default.
 #[derive(Clone, Debug, Default, Serialize)]
 #[expect(missing_docs, reason = "the configuration's own names")]
 pub struct Trust {
-    pub uids: Vec<u32>,
-    pub cgroups: Vec<String>,
-    pub sources: Vec<String>,
-    pub signers: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<&'static str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub source: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub uid: Vec<u32>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub cgroup: Vec<String>,
+    pub says: Vec<&'static str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signed: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reach: Option<&'static str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub local_source: Vec<IpAddr>,
+}
+
+impl Trust {
+    /// Believes all that senders in these prefixes can say, by a rule for each.
+    pub fn sources(prefixes: impl IntoIterator<Item: ToString>) -> impl Iterator<Item = Self> {
+        Self::saying(&["toa", "proxy", "xff"], prefixes)
+    }
+
+    /// Believes this of senders in these prefixes, by a rule for each.
+    pub fn saying(
+        says: &[&'static str],
+        prefixes: impl IntoIterator<Item: ToString>,
+    ) -> impl Iterator<Item = Self> {
+        prefixes.into_iter().map(|prefix| Self {
+            source: vec![prefix.to_string()],
+            says: says.into(),
+            ..Self::default()
+        })
+    }
+
+    /// Believes TOA of senders in these prefixes if it is signed, by a rule for each.
+    pub fn signers(prefixes: impl IntoIterator<Item: ToString>) -> impl Iterator<Item = Self> {
+        Self::saying(&["toa"], prefixes).map(|rule| Self {
+            signed: Some(true),
+            ..rule
+        })
+    }
+
+    /// Believes a user's proxies in their own network namespace.
+    pub fn uid(uid: u32) -> Self {
+        Self {
+            uid: vec![uid],
+            says: vec!["bind"],
+            ..Self::default()
+        }
+    }
+
+    /// Believes a cgroup's proxies in their own network namespace.
+    pub fn cgroup(path: String) -> Self {
+        Self {
+            cgroup: vec![path],
+            says: vec!["bind"],
+            ..Self::default()
+        }
+    }
+
+    /// Believes the proxies further: on this `host`, or also where TOA tells of them (`carry`).
+    pub fn reach(self, reach: &'static str) -> Self {
+        Self {
+            reach: Some(reach),
+            ..self
+        }
+    }
+}
+
+/// The section `[toa]`.
+#[derive(Clone, Debug, Default, Serialize)]
+#[expect(missing_docs, reason = "the configuration's own names")]
+pub struct Toa {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kinds: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keys: Option<PathBuf>,
-    pub local_source: Vec<IpAddr>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub toa: Option<Vec<String>>,
 }
 
 /// The section `[reveal]`.
@@ -271,7 +344,8 @@ impl Config {
                 drain: None,
                 keep: false,
             },
-            trust: Trust::default(),
+            trust: Vec::new(),
+            toa: Toa::default(),
             reveal: Reveal::default(),
             carry: None,
             steer: steer.into_iter().collect(),

@@ -9,7 +9,7 @@ mod speakers;
 
 pub use self::api::{Peer, Peers};
 pub use self::config::{
-    Carry, CarryNode, CarryToa, Config, Policy, Relay, Reveal, Settings, Steer, Trust, Unwrap,
+    Carry, CarryNode, CarryToa, Config, Policy, Relay, Reveal, Settings, Steer, Toa, Trust, Unwrap,
 };
 pub use self::running::{Agent, binary, truepeer};
 pub use self::speakers::{believing, telling};

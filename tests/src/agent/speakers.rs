@@ -4,14 +4,14 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::config::{Carry, CarryToa, Config, Reveal};
+use super::config::{Carry, CarryToa, Config, Reveal, Trust};
 use super::running::Agent;
 
 /// An agent for the sender's host, which tells these networks in whose name the test itself connects, and reveals
 /// nothing.
 pub fn telling(directory: &Path, to: Vec<String>) -> Result<Agent> {
     let mut config = Config::new(directory, [])?;
-    config.trust.uids.push(0);
+    config.trust.push(Trust::uid(0).reach("carry"));
     config.reveal = Reveal {
         enabled: false,
         ..Reveal::default()
@@ -29,6 +29,6 @@ pub fn telling(directory: &Path, to: Vec<String>) -> Result<Agent> {
 /// An agent for the application's host, which believes these networks.
 pub fn believing(directory: &Path, sources: Vec<String>) -> Result<Agent> {
     let mut config = Config::new(directory, [])?;
-    config.trust.sources = sources;
+    config.trust.extend(Trust::sources(sources));
     Agent::start(directory, config)
 }

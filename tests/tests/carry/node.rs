@@ -7,7 +7,7 @@ use std::path::Path;
 use agent_common::Counter;
 use anyhow::{Context, Result, ensure};
 use tests::agent::records::no_origins;
-use tests::agent::{Agent, Carry, CarryNode, Config, Reveal, truepeer};
+use tests::agent::{Agent, Carry, CarryNode, Config, Reveal, Trust, truepeer};
 use tests::clients::load::{Application, Connection, Load};
 use tests::cluster::kube_proxy::{Mode, Service, cluster_ip};
 use tests::cluster::nodes::{Cluster, NODES, Node, REPORT, WEB};
@@ -86,7 +86,7 @@ fn on_the_other_node(mode: Mode) {
         };
         let start_second = || {
             agent(directory, &[second], |config| {
-                config.trust.sources = NODES.map(String::from).into();
+                config.trust.extend(Trust::sources(NODES));
             })
         };
         let firsts = start_first()?;

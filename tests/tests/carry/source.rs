@@ -7,7 +7,7 @@ use std::path::Path;
 use agent_common::names::program;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
-use tests::agent::{Agent, Config};
+use tests::agent::{Agent, Config, Trust};
 use tests::clients::load::Load;
 use tests::host::cgroup::Cgroup;
 use tests::host::netns::Netns;
@@ -103,9 +103,13 @@ fn pod() -> Result<(Sidecar, [Report; 2])> {
     Ok((sidecar, reports))
 }
 
-fn config(directory: &Path) -> Result<Config> {
+/// A configuration that believes this proxy, and chooses the source of its connections.
+fn config(directory: &Path, proxy: Trust) -> Result<Config> {
     let mut config = Config::new(directory, [])?;
-    config.trust.local_source = Family::ALL.map(passthrough).into();
+    config.trust.push(Trust {
+        local_source: Family::ALL.map(passthrough).into(),
+        ..proxy
+    });
     Ok(config)
 }
 
@@ -114,8 +118,7 @@ fn as_configured() {
     scenario(|directory| {
         let (sidecar, _reports) = pod()?;
         let (client, ways) = (&sidecar.client, ways());
-        let mut config = config(directory)?;
-        config.trust.uids.push(UID);
+        let mut config = config(directory, Trust::uid(UID).reach("host"))?;
         let agent = Agent::start(directory, config.clone())?;
         let program = Path::new(env!("CARGO_BIN_EXE_playground"));
         let _proxy = roles::proxy(directory, &sidecar.pod, program, &routes(&ways)?)?;
@@ -145,7 +148,7 @@ fn as_configured() {
         }
 
         ensure!(is_attached(&agent)?, "{}", agent.status()?);
-        config.trust.local_source.clear();
+        config.trust[0].local_source.clear();
         config.write()?;
         agent.signal(Signal::SIGHUP)?;
         eventually("the kernel chooses", || {
@@ -174,8 +177,7 @@ fn a_proxy_of_root() {
         // nginx does not bind to a mapped address.
         ways.pop();
         let cgroup = Cgroup::new("proxy")?;
-        let mut config = config(directory)?;
-        config.trust.cgroups.push(cgroup.path());
+        let config = config(directory, Trust::cgroup(cgroup.path()).reach("host"))?;
         let agent = Agent::start(directory, config)?;
         let proxy = cgroup.run(|| nginx::transparent(directory, &sidecar.pod, &routes(&ways)?))?;
         let seen = sources(&agent, &sidecar.client, &ways)?;

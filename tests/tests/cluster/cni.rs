@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tests::agent::records::{known_to_application, no_origins, none_refused, observed};
-use tests::agent::{Agent, Config};
+use tests::agent::{Agent, Config, Trust};
 use tests::clients::load::Load;
 use tests::clients::tcp;
 use tests::cluster::cni::{
@@ -162,7 +162,9 @@ fn an_annotation_takes_headers_off() {
     scenario(|directory| {
         let node = Node::new()?;
         let mut config = Config::new(directory, [])?;
-        config.trust.sources = vec!["10.77.0.0/24".into(), "fd77::/64".into()];
+        config
+            .trust
+            .extend(Trust::sources(["10.77.0.0/24", "fd77::/64"]));
         let plugins = Runtime::ptp(directory);
         let runtime = Runtime::new(node.netns(), "1.0.0", &config, &plugins, json!({}));
         let agent = Agent::start(directory, config)?;

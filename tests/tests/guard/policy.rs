@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use agent_common::{Endpoint, toa};
 use anyhow::{Context, Result, ensure};
 use tests::agent::records::no_origins;
-use tests::agent::{Agent, Config, Policy, Steer, Unwrap};
+use tests::agent::{Agent, Config, Policy, Steer, Trust, Unwrap};
 use tests::balancer;
 use tests::clients::raw::Raw;
 use tests::clients::tcp;
@@ -119,7 +119,7 @@ fn by_a_local_proxys_bind() {
         let topology = Sidecar::new()?;
         let _report = Report::start(&topology.pod, any(PORT))?;
         let mut config = Config::new(directory, [])?;
-        config.trust.uids.push(UID);
+        config.trust.push(Trust::uid(UID));
         config.policy.push(nested());
         let agent = Agent::start(directory, config)?;
         let routes = local_routes(PROXY, PORT);
@@ -148,7 +148,9 @@ fn by_toa() {
         let raw = Raw::new(&topology.client)?;
         let _report = Report::start(&topology.pod, any(PORT))?;
         let mut config = Config::new(directory, [])?;
-        config.trust.sources = vec!["198.51.100.0/24".into(), "2001:db8:1b::/64".into()];
+        config
+            .trust
+            .extend(Trust::sources(["198.51.100.0/24", "2001:db8:1b::/64"]));
         config.policy.push(nested());
         let agent = Agent::start(directory, config)?;
         let ports = Cell::new(40_000);
@@ -183,7 +185,9 @@ fn by_a_proxy_header() {
         let topology = Sidecar::new()?;
         let _report = Report::start(&topology.pod, any(PORT))?;
         let mut config = Config::new(directory, [])?;
-        config.trust.sources = vec!["10.77.0.0/24".into(), "fd77::/64".into()];
+        config
+            .trust
+            .extend(Trust::sources(["10.77.0.0/24", "fd77::/64"]));
         let ports = [PORT.to_string()];
         let unwrap = Unwrap::new(&topology.pod, Sidecar::INTERFACE, &[&ports[0]]);
         config.unwrap.push(unwrap);
@@ -228,7 +232,7 @@ fn by_the_relay() {
         let _report = Report::start(&topology.server, any(balancer::APPLICATION))?;
         let mut config = Config::new(directory, [])?;
         config.relay = balancer::relays(&topology.server, "reveal");
-        config.trust.sources = balancer::SOURCES.map(Into::into).into();
+        config.trust.extend(Trust::sources(balancer::SOURCES));
         let listens = Family::ALL.map(balancer::relay_of);
         config.policy.push(Policy {
             ports: listens

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 use tests::agent::records::no_origins;
-use tests::agent::{Agent, Config, Policy, truepeer};
+use tests::agent::{Agent, Config, Policy, Trust, truepeer};
 use tests::host::netns::Netns;
 use tests::host::scenario;
 use tests::proxies::any;
@@ -28,7 +28,7 @@ fn a_hundred_thousand_prefixes() {
         let _report = Report::start(&pod, any(PORT))?;
         let mut config = Config::new(directory, [])?;
         // This test itself is the proxy.
-        config.trust.uids.push(0);
+        config.trust.push(Trust::uid(0));
         let few = Agent::start(directory, config)?;
         let without = few.ready_after;
         let each = |many: &Many| {
@@ -87,7 +87,7 @@ fn reloads_under_load() {
         let pod = Netns::new("pod")?;
         let _report = Report::start(&pod, any(PORT))?;
         let mut config = Config::new(directory, [])?;
-        config.trust.uids.push(0);
+        config.trust.push(Trust::uid(0));
         let with_many = |number: usize| {
             let mut policy = nested();
             policy.deny.extend(Many::new(number).texts(false));

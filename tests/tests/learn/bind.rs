@@ -6,7 +6,7 @@ use std::path::Path;
 use agent_common::Counter;
 use anyhow::{Context as _, Result, ensure};
 use tests::agent::records::no_origins;
-use tests::agent::{Agent, Config};
+use tests::agent::{Agent, Config, Trust};
 use tests::clients::load::{Load, Outcome};
 use tests::host::cgroup::Cgroup;
 use tests::host::netns::Netns;
@@ -120,8 +120,8 @@ fn trusted(
     let cgroup = Cgroup::new("proxy")?;
     let mut config = Config::new(directory, [])?;
     match by {
-        By::Uid => config.trust.uids.push(UID),
-        By::Cgroup => config.trust.cgroups.push(cgroup.path()),
+        By::Uid => config.trust.push(Trust::uid(UID)),
+        By::Cgroup => config.trust.push(Trust::cgroup(cgroup.path())),
     }
     let agent = Agent::start(directory, config)?;
     let proxy = match by {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use agent_common::Counter;
 use anyhow::{Context, Result, ensure};
 use tests::agent::records::no_origins;
-use tests::agent::{Agent, Config};
+use tests::agent::{Agent, Config, Trust};
 use tests::clients::load::{Application, Connection};
 use tests::host::process::Process;
 use tests::host::scenario;
@@ -119,7 +119,7 @@ impl<'a> Stage<'a> {
 
     fn config(&self) -> Result<Config> {
         let mut config = Config::new(self.directory, [])?;
-        config.trust.uids.push(UID);
+        config.trust.push(Trust::uid(UID));
         Ok(config)
     }
 

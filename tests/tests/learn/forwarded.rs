@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use tests::agent::records::no_origins;
-use tests::agent::{Agent, Config};
+use tests::agent::{Agent, Config, Trust};
 use tests::clients::load;
 use tests::host::cgroup::Cgroup;
 use tests::host::netns::Netns;
@@ -55,8 +55,8 @@ fn kept(
     let _application = Web::nginx(directory, &sidecar.pod, &listen)?;
     let cgroup = Cgroup::new("proxy")?;
     let mut config = Config::new(directory, [])?;
-    config.trust.cgroups.push(cgroup.path());
-    config.trust.uids.push(UID);
+    config.trust.push(Trust::cgroup(cgroup.path()));
+    config.trust.push(Trust::uid(UID));
     let agent = Agent::start(directory, config)?;
     let routes = local_routes(PROXY, APPLICATION);
     let proxy = cgroup.run(|| proxy(&sidecar.pod, &routes))?;

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use tests::agent::records::no_origins;
-use tests::agent::{Agent, Config};
+use tests::agent::{Agent, Config, Trust};
 use tests::clients::load;
 use tests::host::cgroup::Cgroup;
 use tests::host::netns::Netns;
@@ -94,7 +94,7 @@ fn lost_and_kept(
 
     let cgroup = Cgroup::new("proxy")?;
     let mut config = Config::new(directory, [])?;
-    config.trust.cgroups.push(cgroup.path());
+    config.trust.push(Trust::cgroup(cgroup.path()));
     let agent = Agent::start(directory, config)?;
     let binding = cgroup.run(|| proxy(pod, true, &routes))?;
     let kept = ask(&sidecar)?;

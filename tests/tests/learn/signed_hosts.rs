@@ -9,7 +9,7 @@ use agent_common::names::{LAYOUT, map};
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 use tests::agent::records::no_origins;
-use tests::agent::{Agent, Carry, Config, Reveal};
+use tests::agent::{Agent, Carry, Config, Reveal, Trust};
 use tests::clients::load::Load;
 use tests::clients::raw::Raw;
 use tests::cluster::kube_proxy::Mode;
@@ -131,7 +131,7 @@ fn what_a_node_appends() {
         let _report = Report::start(&second.pod, any(REPORT.target))?;
         let keys = KeyFile::new(directory, "keys", &[ONE])?;
         let mut config = Config::new(directory, [])?;
-        config.trust.keys = Some(keys.path().to_owned());
+        config.toa.keys = Some(keys.path().to_owned());
         config.reveal = Reveal {
             enabled: false,
             ..Reveal::default()
@@ -143,8 +143,9 @@ fn what_a_node_appends() {
         let signs = Agent::start(directory, config)?;
         let mut config = Config::new(directory, [])?;
         let [v4, v6] = NODES.map(String::from);
-        (config.trust.signers, config.trust.sources) = (vec![v4], vec![v6]);
-        config.trust.keys = Some(keys.path().to_owned());
+        config.trust.extend(Trust::signers([v4]));
+        config.trust.extend(Trust::sources([v6]));
+        config.toa.keys = Some(keys.path().to_owned());
         let reads = Agent::start(directory, config)?;
 
         let load = Load::new(first.targets(REPORT));

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agent_common::tag::{self, EPOCH, Keys, Signed};
 use anyhow::{Result, ensure};
-use tests::agent::{Agent, Carry, CarryToa, Config, Reveal};
+use tests::agent::{Agent, Carry, CarryToa, Config, Reveal, Trust};
 use tests::clients::load::Load;
 use tests::clients::raw::{Connection, toa};
 use tests::host::process::Process;
@@ -166,8 +166,8 @@ impl Hosts {
         let keys = |file: &KeyFile| (!signers.is_empty()).then(|| file.path.clone());
 
         let mut config = Config::new(directory, [])?;
-        config.trust.uids.push(UID);
-        config.trust.keys = keys(&signing);
+        config.trust.push(Trust::uid(UID).reach("carry"));
+        config.toa.keys = keys(&signing);
         config.reveal = Reveal {
             enabled: false,
             ..Reveal::default()
@@ -176,10 +176,9 @@ impl Hosts {
         let sends = Agent::start(directory, config)?;
 
         let mut config = Config::new(directory, [])?;
-        let own = |prefixes: &[&str]| prefixes.iter().map(|p| (*p).into()).collect();
-        config.trust.signers = own(signers);
-        config.trust.sources = own(sources);
-        config.trust.keys = keys(&verifying);
+        config.trust.extend(Trust::signers(signers));
+        config.trust.extend(Trust::sources(sources));
+        config.toa.keys = keys(&verifying);
         let reads = Agent::start(directory, config)?;
 
         let routes = gateway_routes(PROXY, APPLICATION);

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::TcpMaxSeg;
 use tests::agent::records::no_origins;
-use tests::agent::{Agent, Config, Reveal};
+use tests::agent::{Agent, Config, Reveal, Trust};
 use tests::clients::load::Load;
 use tests::clients::raw::{LINUX, Raw, toa as option};
 use tests::host::scenario;
@@ -27,7 +27,7 @@ const PROXY: u16 = 15001;
 /// Believes load balancers, or others.
 fn agent(directory: &Path, sources: &[&str]) -> Result<Agent> {
     let mut config = Config::new(directory, [])?;
-    config.trust.sources = sources.iter().map(|s| (*s).into()).collect();
+    config.trust.extend(Trust::sources(sources));
     Agent::start(directory, config)
 }
 
@@ -210,7 +210,7 @@ fn from_a_proxys_host_to_the_next() {
 
         // Two agents stand for two hosts: this one knows the proxy and reveals nothing,
         let mut config = Config::new(directory, [])?;
-        config.trust.uids.push(UID);
+        config.trust.push(Trust::uid(UID).reach("carry"));
         config.reveal = Reveal {
             enabled: false,
             ..Reveal::default()
@@ -262,7 +262,7 @@ fn segments_stay_as_large_as_they_were() {
         };
         let mut config = Config::new(directory, [])?;
         // This test itself is the proxy.
-        config.trust.uids.push(0);
+        config.trust.push(Trust::uid(0).reach("carry"));
         let mut without = Agent::start(directory, config)?;
         let before = sizes()?;
         ensure!(without.exited()?.is_none(), "the agent has gone");

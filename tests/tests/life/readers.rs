@@ -6,7 +6,7 @@ use std::thread;
 
 use anyhow::{Result, ensure};
 use tests::agent::{
-    Agent, Carry, CarryToa, Config, Policy, Relay, Reveal, Steer, Unwrap, truepeer,
+    Agent, Carry, CarryToa, Config, Policy, Relay, Reveal, Steer, Trust, Unwrap, truepeer,
 };
 use tests::host::cgroup::Cgroup;
 use tests::host::scenario;
@@ -33,10 +33,12 @@ fn configurations(base: &Config, topology: &Sidecar, cgroups: &[Cgroup; 2]) -> V
         });
     };
     let trust = |config: &mut Config| {
-        config.trust.uids.push(1337);
-        config.trust.cgroups.push(cgroups[0].path());
-        config.trust.sources.push("10.77.0.0/24".into());
-        config.trust.local_source = vec![Family::V4.localhost()];
+        config.trust.push(Trust {
+            local_source: vec![Family::V4.localhost()],
+            ..Trust::uid(1337)
+        });
+        config.trust.push(Trust::cgroup(cgroups[0].path()));
+        config.trust.extend(Trust::sources(["10.77.0.0/24"]));
     };
     let steer = |config: &mut Config| {
         config.steer = vec![
@@ -45,12 +47,12 @@ fn configurations(base: &Config, topology: &Sidecar, cgroups: &[Cgroup; 2]) -> V
         ];
     };
     let unwrap = |config: &mut Config| {
-        config.trust.sources.push("10.77.0.0/24".into());
+        config.trust.extend(Trust::sources(["10.77.0.0/24"]));
         let unwrap = Unwrap::new(pod, Sidecar::INTERFACE, &["8000"]);
         config.unwrap.push(unwrap);
     };
     let carry = |config: &mut Config| {
-        config.trust.uids.push(1337);
+        config.trust.push(Trust::uid(1337).reach("carry"));
         config.carry = Some(Carry {
             toa: CarryToa {
                 to: vec!["10.77.0.0/24".into()],
@@ -60,7 +62,7 @@ fn configurations(base: &Config, topology: &Sidecar, cgroups: &[Cgroup; 2]) -> V
         });
     };
     let relay = |config: &mut Config| {
-        config.trust.sources.push("10.77.0.0/24".into());
+        config.trust.extend(Trust::sources(["10.77.0.0/24"]));
         let upstream = (Family::V4.localhost(), 8080).into();
         let relay = Relay::proxy(pod, any_v4(9000), upstream, "reveal");
         config.relay.push(relay);

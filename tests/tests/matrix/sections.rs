@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
 use tests::agent::{
-    Agent, Carry, CarryNode, CarryToa, Config, Policy, Relay, Steer, Unwrap, binary,
+    Agent, Carry, CarryNode, CarryToa, Config, Policy, Relay, Steer, Trust, Unwrap, binary,
 };
 use tests::clients::load::{Load, Outcome};
 use tests::host::netns::{Netns, run};
@@ -88,7 +88,7 @@ fn section(
 /// Whether somebody may be believed by TOA.
 fn reads_toa(config: &Config) -> bool {
     let nodes = config.carry.iter().flat_map(|carry| &carry.node);
-    !config.trust.sources.is_empty() || !config.trust.signers.is_empty() || nodes.count() != 0
+    config.trust.iter().any(|rule| rule.says.contains(&"toa")) || nodes.count() != 0
 }
 
 /// The programs that `truepeer status` lists.
@@ -173,7 +173,7 @@ fn trust_bind() {
     section(
         &BIND,
         |_, config| {
-            config.trust.uids.push(UID);
+            config.trust.push(Trust::uid(UID));
             Ok(())
         },
         |stage| {
@@ -195,8 +195,10 @@ fn trust_bind_with_a_source_of_its_own() {
     section(
         &[BIND.as_slice(), &[program::SOURCE4, program::SOURCE6]].concat(),
         |_, config| {
-            config.trust.uids.push(UID);
-            config.trust.local_source = vec!["127.0.0.6".parse()?, "::6".parse()?];
+            config.trust.push(Trust {
+                local_source: vec!["127.0.0.6".parse()?, "::6".parse()?],
+                ..Trust::uid(UID)
+            });
             Ok(())
         },
         |_| Ok(()),
@@ -210,9 +212,9 @@ fn trust_toa_signed_and_not() {
         |stage, config| {
             let keys = stage.directory.join("keys");
             std::fs::write(&keys, "00112233445566778899aabbccddeeff\n")?;
-            config.trust.sources = SENDERS.map(String::from).into();
-            config.trust.signers = vec!["198.51.100.0/24".into()];
-            config.trust.keys = Some(keys);
+            config.trust.extend(Trust::sources(SENDERS));
+            config.trust.extend(Trust::signers(["198.51.100.0/24"]));
+            config.toa.keys = Some(keys);
             Ok(())
         },
         |_| Ok(()),
@@ -224,7 +226,7 @@ fn carry_toa() {
     section(
         &BIND,
         |_, config| {
-            config.trust.uids.push(UID);
+            config.trust.push(Trust::uid(UID).reach("carry"));
             config.carry = Some(Carry {
                 toa: CarryToa {
                     to: SENDERS.map(String::from).into(),
@@ -259,7 +261,7 @@ fn unwrap() {
     section(
         &[program::UNWRAP, program::ANSWER],
         |stage, config| {
-            config.trust.sources = SENDERS.map(String::from).into();
+            config.trust.extend(Trust::sources(SENDERS));
             let pod = &stage.sidecar.pod;
             config
                 .unwrap
@@ -278,7 +280,7 @@ fn relay() {
     section(
         &[],
         |stage, config| {
-            config.trust.sources = SENDERS.map(String::from).into();
+            config.trust.extend(Trust::sources(SENDERS));
             let upstream = (Family::V4.localhost(), APPLICATION).into();
             let relay = Relay::proxy(&stage.sidecar.pod, any(8000), upstream, "reveal");
             config.relay.push(relay);

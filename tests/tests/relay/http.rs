@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
-use tests::agent::Agent;
 use tests::agent::records::no_origins;
+use tests::agent::{Agent, Trust};
 use tests::balancer::{
     APPLICATION, BALANCER, agent, client_of, config, relay_of, relays, routes, targets,
 };
@@ -170,7 +170,7 @@ fn http2_and_the_proxy_protocol() {
         }
         let mut config = config(directory, relays)?;
         let trusted = ["203.0.113.77/32", "2001:db8:c::4d/128"];
-        config.trust.sources.extend(trusted.map(String::from));
+        config.trust.extend(Trust::sources(trusted));
         let agent = Agent::start(directory, config)?;
         for family in Family::ALL {
             let url = format!("http://{}/echo", relay_of(family));

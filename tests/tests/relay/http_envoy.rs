@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use ipnet::IpNet;
 use serde_json::Value;
-use tests::agent::Agent;
+use tests::agent::{Agent, Trust};
 use tests::balancer::{APPLICATION, SOURCES, agent, config, relay_of, relays};
 use tests::clients::http::{Client, Request};
 use tests::host::scenario;
@@ -20,8 +20,8 @@ const ENVOY: u16 = 9200;
 /// The prefixes that are trusted besides the gateway's own addresses.
 const TRUSTED: [&str; 2] = ["10.0.0.0/8", "fd00::/8"];
 
-/// The headers of the requests that come in.
-const VARIANTS: [&str; 40] = [
+/// The headers of the requests that come in. Entries with ports or brackets are not among them: Envoy does not read them.
+const VARIANTS: [&str; 37] = [
     "",
     "X-Forwarded-For: 203.0.113.7\r\n",
     "X-Forwarded-For: 6.6.6.6, 203.0.113.7\r\n",
@@ -36,9 +36,6 @@ const VARIANTS: [&str; 40] = [
     "X-Forwarded-For: 127.0.0.1\r\n",
     "X-Forwarded-For: 0.0.0.0\r\n",
     "X-Forwarded-For: 255.255.255.255\r\n",
-    "X-Forwarded-For: 203.0.113.7:4711\r\n",
-    "X-Forwarded-For: [2001:db8::7]\r\n",
-    "X-Forwarded-For: [2001:db8::7]:4711, 10.1.1.1\r\n",
     "X-Forwarded-For: \"203.0.113.7\"\r\n",
     "X-Forwarded-For: unknown\r\n",
     "X-Forwarded-For: unknown, 203.0.113.7\r\n",
@@ -107,7 +104,7 @@ fn by_prefixes() {
             .collect::<Result<_, _>>()?;
         let relays = for_http(relays(&topology.server, "reveal"), None);
         let mut config = config(directory, relays)?;
-        config.trust.sources.extend(TRUSTED.map(String::from));
+        config.trust.extend(Trust::sources(TRUSTED));
         let agent = Agent::start(directory, config)?;
         let _envoy = envoy::http(directory, &topology.server, Err(&prefixes), &routes())?;
         compare(&topology, &agent, &COMPARED[..5])

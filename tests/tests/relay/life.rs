@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use tests::agent::records::no_origins;
-use tests::agent::{Agent, Carry, CarryToa, Config, Relay};
+use tests::agent::{Agent, Carry, CarryToa, Config, Relay, Trust};
 use tests::balancer::{
     APPLICATION, RELAY, SOURCES, agent, config, refused, relay_of, relays, three,
 };
@@ -242,7 +242,7 @@ fn by_toa(directory: &Path, topology: &Gateway) -> Result<Agent> {
         },
         ..Carry::default()
     });
-    config.trust.sources = SOURCES.iter().map(|s| (*s).into()).collect();
+    config.trust.extend(Trust::sources(SOURCES));
     config.relay = Family::ALL
         .into_iter()
         .map(|family| {

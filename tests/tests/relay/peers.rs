@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 
 use anyhow::{Context, Result, ensure};
 use tests::agent::records::no_origins;
-use tests::agent::{Agent, Config};
+use tests::agent::{Agent, Config, Trust};
 use tests::balancer::{APPLICATION, SOURCES, agent, relay_of, relays, routes, targets};
 use tests::clients::load::{Application, Load};
 use tests::clients::tcp::connect;
@@ -146,7 +146,7 @@ fn without_telling_and_with_spoofed_packets() {
         load.connections = 200;
         for send in ["plain", "transparent"] {
             let mut config = Config::new(directory, [])?;
-            config.trust.sources = SOURCES.iter().map(|s| (*s).into()).collect();
+            config.trust.extend(Trust::sources(SOURCES));
             config.relay = relays(&topology.server, send);
             // What the application sees is what is on the wire.
             config.reveal.enabled = false;

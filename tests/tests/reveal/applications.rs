@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use socket2::SockRef;
 use tests::agent::records::no_origins;
-use tests::agent::{Agent, Config};
+use tests::agent::{Agent, Config, Trust};
 use tests::clients::load::Load;
 use tests::host::cgroup::Cgroup;
 use tests::host::netns::Netns;
@@ -133,7 +133,7 @@ fn accept_after_seconds() {
         let application = application(directory, &pod, "waits", &[])?;
         let cgroup = Cgroup::new("proxy")?;
         let mut config = Config::new(directory, [])?;
-        config.trust.cgroups.push(cgroup.path());
+        config.trust.push(Trust::cgroup(cgroup.path()));
         let agent = Agent::start(directory, config)?;
         let connect = |n: usize| {
             let family = Family::ALL[n % 2];
@@ -215,7 +215,7 @@ fn kept(
     targets: Vec<SocketAddr>,
 ) -> Result<Agent> {
     let mut config = Config::new(directory, [])?;
-    config.trust.uids.push(UID);
+    config.trust.push(Trust::uid(UID));
     let agent = Agent::start(directory, config)?;
     let proxy = proxy(directory, &sidecar.pod, PLAYGROUND.as_ref(), routes)?;
     Load::new(targets).run(&sidecar.client).all_exact()?;

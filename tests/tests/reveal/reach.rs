@@ -8,7 +8,7 @@ use agent_common::Counter;
 use anyhow::{Result, ensure};
 use nix::errno::Errno;
 use tests::agent::records::no_origins;
-use tests::agent::{Agent, Config};
+use tests::agent::{Agent, Config, Trust};
 use tests::clients::load::Load;
 use tests::host::netns::Netns;
 use tests::host::process::Process;
@@ -30,7 +30,7 @@ const PROXY: u16 = 15001;
 
 fn agent(directory: &Path) -> Result<Agent> {
     let mut config = Config::new(directory, [])?;
-    config.trust.uids.push(UID);
+    config.trust.push(Trust::uid(UID).reach("host"));
     Agent::start(directory, config)
 }
 

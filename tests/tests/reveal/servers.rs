@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use tests::agent::records::no_origins;
-use tests::agent::{Agent, Config};
+use tests::agent::{Agent, Config, Trust};
 use tests::clients::load::{Application, Load};
 use tests::host::cgroup::Cgroup;
 use tests::host::netns::Netns;
@@ -162,7 +162,7 @@ fn before_and_after(
 
     let cgroup = Cgroup::new("proxy")?;
     let mut config = Config::new(directory, [])?;
-    config.trust.cgroups.push(cgroup.path());
+    config.trust.push(Trust::cgroup(cgroup.path()));
     let agent = Agent::start(directory, config)?;
     let proxy =
         cgroup.run(|| haproxy::transparent(directory, &sidecar.pod, Usesrc::Client, &routes))?;

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use tests::agent::{Agent, Config, Policy};
+use tests::agent::{Agent, Config, Policy, Trust};
 use tests::balancer::{APPLICATION, SOURCES, client_of, relay_of, relays};
 use tests::clients::tcp::{connect, seen};
 use tests::cluster::manifests::{kustomize, only, piped};
@@ -94,7 +94,7 @@ fn alerts_and_dashboard_ask_for_metrics_that_exist() {
 /// An agent with something of each kind that has metrics of its own.
 fn agent(directory: &Path, topology: &Gateway) -> Result<Agent> {
     let mut config = Config::new(directory, [])?;
-    config.trust.sources = SOURCES.iter().map(|s| (*s).into()).collect();
+    config.trust.extend(Trust::sources(SOURCES));
     config.relay = relays(&topology.server, "reveal");
     for relay in &mut config.relay {
         // A relay checks its upstreams only where it has several.

@@ -3,7 +3,7 @@
 
 use anyhow::ensure;
 use tests::agent::records::no_origins;
-use tests::agent::{Agent, Config, Unwrap};
+use tests::agent::{Agent, Config, Trust, Unwrap};
 use tests::clients::load::Load;
 use tests::host::scenario;
 use tests::host::user::UID;
@@ -33,8 +33,10 @@ fn load_balancer_sidecar_application() {
         let balancer = haproxy::telling(directory, &gateway.gateway, "send-proxy-v2", &to_sidecar)?;
 
         let mut config = Config::new(directory, [])?;
-        config.trust.sources = vec!["10.78.0.1/32".into(), "fd78::1/128".into()];
-        config.trust.uids = vec![UID];
+        config
+            .trust
+            .extend(Trust::sources(["10.78.0.1/32", "fd78::1/128"]));
+        config.trust.push(Trust::uid(UID));
         config
             .unwrap
             .push(Unwrap::new(server, "eth0", &["8000-8001"]));

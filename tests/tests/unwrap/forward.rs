@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use agent_common::Counter;
 use anyhow::{Result, ensure};
 use tests::agent::records::{no_origins, none_refused};
-use tests::agent::{Agent, Config, Unwrap};
+use tests::agent::{Agent, Config, Trust, Unwrap};
 use tests::clients::load::Load;
 use tests::clients::tcp::connect;
 use tests::host::scenario;
@@ -25,7 +25,9 @@ fn forwarded_connections() {
         let _forwarding = Report::start(&gateway.gateway, any(PORT))?;
         let _behind = Report::start(&gateway.server, any(PORT))?;
         let mut config = Config::new(directory, [])?;
-        config.trust.sources = vec!["10.77.0.0/24".into(), "fd77::/64".into()];
+        config
+            .trust
+            .extend(Trust::sources(["10.77.0.0/24", "fd77::/64"]));
         let unwrap = Unwrap::new(&gateway.gateway, Gateway::FRONT, &["8080"]);
         config.unwrap.push(unwrap);
         let agent = Agent::start(directory, config)?;

@@ -7,7 +7,7 @@ use std::path::Path;
 use agent_common::proxy::{Endpoints, Peer, write};
 use anyhow::{Context, Result, ensure};
 use tests::agent::records::no_origins;
-use tests::agent::{Agent, Config, Unwrap};
+use tests::agent::{Agent, Config, Trust, Unwrap};
 use tests::host::scenario;
 use tests::proxies::any;
 use tests::servers::report::{Report, Seen};
@@ -18,7 +18,9 @@ const PORT: u16 = 8000;
 
 fn agent(directory: &Path, topology: &Sidecar) -> Result<Agent> {
     let mut config = Config::new(directory, [])?;
-    config.trust.sources = vec!["10.77.0.0/24".into(), "fd77::/64".into()];
+    config
+        .trust
+        .extend(Trust::sources(["10.77.0.0/24", "fd77::/64"]));
     config
         .unwrap
         .push(Unwrap::new(&topology.pod, Sidecar::INTERFACE, &["8000"]));

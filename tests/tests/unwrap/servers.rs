@@ -7,8 +7,8 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use ipnet::IpNet;
-use tests::agent::Agent;
 use tests::agent::records::{no_origins, none_refused};
+use tests::agent::{Agent, Trust};
 use tests::clients::load::{Application, Load};
 use tests::host::netns::{Netns, run};
 use tests::host::scenario;
@@ -149,7 +149,9 @@ fn curl_itself() {
         let _web = Web::nginx_tls(directory, &sidecar.pod, &[any_v4(SERVER), any(SERVER)])?;
         let mut config = in_pod(directory, &sidecar, &["8080"])?;
         let senders = Family::ALL.map(|family| family.client(0));
-        config.trust.sources = senders.map(|sender| IpNet::from(sender).to_string()).into();
+        config.trust.extend(Trust::sources(
+            senders.map(|sender| IpNet::from(sender).to_string()),
+        ));
         let agent = Agent::start(directory, config)?;
         for (family, sender) in Family::ALL.into_iter().zip(senders) {
             let target = (Sidecar::address(family), SERVER).into();

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
-use tests::agent::{Config, Unwrap};
+use tests::agent::{Config, Trust, Unwrap};
 use tests::host::netns::Netns;
 use tests::topology::{Gateway, Sidecar};
 
@@ -22,7 +22,7 @@ pub(crate) fn on_server(directory: &Path, topology: &Gateway, ports: &[&str]) ->
 
 fn config(directory: &Path, netns: &Netns, interface: &str, ports: &[&str]) -> Result<Config> {
     let mut config = Config::new(directory, [])?;
-    config.trust.sources = SENDERS.map(String::from).into();
+    config.trust.extend(Trust::sources(SENDERS));
     config.unwrap.push(Unwrap::new(netns, interface, ports));
     Ok(config)
 }

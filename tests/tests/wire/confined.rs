@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use tests::agent::{Agent, Config, Steer, Unwrap, binary};
+use tests::agent::{Agent, Config, Steer, Trust, Unwrap, binary, telling};
 use tests::clients::load::{Application, Connection, Load, get};
 use tests::clients::tcp::connect;
 use tests::host::apparmor::Profile;
@@ -22,7 +22,7 @@ use tests::servers::web::{Web, parse_client};
 use tests::topology::{Family, Sidecar};
 use tests::wait::Limit;
 
-use crate::stage::{HEADER, REPORT, client, senders, telling};
+use crate::stage::{HEADER, REPORT, client};
 
 /// Where clients reach nginx as a proxy.
 const BOUND: u16 = 15001;
@@ -114,8 +114,8 @@ impl Pod {
         let pod = &self.sidecar.pod;
         let steer = Steer::new("in", pod, &["9000-9099"], REPORT);
         let mut config = Config::new(directory, [steer])?;
-        config.trust.uids.push(UID);
-        config.trust.sources = senders();
+        config.trust.push(Trust::uid(UID));
+        config.trust.extend(Trust::sources(Sidecar::networks()));
         config
             .unwrap
             .push(Unwrap::new(pod, Sidecar::INTERFACE, &["8443"]));
@@ -146,7 +146,7 @@ impl Pod {
         let proxy = nginx::binding(directory, &self.sidecar.pod, UID, &routes)?;
         self.profile.ensure_confines(proxy.id())?;
         self.load().run(sender).all_kept().context("bind")?;
-        let _telling = telling(directory)?;
+        let _telling = telling(directory, Sidecar::networks())?;
         for family in Family::ALL {
             let at = |port| SocketAddr::from((Sidecar::address(family), port));
             let toa = sender.enter(|| connect_from(client(family), at(REPORT), 0))?;

@@ -7,7 +7,7 @@ use agent_common::Counter;
 use anyhow::{Context, Result, ensure};
 use nix::libc::MSG_FASTOPEN;
 use socket2::{Domain, Protocol, Socket, Type};
-use tests::agent::{Agent, Config, Policy, Steer, Unwrap, believing, telling};
+use tests::agent::{Agent, Config, Policy, Steer, Trust, Unwrap, believing, telling};
 use tests::clients::load::PING;
 use tests::clients::tcp::seen;
 use tests::host::listener::set_transparent;
@@ -122,7 +122,7 @@ fn header_on_the_syn() {
         let sidecar = sidecar()?;
         let _report = Report::start(&sidecar.pod, any(HEADER))?;
         let mut config = Config::new(directory, [])?;
-        config.trust.sources = Sidecar::networks();
+        config.trust.extend(Trust::sources(Sidecar::networks()));
         let unwrap = Unwrap::new(&sidecar.pod, Sidecar::INTERFACE, &["8443"]);
         config.unwrap.push(unwrap);
         let _agent = Agent::start(directory, config)?;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use tests::agent::{Agent, Carry, Config, Reveal};
+use tests::agent::{Agent, Carry, Config, Reveal, Trust};
 use tests::clients::load::{Load, Outcome};
 use tests::cluster::kube_proxy::Mode;
 use tests::cluster::nodes::{Cluster, NODES, Node, REPORT};
@@ -59,7 +59,7 @@ fn endpoint_on_the_other_node() {
         })?;
         by_the_first(&cluster, Outcome::all_lost).context("by nobody believed")?;
         let _seconds = agent(directory, second, |config| {
-            config.trust.sources = NODES.map(String::from).into();
+            config.trust.extend(Trust::sources(NODES));
         })?;
         by_the_first(&cluster, Outcome::all_exact)
     });

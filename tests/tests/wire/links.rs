@@ -8,7 +8,7 @@ use std::process::Command;
 use agent_common::Counter;
 use anyhow::{Context, Result, ensure};
 use socket2::{Domain, Protocol, Socket, Type};
-use tests::agent::{Agent, Config, Policy, Steer, Unwrap};
+use tests::agent::{Agent, Config, Policy, Steer, Trust, Unwrap};
 use tests::clients::exchange::{serve, with_server};
 use tests::clients::load::{Load, Outcome};
 use tests::clients::tcp::connect;
@@ -102,7 +102,7 @@ fn every_verb(connect_by: impl FnOnce(&Netns, &Netns) -> Result<()>) {
         let _proxy = Proxy::sidecar(pod, any(PROXY), MARK)?;
         let steer = Steer::new("in", pod, &["8080"], PROXY).on(INTERFACE);
         let mut config = Config::new(directory, [steer])?;
-        config.trust.sources = Sidecar::networks();
+        config.trust.extend(Trust::sources(Sidecar::networks()));
         config.unwrap.push(Unwrap::new(pod, INTERFACE, &["8443"]));
         config.policy.push(policy());
         let agent = Agent::start(directory, config)?;

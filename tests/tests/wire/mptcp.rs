@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use agent_common::Counter;
 use anyhow::{Context, Result, ensure};
 use socket2::{Domain, Protocol, Socket, Type};
-use tests::agent::{Agent, Config, Steer, Unwrap, believing, telling};
+use tests::agent::{Agent, Config, Steer, Trust, Unwrap, believing, telling};
 use tests::clients::exchange::{serve, with_server};
 use tests::clients::tcp::seen;
 use tests::host::listener::canonical;
@@ -126,7 +126,7 @@ fn headers_of_a_sender_that_speaks_it() {
         let sidecar = Sidecar::new()?;
         listen(&sidecar.pod, HEADER, serve)?;
         let mut config = Config::new(directory, [])?;
-        config.trust.sources = Sidecar::networks();
+        config.trust.extend(Trust::sources(Sidecar::networks()));
         let unwrap = Unwrap::new(&sidecar.pod, Sidecar::INTERFACE, &["8443"]);
         config.unwrap.push(unwrap);
         let _agent = Agent::start(directory, config)?;

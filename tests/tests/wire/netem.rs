@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use tests::agent::records::{no_origins, none_refused};
-use tests::agent::{Agent, Config, Steer, Unwrap};
+use tests::agent::{Agent, Config, Steer, Trust, Unwrap};
 use tests::clients::exchange::{serve, with_server};
 use tests::clients::load::Load;
 use tests::clients::tcp::connect;
@@ -68,7 +68,9 @@ fn agent(directory: &Path, gateway: &Gateway) -> Result<Agent> {
     let server = &gateway.server;
     let steer = Steer::new("in", server, &["8080"], PROXY).on("eth0");
     let mut config = Config::new(directory, [steer])?;
-    config.trust.sources = ["10.77.0.0/24", "fd77::/64"].map(String::from).into();
+    config
+        .trust
+        .extend(Trust::sources(["10.77.0.0/24", "fd77::/64"]));
     config.unwrap.push(Unwrap::new(server, "eth0", &["8443"]));
     Agent::start(directory, config)
 }

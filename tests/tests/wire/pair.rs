@@ -7,7 +7,7 @@ use std::path::Path;
 use agent_common::Counter;
 use anyhow::{Result, ensure};
 use tests::agent::records::{no_origins, none_refused};
-use tests::agent::{Agent, Carry, CarryNode, Config, Steer, Unwrap, believing, telling};
+use tests::agent::{Agent, Carry, CarryNode, Config, Steer, Trust, Unwrap, believing, telling};
 use tests::clients::exchange::{serve, with_server};
 use tests::clients::raw::Raw;
 use tests::clients::tcp::connect;
@@ -91,7 +91,7 @@ fn header_is_taken_off() {
             lost(pair, sender(family), HEADER, Sidecar::sender(family))?;
         }
         let mut config = Config::new(directory, [])?;
-        config.trust.sources = Sidecar::networks();
+        config.trust.extend(Trust::sources(Sidecar::networks()));
         let unwrap = Unwrap::new(&pair.netns, Sidecar::INTERFACE, &["8443"]);
         config.unwrap.push(unwrap);
         let agent = Agent::start(directory, config)?;

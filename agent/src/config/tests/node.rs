@@ -37,9 +37,12 @@ ports = ["443"]
 fn what_a_node_writes_it_reads_even_if_nobody_is_trusted() {
     let node = "[[carry.node]]\ninterface = \"eth0\"\nports = [\"80\"]\n";
     let kinds = |text: &str| Config::parse(text, "t.toml").unwrap().kinds();
-    let default = Config::default().trust.toa;
+    let default = Config::default().toa.kinds;
     assert_eq!(kinds(""), Kinds::NONE);
-    assert_eq!(kinds("[trust]\nsources = [\"10.0.0.0/8\"]"), default);
+    assert_eq!(
+        kinds("[[trust]]\nsource = [\"10.0.0.0/8\"]\nsays = [\"toa\"]"),
+        default
+    );
     assert_eq!(kinds(node), default.with(254, LEN_V4).with(254, LEN_V6));
     let other = format!("[carry.toa]\nkind = 77\n{node}");
     assert_eq!(kinds(&other), default.with(77, LEN_V4).with(77, LEN_V6));

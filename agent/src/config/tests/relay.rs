@@ -11,8 +11,9 @@ pub(super) fn valid(more: &str) -> String {
 fn a_relay_is_read() {
     let config = Config::parse(
         r#"
-[trust]
-sources = ["10.0.0.0/8"]
+[[trust]]
+source = ["10.0.0.0/8"]
+says = ["proxy"]
 [[relay]]
 netns = "/run/netns/pod"
 listen = "0.0.0.0:443"
@@ -61,8 +62,8 @@ fn a_relay_that_cannot_work_is_refused() {
         (
             "accept = \"proxy\"",
             &[
-                "nobody is trusted",
-                "sources = [\"10.0.0.0/8\"]",
+                "nobody is believed",
+                "source = [\"10.0.0.0/8\"]",
                 "t.toml:4:10",
             ],
         ),

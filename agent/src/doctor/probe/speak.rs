@@ -80,6 +80,7 @@ fn claim(socket: &Socket, datapath: &Datapath, client: SocketAddr) -> Result<()>
         client: client.into(),
         rule: rule_id("probe"),
         evidence: Evidence::Bind as u8,
+        conditions: Claim::CARRIED,
         ..Claim::default()
     };
     datapath.claims()?.claim(socket.as_fd(), claim)

@@ -12,16 +12,18 @@ use agent_common::{
     origin::rule_id,
     proxy::{Endpoints, write},
     toa::Kinds,
+    trust::{Reach, Statement},
     unwrap::{UnwrapPort, Versions},
 };
 use anyhow::{Context, Result, ensure};
+use ipnet::IpNet;
 
 use super::{
     speak::{PORT, SPEAKER, client, speak},
     stage::{Family, INTERFACE, Stage, TIMEOUT, accept, is_told},
 };
 use crate::{
-    config::{CarryToa, Policy, Reveal, Trust},
+    config::{CarryToa, Policy, Proxy, Reveal, Speakers, Toa, Trust},
     datapath::{Datapath, HostRules, Job, Section},
 };
 
@@ -90,7 +92,7 @@ pub(super) const VERBS: [Attempt; 6] = [
 
 /// Rules of which every probe changes some.
 struct Rules {
-    trust: Trust,
+    trust: Vec<Trust>,
     toa: Kinds,
     reveal: Reveal,
     carry: CarryToa,
@@ -101,10 +103,15 @@ impl Rules {
     /// Nobody is told anything, and the [`SPEAKER`] is believed.
     fn new() -> Self {
         Self {
-            trust: Trust {
-                uids: vec![SPEAKER],
-                ..Trust::default()
-            },
+            trust: vec![Trust {
+                name: None,
+                speakers: Speakers::Proxies {
+                    proxies: vec![Proxy::Uid(SPEAKER)],
+                    reach: Reach::Carry,
+                    local_source: Vec::new(),
+                },
+                ports: Vec::new(),
+            }],
             toa: Kinds::NONE,
             reveal: Reveal {
                 enabled: false,
@@ -113,6 +120,19 @@ impl Rules {
             carry: CarryToa::default(),
             policies: Vec::new(),
         }
+    }
+
+    /// Believes a statement of these prefixes, too.
+    fn believe(&mut self, prefixes: Vec<IpNet>, statement: Statement) {
+        self.trust.push(Trust {
+            name: None,
+            speakers: Speakers::Sources {
+                prefixes,
+                says: vec![statement],
+                signed: false,
+            },
+            ports: Vec::new(),
+        });
     }
 
     fn apply(&self, datapath: &mut Datapath) -> Result<()> {
@@ -193,9 +213,12 @@ fn carry(stage: &Stage<'_>) -> Result<()> {
         let listener = stage.listen(family, PORT)?;
         let mut datapath = stage.load()?;
         let mut rules = Rules::new();
-        rules.toa = rules.trust.toa;
+        rules.toa = Toa::default().kinds;
         // The kernel chooses one of them.
-        rules.trust.sources = vec![family.client.into(), family.stranger.into()];
+        rules.believe(
+            vec![family.client.into(), family.stranger.into()],
+            Statement::Toa,
+        );
         rules.carry.to = vec![family.node.into()];
         rules.apply(&mut datapath)?;
         datapath.adopt(&stage.node, 0)?;
@@ -235,7 +258,7 @@ fn guard(stage: &Stage<'_>) -> Result<()> {
 fn unwrap(stage: &Stage<'_>) -> Result<()> {
     let mut datapath = stage.load()?;
     let mut rules = Rules::new();
-    rules.trust.sources = stage.clients();
+    rules.believe(stage.clients(), Statement::Proxy);
     rules.apply(&mut datapath)?;
     let port = UnwrapPort {
         netns: stage.node.cookie(),

@@ -1,12 +1,15 @@
 //! Which client `X-Forwarded-For` names, decided exactly as Envoy decides it.
 //!
-//! A count of hops means what Envoy's `use_remote_address` with `xff_num_trusted_hops` means, and prefixes mean
+//! A count of hops means what Envoy's `use_remote_address` with `xff_num_trusted_hops` means, and rules mean
 //! what its extension `original_ip_detection.xff` with `xff_trusted_cidrs` means. Where the header does not
-//! tell, the client is the peer that connects.
+//! tell, the client is the peer that connects. Unlike Envoy, entries with ports are read, as Azure's gateways write
+//! them.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use ipnet::IpNet;
+use agent_common::trust::Statement;
+
+use crate::config::TrustedSenders;
 
 /// How many entries a header may have for the walk by prefixes, which reads none of a longer one (Envoy's
 /// bound).
@@ -17,8 +20,11 @@ const MAX_ENTRIES: usize = 20;
 pub(super) enum Hops<'a> {
     /// As many in front of this one.
     Count(u32),
-    /// Those with addresses in these prefixes.
-    Prefixes(&'a [IpNet]),
+    /// Those that rules believe on the port to which the client connected.
+    Trusted {
+        senders: &'a TrustedSenders,
+        port: u16,
+    },
 }
 
 impl Hops<'_> {
@@ -26,22 +32,24 @@ impl Hops<'_> {
     pub(super) fn trust(self, peer: IpAddr) -> bool {
         match self {
             Self::Count(count) => count > 0,
-            Self::Prefixes(prefixes) => contains(prefixes, peer),
+            Self::Trusted { senders, port } => {
+                senders.rule_for(peer, Statement::Xff, port).is_some()
+            }
         }
     }
 
-    /// The client that the header names. `None`: the peer that connects is the client itself, or nothing
+    /// The client that the header names, with port 0 where it tells none. `None`: the peer that connects is the client itself, or nothing
     /// better is known.
     ///
     /// `forwarded_for` is the header's value as it came in, its lines joined by commas.
-    pub(super) fn client(self, forwarded_for: &[u8], peer: IpAddr) -> Option<IpAddr> {
+    pub(super) fn client(self, forwarded_for: &[u8], peer: IpAddr) -> Option<SocketAddr> {
         if !self.trust(peer) {
             return None;
         }
         let mut from_the_right = forwarded_for.rsplit(|byte| *byte == b',').map(address);
         match self {
             Self::Count(count) => from_the_right.nth(count as usize - 1)?,
-            Self::Prefixes(prefixes) => {
+            Self::Trusted { .. } => {
                 let commas = forwarded_for.iter().filter(|byte| **byte == b',');
                 if commas.count() >= MAX_ENTRIES {
                     return None;
@@ -50,7 +58,7 @@ impl Hops<'_> {
                 for entry in from_the_right {
                     // Nobody can tell who is behind an entry that cannot be read.
                     last = Some(entry?);
-                    if !contains(prefixes, entry?) {
+                    if !self.trust(entry?.ip()) {
                         break;
                     }
                 }
@@ -60,39 +68,57 @@ impl Hops<'_> {
     }
 }
 
-/// The address in an entry, which may have blanks around it but neither port nor brackets.
-fn address(entry: &[u8]) -> Option<IpAddr> {
-    std::str::from_utf8(entry.trim_ascii()).ok()?.parse().ok()
-}
-
-fn contains(prefixes: &[IpNet], address: IpAddr) -> bool {
-    prefixes.iter().any(|prefix| prefix.contains(&address))
+/// The address in an entry, which may have blanks around it: with a port, without, or an IPv6 address in brackets.
+fn address(entry: &[u8]) -> Option<SocketAddr> {
+    let entry = std::str::from_utf8(entry.trim_ascii()).ok()?;
+    if let Ok(address) = entry.parse::<IpAddr>() {
+        return Some(SocketAddr::new(address, 0));
+    }
+    let bare = entry
+        .strip_prefix('[')
+        .and_then(|text| text.strip_suffix(']'));
+    match bare {
+        Some(bare) => Some(SocketAddr::new(bare.parse::<Ipv6Addr>().ok()?.into(), 0)),
+        None => entry.parse().ok(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, Ipv6Addr};
+    use std::net::Ipv4Addr;
 
     use proptest::prelude::*;
 
     use super::*;
+    use crate::config::Config;
 
     const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
 
-    fn prefixes() -> Vec<IpNet> {
-        ["10.0.0.0/8", "fd00::/8"]
-            .map(|prefix| prefix.parse().unwrap())
-            .into()
+    fn senders() -> TrustedSenders {
+        let text = "[[trust]]\nsource = [\"10.0.0.0/8\", \"fd00::/8\"]\nsays = [\"xff\"]\n";
+        TrustedSenders::new(&Config::parse(text, "test").unwrap().trust)
+    }
+
+    fn trusted(senders: &TrustedSenders) -> Hops<'_> {
+        Hops::Trusted { senders, port: 80 }
+    }
+
+    /// The client as text, with its port if the header tells one.
+    fn shown(client: SocketAddr) -> String {
+        match client.port() {
+            0 => client.ip().to_string(),
+            _ => client.to_string(),
+        }
     }
 
     fn by_count(count: u32, header: &str) -> Option<String> {
         let client = Hops::Count(count).client(header.as_bytes(), PEER)?;
-        Some(client.to_string())
+        Some(shown(client))
     }
 
     fn by_prefixes(header: &str) -> Option<String> {
-        let client = Hops::Prefixes(&prefixes()).client(header.as_bytes(), PEER)?;
-        Some(client.to_string())
+        let client = trusted(&senders()).client(header.as_bytes(), PEER)?;
+        Some(shown(client))
     }
 
     #[test]
@@ -107,14 +133,29 @@ mod tests {
             "",
             "203.0.113.7,",
             "unknown",
-            "203.0.113.7:80",
-            "[2001:db8::1]",
+            "203.0.113.7:",
+            "203.0.113.7:65536",
+            "[203.0.113.7]",
+            "[2001:db8::1",
+            "[2001:db8::1]:",
             "203.0.113.07",
             "203.0.113",
             "\u{fc}",
         ] {
             assert_eq!(by_count(1, junk), None, "{junk}");
         }
+    }
+
+    #[test]
+    fn entries_may_have_ports_and_brackets() {
+        for entry in ["203.0.113.7:51812", "[2001:db8::1]:443"] {
+            assert_eq!(by_count(1, entry).unwrap(), entry);
+        }
+        assert_eq!(by_count(1, "[2001:db8::1]").unwrap(), "2001:db8::1");
+        assert_eq!(
+            by_prefixes("203.0.113.7:5,10.1.1.1:6").unwrap(),
+            "203.0.113.7:5"
+        );
     }
 
     #[test]
@@ -162,14 +203,15 @@ mod tests {
             let honest = header(&entries);
             let whole = [&forged[..], b",", &honest].concat();
             let count = Hops::Count(entries.len() as u32);
-            prop_assert_eq!(count.client(&whole, PEER), Some(client));
+            let named = |hops: Hops<'_>| hops.client(&whole, PEER).map(|client| client.ip());
+            prop_assert_eq!(named(count), Some(client));
 
-            let prefixes = prefixes();
-            let trusted = Hops::Prefixes(&prefixes);
-            let outside = entries.iter().rev().find(|entry| !contains(&prefixes, **entry));
+            let senders = senders();
+            let trusted = trusted(&senders);
+            let outside = entries.iter().rev().find(|entry| !trusted.trust(**entry));
             let commas = whole.iter().filter(|byte| **byte == b',').count();
             if let Some(outside) = outside && commas < MAX_ENTRIES {
-                prop_assert_eq!(trusted.client(&whole, PEER), Some(*outside));
+                prop_assert_eq!(named(trusted), Some(*outside));
             }
         }
 
@@ -177,7 +219,7 @@ mod tests {
         fn nothing_is_believed_of_a_stranger(header in prop::collection::vec(any::<u8>(), 0..64)) {
             let stranger = "192.0.2.1".parse().unwrap();
             prop_assert_eq!(Hops::Count(0).client(&header, stranger), None);
-            prop_assert_eq!(Hops::Prefixes(&prefixes()).client(&header, stranger), None);
+            prop_assert_eq!(trusted(&senders()).client(&header, stranger), None);
         }
 
         #[test]
@@ -185,8 +227,8 @@ mod tests {
             header in prop::collection::vec(any::<u8>(), 0..200),
             count in 0_u32..8,
         ) {
-            let prefixes = prefixes();
-            for hops in [Hops::Count(count), Hops::Prefixes(&prefixes)] {
+            let senders = senders();
+            for hops in [Hops::Count(count), trusted(&senders)] {
                 if let Some(client) = hops.client(&header, PEER) {
                     let mut entries = header.split(|byte| *byte == b',');
                     prop_assert!(entries.any(|entry| address(entry) == Some(client)));

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use agent_common::{Endpoint, Evidence, Origin, origin::rule_id, proxy::Endpoints};
+use agent_common::{Evidence, Origin, origin::rule_id, proxy::Endpoints, trust::Statement};
 use hyper::HeaderMap;
 
 use super::{headers, hops::Hops, timeouts::Timeouts};
@@ -20,12 +20,23 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// The hops that are trusted to have told the client.
+    /// The hops that are trusted to have told the client. A count of hops is about whoever connects, unless rules say who
+    /// may speak in this way.
     pub(super) fn hops(&self) -> Hops<'_> {
+        let (senders, port) = (&self.service.senders, self.beginning.ends.destination.port);
+        let is_anybody = || !senders.believe(Statement::Xff, port);
         match self.http.trusted_hops {
-            Some(count) => Hops::Count(count),
-            None => Hops::Prefixes(&self.service.sources),
+            Some(count) if is_anybody() || self.rule().is_some() => Hops::Count(count),
+            Some(_) => Hops::Count(0),
+            None => Hops::Trusted { senders, port },
         }
+    }
+
+    /// Id of the rule that believes what the peer's requests say.
+    fn rule(&self) -> Option<u32> {
+        let port = self.beginning.ends.destination.port;
+        let senders = &self.service.senders;
+        senders.rule_for(self.peer(), Statement::Xff, port)
     }
 
     /// The address of the peer: who sends the requests, as far as the connection's beginning tells.
@@ -41,21 +52,18 @@ impl Session {
         let named = self
             .hops()
             .client(&headers::forwarded_for(headers), peer.ip());
-        let Some(address) = named else {
+        let Some(named) = named else {
             return (connects, peer.ip());
         };
-        let by_prefix = self.service.trusting_rule(peer);
-        let by_prefix = by_prefix.filter(|_| self.http.trusted_hops.is_none());
         let client = Client {
             endpoints: Endpoints {
-                // The header tells no port.
-                source: Endpoint::new(address.into(), 0),
+                source: named.into(),
                 ..connects.endpoints
             },
             evidence: Evidence::Xff,
-            rule: rule_id(&by_prefix.unwrap_or_else(|| self.service.name.clone())),
+            rule: self.rule().unwrap_or_else(|| rule_id(&self.service.name)),
         };
-        (client, address)
+        (client, named.ip())
     }
 
     /// The record of a request by this client, begun at `since` nanoseconds after boot.

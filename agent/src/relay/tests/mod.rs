@@ -84,7 +84,7 @@ impl Fixture {
         let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let (relay, upstream) = (free(), server.local_addr().unwrap());
         let text = format!(
-            "[trust]\nsources = [\"127.0.0.0/8\", \"127.0.0.0/16\"]\n[[relay]]\nlisten = \"{relay}\"\n\
+            "[[trust]]\nsource = [\"127.0.0.0/8\", \"127.0.0.0/16\"]\nsays = [\"proxy\", \"xff\"]\n[[relay]]\nlisten = \"{relay}\"\n\
              upstream = [\"{upstream}\"]\n{more}"
         );
         let config = Config::parse(&text, "test").unwrap();

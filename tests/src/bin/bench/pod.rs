@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use agent_common::Counter;
 use anyhow::{Result, ensure};
 use tempfile::TempDir;
-use tests::agent::{Agent, Carry, CarryToa, Config, Relay, Steer, Unwrap};
+use tests::agent::{Agent, Carry, CarryToa, Config, Relay, Steer, Trust, Unwrap};
 use tests::cluster::kube_proxy::Mode;
 use tests::cluster::nodes::{Cluster, Node, REPORT};
 use tests::host::netns::Netns;
@@ -234,14 +234,14 @@ pub(crate) fn config(
         config.agent.access_log = "off".into();
     }
     match variant {
-        Variant::Idle | Variant::EnvoyBinding => config.trust.uids = vec![UID],
-        Variant::Bind | Variant::Toa => config.trust.uids = vec![ROOT],
+        Variant::Idle | Variant::EnvoyBinding => config.trust.push(Trust::uid(UID)),
+        Variant::Bind | Variant::Toa => {
+            config.trust.push(Trust::uid(ROOT).reach("carry"));
+        }
         Variant::Unwrap => {
             let port = PORT.to_string();
             let unwrap = Unwrap::new(pod, Sidecar::INTERFACE, &[port.as_str()]);
             config.unwrap.push(unwrap);
-            // As the README says of load balancers that speak PROXY protocol.
-            config.trust.toa = Some(Vec::new());
         }
         Variant::Relay => {
             let (listen, upstream) = route(family);
@@ -251,7 +251,12 @@ pub(crate) fn config(
         _ => {}
     }
     if variant == Variant::Toa || variant.is_told() {
-        config.trust.sources = vec!["10.77.0.0/24".into(), "fd77::/64".into()];
+        let says = match variant {
+            Variant::Unwrap | Variant::Relay => "proxy",
+            _ => "toa",
+        };
+        let senders = ["10.77.0.0/24", "fd77::/64"];
+        config.trust.extend(Trust::saying(&[says], senders));
     }
     if variant == Variant::Toa {
         config.carry = Some(Carry {

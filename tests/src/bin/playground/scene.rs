@@ -122,14 +122,14 @@ impl Playground {
             Steer::new("range", &self.sidecar.pod, &["9000-9099"], PROXY),
         ];
         let mut config = Config::new(directory.path(), steers)?;
-        config.trust = Trust {
-            uids: vec![UID],
+        config.trust.push(Trust {
             local_source: Family::ALL.map(passthrough).into(),
-            sources: Family::ALL
-                .map(|family| IpNet::from(Gateway::back(family)).to_string())
-                .into(),
-            ..Trust::default()
-        };
+            ..Trust::uid(UID).reach("carry")
+        });
+        let gateways = Family::ALL.map(|family| IpNet::from(Gateway::back(family)));
+        config
+            .trust
+            .extend(Trust::saying(&["toa", "proxy"], gateways));
         let unwrap = Unwrap::new(&self.gateway.server, "eth0", &["8000"]);
         config.unwrap.push(unwrap);
         config.carry = Some(Carry {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use agent_common::Counter;
 use anyhow::{Context, Result, ensure};
-use tests::agent::{Agent, Carry, Config};
+use tests::agent::{Agent, Carry, Config, Trust};
 use tests::clients::raw::{LINUX, Raw};
 use tests::cluster::kube_proxy::Mode;
 use tests::cluster::nodes::{Cluster, Node, REPORT};
@@ -32,7 +32,7 @@ impl Stage {
         let cluster = Cluster::new(directory, Mode::Iptables, 0)?;
         let node = &cluster.nodes[0];
         let mut config = Config::new(directory, [])?;
-        config.trust.sources = TRUSTED.map(String::from).into();
+        config.trust.extend(Trust::sources(TRUSTED));
         config.carry = Some(Carry {
             node: vec![node.carries(Node::UPLINK)],
             ..Carry::default()

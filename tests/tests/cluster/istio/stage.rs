@@ -66,11 +66,10 @@ impl<'a> Pod<'a> {
         let mut config = Config::new(self.directory, [])?;
         // Envoy keeps connections to the application.
         config.agent.drain = Some(0);
-        config.trust = Trust {
-            uids: vec![UID],
+        config.trust.push(Trust {
             local_source: Family::ALL.map(passthrough).into(),
-            ..Trust::default()
-        };
+            ..Trust::uid(UID)
+        });
         Agent::start(self.directory, config)
     }
 

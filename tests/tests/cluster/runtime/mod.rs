@@ -9,7 +9,7 @@ use std::{fs, thread};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tests::agent::records::{known, known_to_application, no_origins};
-use tests::agent::{Agent, Config, truepeer};
+use tests::agent::{Agent, Config, Trust, truepeer};
 use tests::clients::load::Load;
 use tests::clients::raw::{Raw, toa};
 use tests::cluster::cni::{self, IFNAME, Node};
@@ -37,7 +37,9 @@ fn connections_have_the_names_of_their_pods() {
         let old = application(runtime, &Spec::new("shop", "web-0"))?;
         wait_until_it_listens(hosts, &old, APPLICATION)?;
         let mut config = Config::new(directory, [])?;
-        config.trust.sources = vec!["198.51.100.0/24".into(), "2001:db8:1b::/64".into()];
+        config
+            .trust
+            .extend(Trust::sources(["198.51.100.0/24", "2001:db8:1b::/64"]));
         let agent = Agent::start(directory, config)?;
         let new = application(runtime, &Spec::new("shop", "web-1"))?;
         wait_until_it_listens(hosts, &new, APPLICATION)?;

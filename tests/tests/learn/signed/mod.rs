@@ -11,7 +11,7 @@ use agent_common::Counter;
 use agent_common::tag::EPOCH;
 use anyhow::{Context, Result, ensure};
 use tests::agent::records::no_origins;
-use tests::agent::{Agent, Policy, binary};
+use tests::agent::{Agent, Policy, Trust, binary};
 use tests::clients::raw::{LINUX, toa as option};
 use tests::host::scenario;
 use tests::topology::{Family, Sidecar};
@@ -45,7 +45,7 @@ fn what_a_signer_writes() {
                     let peers = agent.peers()?;
                     let target = (Sidecar::address(family), APPLICATION).into();
                     let peer = peers.find(target, source).context("no origin")?;
-                    let rule = format!("signer {network}");
+                    let rule = format!("source {network}");
                     ensure!(
                         peer.evidence == "toa" && peer.trusted_by == rule,
                         "{peer:?}"
@@ -68,7 +68,9 @@ fn what_is_not_believed() {
         let mut config = config(directory, &keys)?;
         // One of the load balancers cannot sign.
         let exempt = SocketAddr::from((Family::V4.balancer(200), 40_000));
-        config.trust.sources.push(format!("{}/32", exempt.ip()));
+        config
+            .trust
+            .extend(Trust::sources([format!("{}/32", exempt.ip())]));
         let agent = Agent::start(directory, config)?;
         let mut port = 40_000;
         for (cookies, family) in [("0", Family::V4), ("2", Family::V4), ("0", Family::V6)] {

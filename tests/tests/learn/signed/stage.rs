@@ -5,7 +5,7 @@ use std::path::Path;
 
 use agent_common::Counter;
 use anyhow::{Result, ensure};
-use tests::agent::{Agent, Config};
+use tests::agent::{Agent, Config, Trust};
 use tests::clients::raw::{Connection, Raw};
 use tests::proxies::any;
 use tests::servers::report::Report;
@@ -16,8 +16,8 @@ use crate::stage::{APPLICATION, BALANCERS, KeyFile, accepted};
 /// Load balancers sign.
 pub(super) fn config(directory: &Path, keys: &KeyFile) -> Result<Config> {
     let mut config = Config::new(directory, [])?;
-    config.trust.signers = BALANCERS.map(String::from).into();
-    config.trust.keys = Some(keys.path().to_owned());
+    config.trust.extend(Trust::signers(BALANCERS));
+    config.toa.keys = Some(keys.path().to_owned());
     Ok(config)
 }
 

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use tests::agent::Agent;
 use tests::agent::records::{no_origins, none_refused};
+use tests::agent::{Agent, Trust};
 use tests::clients::raw::{Connection, LINUX, Raw};
 use tests::proxies::any;
 use tests::proxies::proxy_header::{v1, v2, with_tlv};
@@ -28,7 +28,9 @@ impl Stage {
     pub(super) fn new(directory: &Path) -> Result<Self> {
         let sidecar = Sidecar::new()?;
         let mut config = in_pod(directory, &sidecar, &["8080-8081"])?;
-        config.trust.sources = vec!["198.51.100.0/24".into(), "2001:db8:1b::/64".into()];
+        config
+            .trust
+            .extend(Trust::sources(["198.51.100.0/24", "2001:db8:1b::/64"]));
         Ok(Self {
             raw: Raw::new(&sidecar.client)?,
             agent: Agent::start(directory, config)?,

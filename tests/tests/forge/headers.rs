@@ -1,0 +1,151 @@
+//! PROXY headers that come to a pod by a node port: behind the node's NAT all have the node's address, but each is judged by
+//! whoever truly sent it.
+
+use std::io::{self, ErrorKind, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+
+use agent_common::Counter;
+use anyhow::{Context, Result, ensure};
+use ipnet::IpNet;
+use tests::agent::{Agent, Carry, Config, Relay, Reveal, Trust, Unwrap};
+use tests::clients::load;
+use tests::clients::tcp::{assert_reset, seen};
+use tests::cluster::kube_proxy::{Mode, Service};
+use tests::cluster::nodes::{Cluster, NODES, Node, REPORT, WEB};
+use tests::host::scenario;
+use tests::proxies::any;
+use tests::proxies::proxy_header::v2;
+use tests::servers::report::{Report, Seen};
+use tests::topology::Family;
+
+/// Port of the application behind the relay.
+const BEHIND: u16 = 9000;
+/// The number of the client's address from which the load balancer sends.
+const BALANCER: usize = 50;
+/// The number of the address from which a stranger sends.
+const STRANGER: usize = 51;
+/// The number of the client whom headers name.
+const NAMED: usize = 6;
+
+/// Adds what the pod's node has to do: headers are taken off before one Service's endpoint, and by a relay before the
+/// other's.
+fn take_off(config: &mut Config, node: &Node) {
+    let balancers = Family::ALL.map(|family| IpNet::from(family.client(BALANCER)));
+    config.trust.extend(Trust::saying(&["toa"], NODES));
+    config.trust.push(Trust {
+        name: Some("edge"),
+        source: balancers.map(|prefix| prefix.to_string()).into(),
+        says: vec!["proxy"],
+        ..Trust::default()
+    });
+    let port = REPORT.target.to_string();
+    config.unwrap.push(Unwrap::new(&node.pod, "eth0", &[&port]));
+    let upstream = (Family::V6.localhost(), BEHIND).into();
+    let relay = Relay::proxy(&node.pod, any(WEB.target), upstream, "reveal");
+    config.relay.push(relay);
+}
+
+/// An agent for the node by which connections come in.
+fn gives_toa(directory: &Path, node: &Node, change: impl FnOnce(&mut Config)) -> Result<Agent> {
+    let mut config = Config::new(directory, [])?;
+    config.carry = Some(Carry {
+        node: vec![node.carries(Node::UPLINK)],
+        ..Carry::default()
+    });
+    change(&mut config);
+    Agent::start(directory, config)
+}
+
+/// Sends a header that names [`NAMED`] to a Service, from this address.
+fn send(cluster: &Cluster, from: usize, family: Family, service: Service) -> Result<TcpStream> {
+    let target: SocketAddr = (cluster.nodes[0].address(family), service.node_port).into();
+    let source = (family.client(from), 0).into();
+    let mut stream = cluster.client.enter(|| load::connect(source, target))?;
+    stream.write_all(&v2(named(family), target))?;
+    Ok(stream)
+}
+
+fn named(family: Family) -> SocketAddr {
+    (family.client(NAMED), 4711).into()
+}
+
+fn told(cluster: &Cluster, family: Family, service: Service) -> Result<Seen> {
+    let mut stream = send(cluster, BALANCER, family, service)?;
+    seen(&mut stream).with_context(|| format!("the balancer, {family:?}, {}", service.name))
+}
+
+/// The load balancer is believed, and a stranger is not, whichever of them had the way to himself before.
+fn judged_by_the_sender(cluster: &Cluster, agent: &Agent) -> Result<()> {
+    let by_relay = format!(
+        "truepeer_relay_refused_connections_total{{relay=\"{}\",reason=\"untrusted\"}}",
+        any(WEB.target)
+    );
+    let untrusted =
+        || anyhow::Ok(agent.metric(&by_relay)? + agent.counter(Counter::UnwrapUntrusted)?);
+    for _ in 0..3 {
+        for family in Family::ALL {
+            for service in [REPORT, WEB] {
+                let what = format!("a stranger's header, {family:?}, {}", service.name);
+                let before = untrusted()?;
+                match send(cluster, STRANGER, family, service) {
+                    Ok(stream) => assert_reset(stream, &what)?,
+                    // unwrap refuses the SYN.
+                    Err(error) => {
+                        let kind = error.downcast_ref().map(io::Error::kind);
+                        let is_refused = kind == Some(ErrorKind::ConnectionRefused);
+                        ensure!(is_refused, "{what}: {error:#}");
+                    }
+                }
+                ensure!(untrusted()? > before, "{what} is not counted");
+                let seen = told(cluster, family, service)?;
+                ensure!(
+                    seen.accepted == named(family),
+                    "{what}, the balancer's: {seen:?}"
+                );
+            }
+        }
+    }
+    let peers = agent.peers()?;
+    ensure!(
+        peers
+            .0
+            .iter()
+            .all(|peer| peer.evidence != "proxy" || peer.trusted_by == "edge"),
+        "{peers:?}"
+    );
+    Ok(())
+}
+
+fn behind_nat(mode: Mode, endpoint: usize) {
+    scenario(|directory| {
+        let cluster = Cluster::new(directory, mode, endpoint)?;
+        let [first, second] = &cluster.nodes;
+        let node = &cluster.nodes[endpoint];
+        let _report = Report::start(&node.pod, any(REPORT.target))?;
+        let _behind = Report::start(&node.pod, (Family::V6.localhost(), BEHIND).into())?;
+        if endpoint == 0 {
+            let agent = gives_toa(directory, first, |config| take_off(config, first))?;
+            return judged_by_the_sender(&cluster, &agent);
+        }
+        // Two agents stand for two hosts.
+        let _firsts = gives_toa(directory, first, |config| {
+            config.reveal = Reveal {
+                enabled: false,
+                ..Reveal::default()
+            };
+        })?;
+        let seconds = gives_toa(directory, second, |config| take_off(config, second))?;
+        judged_by_the_sender(&cluster, &seconds)
+    });
+}
+
+#[test]
+fn on_the_nodes_own_pod() {
+    behind_nat(Mode::Nftables, 0);
+}
+
+#[test]
+fn on_another_nodes_pod() {
+    behind_nat(Mode::Iptables, 1);
+}
