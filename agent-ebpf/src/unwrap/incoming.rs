@@ -1,8 +1,8 @@
 //! A segment on its way to a port where PROXY headers are taken off.
 
 use agent_common::{
-    Connection, Endpoint,
-    unwrap::{UnwrapPort, Versions},
+    Connection, Endpoint, Syn,
+    unwrap::{Handshake, UnwrapPort, Versions},
 };
 use aya_ebpf::{macros::map, programs::TcContext};
 
@@ -54,6 +54,16 @@ impl Incoming {
             versions,
         };
         Some(incoming)
+    }
+
+    /// The SYN as the server sees it.
+    #[inline(always)]
+    pub(super) fn syn(&self, handshake: Handshake) -> Syn {
+        Syn {
+            source: self.connection.source,
+            destination: self.connection.destination,
+            isn: handshake.first().wrapping_sub(1),
+        }
     }
 
     /// Where the payload begins.

@@ -2,7 +2,7 @@
 //! stream behind it.
 
 use agent_common::{
-    Claim, Connection, Counter, Evidence, Syn,
+    Claim, Connection, Counter, Evidence,
     trust::Statement,
     unwrap::{Habit, Handshake, Refusal},
 };
@@ -221,16 +221,6 @@ impl Incoming {
         }
         guard::refused(claim, &source, &destination);
         false
-    }
-
-    /// The SYN as the server sees it.
-    #[inline(always)]
-    pub(super) fn syn(&self, handshake: Handshake) -> Syn {
-        Syn {
-            source: self.connection.source,
-            destination: self.connection.destination,
-            isn: handshake.first().wrapping_sub(1),
-        }
     }
 
     /// A segment of an established connection, changed only if the header's length was not the expected one.

@@ -4,10 +4,10 @@ use std::ops::Range;
 
 use toml::de::{DeTable, DeValue};
 
-use crate::config::problem::Problems;
+use super::super::problem::Problems;
 
 /// Notes that `[trust]` is `[[trust]]` by now, with the rules that say the same.
-pub(in crate::config) fn refuse(table: &DeTable<'_>, span: Range<usize>, problems: &mut Problems) {
+pub(crate) fn refuse(table: &DeTable<'_>, span: Range<usize>, problems: &mut Problems) {
     let list = |key: &str| {
         let items = table.get(key)?.get_ref().as_array()?.iter();
         let items: Vec<_> = items.filter_map(|item| written(item.get_ref())).collect();

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use crate::config::{problem::Problems, section::Section};
+use super::super::{problem::Problems, section::Section};
 
 pub(super) const KEY: &str = "local_source";
 

@@ -6,14 +6,17 @@ use std::ops::Range;
 use agent_common::trust::{Reach, Statement};
 use ipnet::IpNet;
 
-use super::{Proxy, Speakers, Trust, local_source};
-use crate::config::{
+use super::super::{
     fields::{cgroups, optional_ports},
     problem::Problems,
     section::Section,
 };
+use super::{
+    local_source,
+    rule::{Proxy, Speakers, Trust},
+};
 
-pub(in crate::config) const KEYS: [&str; 9] = [
+pub(crate) const KEYS: [&str; 9] = [
     "name",
     "source",
     "uid",
@@ -30,16 +33,13 @@ const SPEAKERS: [&str; 3] = ["source", "uid", "cgroup"];
 const BIND: &str = "bind";
 
 /// A rule with its place in the text.
-pub(in crate::config) struct LocatedTrust {
-    pub(in crate::config) rule: Trust,
-    pub(in crate::config) span: Range<usize>,
+pub(crate) struct LocatedTrust {
+    pub(crate) rule: Trust,
+    pub(crate) span: Range<usize>,
 }
 
 /// Reads all sections.
-pub(in crate::config) fn read(
-    sections: &[Section<'_, '_>],
-    problems: &mut Problems,
-) -> Vec<LocatedTrust> {
+pub(crate) fn read(sections: &[Section<'_, '_>], problems: &mut Problems) -> Vec<LocatedTrust> {
     let mut names = HashMap::new();
     let mut owners = Owners::default();
     let mut rules = Vec::new();

@@ -9,7 +9,7 @@ use agent_common::{
 };
 use ipnet::IpNet;
 
-use super::{Speakers, Trust};
+use super::rule::{Speakers, Trust};
 
 /// What each prefix is believed, by all rules together.
 #[derive(Clone, Debug, Default)]
