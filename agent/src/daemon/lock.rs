@@ -1,6 +1,6 @@
 //! One agent a data path.
 
-use std::{fs::File, path::Path};
+use std::{fs::File, os::unix::fs::MetadataExt as _, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 use nix::{
@@ -18,10 +18,13 @@ impl Lock {
     ///
     /// When another agent has it: names its process.
     pub(super) fn take(directory: &Path) -> Result<Self> {
-        let file = File::open(directory)
-            .with_context(|| format!("cannot open {}", directory.display()))?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Self(lock)),
+        let open = || {
+            File::open(directory).with_context(|| format!("cannot open {}", directory.display()))
+        };
+        match Flock::lock(open()?, FlockArg::LockExclusiveNonblock) {
+            // An agent that ended meanwhile may have removed the directory, whose lock then is worth nothing.
+            Ok(lock) if lock.metadata()?.ino() == open()?.metadata()?.ino() => Ok(Self(lock)),
+            Ok(_) => Self::take(directory),
             Err((file, Errno::EWOULDBLOCK)) => {
                 let who = holder(&file).map_or_else(
                     || "another agent".to_owned(),
@@ -41,7 +44,6 @@ impl Lock {
 
 /// The process that holds the lock of `file`, as `/proc/locks` tells.
 fn holder(file: &File) -> Option<i32> {
-    use std::os::unix::fs::MetadataExt as _;
     let inode = file.metadata().ok()?.ino();
     let locks = procfs::locks().ok()?;
     let lock = locks
