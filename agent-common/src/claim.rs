@@ -21,13 +21,13 @@ pub struct Claim {
     /// sockets of the agent's own relay.
     pub rule: u32,
     /// An [`crate::Evidence`] as its discriminant; 0 while the client is not known yet: a proxy's socket
-    /// may name one but has not, or a PROXY header is still to come.
+    /// may name one but has not, or a PROXY header is still to come and nobody told who sends it.
     pub evidence: u8,
     /// 1 if a tag proves the claim, else 0.
     pub is_signed: u8,
     /// 1 while a PROXY header is still to come, so that the claim only tells who will send it; else 0.
     pub is_pending: u8,
-    /// In `CLAIMS`, whom else a connection tells of the claim: [`Claim::CARRIED`], [`Claim::LIMITED`]. Else zero.
+    /// Whom else a connection tells of the claim: [`Claim::CARRIED`], [`Claim::LIMITED`]. They mean something in `CLAIMS` only.
     pub conditions: u8,
     /// Number of the PROXY header that says more about the connection ([`crate::event::Header`]); 0: none.
     pub header: u64,

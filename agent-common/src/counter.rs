@@ -27,7 +27,7 @@ pub enum Counter {
     RevealInexpressible = 9,
     /// Origins learnt from TOA.
     LearntToa = 10,
-    /// SYNs whose TOA was ignored because nothing trusts their sender.
+    /// SYNs whose TOA was ignored because no rule believes it of their sender on that port.
     ToaUntrusted = 11,
     /// SYNs whose TOA was ignored because it names no client, or more than one.
     ToaInvalid = 12,
@@ -40,7 +40,7 @@ pub enum Counter {
     /// Connections whose header had another length than its sender's last: their sequence numbers are
     /// translated.
     UnwrapTranslated = 16,
-    /// Connections refused because nothing trusts their sender.
+    /// Connections refused because no rule believes a PROXY header of their sender.
     UnwrapUntrusted = 17,
     /// Connections refused because they did not begin with a PROXY header.
     UnwrapNoHeader = 18,

@@ -16,6 +16,11 @@ impl Ports {
         self.0[port as usize >> 6] |= 1 << (port & 63);
     }
 
+    /// The ports that are in both.
+    pub fn common(&self, other: &Self) -> Self {
+        Self(core::array::from_fn(|i| self.0[i] & other.0[i]))
+    }
+
     /// Whether a port (host byte order) is among them.
     #[inline(always)]
     pub const fn has(&self, port: u16) -> bool {
@@ -37,5 +42,10 @@ mod tests {
         for port in 0..=u16::MAX {
             assert_eq!(ports.has(port), some.contains(&port), "{port}");
         }
+        let mut others = Ports::NONE;
+        [63, 65].iter().for_each(|port| others.add(*port));
+        let mut common = Ports::NONE;
+        common.add(63);
+        assert_eq!(ports.common(&others), common);
     }
 }

@@ -3,6 +3,11 @@
 //! A statement is judged by its true speaker: the client that is known without it. Behind a node's NAT that is the client
 //! whom TOA or the node itself names, and not the sender of the packet.
 
+/// How many prefixes all rules can have together. Maps have room for twice as many, as new ones come before old ones go.
+pub const MAX_SENDERS: u32 = 1 << 16;
+/// How many users and cgroups all rules can have together.
+pub const MAX_PROXIES: u32 = 1 << 10;
+
 /// What somebody who sends packets can say about clients.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -11,7 +16,7 @@ pub enum Statement {
     Toa = 0,
     /// A PROXY header.
     Proxy = 1,
-    /// `X-Forwarded-For` or `Forwarded`.
+    /// `X-Forwarded-For`.
     Xff = 2,
 }
 
@@ -77,16 +82,11 @@ impl Sender {
         let limited = self.conditions >> statement as u32 & 1 != 0;
         (rule != 0 && (!limited || has_port(rule))).then_some(rule)
     }
-
-    /// The rule that believes a statement on some port at least.
-    pub fn rule(&self, statement: Statement) -> Option<u32> {
-        self.rule_for(statement, |_| true)
-    }
 }
 
 /// What a trusted process of this host is believed: value of the maps `TRUSTED_UIDS` and `TRUSTED_CGROUPS`.
 ///
-/// Layout (8 bytes): rule 0..4, reach 4..5, limited 5..6, padding 6..8.
+/// Layout (8 bytes): rule 0..4, reach 4, limited 5, padding 6..8.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LocalProxy {

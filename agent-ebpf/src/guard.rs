@@ -115,8 +115,9 @@ fn is_relays(ctx: &SkBuffContext) -> bool {
 /// What was said about the client of a connection that is being made. What is believed in the speaker's own network
 /// namespace only comes by the loopback interface there.
 #[inline(always)]
-fn handed_over(ctx: &SkBuffContext, syn: &Syn) -> Option<&'static Claim> {
-    let claim = HANDOVERS.look_up(syn)?;
+fn handed_over(ctx: &SkBuffContext, syn: &Syn) -> Option<Claim> {
+    // Copied first, as the entry's memory may become another connection's.
+    let claim = *HANDOVERS.look_up(syn)?;
     (claim.netns == 0 || ctx.ifindex() == LOOPBACK).then_some(claim)
 }
 
@@ -144,8 +145,7 @@ fn to_listener(ctx: &SkBuffContext) -> i32 {
         let _ = hear(&ctx.skb, *offset, syn, &mut claim);
     }
     if !claim.names_client() {
-        // Looked up again, as the entry's memory may be another connection's by now.
-        claim = handed_over(ctx, syn).copied().unwrap_or(Claim {
+        claim = handed_over(ctx, syn).unwrap_or(Claim {
             client: syn.source,
             evidence: Evidence::Wire as u8,
             ..Claim::default()

@@ -56,8 +56,7 @@ fn choose_source(
     bind: impl Fn(Address) -> bool,
 ) -> i32 {
     let claim = ctx.socket().and_then(|sk| CLAIMS.get(sk));
-    let is_said = |claim: &Claim| claim.names_client() && trust::concerns(claim, ctx.user_port());
-    let Some(claim) = claim.filter(is_said) else {
+    let Some(claim) = claim.filter(Claim::names_client) else {
         return PASS;
     };
     let (family, nobodys) = if destination.is_v4() {
@@ -67,7 +66,8 @@ fn choose_source(
     };
     let destination = Endpoint::new(destination, ctx.user_port());
     let binds_own = || !bind(nobodys) && bind(destination.address);
-    if !guard::allows(&claim.client.address, destination.port) {
+    let is_told = trust::concerns(&claim, destination.port);
+    if is_told && !guard::allows(&claim.client.address, destination.port) {
         // Where the question is open, the SYN is judged on arrival.
         if destination.address.is_loopback() || binds_own() {
             guard::refused(&claim, &Endpoint::new(ANY, 0), &destination);

@@ -89,7 +89,8 @@ pub(crate) trait InNetns: EbpfContext {
     /// The cookie of the socket's network namespace.
     #[inline(always)]
     fn netns(&self) -> u64 {
-        // SAFETY: a helper that takes these contexts (sockops Linux 5.15, `cgroup/setsockopt` the same).
+        // SAFETY: the context is valid while the program runs, and the helper takes it (sockops and `cgroup/setsockopt` since
+        // Linux 5.15).
         unsafe { bpf_get_netns_cookie(self.as_ptr()) }
     }
 }

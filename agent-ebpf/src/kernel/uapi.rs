@@ -27,7 +27,7 @@ pub(crate) const IPV6_FREEBIND: i32 = 78;
 /// At both levels (linux/netfilter_ipv4.h, linux/netfilter_ipv6/ip6_tables.h).
 pub(crate) const SO_ORIGINAL_DST: i32 = 80;
 
-/// Index of the loopback interface in every network namespace (`LOOPBACK_IFINDEX` of linux/net.h).
+/// Index of the loopback interface in every network namespace (`LOOPBACK_IFINDEX` of the kernel's net/flow.h).
 pub(crate) const LOOPBACK: u32 = 1;
 
 /// TCP's level, and those of its options that only BPF programs can use (linux/bpf.h).

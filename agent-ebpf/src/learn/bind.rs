@@ -56,7 +56,7 @@ fn is_on(ctx: &SockoptContext) -> bool {
         .is_some_and(|value| unsafe { *value } != 0)
 }
 
-/// What the current process is believed, by its user or by a cgroup that it is in. An older kernel tells only the
+/// What the current process is believed: by its user, or else by the innermost trusted cgroup that it is in. An older kernel tells only the
 /// cgroup that the process is in directly.
 #[inline(always)]
 fn trusted() -> Option<LocalProxy> {
@@ -66,12 +66,16 @@ fn trusted() -> Option<LocalProxy> {
     if !kernel_has(Version::SOCKOPT_HAS_ANCESTORS) {
         return TRUSTED_CGROUPS.look_up(task::cgroup()).copied();
     }
+    let mut innermost = None;
     for depth in 0..=MAX_DEPTH {
-        if let Some(proxy) = TRUSTED_CGROUPS.look_up(task::cgroup_at(depth)?) {
-            return Some(*proxy);
+        let Some(cgroup) = task::cgroup_at(depth) else {
+            break;
+        };
+        if let Some(proxy) = TRUSTED_CGROUPS.look_up(cgroup) {
+            innermost = Some(*proxy);
         }
     }
-    None
+    innermost
 }
 
 /// An AF_INET socket is about to be bound.

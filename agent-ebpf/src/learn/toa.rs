@@ -128,7 +128,7 @@ fn hand_over(ctx: &SockOpsContext, header: &[u8; HEADER_ROOM]) {
 pub(super) fn is_heard(syn: &Syn) -> bool {
     HANDOVERS
         .look_up(syn)
-        .is_some_and(|claim| claim.is_pending != 0)
+        .is_some_and(|claim| claim.is_pending != 0 && claim.evidence != 0)
 }
 
 /// Fills in `claim` with what TOA that names this client says, or returns why it is not to be believed. It is

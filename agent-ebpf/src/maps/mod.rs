@@ -15,7 +15,7 @@ use agent_common::{
     ports::Ports,
     tag::{Keys, Signed, Spending},
     toa::Kinds,
-    trust::{LocalProxy, LocalSource, Sender},
+    trust::{LocalProxy, LocalSource, MAX_PROXIES, MAX_SENDERS, Sender},
     unwrap::{Habit, Handshake, UnwrapPort, Versions},
 };
 use aya_ebpf::{
@@ -89,22 +89,22 @@ pub(crate) static HANDOVERS: LruHashMap<Syn, Claim> = LruHashMap::with_max_entri
 /// Users whose proxies may speak for a client.
 #[map]
 pub(crate) static TRUSTED_UIDS: HashMap<u32, LocalProxy> =
-    HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
+    HashMap::with_max_entries(2 * MAX_PROXIES, BPF_F_NO_PREALLOC);
 
 /// Control groups whose processes may speak for a client.
 #[map]
 pub(crate) static TRUSTED_CGROUPS: HashMap<u64, LocalProxy> =
-    HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
+    HashMap::with_max_entries(2 * MAX_PROXIES, BPF_F_NO_PREALLOC);
 
 /// Prefixes of those who send packets, with what they are believed.
 #[map]
 pub(crate) static TRUSTED_SOURCES: LpmTrie<Address, Sender> =
-    LpmTrie::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
+    LpmTrie::with_max_entries(2 * MAX_SENDERS, BPF_F_NO_PREALLOC);
 
 /// The ports of rules that believe their speakers on some ports only.
 #[map]
 pub(crate) static TRUSTED_PORTS: HashMap<u32, Ports> =
-    HashMap::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
+    HashMap::with_max_entries(2 * MAX_SENDERS, BPF_F_NO_PREALLOC);
 
 /// The keys of signed TOA, if there are any.
 #[map]
@@ -121,7 +121,7 @@ pub(crate) static SPENT: HashMap<Signed, u64> =
 pub(crate) static SPENDING: Queue<Spending> = Queue::with_max_entries(MAX_SPENT, 0);
 const MAX_SPENT: u32 = 1 << 18;
 
-/// What is taken for TOA; empty while no sender is trusted.
+/// What is taken for TOA; empty while nobody's TOA is believed.
 #[map]
 pub(crate) static TOA: Array<Kinds> = Array::with_max_entries(1, 0);
 
@@ -133,7 +133,7 @@ pub(crate) static CARRY: LpmTrie<Address, u32> =
 /// Sources of trusted proxies' connections to their own host.
 #[map]
 pub(crate) static LOCAL_SOURCES: HashMap<LocalSource, Address> =
-    HashMap::with_max_entries(2048, BPF_F_NO_PREALLOC);
+    HashMap::with_max_entries(4 * MAX_PROXIES, BPF_F_NO_PREALLOC);
 
 /// Ports whose connections begin with a PROXY header.
 #[map]

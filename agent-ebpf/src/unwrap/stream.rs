@@ -128,6 +128,9 @@ impl Incoming {
             return Outcome::Dropped;
         }
         if self.payload != 0 {
+            if handshake.is_told != 0 {
+                self.use_tag(&handshake);
+            }
             return self.header_arrives(ctx, found, handshake);
         }
         if self.tcp.has(FIN) {

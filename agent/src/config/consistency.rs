@@ -209,6 +209,7 @@ pub(super) fn signatures(rules: &[LocatedTrust], toa: &Toa, problems: &mut Probl
 /// Notes everything in which relays contradict each other or other sections.
 pub(super) fn relays(
     relays: &[LocatedRelay],
+    steers: &[LocatedSteer],
     trust: &[Trust],
     toa: &CarryToa,
     problems: &mut Problems,
@@ -226,8 +227,15 @@ pub(super) fn relays(
                 Some("join them, or give one another address or port".into()),
             );
         }
+        // On a steered connection, the port is the one that the client connected to.
         let port = relay.listen.port();
-        if relay.accept == Accept::Proxy && !senders.believe(Statement::Proxy, port) {
+        let steered = steers
+            .iter()
+            .map(|located| &located.steer)
+            .filter(|steer| steer.netns == relay.netns && steer.to.contains(&port))
+            .flat_map(|steer| steer.ports.iter().cloned().flatten());
+        let mut ports = std::iter::once(port).chain(steered);
+        if relay.accept == Accept::Proxy && !ports.any(|p| senders.believe(Statement::Proxy, p)) {
             problems.add(
                 located.accept.clone(),
                 format!("nobody is believed to send a PROXY header to port {port}: every connection would be refused"),

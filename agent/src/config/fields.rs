@@ -189,5 +189,9 @@ pub(super) fn cgroups(
             );
         }
     }
-    paths.into_iter().map(|(path, _)| path.to_owned()).collect()
+    let paths = paths.into_iter().map(|(path, _)| match path {
+        "/" => path,
+        path => path.trim_end_matches('/'),
+    });
+    paths.map(str::to_owned).collect()
 }

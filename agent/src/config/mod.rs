@@ -63,6 +63,7 @@ const SECTIONS: [(&str, &[&str]); 9] = [
     ("relay", &relay::KEYS),
     ("policy", &policy::KEYS),
 ];
+
 /// The whole configuration of an agent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
@@ -249,7 +250,7 @@ impl Config {
         consistency::signatures(&trusts, &config.toa, problems);
         config.trust = trusts.into_iter().map(|located| located.rule).collect();
         consistency::steers(&steers, problems);
-        consistency::relays(&relays, &config.trust, &config.carry_toa, problems);
+        consistency::relays(&relays, &steers, &config.trust, &config.carry_toa, problems);
         config.steer = steers.into_iter().map(|located| located.steer).collect();
         config.relay = relays.into_iter().map(|located| located.relay).collect();
         config

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use agent_common::{
+    Address,
     kernel::Version,
     names::program,
     tag,
@@ -17,13 +18,21 @@ use nix::{
 
 use super::{
     cgroups,
-    maps::{self, Plain},
+    maps::{self, Plain, found},
     object::Datapath,
 };
 use crate::{
     config::{Proxy, Speakers, Trust, TrustedSenders, keys::Keys},
     host::kernel,
 };
+
+/// Local proxies that rules believe, as the maps hold them.
+#[derive(Default)]
+struct Proxies {
+    uids: Vec<(u32, Plain<LocalProxy>)>,
+    cgroups: Vec<(u64, Plain<LocalProxy>)>,
+    sources: Vec<(Plain<LocalSource>, Plain<Address>)>,
+}
 
 impl Datapath {
     /// Says by which keys TOA is signed and verified, and what time it is.
@@ -42,14 +51,34 @@ impl Datapath {
     /// When a cgroup is missing.
     pub(super) fn trust(&self, rules: &[Trust]) -> Result<()> {
         let senders = TrustedSenders::new(rules);
-        // Ports come first, because a rule that is limited to ports believes nothing without them.
-        let ports = senders.ports().map(|(rule, ports)| (rule, Plain(*ports)));
-        maps::replace(&mut self.pins.trusted_ports()?, ports)?;
+        // All that may be missing is looked for before anything changes.
+        let proxies = self.proxies(rules)?;
+        let (mut ports, mut sources) = (self.pins.trusted_ports()?, self.pins.local_sources()?);
+        // What a rule refers to comes before it and goes after it. While its speakers change, a rule that stays believes on
+        // such ports only as it did before and will from now on.
+        for (rule, wanted) in senders.ports() {
+            let first = match found(ports.get(&rule, 0))? {
+                Some(Plain(before)) => before.common(wanted),
+                None => *wanted,
+            };
+            ports.insert(rule, Plain(first), 0)?;
+        }
+        let unwanted = maps::insert_all(&mut sources, proxies.sources)?;
         let prefixes = senders.prefixes();
         let prefixes = prefixes.map(|(prefix, sender)| (prefix, Plain(sender)));
         maps::replace_prefixes(&mut self.pins.trusted_sources()?, prefixes)?;
+        maps::replace(&mut self.pins.trusted_uids()?, proxies.uids)?;
+        maps::replace(&mut self.pins.trusted_cgroups()?, proxies.cgroups)?;
+        for source in unwanted {
+            sources.remove(&source)?;
+        }
+        let wanted = senders.ports().map(|(rule, ports)| (rule, Plain(*ports)));
+        maps::replace(&mut ports, wanted)
+    }
 
-        let (mut uids, mut cgroups, mut sources) = (Vec::new(), Vec::new(), Vec::new());
+    /// The local proxies that the rules believe.
+    fn proxies(&self, rules: &[Trust]) -> Result<Proxies> {
+        let mut all = Proxies::default();
         for rule in rules {
             let Speakers::Proxies {
                 proxies,
@@ -61,31 +90,30 @@ impl Datapath {
             };
             for proxy in proxies {
                 let id = rule.of_proxy(proxy).id;
-                let believed = LocalProxy {
+                let believed = Plain(LocalProxy {
                     rule: id,
                     reach: *reach as u8,
                     limited: (!rule.ports.is_empty()).into(),
                     padding: [0; 2],
-                };
+                });
                 match proxy {
-                    Proxy::Uid(uid) => uids.push((*uid, Plain(believed))),
+                    Proxy::Uid(uid) => all.uids.push((*uid, believed)),
                     Proxy::Cgroup(path) => {
-                        cgroups.push((cgroups::id(&self.cgroup_at(path))?, Plain(believed)));
+                        let cgroup = cgroups::id(&self.cgroup_at(path))?;
+                        all.cgroups.push((cgroup, believed));
                     }
                 }
-                sources.extend(local_source.iter().map(|address| {
+                all.sources.extend(local_source.iter().map(|address| {
                     let family = if address.is_ipv4() { AF_INET } else { AF_INET6 };
-                    let family = family as u32;
-                    (
-                        Plain(LocalSource { rule: id, family }),
-                        Plain((*address).into()),
-                    )
+                    let source = LocalSource {
+                        rule: id,
+                        family: family as u32,
+                    };
+                    (Plain(source), Plain((*address).into()))
                 }));
             }
         }
-        maps::replace(&mut self.pins.local_sources()?, sources)?;
-        maps::replace(&mut self.pins.trusted_uids()?, uids)?;
-        maps::replace(&mut self.pins.trusted_cgroups()?, cgroups)
+        Ok(all)
     }
 
     /// Says what is taken for TOA.

@@ -1,6 +1,6 @@
 //! The pinned maps, each with its type, and what is done with any of them.
 
-use std::{collections::HashSet, hash::Hash, io::ErrorKind};
+use std::{cmp::Reverse, collections::HashSet, hash::Hash, io::ErrorKind};
 
 use agent_common::{
     Address, Claim, Connection, ListenerKey, Namespace, Origin,
@@ -206,18 +206,28 @@ pub(super) fn replace<K: Pod + Eq + Hash, V: Pod>(
     map: &mut HashMap<MapData, K, V>,
     wanted: impl IntoIterator<Item = (K, V)>,
 ) -> Result<()> {
-    let mut unwanted: HashSet<K> = map.keys().collect::<Result<_, _>>()?;
-    for (key, value) in wanted {
-        map.insert(key, value, 0)?;
-        unwanted.remove(&key);
-    }
+    let unwanted = insert_all(map, wanted)?;
     for key in unwanted {
         map.remove(&key)?;
     }
     Ok(())
 }
 
-/// Makes a trie hold what is wanted and nothing else.
+/// Makes a map hold what is wanted, and returns the keys of what it held and is not.
+pub(super) fn insert_all<K: Pod + Eq + Hash, V: Pod>(
+    map: &mut HashMap<MapData, K, V>,
+    wanted: impl IntoIterator<Item = (K, V)>,
+) -> Result<HashSet<K>> {
+    let mut unwanted: HashSet<K> = map.keys().collect::<Result<_, _>>()?;
+    for (key, value) in wanted {
+        map.insert(key, value, 0)?;
+        unwanted.remove(&key);
+    }
+    Ok(unwanted)
+}
+
+/// Makes a trie hold what is wanted and nothing else. Longer prefixes go in first and come out last, so that at every moment an
+/// address finds what held for it before, or what holds from now on.
 pub(super) fn replace_prefixes<V: Pod>(
     trie: &mut Prefixes<V>,
     wanted: impl IntoIterator<Item = (IpNet, V)>,
@@ -226,12 +236,16 @@ pub(super) fn replace_prefixes<V: Pod>(
         .keys()
         .map(|key| key.map(|key| (key.prefix_len(), key.data().0)))
         .collect::<Result<_, _>>()?;
+    let mut wanted: Vec<_> = wanted.into_iter().collect();
+    wanted.sort_by_key(|(prefix, _)| Reverse(prefix_length(prefix)));
     for (prefix, value) in wanted {
         let address = Address::from(prefix.network());
         let length = prefix_length(&prefix);
         trie.insert(&Key::new(length, Plain(address)), value, 0)?;
         unwanted.remove(&(length, address));
     }
+    let mut unwanted: Vec<_> = unwanted.into_iter().collect();
+    unwanted.sort_by_key(|(length, _)| *length);
     for (length, address) in unwanted {
         trie.remove(&Key::new(length, Plain(address)))?;
     }

@@ -43,11 +43,11 @@ impl Beginning {
         if client.evidence == Evidence::Xff {
             // What else the sender's header says is about another client.
             let peer = Peer::Proxied(client.endpoints);
-            return Preamble::default().next_header(send, peer, self.ends);
+            return Preamble::default().next_header(send, peer, client.endpoints);
         }
         let peer = self.preamble.peer();
         let peer = peer.unwrap_or(Peer::Proxied(client.endpoints));
-        self.preamble.next_header(send, peer, self.ends)
+        self.preamble.next_header(send, peer, client.endpoints)
     }
 }
 
@@ -70,7 +70,7 @@ pub(super) async fn begin(
     let (preamble, client) = match service.relay.accept {
         Accept::Plain => (Preamble::default(), speaker),
         Accept::Proxy => {
-            let address = accepted.speaker.ip();
+            let address = speaker.endpoints.source.socket_addr().ip();
             let Some(rule) = service.senders.rule_for(address, Statement::Proxy, port) else {
                 return Ok(Err(RefusalReason::Untrusted.into()));
             };
@@ -101,7 +101,8 @@ pub(super) async fn begin(
             client: Some(client),
         }));
     }
-    if client.evidence == Evidence::Proxy {
+    // What the data path knows already, it has recorded.
+    if matches!(preamble.peer(), Some(Peer::Proxied(_))) {
         learn(service, stream, &accepted, &client, &preamble)?;
     }
     Ok(Ok(Beginning {

@@ -69,8 +69,6 @@ pub(super) struct Accepted {
     pub(super) known: Option<Origin>,
     /// The sender and this host, as in the packets.
     pub(super) ends: Endpoints,
-    /// Whose words the connection brings: the client that the data path knows, or else the sender.
-    pub(super) speaker: SocketAddr,
     /// Cookie of the socket's namespace.
     pub(super) netns: u64,
 }
@@ -84,9 +82,8 @@ impl Accepted {
     pub(super) fn new(service: &Service, stream: &TcpStream, peer: SocketAddr) -> Result<Self> {
         let cookie = SockRef::from(stream).cookie().context("no cookie")?;
         let known = service.claims.origin(cookie)?;
-        // `accept()` may have returned the client's address.
+        // `accept()` may have returned the client's address; the record has the packets' source.
         let sender = known.map_or(peer, |origin| origin.remote.socket_addr());
-        let speaker = known.map_or(sender, |origin| origin.client.socket_addr());
         let ends = Endpoints {
             source: sender.into(),
             destination: stream.local_addr()?.into(),
@@ -95,7 +92,6 @@ impl Accepted {
             cookie,
             known,
             ends,
-            speaker,
             netns: netns::cookie_of(stream.as_fd())?,
         })
     }

@@ -24,7 +24,7 @@ pub const WEB: Service = Service {
     port: 81,
     target: 8081,
 };
-/// Prefixes of all nodes, for `[trust] sources`.
+/// Prefixes of all nodes, for a rule that says `toa`.
 pub const NODES: [&str; 2] = ["10.80.0.8/29", "fd80::10/124"];
 
 /// A node, and its pod behind it.

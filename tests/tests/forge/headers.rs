@@ -17,7 +17,7 @@ use tests::host::scenario;
 use tests::proxies::any;
 use tests::proxies::proxy_header::v2;
 use tests::servers::report::{Report, Seen};
-use tests::topology::Family;
+use tests::topology::{Family, Gateway};
 
 /// Port of the application behind the relay.
 const BEHIND: u16 = 9000;
@@ -150,4 +150,46 @@ fn on_the_nodes_own_pod() {
 #[test]
 fn on_another_nodes_pod() {
     behind_nat(Mode::Iptables, 1);
+}
+
+/// A relay that passes on what it gets, in the name of whoever sent it, is no load balancer.
+#[test]
+fn behind_a_relay() {
+    scenario(|directory| {
+        let gateway = Gateway::new()?;
+        let _report = Report::start(&gateway.server, any(REPORT.target))?;
+        let mut config = Config::new(directory, [])?;
+        let hosts = Family::ALL.map(|family| IpNet::from(Gateway::back(family)));
+        let balancers = Family::ALL.map(|family| IpNet::from(family.client(BALANCER)));
+        let trusted = hosts.into_iter().chain(balancers);
+        config.trust.extend(Trust::saying(&["proxy"], trusted));
+        let port = REPORT.target.to_string();
+        config
+            .unwrap
+            .push(Unwrap::new(&gateway.server, "eth0", &[&port]));
+        for family in Family::ALL {
+            let listen = (Gateway::front(family), BEHIND).into();
+            let upstream = (Gateway::server(family), REPORT.target).into();
+            let relay = Relay::proxy(&gateway.gateway, listen, upstream, "reveal");
+            config.relay.push(Relay {
+                accept: "plain",
+                ..relay
+            });
+        }
+        let agent = Agent::start(directory, config)?;
+        for family in Family::ALL {
+            let target: SocketAddr = (Gateway::front(family), BEHIND).into();
+            let connect = |from: usize| -> Result<TcpStream> {
+                let source = (family.client(from), 0).into();
+                let mut stream = gateway.client.enter(|| load::connect(source, target))?;
+                stream.write_all(&v2(named(family), target))?;
+                Ok(stream)
+            };
+            assert_reset(connect(STRANGER)?, "a stranger's header")?;
+            let seen = seen(&mut connect(BALANCER)?)?;
+            ensure!(seen.accepted == named(family), "the balancer's: {seen:?}");
+        }
+        ensure!(agent.counter(Counter::UnwrapUntrusted)? > 0, "not counted");
+        Ok(())
+    });
 }

@@ -83,6 +83,10 @@ fn what_is_wrong_with_a_rule_is_told_with_what_to_write() {
         ("uids = [1]", &["did you mean `uid`?"]),
         ("cgroup = [\"a/b\"]", &["write \"/a/b\""]),
         (
+            "uid = [1]\nsays = []",
+            &["`says` is empty", "leave the rule out"],
+        ),
+        (
             "uid = [1]\nsays = [\"toa\"]",
             &["cannot be believed to say \"toa\"", "by its `source`"],
         ),
@@ -175,7 +179,7 @@ fn no_two_rules_decide_about_the_same() {
         &two("uid = [1]", "name = \"a\"\nuid = [1]"),
         &["two rules decide about a"],
     );
-    // One rule for each statement is well.
+    // One rule for each statement is allowed.
     let further = other.replace("toa", "proxy");
     let both = format!("[[trust]]\n{edge}\n[[trust]]\n{further}\n");
     assert_eq!(Config::parse(&both, "t.toml").unwrap().trust.len(), 2);

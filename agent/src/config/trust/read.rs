@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
-use agent_common::trust::{Reach, Statement};
+use agent_common::trust::{MAX_PROXIES, MAX_SENDERS, Reach, Statement};
 use ipnet::IpNet;
 
 use super::super::{
@@ -61,6 +61,9 @@ pub(crate) fn read(sections: &[Section<'_, '_>], problems: &mut Problems) -> Vec
             rule,
             span: section.span.clone(),
         });
+    }
+    if let Some(last) = sections.last() {
+        owners.check_size(last, problems);
     }
     rules
 }
@@ -172,6 +175,16 @@ fn sources(section: &Section<'_, '_>, problems: &mut Problems) -> Speakers {
 }
 
 fn proxies(section: &Section<'_, '_>, proxies: Vec<Proxy>, problems: &mut Problems) -> Speakers {
+    if section.is_empty_list("says")
+        && let Some(value) = section.get("says")
+    {
+        let help = format!("write `says = [\"{BIND}\"]`, or leave the rule out");
+        problems.add(
+            value.span(),
+            "`says` is empty: the rule believes nothing",
+            Some(help),
+        );
+    }
     for (word, span) in section.strings("says", problems).unwrap_or_default() {
         if word != BIND {
             problems.add(
@@ -233,6 +246,23 @@ struct Owners {
 }
 
 impl Owners {
+    /// Notes it at the last section when all together are too large for the data path.
+    fn check_size(&self, last: &Section<'_, '_>, problems: &mut Problems) {
+        let prefixes: HashSet<_> = self.statements.iter().map(|(prefix, _)| prefix).collect();
+        for (number, what, most) in [
+            (prefixes.len(), "prefixes", MAX_SENDERS),
+            (self.proxies.len(), "users and cgroups", MAX_PROXIES),
+        ] {
+            if number > most as usize {
+                problems.add(
+                    last.span.clone(),
+                    format!("all rules together have {number} {what}, {most} are possible"),
+                    Some("join neighbouring prefixes, or name a cgroup above the others".into()),
+                );
+            }
+        }
+    }
+
     /// Notes whom two rules decide about.
     fn add(&mut self, rule: &Trust, section: &Section<'_, '_>, problems: &mut Problems) {
         let mut twice = |what: String| {
@@ -244,6 +274,12 @@ impl Owners {
         };
         match &rule.speakers {
             Speakers::Sources { prefixes, says, .. } => {
+                // A rule that believes nothing decides about all.
+                let says = if says.is_empty() {
+                    &Statement::ALL[..]
+                } else {
+                    says
+                };
                 for prefix in prefixes {
                     for statement in says {
                         if !self.statements.insert((*prefix, *statement)) {

@@ -1,15 +1,19 @@
 //! Whom the rules believe of those who send packets: what the data path and the relays look up.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use agent_common::{
     ports::Ports,
     trust::{Sender, Statement},
 };
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::rule::{Speakers, Trust};
+
+/// An IPv4 address in its form as an IPv6 address (RFC 4291, 2.5.5.2).
+const MAPPED: IpAddr = IpAddr::V6(Ipv4Addr::UNSPECIFIED.to_ipv6_mapped());
+const ALL_OF_IPV4: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0));
 
 /// What each prefix is believed, by all rules together.
 #[derive(Clone, Debug, Default)]
@@ -50,6 +54,10 @@ impl TrustedSenders {
                 }
             }
         }
+        // IPv4 lies within `::/0` where addresses have one form (`::ffff:0:0/96`), but a rule about IPv6 does not mean it.
+        if all.prefixes.keys().any(|prefix| prefix.contains(&MAPPED)) {
+            all.prefixes.entry(ALL_OF_IPV4).or_default();
+        }
         all
     }
 
@@ -67,13 +75,24 @@ impl TrustedSenders {
 
     /// Id of the rule that believes a speaker's statement about a connection to `port`: the longest prefix decides.
     pub fn rule_for(&self, speaker: IpAddr, statement: Statement, port: u16) -> Option<u32> {
+        self.rule_of(self.around(speaker)?, statement, port)
+    }
+
+    /// Whether a rule is about this speaker, whatever it believes.
+    pub fn concern(&self, speaker: IpAddr) -> bool {
+        self.around(speaker).is_some()
+    }
+
+    /// What the longest prefix is believed that the speaker is in.
+    fn around(&self, speaker: IpAddr) -> Option<&Sender> {
         let speaker = speaker.to_canonical();
         let around = self
             .prefixes
             .iter()
             .filter(|(prefix, _)| prefix.contains(&speaker));
-        let (_, sender) = around.max_by_key(|(prefix, _)| prefix.prefix_len())?;
-        self.rule_of(sender, statement, port)
+        around
+            .max_by_key(|(prefix, _)| prefix.prefix_len())
+            .map(|(_, sender)| sender)
     }
 
     /// Whether a rule believes this statement of anybody about a connection to `port`.
@@ -107,8 +126,19 @@ mod tests {
             [[trust]]
             source = ["192.0.2.8/32"]
             says = []
+            [[trust]]
+            source = ["::/0"]
+            says = ["xff"]
         "#;
         TrustedSenders::new(&Config::parse(text, "test").unwrap().trust)
+    }
+
+    #[test]
+    fn all_of_ipv6_is_nothing_of_ipv4() {
+        let of_ipv4 = senders()
+            .prefixes()
+            .find(|(prefix, _)| *prefix == ALL_OF_IPV4);
+        assert_eq!(of_ipv4, Some((ALL_OF_IPV4, Sender::default())));
     }
 
     #[test]
@@ -131,6 +161,9 @@ mod tests {
             ("192.0.2.200", Xff, 1, true),
             ("192.0.2.200", Proxy, 443, false),
             ("198.51.100.1", Toa, 80, false),
+            ("198.51.100.1", Xff, 80, false),
+            ("2001:db8::1", Xff, 80, false),
+            ("2001:db9::1", Xff, 80, true),
         ] {
             assert_eq!(
                 believes(speaker, statement, port),

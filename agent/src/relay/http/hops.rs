@@ -1,9 +1,9 @@
-//! Which client `X-Forwarded-For` names, decided exactly as Envoy decides it.
+//! Which client `X-Forwarded-For` names, decided as Envoy decides it.
 //!
 //! A count of hops means what Envoy's `use_remote_address` with `xff_num_trusted_hops` means, and rules mean
 //! what its extension `original_ip_detection.xff` with `xff_trusted_cidrs` means. Where the header does not
-//! tell, the client is the peer that connects. Unlike Envoy, entries with ports are read, as Azure's gateways write
-//! them.
+//! tell, the client is the peer that connects. Unlike Envoy, it reads entries with ports or
+//! brackets, as Azure's gateways write them, and takes IPv4-mapped ones for IPv4.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 

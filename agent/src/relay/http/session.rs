@@ -20,13 +20,13 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// The hops that are trusted to have told the client. A count of hops is about whoever connects, unless rules say who
-    /// may speak in this way.
+    /// The hops that are trusted to have told the client. A count of hops is about whoever connects, unless a rule is about
+    /// the peer, or rules say who may speak in this way.
     pub(super) fn hops(&self) -> Hops<'_> {
         let (senders, port) = (&self.service.senders, self.beginning.ends.destination.port);
-        let is_anybody = || !senders.believe(Statement::Xff, port);
+        let is_anybody = || !senders.concern(self.peer()) && !senders.believe(Statement::Xff, port);
         match self.http.trusted_hops {
-            Some(count) if is_anybody() || self.rule().is_some() => Hops::Count(count),
+            Some(count) if self.rule().is_some() || is_anybody() => Hops::Count(count),
             Some(_) => Hops::Count(0),
             None => Hops::Trusted { senders, port },
         }
