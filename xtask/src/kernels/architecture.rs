@@ -1,11 +1,15 @@
 //! The processors whose kernels are tried.
 
-use std::{env, process::Command};
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::Result;
 use clap::ValueEnum;
 
-use crate::{dist::Target, setup};
+use crate::{dist::Target, setup, tools};
 
 /// A processor, by Debian's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -73,6 +77,16 @@ impl Architecture {
     /// As Debian names it.
     pub(crate) fn name(self) -> &'static str {
         self.target().platform()
+    }
+
+    /// Envoy for it, of which `own` is for this host.
+    pub(crate) fn envoy(self, own: &Path) -> Result<PathBuf> {
+        let processor = match self {
+            _ if self.is_own() => return Ok(own.to_owned()),
+            Self::Amd64 => "x86_64",
+            Self::Arm64 => "aarch64",
+        };
+        tools::envoy_for(processor)
     }
 
     fn target(self) -> Target {

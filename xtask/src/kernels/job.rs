@@ -21,8 +21,6 @@ use crate::{
 const INIT: &str = include_str!("init.sh");
 /// The test program that is about manifests and documents.
 const WITHOUT_KERNEL: &str = "ship";
-/// What is in the names of scenarios with a program that is installed for this host's architecture only.
-const WITHOUT_PROGRAM: &str = "envoy";
 /// With what the names of scenarios of [`IN_MACHINES`] begin that have a peer.
 const WITH_PEER: &str = "pair::";
 /// Room on the disk for what the job writes.
@@ -93,16 +91,17 @@ impl Job {
         job.add_workspace()?;
         job.add(&truepeer)?;
         job.add(&scenarios.image)?;
-        if architecture.is_own() {
-            job.add(&scenarios.envoy)?;
-        }
+        let envoy = architecture.envoy(&scenarios.envoy)?;
+        job.add(&envoy)?;
         for built in &scenarios.binaries {
             job.add(&in_machine(built))?;
         }
         let mut variables = scenarios.variables();
         for (name, value) in &mut variables {
-            if *name == "TRUEPEER_BIN" {
-                *value = &truepeer;
+            match *name {
+                "TRUEPEER_BIN" => *value = &truepeer,
+                "ENVOY_BIN" => *value = &envoy,
+                _ => {}
             }
         }
         for Chosen { program, tests } in &scenarios.chosen {
@@ -121,17 +120,6 @@ impl Job {
             let path = in_machine(program);
             job.add(&path)?;
             let mut arguments: Vec<_> = tests.iter().map(String::as_str).collect();
-            if !architecture.is_own() {
-                for name in arguments.extract_if(.., |name| name.contains(WITHOUT_PROGRAM)) {
-                    job.script += &format!(
-                        "echo 'test {name} ... ignored, no Envoy for {}'\n",
-                        architecture.name()
-                    );
-                }
-                if arguments.is_empty() {
-                    continue;
-                }
-            }
             if !arguments.is_empty() {
                 arguments.insert(0, "--exact");
             }

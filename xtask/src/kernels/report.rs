@@ -15,6 +15,8 @@ pub(crate) struct OnKernel {
     failed: Vec<String>,
     /// What could not run, with its reason.
     omitted: Vec<String>,
+    /// The test that has begun and of whose end nothing is known.
+    begun: Option<String>,
     took: Duration,
     /// How long the kernel took to load each BPF program, in ms, in the order in which the doctor told.
     loads: Vec<(String, u64)>,
@@ -28,6 +30,7 @@ impl Report {
             passed: 0,
             failed: Vec::new(),
             omitted: Vec::new(),
+            begun: None,
             took: Duration::ZERO,
             loads: Vec::new(),
         });
@@ -49,16 +52,26 @@ impl OnKernel {
         if line.starts_with("ok: programs: ") {
             self.loads.extend(loads(line));
         }
+        // What a test starts may print between its name and its outcome.
+        if let Some(name) = self.begun.take_if(|_| matches!(line, "ok" | "FAILED")) {
+            return match line {
+                "ok" => self.passed += 1,
+                _ => self.failed.push(name),
+            };
+        }
         let Some((name, outcome)) = line
             .strip_prefix("test ")
-            .and_then(|rest| rest.rsplit_once(" ... "))
+            .and_then(|rest| rest.split_once(" ... "))
         else {
             return;
         };
         match outcome {
             "ok" => self.passed += 1,
             "FAILED" => self.failed.push(name.to_owned()),
-            _ => self.omitted.push(format!("{name} ({outcome})")),
+            _ if outcome.starts_with("ignored") => {
+                self.omitted.push(format!("{name} ({outcome})"));
+            }
+            _ => self.begun = Some(name.to_owned()),
         }
     }
 
@@ -161,6 +174,8 @@ mod tests {
         for line in [
             "running 2 tests",
             "test steer ... ok",
+            "test told ... truepeer: no agent answers",
+            "ok",
             "test unwrap ... FAILED",
             "test dist ... ignored, needs no kernel",
             "ok: programs: of [[steer]]: truepeer_steer (39272 instructions verified, 21 ms), truepeer_lookup (2 ms)",
@@ -171,12 +186,12 @@ mod tests {
         assert!(!report.is_good());
         let text = report.to_string();
         for part in [
-            "6.1.176-1                    1       1        1       61",
+            "6.1.176-1                    2       1        1       61",
             "failed on Linux 6.1.176-1: unwrap",
             "omitted on Linux 6.1.176-1: dist (ignored, needs no kernel)",
             "| milliseconds to load | 6.1.176-1 |",
             "| `truepeer_steer` | 21 |\n| `truepeer_lookup` | 2 |",
-            "kernels: 1 passed, 1 failed",
+            "kernels: 2 passed, 1 failed",
         ] {
             assert!(text.contains(part), "{text}");
         }
