@@ -1,6 +1,5 @@
 //! Checks that concern several sections at once.
 
-use std::collections::HashMap;
 use std::ops::Range;
 
 use agent_common::Mark;
@@ -9,6 +8,7 @@ use agent_common::steer::MAX_RANGES;
 use agent_common::trust::Statement;
 
 use super::carry::CarryToa;
+use super::fields::Names;
 use super::problem::Problems;
 use super::relay::{Accept, LocatedRelay, Send};
 use super::steer::{LocatedSteer, Steer};
@@ -35,22 +35,10 @@ pub(super) fn steers(steers: &[LocatedSteer], problems: &mut Problems) {
 
 /// Notes names that two steers have, and those that the data path could not tell apart.
 fn names(steers: &[LocatedSteer], problems: &mut Problems) {
-    let mut seen: HashMap<u32, &str> = HashMap::new();
+    let mut names = Names::of("steers");
     for located in steers {
         let name = located.steer.name.as_str();
-        let Some(earlier) = seen.insert(rule_id(name), name) else {
-            continue;
-        };
-        let message = if earlier == name {
-            format!("two steers have the name \"{name}\"")
-        } else {
-            format!("the names \"{earlier}\" and \"{name}\" have the same number in the records")
-        };
-        problems.add(
-            located.name.clone(),
-            message,
-            Some(format!("write \"{name}-2\", for example")),
-        );
+        names.add(rule_id(name), name, located.name.clone(), problems);
     }
 }
 

@@ -1,5 +1,6 @@
 //! Keys that several sections have: network namespaces, interfaces, ports, addresses, cgroups.
 
+use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;
@@ -8,6 +9,40 @@ use super::problem::Problems;
 use super::section::Section;
 use super::value::Located;
 use crate::host::netns::is_interface_name;
+
+/// What it means that `ports` is empty.
+const CONCERNS_NONE: &str = "no connection is concerned";
+
+/// The names of the sections of one kind, by which records refer to them.
+pub(super) struct Names {
+    /// What the sections are called together.
+    kind: &'static str,
+    /// By their numbers in records.
+    seen: HashMap<u32, String>,
+}
+
+impl Names {
+    pub(super) fn of(kind: &'static str) -> Self {
+        Self {
+            kind,
+            seen: HashMap::new(),
+        }
+    }
+
+    /// Notes a name that another section has, or that has another's number.
+    pub(super) fn add(&mut self, id: u32, name: &str, span: Range<usize>, problems: &mut Problems) {
+        let Some(earlier) = self.seen.insert(id, name.to_owned()) else {
+            return;
+        };
+        let message = if earlier == name {
+            format!("two {} have the name \"{name}\"", self.kind)
+        } else {
+            format!("the names \"{earlier}\" and \"{name}\" have the same number in the records")
+        };
+        let hint = format!("write `name = \"{name}-2\"`, for example");
+        problems.add(span, message, Some(hint));
+    }
+}
 
 /// Path of the network namespace; `None` for the agent's own.
 pub(super) fn netns(section: &Section<'_, '_>, problems: &mut Problems) -> Option<PathBuf> {
@@ -56,15 +91,8 @@ pub(super) fn ports(
     if !section.require("ports", EXAMPLE, problems) {
         return Vec::new();
     }
-    if section.is_empty_list("ports")
-        && let Some(value) = section.get("ports")
-    {
-        problems.add(
-            value.span(),
-            "`ports` is empty: no connection is concerned",
-            Some(format!("write `ports = {EXAMPLE}`, for example")),
-        );
-    }
+    let help = format!("write `ports = {EXAMPLE}`, for example");
+    section.refuse_empty("ports", CONCERNS_NONE, help, problems);
     port_ranges(section, problems)
 }
 
@@ -73,16 +101,12 @@ pub(super) fn optional_ports(
     section: &Section<'_, '_>,
     problems: &mut Problems,
 ) -> Vec<RangeInclusive<u16>> {
-    if section.is_empty_list("ports")
-        && let Some(value) = section.get("ports")
-    {
-        let message = "`ports` is empty: no connection is concerned";
-        problems.add(
-            value.span(),
-            message,
-            Some("leave it out for all ports".into()),
-        );
-    }
+    section.refuse_empty(
+        "ports",
+        CONCERNS_NONE,
+        "leave it out for all ports",
+        problems,
+    );
     let ranges = port_ranges(section, problems).into_iter();
     ranges.map(|(range, _)| range).collect()
 }

@@ -7,7 +7,7 @@ use agent_common::guard::{MAX_POLICIES, MAX_PREFIXES, Verdict};
 use agent_common::origin::rule_id;
 use ipnet::IpNet;
 
-use super::fields::{ports, show_ports};
+use super::fields::{Names, ports, show_ports};
 use super::problem::Problems;
 use super::section::Section;
 use super::value::Located;
@@ -43,7 +43,7 @@ fn rule(name: &str) -> String {
 
 /// Reads all sections `[[policy]]`.
 pub(super) fn read(sections: &[Section<'_, '_>], problems: &mut Problems) -> Vec<Policy> {
-    let mut names = HashMap::new();
+    let mut names = Names::of("policies");
     let mut owners = HashMap::new();
     let policies: Vec<Policy> = sections
         .iter()
@@ -74,7 +74,7 @@ pub(super) fn read(sections: &[Section<'_, '_>], problems: &mut Problems) -> Vec
 fn name(
     section: &Section<'_, '_>,
     ports: &[Located<RangeInclusive<u16>>],
-    names: &mut HashMap<u32, String>,
+    names: &mut Names,
     problems: &mut Problems,
 ) -> String {
     let (name, span) = match section.string("name", problems) {
@@ -91,16 +91,7 @@ fn name(
         }
         return name;
     }
-    let Some(earlier) = names.insert(rule_id(&rule(&name)), name.clone()) else {
-        return name;
-    };
-    let message = if earlier == name {
-        format!("two policies have the name \"{name}\"")
-    } else {
-        format!("the names \"{earlier}\" and \"{name}\" have the same number in the records")
-    };
-    let hint = format!("write `name = \"{name}-2\"`, for example");
-    problems.add(span, message, Some(hint));
+    names.add(rule_id(&rule(&name)), &name, span, problems);
     name
 }
 
@@ -132,24 +123,18 @@ fn prefixes(section: &Section<'_, '_>, problems: &mut Problems) -> Vec<(IpNet, V
             Some("add a line such as `deny = [\"203.0.113.0/24\"]`".into()),
         );
     }
-    for (key, message, hint) in [
-        (
-            "allow",
-            "`allow` is empty: nobody would be allowed",
-            "to mean that, write `deny = [\"0.0.0.0/0\", \"::/0\"]` instead",
-        ),
-        (
-            "deny",
-            "`deny` is empty: nobody would be denied",
-            "leave it out, or name a prefix",
-        ),
-    ] {
-        if section.is_empty_list(key)
-            && let Some(value) = section.get(key)
-        {
-            problems.add(value.span(), message, Some(hint.into()));
-        }
-    }
+    section.refuse_empty(
+        "allow",
+        "nobody would be allowed",
+        "to mean that, write `deny = [\"0.0.0.0/0\", \"::/0\"]` instead",
+        problems,
+    );
+    section.refuse_empty(
+        "deny",
+        "nobody would be denied",
+        "leave it out, or name a prefix",
+        problems,
+    );
     prefixes
 }
 

@@ -209,15 +209,12 @@ fn upstreams(section: &Section<'_, '_>, problems: &mut Problems) -> Vec<Located<
     let Some(texts) = section.strings("upstream", problems) else {
         return Vec::new();
     };
-    if section.is_empty_list("upstream")
-        && let Some(value) = section.get("upstream")
-    {
-        problems.add(
-            value.span(),
-            "`upstream` is empty: connections would go nowhere",
-            Some("write `upstream = [\"127.0.0.1:8443\"]`, for example".into()),
-        );
-    }
+    section.refuse_empty(
+        "upstream",
+        "connections would go nowhere",
+        "write `upstream = [\"127.0.0.1:8443\"]`, for example",
+        problems,
+    );
     let mut upstreams: Vec<Located<SocketAddr>> = Vec::new();
     for (text, span) in texts {
         let Some(address) = address("upstream", text, span.clone(), problems) else {

@@ -217,10 +217,23 @@ impl<'a, 'text> Section<'a, 'text> {
         prefixes
     }
 
-    /// Whether a key is there and holds an empty list.
-    pub(super) fn is_empty_list(&self, key: &str) -> bool {
-        let list = self.get(key).and_then(|value| value.get_ref().as_array());
-        list.is_some_and(|list| list.is_empty())
+    /// Notes that an empty list means what is said behind its key, and what to write instead.
+    pub(super) fn refuse_empty(
+        &self,
+        key: &str,
+        meaning: &str,
+        help: impl Into<String>,
+        problems: &mut Problems,
+    ) {
+        if let Some(value) = self.get(key)
+            && value
+                .get_ref()
+                .as_array()
+                .is_some_and(|list| list.is_empty())
+        {
+            let message = format!("`{key}` is empty: {meaning}");
+            problems.add(value.span(), message, Some(help.into()));
+        }
     }
 
     /// A list, of which `read` reads the items. Hints show items within `quote`.

@@ -200,8 +200,6 @@ impl Trust {
 #[expect(missing_docs, reason = "the configuration's own names")]
 pub struct Toa {
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub kinds: Option<Vec<String>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub keys: Option<PathBuf>,
 }
 

@@ -26,9 +26,9 @@ pub fn telling(directory: &Path, to: Vec<String>) -> Result<Agent> {
     Agent::start(directory, config)
 }
 
-/// An agent for the application's host, which believes these networks.
+/// An agent for the application's host, which believes the TOA of these networks.
 pub fn believing(directory: &Path, sources: Vec<String>) -> Result<Agent> {
     let mut config = Config::new(directory, [])?;
-    config.trust.extend(Trust::sources(sources));
+    config.trust.extend(Trust::saying(&["toa"], sources));
     Agent::start(directory, config)
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::agent::CarryNode;
+use crate::agent::{Agent, Carry, CarryNode, Config};
 use crate::cluster::kube_proxy::{self, Addresses, Mode, Service};
 use crate::host::netns::Netns;
 use crate::topology::{Family, client};
@@ -109,6 +109,18 @@ impl Node {
     pub fn carries(&self, interface: &str) -> CarryNode {
         CarryNode::new(&self.netns, interface, &["30000-32767", "80-81"])
     }
+}
+
+/// An agent that gives TOA to what comes in by the uplinks of these nodes.
+pub fn agent(directory: &Path, nodes: &[&Node], change: impl FnOnce(&mut Config)) -> Result<Agent> {
+    let mut config = Config::new(directory, [])?;
+    config.agent.drain = Some(1);
+    config.carry = Some(Carry {
+        node: nodes.iter().map(|n| n.carries(Node::UPLINK)).collect(),
+        ..Carry::default()
+    });
+    change(&mut config);
+    Agent::start(directory, config)
 }
 
 impl Cluster {

@@ -7,10 +7,10 @@ use std::path::Path;
 use agent_common::Counter;
 use anyhow::{Context, Result, ensure};
 use tests::agent::records::no_origins;
-use tests::agent::{Agent, Carry, CarryNode, Config, Reveal, Trust, truepeer};
+use tests::agent::{Agent, CarryNode, Reveal, Trust, truepeer};
 use tests::clients::load::{Application, Connection, Load};
 use tests::cluster::kube_proxy::{Mode, Service, cluster_ip};
-use tests::cluster::nodes::{Cluster, NODES, Node, REPORT, WEB};
+use tests::cluster::nodes::{Cluster, NODES, Node, REPORT, WEB, agent};
 use tests::host::scenario;
 use tests::host::traces::Traces;
 use tests::proxies::any;
@@ -55,18 +55,6 @@ fn lost(cluster: &Cluster, node: &Node) -> Result<()> {
     loads.try_for_each(|load| load.run(&cluster.client).all_lost().context("lost"))
 }
 
-/// An agent for these nodes' uplinks.
-fn agent(directory: &Path, nodes: &[&Node], change: impl FnOnce(&mut Config)) -> Result<Agent> {
-    let mut config = Config::new(directory, [])?;
-    config.agent.drain = Some(1);
-    config.carry = Some(Carry {
-        node: nodes.iter().map(|n| n.carries(Node::UPLINK)).collect(),
-        ..Carry::default()
-    });
-    change(&mut config);
-    Agent::start(directory, config)
-}
-
 /// The client comes by one node, and the endpoint is on the other. Two agents stand for two hosts: the first
 /// node's reveals nothing, and the second's trusts the nodes.
 fn on_the_other_node(mode: Mode) {
@@ -86,7 +74,7 @@ fn on_the_other_node(mode: Mode) {
         };
         let start_second = || {
             agent(directory, &[second], |config| {
-                config.trust.extend(Trust::sources(NODES));
+                config.trust.extend(Trust::saying(&["toa"], NODES));
             })
         };
         let firsts = start_first()?;

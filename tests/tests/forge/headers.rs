@@ -3,16 +3,15 @@
 
 use std::io::{self, ErrorKind, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
 
 use agent_common::Counter;
 use anyhow::{Context, Result, ensure};
 use ipnet::IpNet;
-use tests::agent::{Agent, Carry, Config, Relay, Reveal, Trust, Unwrap};
+use tests::agent::{Agent, Config, Relay, Reveal, Trust, Unwrap};
 use tests::clients::load;
 use tests::clients::tcp::{assert_reset, seen};
 use tests::cluster::kube_proxy::{Mode, Service};
-use tests::cluster::nodes::{Cluster, NODES, Node, REPORT, WEB};
+use tests::cluster::nodes::{Cluster, NODES, Node, REPORT, WEB, agent};
 use tests::host::scenario;
 use tests::proxies::any;
 use tests::proxies::proxy_header::v2;
@@ -44,17 +43,6 @@ fn take_off(config: &mut Config, node: &Node) {
     let upstream = (Family::V6.localhost(), BEHIND).into();
     let relay = Relay::proxy(&node.pod, any(WEB.target), upstream, "reveal");
     config.relay.push(relay);
-}
-
-/// An agent for the node by which connections come in.
-fn gives_toa(directory: &Path, node: &Node, change: impl FnOnce(&mut Config)) -> Result<Agent> {
-    let mut config = Config::new(directory, [])?;
-    config.carry = Some(Carry {
-        node: vec![node.carries(Node::UPLINK)],
-        ..Carry::default()
-    });
-    change(&mut config);
-    Agent::start(directory, config)
 }
 
 /// Sends a header that names [`NAMED`] to a Service, from this address.
@@ -133,17 +121,17 @@ fn behind_nat(mode: Mode, endpoint: usize) {
         let _report = Report::start(&node.pod, any(REPORT.target))?;
         let _behind = Report::start(&node.pod, (Family::V6.localhost(), BEHIND).into())?;
         if endpoint == 0 {
-            let agent = gives_toa(directory, first, |config| take_off(config, first))?;
+            let agent = agent(directory, &[first], |config| take_off(config, first))?;
             return judged_by_the_sender(&cluster, &agent);
         }
         // Two agents stand for two hosts.
-        let _firsts = gives_toa(directory, first, |config| {
+        let _firsts = agent(directory, &[first], |config| {
             config.reveal = Reveal {
                 enabled: false,
                 ..Reveal::default()
             };
         })?;
-        let seconds = gives_toa(directory, second, |config| take_off(config, second))?;
+        let seconds = agent(directory, &[second], |config| take_off(config, second))?;
         judged_by_the_sender(&cluster, &seconds)
     });
 }

@@ -35,7 +35,7 @@ fn load_balancer_sidecar_application() {
         let mut config = Config::new(directory, [])?;
         config
             .trust
-            .extend(Trust::sources(["10.78.0.1/32", "fd78::1/128"]));
+            .extend(Trust::saying(&["proxy"], ["10.78.0.1/32", "fd78::1/128"]));
         config.trust.push(Trust::uid(UID));
         config
             .unwrap

@@ -27,7 +27,7 @@ fn forwarded_connections() {
         let mut config = Config::new(directory, [])?;
         config
             .trust
-            .extend(Trust::sources(["10.77.0.0/24", "fd77::/64"]));
+            .extend(Trust::saying(&["proxy"], ["10.77.0.0/24", "fd77::/64"]));
         let unwrap = Unwrap::new(&gateway.gateway, Gateway::FRONT, &["8080"]);
         config.unwrap.push(unwrap);
         let agent = Agent::start(directory, config)?;

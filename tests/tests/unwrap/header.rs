@@ -20,7 +20,7 @@ fn agent(directory: &Path, topology: &Sidecar) -> Result<Agent> {
     let mut config = Config::new(directory, [])?;
     config
         .trust
-        .extend(Trust::sources(["10.77.0.0/24", "fd77::/64"]));
+        .extend(Trust::saying(&["proxy"], ["10.77.0.0/24", "fd77::/64"]));
     config
         .unwrap
         .push(Unwrap::new(&topology.pod, Sidecar::INTERFACE, &["8000"]));

@@ -149,7 +149,8 @@ fn curl_itself() {
         let _web = Web::nginx_tls(directory, &sidecar.pod, &[any_v4(SERVER), any(SERVER)])?;
         let mut config = in_pod(directory, &sidecar, &["8080"])?;
         let senders = Family::ALL.map(|family| family.client(0));
-        config.trust.extend(Trust::sources(
+        config.trust.extend(Trust::saying(
+            &["proxy"],
             senders.map(|sender| IpNet::from(sender).to_string()),
         ));
         let agent = Agent::start(directory, config)?;

@@ -22,7 +22,7 @@ pub(crate) fn on_server(directory: &Path, topology: &Gateway, ports: &[&str]) ->
 
 fn config(directory: &Path, netns: &Netns, interface: &str, ports: &[&str]) -> Result<Config> {
     let mut config = Config::new(directory, [])?;
-    config.trust.extend(Trust::sources(SENDERS));
+    config.trust.extend(Trust::saying(&["proxy"], SENDERS));
     config.unwrap.push(Unwrap::new(netns, interface, ports));
     Ok(config)
 }

@@ -1,26 +1,13 @@
 //! Node ports by kube-proxy's IPVS mode, which gives each connection the node's address.
 
-use std::path::Path;
-
 use anyhow::{Context, Result};
-use tests::agent::{Agent, Carry, Config, Reveal, Trust};
+use tests::agent::{Reveal, Trust};
 use tests::clients::load::{Load, Outcome};
 use tests::cluster::kube_proxy::Mode;
-use tests::cluster::nodes::{Cluster, NODES, Node, REPORT};
+use tests::cluster::nodes::{Cluster, NODES, REPORT, agent};
 use tests::host::scenario;
 use tests::proxies::any;
 use tests::servers::report::Report;
-
-/// An agent for a node.
-fn agent(directory: &Path, node: &Node, change: impl FnOnce(&mut Config)) -> Result<Agent> {
-    let mut config = Config::new(directory, [])?;
-    config.carry = Some(Carry {
-        node: vec![node.carries(Node::UPLINK)],
-        ..Carry::default()
-    });
-    change(&mut config);
-    Agent::start(directory, config)
-}
 
 /// Clients come by the first node.
 fn by_the_first(cluster: &Cluster, check: fn(&Outcome) -> Result<()>) -> Result<()> {
@@ -39,7 +26,7 @@ fn endpoint_on_the_same_node() {
         let [first, _] = &cluster.nodes;
         let _report = Report::start(&first.pod, any(REPORT.target))?;
         by_the_first(&cluster, Outcome::all_lost).context("without")?;
-        let _agent = agent(directory, first, |_| {})?;
+        let _agent = agent(directory, &[first], |_| {})?;
         by_the_first(&cluster, Outcome::all_exact)
     });
 }
@@ -51,15 +38,15 @@ fn endpoint_on_the_other_node() {
         let [first, second] = &cluster.nodes;
         let _report = Report::start(&second.pod, any(REPORT.target))?;
         // Two agents stand for two hosts.
-        let _firsts = agent(directory, first, |config| {
+        let _firsts = agent(directory, &[first], |config| {
             config.reveal = Reveal {
                 enabled: false,
                 ..Reveal::default()
             };
         })?;
         by_the_first(&cluster, Outcome::all_lost).context("by nobody believed")?;
-        let _seconds = agent(directory, second, |config| {
-            config.trust.extend(Trust::sources(NODES));
+        let _seconds = agent(directory, &[second], |config| {
+            config.trust.extend(Trust::saying(&["toa"], NODES));
         })?;
         by_the_first(&cluster, Outcome::all_exact)
     });

@@ -51,7 +51,7 @@ pub(crate) enum Target {
 
 impl Target {
     /// The architecture's name in compilers.
-    fn architecture(self) -> &'static str {
+    pub(crate) fn architecture(self) -> &'static str {
         match self {
             Self::X86_64 => "x86_64",
             Self::Aarch64 => "aarch64",

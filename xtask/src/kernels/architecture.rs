@@ -81,12 +81,10 @@ impl Architecture {
 
     /// Envoy for it, of which `own` is for this host.
     pub(crate) fn envoy(self, own: &Path) -> Result<PathBuf> {
-        let processor = match self {
-            _ if self.is_own() => return Ok(own.to_owned()),
-            Self::Amd64 => "x86_64",
-            Self::Arm64 => "aarch64",
-        };
-        tools::envoy_for(processor)
+        if self.is_own() {
+            return Ok(own.to_owned());
+        }
+        tools::envoy_for(self.target().architecture())
     }
 
     fn target(self) -> Target {

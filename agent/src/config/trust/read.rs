@@ -1,19 +1,19 @@
 //! Reads the sections `[[trust]]`.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::ops::Range;
 
 use agent_common::trust::{MAX_PROXIES, MAX_SENDERS, Reach, Statement};
 use ipnet::IpNet;
 
 use super::super::{
-    fields::{cgroups, optional_ports},
+    fields::{Names, cgroups, optional_ports},
     problem::Problems,
     section::Section,
 };
 use super::{
     local_source,
-    rule::{Proxy, Speakers, Trust},
+    rule::{Proxy, Rule, Speakers, Trust},
 };
 
 pub(crate) const KEYS: [&str; 9] = [
@@ -40,7 +40,7 @@ pub(crate) struct LocatedTrust {
 
 /// Reads all sections.
 pub(crate) fn read(sections: &[Section<'_, '_>], problems: &mut Problems) -> Vec<LocatedTrust> {
-    let mut names = HashMap::new();
+    let mut names = Names::of("rules");
     let mut owners = Owners::default();
     let mut rules = Vec::new();
     for section in sections {
@@ -55,7 +55,12 @@ pub(crate) fn read(sections: &[Section<'_, '_>], problems: &mut Problems) -> Vec
             speakers,
             ports,
         };
-        check_names(&rule, section, &mut names, problems);
+        // A rule with a name has it whoever speaks.
+        let mut named = rule.rules();
+        named.dedup();
+        for Rule { id, name } in named {
+            names.add(id, &name, section.span.clone(), problems);
+        }
         owners.add(&rule, section, problems);
         rules.push(LocatedTrust {
             rule,
@@ -98,12 +103,12 @@ fn speakers(section: &Section<'_, '_>, problems: &mut Problems) -> Option<Speake
         problems.add(section.span.clone(), message, Some(hint.into()));
         return None;
     };
-    if section.is_empty_list(kind)
-        && let Some(value) = section.get(kind)
-    {
-        let message = format!("`{kind}` is empty: the rule concerns nobody");
-        problems.add(value.span(), message, Some("leave the rule out".into()));
-    }
+    section.refuse_empty(
+        kind,
+        "the rule concerns nobody",
+        "leave the rule out",
+        problems,
+    );
     let others: &[&str] = if kind == "source" {
         &["reach", local_source::KEY]
     } else {
@@ -175,16 +180,8 @@ fn sources(section: &Section<'_, '_>, problems: &mut Problems) -> Speakers {
 }
 
 fn proxies(section: &Section<'_, '_>, proxies: Vec<Proxy>, problems: &mut Problems) -> Speakers {
-    if section.is_empty_list("says")
-        && let Some(value) = section.get("says")
-    {
-        let help = format!("write `says = [\"{BIND}\"]`, or leave the rule out");
-        problems.add(
-            value.span(),
-            "`says` is empty: the rule believes nothing",
-            Some(help),
-        );
-    }
+    let help = format!("write `says = [\"{BIND}\"]`, or leave the rule out");
+    section.refuse_empty("says", "the rule believes nothing", help, problems);
     for (word, span) in section.strings("says", problems).unwrap_or_default() {
         if word != BIND {
             problems.add(
@@ -205,36 +202,6 @@ fn proxies(section: &Section<'_, '_>, proxies: Vec<Proxy>, problems: &mut Proble
         proxies,
         reach: section.word("reach", &REACHES, problems).0,
         local_source: local_source::read(section, problems),
-    }
-}
-
-/// Notes a name that another rule has, and one that the data path could not tell from another.
-fn check_names(
-    rule: &Trust,
-    section: &Section<'_, '_>,
-    names: &mut HashMap<u32, String>,
-    problems: &mut Problems,
-) {
-    let mut own = rule.rules();
-    own.dedup();
-    for named in own {
-        let Some(earlier) = names.insert(named.id, named.name.clone()) else {
-            continue;
-        };
-        let message = if earlier == named.name {
-            format!("two rules have the name \"{earlier}\"")
-        } else {
-            format!(
-                "the names \"{earlier}\" and \"{}\" have the same number in the records",
-                named.name
-            )
-        };
-        let hint = if rule.name.is_some() {
-            format!("write `name = \"{}-2\"`, for example", named.name)
-        } else {
-            "give one of them a `name`".into()
-        };
-        problems.add(section.span.clone(), message, Some(hint));
     }
 }
 

@@ -32,7 +32,7 @@ impl Stage {
         let cluster = Cluster::new(directory, Mode::Iptables, 0)?;
         let node = &cluster.nodes[0];
         let mut config = Config::new(directory, [])?;
-        config.trust.extend(Trust::sources(TRUSTED));
+        config.trust.extend(Trust::saying(&["toa"], TRUSTED));
         config.carry = Some(Carry {
             node: vec![node.carries(Node::UPLINK)],
             ..Carry::default()

@@ -28,9 +28,10 @@ impl Stage {
     pub(super) fn new(directory: &Path) -> Result<Self> {
         let sidecar = Sidecar::new()?;
         let mut config = in_pod(directory, &sidecar, &["8080-8081"])?;
-        config
-            .trust
-            .extend(Trust::sources(["198.51.100.0/24", "2001:db8:1b::/64"]));
+        config.trust.extend(Trust::saying(
+            &["proxy"],
+            ["198.51.100.0/24", "2001:db8:1b::/64"],
+        ));
         Ok(Self {
             raw: Raw::new(&sidecar.client)?,
             agent: Agent::start(directory, config)?,
