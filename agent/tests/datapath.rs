@@ -94,7 +94,8 @@ fn everything_attaches_is_taken_over_and_goes() -> Result<()> {
         datapath.steer(&netns, &settings)?;
         datapath.adopt(&netns, 15006)?;
         let jobs = [Job::Unwrap, Job::Node, Job::Steer].map(|job| ("eth0", job));
-        let names = datapath.attach(&netns, &jobs, true)?;
+        let packets = datapath.load_packets(&netns, &jobs, true)?;
+        let names = datapath.attach(packets)?;
         let names: Vec<_> = names.iter().map(String::as_str).collect();
         datapath.retain(&names, &[netns.cookie()], &[])?;
         let status = Pins::open(&root)?.status()?;
@@ -111,7 +112,8 @@ fn everything_attaches_is_taken_over_and_goes() -> Result<()> {
     assert_eq!(root.metadata()?.permissions().mode() & 0o777, 0o700);
     // Without steers, the kernel looks up sockets by itself.
     let mut datapath = Datapath::load(&root, 1000, false, &cgroup()?)?;
-    let names = datapath.attach(&netns, &[("eth0", Job::Unwrap)], false)?;
+    let packets = datapath.load_packets(&netns, &[("eth0", Job::Unwrap)], false)?;
+    let names = datapath.attach(packets)?;
     let names: Vec<_> = names.iter().map(String::as_str).collect();
     datapath.retain(&names, &[netns.cookie()], &[])?;
     assert_eq!(Pins::open(&root)?.status()?.links.len(), 3);

@@ -86,7 +86,10 @@ impl Agent {
         block_in_place(|| adoption::adopt(&state.containers, &directory))
             .unwrap_or_else(|error| warn!("pods are not adopted: {error:#}"));
         let keeper = Keeper::load(&config.agent.pods, pods, names, &mut supervisor)?;
-        block_in_place(|| supervisor.apply(&config))?;
+        block_in_place(|| {
+            let change = supervisor.prepare(&config)?;
+            supervisor.commit(change)
+        })?;
 
         let claims = supervisor.datapath.claims()?;
         let (refusals, refused) = SummarySender::channel(failures);
@@ -248,12 +251,12 @@ impl Agent {
             warn!("changes below [agent] take effect at the next start");
         }
         let applied = block_in_place(|| {
-            self.supervisor.apply(&new)?;
-            self.relays.apply(&new).inspect_err(|_| {
-                if let Err(error) = self.supervisor.apply(&self.config) {
-                    warn!("cannot go back to the former configuration: {error:#}");
-                }
-            })
+            // All that can fail comes first.
+            let change = self.supervisor.prepare(&new)?;
+            let relays = self.relays.prepare(&new)?;
+            self.supervisor.commit(change)?;
+            self.relays.commit(&new, relays);
+            Ok::<_, anyhow::Error>(())
         });
         match applied {
             Ok(()) => {

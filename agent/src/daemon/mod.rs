@@ -2,6 +2,7 @@
 
 mod adoption;
 mod agent;
+mod change;
 mod keeper;
 mod lock;
 mod partial;

@@ -1,5 +1,7 @@
 //! What is in place in one network namespace, or is to be.
 
+use std::collections::BTreeSet;
+
 use agent_common::{
     Namespace,
     node::{Interface, Node},
@@ -10,7 +12,11 @@ use tokio::{sync::mpsc::Sender, task::JoinHandle};
 use tracing::warn;
 
 use super::plan::{self, Place, Rules};
-use crate::{datapath::Job, host::netns::Netns};
+use crate::{
+    datapath::{Job, Packets},
+    host::netns::Netns,
+    route,
+};
 
 /// A network namespace in which something is to be done.
 pub(super) struct Served {
@@ -22,6 +28,12 @@ pub(super) struct Served {
     pub(super) interfaces: Vec<(String, Job, u32)>,
     /// Whether the namespace has steers, which also look up sockets.
     pub(super) steers: bool,
+    /// Ports on which proxies listen.
+    pub(super) proxies: BTreeSet<u16>,
+    /// Rules, routes and sysctls.
+    pub(super) routes: Vec<route::Item>,
+    /// What is to be attached, unless it is already.
+    pub(super) packets: Option<Packets>,
     /// Names of the pins of what is attached.
     pub(super) pins: Vec<String>,
     watch: JoinHandle<()>,
@@ -82,8 +94,25 @@ impl Served {
             netns,
             interfaces,
             steers: !rules.steers.is_empty(),
+            proxies: rules.steers.iter().flat_map(|s| s.to.clone()).collect(),
+            routes: route::items(&rules.steers),
+            packets: None,
             pins: Vec::new(),
             watch,
         })
+    }
+
+    /// What is done on which interface.
+    pub(super) fn jobs(&self) -> Vec<(&str, Job)> {
+        let interfaces = self.interfaces.iter();
+        interfaces
+            .map(|(name, job, _)| (name.as_str(), *job))
+            .collect()
+    }
+
+    /// Whether the same programs are attached to the same of the namespace as in `before`.
+    pub(super) fn is_attached_in(&self, before: &Self) -> bool {
+        let attached = |served: &Self| (served.netns.inode(), served.steers);
+        attached(self) == attached(before) && self.interfaces == before.interfaces
     }
 }

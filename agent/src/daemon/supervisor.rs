@@ -1,23 +1,20 @@
 //! Keeps host, configuration and pods the same, one network namespace after the other.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
-    os::unix::fs::MetadataExt as _,
-    path::Path,
-};
+use std::{collections::BTreeMap, os::unix::fs::MetadataExt as _, path::Path};
 
+use agent_common::unwrap::{UnwrapPort, Versions};
 use anyhow::{Context as _, Result, bail};
 use tokio::{runtime::Handle, sync::mpsc::Sender};
 use tracing::{info, warn};
 
 use super::{
-    plan::Place,
+    plan::{Place, Rules},
     served::{Missing, Served},
     wanted::Wanted,
 };
 use crate::{
-    config::{AccessLogTarget, Config, Steer, keys::KeyFile},
-    datapath::{Datapath, HostRules},
+    config::{AccessLogTarget, Config, keys::KeyFile},
+    datapath::Datapath,
     host::{cgroups::cgroup2_mount, netns::Netns},
     route::{self, Journal},
     workloads::containers::Containers,
@@ -26,14 +23,14 @@ use crate::{
 /// What is in place on this host.
 pub(super) struct Supervisor {
     pub(super) datapath: Datapath,
-    journal: Journal,
+    pub(super) journal: Journal,
     /// What is to be done.
     pub(super) wanted: Wanted,
     /// The keys of signed TOA.
-    keys: Option<KeyFile>,
+    pub(super) keys: Option<KeyFile>,
     /// For the network namespaces of pods in which nothing is to be done.
-    containers: Containers,
-    served: BTreeMap<Place, Served>,
+    pub(super) containers: Containers,
+    pub(super) served: BTreeMap<Place, Served>,
     /// Told the namespace when an interface of a served one changes.
     changed: Sender<Place>,
 }
@@ -62,49 +59,6 @@ impl Supervisor {
         })
     }
 
-    /// Puts this configuration in place, instead of the one that was, and what the pods ask for.
-    ///
-    /// # Errors
-    ///
-    /// When a namespace or an interface is missing, or something cannot be installed; what was in
-    /// place is put back as far as it goes.
-    pub(super) fn apply(&mut self, config: &Config) -> Result<()> {
-        let keys = config.toa.keys.as_deref().map(KeyFile::open);
-        let keys_before = std::mem::replace(&mut self.keys, keys.transpose()?);
-        let before = std::mem::replace(&mut self.wanted.config, config.clone());
-        let applied = self
-            .instruct()
-            .and_then(|()| self.reconcile(Missing::Fails));
-        if applied.is_err() && before != Config::default() {
-            (self.wanted.config, self.keys) = (before, keys_before);
-            self.instruct()
-                .and_then(|()| self.reconcile(Missing::Waits))
-                .unwrap_or_else(|error| warn!("cannot go back to the former rules: {error:#}"));
-        }
-        applied
-    }
-
-    /// Tells the data path what holds for the whole host.
-    fn instruct(&mut self) -> Result<()> {
-        let config = &self.wanted.config;
-        let toa = config.kinds();
-        self.datapath.govern(&HostRules {
-            trust: &config.trust,
-            toa,
-            keys: self.keys.as_ref().map(KeyFile::keys),
-            reveal: &config.reveal,
-            carry: &config.carry_toa,
-            policies: &config.policy,
-        })?;
-        if !toa.is_empty() {
-            self.containers.refresh();
-            for netns in self.containers.namespaces()? {
-                self.datapath.adopt(&netns, 0)?;
-            }
-        }
-        Ok(())
-    }
-
     /// Follows the file with the keys, and the clock by which tags are made.
     pub(super) fn follow_keys(&mut self) -> Result<()> {
         let Some(keys) = &mut self.keys else {
@@ -118,25 +72,26 @@ impl Supervisor {
     ///
     /// # Errors
     ///
-    /// When something cannot be installed, or `missing` says so; then nothing is left in place there.
+    /// When something cannot be installed, or `missing` says so; then what was in place there stays, unless the namespace
+    /// has gone.
     pub(super) fn follow(&mut self, place: &Place, missing: Missing) -> Result<()> {
-        let is_wanted = self.wanted.places().contains(&place.as_deref());
-        let served = if is_wanted {
-            // One thread for all that is done inside.
-            let runtime = Handle::current();
-            Netns::open_or_current(place.as_deref()).and_then(|netns| {
-                netns.clone().run(|| {
-                    let _guard = runtime.enter();
-                    self.serve(place, netns, missing)
-                })
-            })
-        } else {
-            Ok(())
-        };
-        if !is_wanted || served.is_err() {
-            return served.and(self.release(place));
+        if !self.wanted.places().contains(&place.as_deref()) {
+            return self.release(place);
         }
-        served
+        let netns = match Netns::open_or_current(place.as_deref()) {
+            Ok(netns) => netns,
+            Err(error) => return self.release(place).and(Err(error)),
+        };
+        let rules = self.wanted.of(place);
+        // One thread for all that is done inside.
+        let runtime = Handle::current();
+        netns.clone().run(|| {
+            let _guard = runtime.enter();
+            let kind = self.wanted.config.carry_toa.kind;
+            let served = self.survey(place, netns, &rules, kind, missing)?;
+            let former = self.install(place, served)?;
+            self.give_up(place, &former)
+        })
     }
 
     /// Fails with what is missing in the namespace at `place`.
@@ -157,7 +112,7 @@ impl Supervisor {
         }
         let netns = &served.netns;
         self.datapath.check(netns, &served.pins)?;
-        netns.run(|| route::check(netns, &route::items(&rules.steers)))
+        netns.run(|| route::check(netns, &served.routes))
     }
 
     /// Named namespaces that are no longer the ones that are served.
@@ -185,88 +140,98 @@ impl Supervisor {
         Ok(())
     }
 
-    fn reconcile(&mut self, missing: Missing) -> Result<()> {
-        let wanted = self.wanted.places().into_iter();
-        let wanted: BTreeSet<Place> = wanted.map(|p| p.map(Path::to_owned)).collect();
-        let former = self.served.keys().filter(|place| !wanted.contains(place));
-        for place in former.cloned().collect::<Vec<_>>() {
-            self.release(&place)?;
-        }
-        for place in &wanted {
-            // A pod that has gone is no fault of the configuration.
-            let is_pods = place
-                .as_ref()
-                .is_some_and(|path| !self.wanted.is_configured(path));
-            match self.follow(place, if is_pods { Missing::Waits } else { missing }) {
-                Err(error) if missing == Missing::Fails && !is_pods => return Err(error),
-                Err(error) => warn!("{error:#}; waiting for it"),
-                Ok(()) => {}
-            }
-        }
-        // What another agent has left.
-        let places: Vec<_> = self.served.keys().map(Option::as_deref).collect();
-        self.journal.retain(&places)?;
-        let served = || self.served.values();
-        let pins: Vec<_> = served().flat_map(|s| &s.pins).map(String::as_str).collect();
-        let cookies: Vec<_> = served().map(|s| s.netns.cookie()).collect();
-        let ports: Vec<_> = served().flat_map(|s| s.unwraps.clone()).collect();
-        self.datapath.retain(&pins, &cookies, &ports)
-    }
-
-    /// Puts in place what is wanted in a namespace.
-    fn serve(&mut self, place: &Place, netns: Netns, missing: Missing) -> Result<()> {
-        let rules = self.wanted.of(place);
-        let kind = self.wanted.config.carry_toa.kind;
-        let mut served = Served::survey(place, netns, &rules, kind, missing, &self.changed)?;
-        let before = self.served.remove(place);
-        let installed = self.install(&mut served, before, &rules.steers);
-        // Whether or not all of it is there: what is can be taken away.
-        self.served.insert(place.clone(), served);
-        installed
-    }
-
-    fn install(
+    /// Looks at a namespace, and has the kernel take the programs that are to be attached there. Changes nothing.
+    pub(super) fn survey(
         &mut self,
-        served: &mut Served,
-        before: Option<Served>,
-        steers: &[Steer],
-    ) -> Result<()> {
-        let before = match before {
+        place: &Place,
+        netns: Netns,
+        rules: &Rules,
+        kind: u8,
+        missing: Missing,
+    ) -> Result<Served> {
+        let mut served = Served::survey(place, netns, rules, kind, missing, &self.changed)?;
+        let before = self.served.get(place);
+        if !before.is_some_and(|before| served.is_attached_in(before)) {
+            let (jobs, netns) = (served.jobs(), &served.netns);
+            let packets = self.datapath.load_packets(netns, &jobs, served.steers);
+            served.packets = Some(packets.with_context(|| format!("cannot serve {netns}"))?);
+        }
+        Ok(served)
+    }
+
+    /// Puts in place what a survey has found possible in a namespace. Returns what is there besides and is not wanted.
+    ///
+    /// # Errors
+    ///
+    /// When something cannot be installed; then what was in place before is.
+    pub(super) fn install(&mut self, place: &Place, mut served: Served) -> Result<Former> {
+        let before = match self.served.remove(place) {
             Some(before) if before.netns != served.netns => {
                 self.withdraw(&before)?;
                 None
             }
             before => before,
         };
-        let mut is_attached = false;
-        let mut former = Vec::new();
-        if let Some(before) = before {
-            is_attached =
-                (&before.interfaces, before.steers) == (&served.interfaces, served.steers);
-            served.pins.clone_from(&before.pins);
-            former.clone_from(&before.unwraps);
+        let former = before.as_ref().map(Former::of).unwrap_or_default();
+        served.pins.clone_from(&former.pins);
+        let installed = self.put(&mut served);
+        if installed.is_err() {
+            let back = match before {
+                Some(mut before) => {
+                    let back = self.put(&mut before);
+                    self.served.insert(place.clone(), before);
+                    back.and_then(|()| self.give_up(place, &Former::of(&served)))
+                }
+                None => self.withdraw(&served),
+            };
+            back.unwrap_or_else(|error| warn!("cannot go back to what was before: {error:#}"));
+            return installed.map(|()| former);
         }
-        self.datapath.steer(&served.netns, &served.settings)?;
-        let ports: HashSet<u16> = steers.iter().flat_map(|s| s.to.clone()).collect();
-        for port in ports {
-            self.datapath.adopt(&served.netns, port)?;
+        self.served.insert(place.clone(), served);
+        Ok(former)
+    }
+
+    fn put(&mut self, served: &mut Served) -> Result<()> {
+        let netns = &served.netns;
+        self.datapath.steer(netns, &served.settings)?;
+        for port in &served.proxies {
+            self.datapath.adopt(netns, *port)?;
         }
         // Routes before packets: an assigned packet that is routed elsewhere would be lost.
-        self.journal.apply(&served.netns, &route::items(steers))?;
-        self.datapath.unwrap(&former, &served.unwraps)?;
-        let netns = served.netns.cookie();
-        self.datapath.carry_node(netns, &served.nodes)?;
-        if !is_attached {
-            let former = served.pins.clone();
-            self.attach(served)?;
-            let unwanted = former.iter().filter(|name| !served.pins.contains(name));
-            self.datapath.detach(unwanted)?;
+        self.journal.apply(netns, &served.routes)?;
+        self.datapath.unwrap(&[], &served.unwraps)?;
+        self.datapath.carry_node(netns.cookie(), &served.nodes)?;
+        let Some(packets) = served.packets.take() else {
+            return Ok(());
+        };
+        served.pins = packets.pins();
+        let attached = self.datapath.attach(packets);
+        attached.with_context(|| format!("cannot attach to {netns}"))?;
+        let jobs = served.jobs().into_iter();
+        let mut targets: Vec<_> = jobs.map(|(name, job)| format!("{job} {name}")).collect();
+        if served.steers {
+            targets.push("sk_lookup".into());
+        }
+        if !targets.is_empty() {
+            info!("attached in {netns}: {}", targets.join(", "));
         }
         Ok(())
     }
 
+    /// Takes away what was in place in a namespace and is no longer wanted there.
+    fn give_up(&self, place: &Place, former: &Former) -> Result<()> {
+        let Some(served) = self.served.get(place) else {
+            return Ok(());
+        };
+        let unwanted = former.pins.iter();
+        let unwanted = unwanted.filter(|name| !served.pins.contains(name));
+        let detached = self.datapath.detach(unwanted);
+        let unwrapped = self.datapath.unwrap(&former.unwraps, &served.unwraps);
+        detached.and(unwrapped)
+    }
+
     /// Takes away what is in place in a namespace.
-    fn release(&mut self, place: &Place) -> Result<()> {
+    pub(super) fn release(&mut self, place: &Place) -> Result<()> {
         let Some(served) = self.served.remove(place) else {
             return Ok(());
         };
@@ -283,29 +248,20 @@ impl Supervisor {
         let forgotten = self.datapath.forget(served.netns.cookie());
         detached.and(unwrapped).and(forgotten)
     }
+}
 
-    /// Attaches the packet programs.
-    fn attach(&mut self, served: &mut Served) -> Result<()> {
-        if served.interfaces.is_empty() && !served.steers {
-            return Ok(());
+/// What is in place in a namespace beside what is wanted there.
+#[derive(Default)]
+pub(super) struct Former {
+    pins: Vec<String>,
+    unwraps: Vec<(UnwrapPort, Versions)>,
+}
+
+impl Former {
+    fn of(served: &Served) -> Self {
+        Self {
+            pins: served.pins.clone(),
+            unwraps: served.unwraps.clone(),
         }
-        let jobs: Vec<_> = served
-            .interfaces
-            .iter()
-            .map(|(name, job, _)| (name.as_str(), *job))
-            .collect();
-        served.pins = self
-            .datapath
-            .attach(&served.netns, &jobs, served.steers)
-            .with_context(|| format!("cannot attach to {}", served.netns))?;
-        let mut targets: Vec<_> = jobs
-            .iter()
-            .map(|(name, job)| format!("{job} {name}"))
-            .collect();
-        if served.steers {
-            targets.push("sk_lookup".into());
-        }
-        info!("attached in {}: {}", served.netns, targets.join(", "));
-        Ok(())
     }
 }

@@ -18,6 +18,14 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
+    /// What would be wanted with this configuration instead.
+    pub(super) fn with(&self, config: &Config) -> Self {
+        Self {
+            config: config.clone(),
+            pods: self.pods.clone(),
+        }
+    }
+
     /// Pods ask for these rules in the namespace at `path`.
     pub(super) fn set_pod(&mut self, path: &Path, rules: Config) {
         if rules == Config::default() {
@@ -39,7 +47,7 @@ impl Wanted {
     }
 
     /// The namespaces that the configuration itself names.
-    fn configured(&self) -> BTreeSet<Option<&Path>> {
+    pub(super) fn configured(&self) -> BTreeSet<Option<&Path>> {
         let steers = self.config.steer.iter().map(|s| s.netns.as_deref());
         let unwraps = self.config.unwrap.iter().map(|u| u.netns.as_deref());
         let nodes = self.config.carry_node.iter().map(|n| n.netns.as_deref());

@@ -1,13 +1,9 @@
 //! carry: which next hops are told the client.
 
-use agent_common::{
-    names::program,
-    node::{Interface, Node},
-};
+use agent_common::node::{Interface, Node};
 use anyhow::Result;
 
 use super::{
-    cgroups,
     maps::{self, Plain},
     object::Datapath,
 };
@@ -18,13 +14,6 @@ impl Datapath {
     pub(super) fn carry(&self, toa: &CarryToa) -> Result<()> {
         let wanted = toa.to.iter().map(|prefix| (*prefix, toa.kind.into()));
         maps::replace_prefixes(&mut self.pins.carry()?, wanted)
-    }
-
-    /// Attaches what chooses the source of the connections of trusted proxies, and refuses those whose client a
-    /// policy denies. Returns the names of the pins.
-    pub(super) fn attach_source(&mut self) -> Result<Vec<String>> {
-        let programs = [program::SOURCE4, program::SOURCE6];
-        cgroups::attach_to_root(&mut self.object, &self.pins, &self.cgroup, &programs)
     }
 
     /// Says which SYNs are given TOA before the node's own NAT, in the namespace with this cookie.

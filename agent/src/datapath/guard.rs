@@ -9,7 +9,6 @@ use std::{
 use agent_common::{
     Address,
     guard::{self, Prefix, Tally, Verdict},
-    names::program,
     origin::rule_id,
 };
 use anyhow::{Context as _, Result};
@@ -20,7 +19,6 @@ use aya::{
 use nix::libc;
 
 use super::{
-    cgroups,
     maps::{self, NOEXIST, Plain, Policies, PolicyPrefixes, found},
     object::Datapath,
     pins::Pins,
@@ -34,12 +32,6 @@ impl Datapath {
     /// Makes these policies hold and no others.
     pub(super) fn guard(&self, policies: &[Policy]) -> Result<()> {
         replace(&self.pins, policies)
-    }
-
-    /// Attaches what judges connections. Returns the names of the pins.
-    pub(super) fn attach_guard(&mut self) -> Result<Vec<String>> {
-        let programs = [program::GUARD];
-        cgroups::attach_to_root(&mut self.object, &self.pins, &self.cgroup, &programs)
     }
 }
 

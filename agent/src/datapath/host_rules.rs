@@ -2,11 +2,14 @@
 
 use std::path::PathBuf;
 
-use agent_common::toa::Kinds;
+use agent_common::{kernel::Version, names::program, toa::Kinds};
 use anyhow::Result;
 
-use super::object::Datapath;
-use crate::config::{CarryToa, Policy, Reveal, Trust, keys::Keys};
+use super::{cgroups, object::Datapath, programs, reveal};
+use crate::{
+    config::{CarryToa, Policy, Reveal, Trust, keys::Keys},
+    host::kernel,
+};
 
 /// The sections of the configuration that hold for the whole host.
 pub struct HostRules<'a> {
@@ -25,6 +28,26 @@ pub struct HostRules<'a> {
 }
 
 impl Datapath {
+    /// Makes sure that these rules can hold, and changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// When a cgroup is missing, or the kernel refuses a program.
+    pub fn prepare(&mut self, rules: &HostRules<'_>) -> Result<()> {
+        self.proxies(rules.trust)?;
+        for cgroup in self.told(rules.reveal) {
+            cgroups::id(&cgroup)?;
+        }
+        let reveal: &[&str] = match rules.reveal.enabled {
+            true => &reveal::PROGRAMS,
+            false => &[],
+        };
+        for name in needed(rules)?.iter().chain(reveal) {
+            programs::load(&mut self.object, name)?;
+        }
+        Ok(())
+    }
+
     /// Makes these rules hold instead of those before, and attaches the programs that they need. What no rule
     /// needs any more stays until [`Datapath::retain`].
     ///
@@ -32,24 +55,12 @@ impl Datapath {
     ///
     /// When a cgroup is missing, or a program cannot be attached.
     pub fn govern(&mut self, rules: &HostRules<'_>) -> Result<()> {
-        let HostRules { trust, .. } = *rules;
         self.sign(rules.keys)?;
         self.guard(rules.policies)?;
-        self.trust(trust)?;
-        let judges = !rules.policies.is_empty();
-        let mut names = Vec::new();
-        if trust.iter().any(Trust::believes_proxies) {
-            names.extend(self.attach_bind()?);
-            if judges || trust.iter().any(Trust::has_local_source) {
-                names.extend(self.attach_source()?);
-            }
-        }
-        if judges {
-            names.extend(self.attach_guard()?);
-        }
-        if !rules.toa.is_empty() {
-            names.extend(self.attach_hear()?);
-        }
+        self.trust(rules.trust)?;
+        let needed = needed(rules)?;
+        let mut names =
+            cgroups::attach_to_root(&mut self.object, &self.pins, &self.cgroup, &needed)?;
         names.extend(self.attach_reveal(rules.reveal)?);
         self.by_need = names;
         self.carry(rules.carry)?;
@@ -60,4 +71,28 @@ impl Datapath {
     pub(super) fn cgroup_at(&self, path: &str) -> PathBuf {
         self.cgroup.join(path.trim_start_matches('/'))
     }
+}
+
+/// The programs that rules need for every process of the host.
+fn needed(rules: &HostRules<'_>) -> Result<Vec<&'static str>> {
+    let HostRules { trust, .. } = *rules;
+    let judges = !rules.policies.is_empty();
+    let mut needed = Vec::new();
+    if trust.iter().any(Trust::believes_proxies) {
+        // They take the binds of trusted proxies as evidence.
+        needed.extend([program::ASK, program::BIND4, program::BIND6]);
+        if judges || trust.iter().any(Trust::has_local_source) {
+            // They choose the source of the proxies' connections, and refuse those whose client a policy denies.
+            needed.extend([program::SOURCE4, program::SOURCE6]);
+        }
+    }
+    if judges {
+        needed.push(program::GUARD);
+    }
+    // Before Linux 6.12, the kernel cannot show the SYNs that a listener answers which is older than the agent: this
+    // reads TOA on its way there.
+    if !rules.toa.is_empty() && !kernel::running()?.has(Version::ITERATOR_ASKS_FOR_SYNS) {
+        needed.push(program::HEAR);
+    }
+    Ok(needed)
 }

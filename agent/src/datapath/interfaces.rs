@@ -23,20 +23,80 @@ use super::{
 };
 use crate::host::netns::Netns;
 
+/// The packet programs of one network namespace: the kernel has taken them, and they are attached to nothing yet.
+pub struct Packets {
+    object: Ebpf,
+    netns: Netns,
+    /// Interfaces, and what is done there.
+    jobs: Vec<(String, Job)>,
+    /// Whether the namespace has steers, which also look up sockets.
+    steers: bool,
+}
+
+impl Packets {
+    /// Those that do these jobs on interfaces of `netns`, and `sk_lookup` if the namespace has steers.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses one.
+    fn load(mut object: Ebpf, netns: &Netns, jobs: &[(&str, Job)], steers: bool) -> Result<Self> {
+        let packets = jobs.iter().flat_map(|(_, job)| PacketProgram::of(*job));
+        let names = packets.map(|program| program.name);
+        for name in names.chain(steers.then_some(program::LOOKUP)) {
+            programs::load(&mut object, name)?;
+        }
+        // The programs hold their maps, whose descriptors would add up over many namespaces.
+        let maps: Vec<_> = object.maps().map(|(name, _)| name.to_owned()).collect();
+        for map in maps {
+            object.take_map(&map);
+        }
+        let jobs = jobs.iter().map(|(name, job)| ((*name).to_owned(), *job));
+        Ok(Self {
+            object,
+            netns: netns.clone(),
+            jobs: jobs.collect(),
+            steers,
+        })
+    }
+
+    /// Names of the pins that they are going to have.
+    pub fn pins(&self) -> Vec<String> {
+        let inode = self.netns.inode();
+        let packets = self.jobs.iter().flat_map(|(interface, job)| {
+            PacketProgram::of(*job).map(move |p| links::on_interface(p.name, inode, interface))
+        });
+        let lookup = self.steers.then(|| links::of_lookup(inode));
+        packets.chain(lookup).collect()
+    }
+}
+
 impl Datapath {
-    /// Attaches the packet programs to interfaces of `netns`, and `sk_lookup` to the namespace if it has
-    /// steers; what was attached there is replaced. Returns the names of the pins.
-    pub fn attach(
+    /// Loads the packet programs for interfaces of `netns`, and `sk_lookup` if the namespace has steers.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses one.
+    pub fn load_packets(
         &mut self,
         netns: &Netns,
         jobs: &[(&str, Job)],
         steers: bool,
-    ) -> Result<Vec<String>> {
-        let mut object = self.load_for(netns.cookie())?;
+    ) -> Result<Packets> {
+        Packets::load(self.load_for(netns.cookie())?, netns, jobs, steers)
+    }
+
+    /// Attaches packet programs; what was attached to the same interfaces is replaced. Returns the names of the pins.
+    pub fn attach(&self, packets: Packets) -> Result<Vec<String>> {
+        let Packets {
+            mut object,
+            netns,
+            jobs,
+            steers,
+        } = packets;
         let (pins, inode) = (&self.pins, netns.inode());
         netns.run(move || {
             let mut names = Vec::new();
-            for (interface, job) in jobs {
+            for (interface, job) in &jobs {
                 for program in PacketProgram::of(*job) {
                     let attached = attach_packets(&mut object, pins, inode, interface, program);
                     names.push(attached.with_context(|| format!("cannot attach to {interface}"))?);
@@ -104,7 +164,6 @@ pub(super) fn detach(pins: &Pins, name: &str) -> Result<()> {
 /// the pin.
 fn attach_lookup(object: &mut Ebpf, pins: &Pins, netns: u64) -> Result<String> {
     let here = File::open("/proc/thread-self/ns/net")?;
-    programs::load(object, program::LOOKUP)?;
     let lookup: &mut SkLookup = programs::named(object, program::LOOKUP)?;
     let id = lookup.attach(&here)?;
     let link = FdLink::from(lookup.take_link(id)?);
@@ -122,7 +181,6 @@ fn attach_packets(
     interface: &str,
     program: &PacketProgram,
 ) -> Result<String> {
-    programs::load(object, program.name)?;
     let classifier: &mut SchedClassifier = programs::named(object, program.name)?;
     let pin = links::on_interface(program.name, netns, interface);
     if replace(classifier, &pins.link_path(&pin)) {

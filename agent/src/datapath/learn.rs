@@ -3,10 +3,7 @@
 use std::time::Duration;
 
 use agent_common::{
-    Address,
-    kernel::Version,
-    names::program,
-    tag,
+    Address, tag,
     toa::Kinds,
     trust::{LocalProxy, LocalSource},
 };
@@ -21,14 +18,11 @@ use super::{
     maps::{self, Plain, found},
     object::Datapath,
 };
-use crate::{
-    config::{Proxy, Speakers, Trust, TrustedSenders, keys::Keys},
-    host::kernel,
-};
+use crate::config::{Proxy, Speakers, Trust, TrustedSenders, keys::Keys};
 
 /// Local proxies that rules believe, as the maps hold them.
 #[derive(Default)]
-struct Proxies {
+pub(super) struct Proxies {
     uids: Vec<(u32, Plain<LocalProxy>)>,
     cgroups: Vec<(u64, Plain<LocalProxy>)>,
     sources: Vec<(Plain<LocalSource>, Plain<Address>)>,
@@ -77,7 +71,11 @@ impl Datapath {
     }
 
     /// The local proxies that the rules believe.
-    fn proxies(&self, rules: &[Trust]) -> Result<Proxies> {
+    ///
+    /// # Errors
+    ///
+    /// When a cgroup is missing.
+    pub(super) fn proxies(&self, rules: &[Trust]) -> Result<Proxies> {
         let mut all = Proxies::default();
         for rule in rules {
             let Speakers::Proxies {
@@ -119,20 +117,5 @@ impl Datapath {
     /// Says what is taken for TOA.
     pub(super) fn read_toa(&self, kinds: Kinds) -> Result<()> {
         Ok(self.pins.toa()?.set(0, Plain(kinds), 0)?)
-    }
-
-    /// Attaches what reads TOA on its way to a listener, where the kernel cannot show the SYNs that a listener answers
-    /// which is older than the agent. Returns the names of the pins.
-    pub(super) fn attach_hear(&mut self) -> Result<Vec<String>> {
-        if kernel::running()?.has(Version::ITERATOR_ASKS_FOR_SYNS) {
-            return Ok(Vec::new());
-        }
-        cgroups::attach_to_root(&mut self.object, &self.pins, &self.cgroup, &[program::HEAR])
-    }
-
-    /// Attaches what takes the binds of trusted proxies as evidence. Returns the names of the pins.
-    pub(super) fn attach_bind(&mut self) -> Result<Vec<String>> {
-        let programs = [program::ASK, program::BIND4, program::BIND6];
-        cgroups::attach_to_root(&mut self.object, &self.pins, &self.cgroup, &programs)
     }
 }

@@ -32,6 +32,7 @@ mod unwrap;
 
 pub use events::{Diagnostics, Events};
 pub use host_rules::HostRules;
+pub use interfaces::Packets;
 pub use jobs::Job;
 pub use object::Datapath;
 pub use pins::Pins;

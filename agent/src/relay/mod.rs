@@ -19,7 +19,12 @@ mod refuse;
 mod service;
 mod upstream;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    net::{SocketAddr, TcpListener},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use anyhow::{Context as _, Result};
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -46,6 +51,9 @@ pub struct Relays {
     runtimes: HashMap<u64, Runtime>,
 }
 
+/// For each relay of a configuration, its listening socket and the runtime that is to serve it; `None`: it listens already.
+pub struct Prepared(Vec<Option<(TcpListener, Handle)>>);
+
 impl Relays {
     /// No relay yet. The relays keep the TLVs of PROXY headers in `tlvs`, and send to `summaries` what they refuse
     /// and which requests they serve.
@@ -65,30 +73,45 @@ impl Relays {
         }
     }
 
-    /// Makes the relays those of this configuration. Connections in progress go on as they are, and a listener
-    /// that stays misses no connection. Must be called within the async runtime, where blocking is allowed.
+    /// Makes the relays those of this configuration, see [`Relays::prepare`] and [`Relays::commit`].
     ///
     /// # Errors
     ///
     /// When a relay cannot listen; then nothing has changed.
     pub fn apply(&mut self, config: &Config) -> Result<()> {
+        let prepared = self.prepare(config)?;
+        self.commit(config, prepared);
+        Ok(())
+    }
+
+    /// Has every relay of this configuration that is new listen. Nobody is served by them yet. Must be called within the
+    /// async runtime, where blocking is allowed.
+    ///
+    /// # Errors
+    ///
+    /// When a relay cannot listen; then nothing has changed.
+    pub fn prepare(&mut self, config: &Config) -> Result<Prepared> {
         // A namespace whose relays and connections are gone needs no threads.
         self.runtimes
             .retain(|_, runtime| runtime.metrics().num_alive_tasks() > 0);
-        let key = |relay: &Relay| (relay.netns.clone(), relay.listen);
-        let mut new = Vec::new();
+        let mut bound = Vec::new();
         for relay in &config.relay {
             let is_it = |l: &Listener| l.key == key(relay) && !l.is_outdated();
-            let bound = match self.listeners.iter().any(is_it) {
+            bound.push(match self.listeners.iter().any(is_it) {
                 true => None,
                 false => Some(self.bind(relay)?),
-            };
-            new.push((relay, bound));
+            });
         }
+        Ok(Prepared(bound))
+    }
+
+    /// Makes the relays those of this configuration, for which `prepared` was made. Connections in progress go on as they
+    /// are, and a listener that stays misses no connection.
+    pub fn commit(&mut self, config: &Config, prepared: Prepared) {
         let senders = Arc::new(TrustedSenders::new(&config.trust));
         descriptors::raise_limit(config.relay.iter().map(|relay| relay.max_connections));
         let mut before = std::mem::take(&mut self.listeners);
-        for (relay, bound) in new {
+        for (relay, bound) in config.relay.iter().zip(prepared.0) {
             let service = Arc::new(self.service(relay, senders.clone()));
             match bound {
                 Some((socket, handle)) => {
@@ -106,7 +129,6 @@ impl Relays {
                 }
             }
         }
-        Ok(())
     }
 
     /// Whether a relay listens in a namespace whose path names another one by now.
@@ -140,7 +162,7 @@ impl Relays {
     }
 
     /// Binds a relay's listening socket; the result includes the runtime that is to serve it.
-    fn bind(&mut self, relay: &Relay) -> Result<(std::net::TcpListener, Handle)> {
+    fn bind(&mut self, relay: &Relay) -> Result<(TcpListener, Handle)> {
         let claims = &*self.claims;
         let listen = || {
             listener::listen(relay.listen, claims)
@@ -173,6 +195,11 @@ impl Relays {
         self.runtimes.insert(netns.cookie(), runtime);
         Ok(handle)
     }
+}
+
+/// What tells one relay of a configuration from the next, whatever else changes.
+fn key(relay: &Relay) -> (Option<PathBuf>, SocketAddr) {
+    (relay.netns.clone(), relay.listen)
 }
 
 impl Drop for Relays {

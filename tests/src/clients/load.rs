@@ -258,7 +258,8 @@ impl Outcome {
         Ok(())
     }
 
-    fn kept(&self) -> usize {
+    /// Connections whose client's address the application saw.
+    pub fn kept(&self) -> usize {
         self.exact + self.address_only
     }
 }

@@ -1,5 +1,6 @@
 //! Who connects: many clients at a time, requests, PROXY headers, and TCP segment by segment.
 
+pub mod during;
 pub mod exchange;
 pub mod http;
 pub mod load;

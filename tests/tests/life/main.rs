@@ -3,5 +3,6 @@
 mod flood;
 mod readers;
 mod refused;
+mod reload;
 mod restart;
 mod statistics;

@@ -4,12 +4,10 @@
 //! connection came through the proxy: with the client's port it came directly.
 
 use std::path::Path;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use agent_common::Counter;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 use tests::agent::records::{known, no_origins};
 use tests::agent::{Agent, Config, Steer, truepeer};
@@ -72,33 +70,14 @@ impl<'a> Stage<'a> {
         self.load().run(&self.sidecar.client).all_exact()
     }
 
-    /// Runs `body` while connections are made all the time, the first of which are over when it begins; what became of
-    /// them.
+    /// Runs `body` while connections are made all the time; what became of them.
     fn under_load<T>(&self, body: impl FnOnce() -> Result<T>) -> Result<(T, Outcome)> {
         let load = Load {
             connections: 100,
             concurrent: 20,
             ..self.load()
         };
-        let done = AtomicBool::new(false);
-        let total = Mutex::new(Outcome::default());
-        let result = std::thread::scope(|scope| {
-            scope.spawn(|| {
-                while !done.load(Ordering::Relaxed) {
-                    let outcome = load.run(&self.sidecar.client);
-                    total.lock().expect("not poisoned").merge(outcome);
-                }
-            });
-            let begun = eventually("connections are made", || {
-                let total = total.lock().expect("not poisoned");
-                Ok((total.exact + total.address_only > 0).then_some(()))
-            });
-            let result = begun.and_then(|()| body());
-            done.store(true, Ordering::Relaxed);
-            result
-        });
-        let outcome = total.into_inner().expect("not poisoned");
-        Ok((result.with_context(|| format!("{outcome:?}"))?, outcome))
+        load.during(&self.sidecar.client, |_| body())
     }
 
     /// Nothing of truepeer is left in the pod, and connections go to the application.

@@ -3,14 +3,12 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use agent_common::Counter;
 use anyhow::{Context, Result, ensure};
 use tests::agent::records::{no_origins, none_refused};
 use tests::agent::{Agent, truepeer};
-use tests::clients::load::{Load, Outcome};
+use tests::clients::load::Load;
 use tests::clients::tcp::connect;
 use tests::host::scenario;
 use tests::host::traces::Traces;
@@ -18,7 +16,6 @@ use tests::proxies::proxy_header::with_tlv;
 use tests::proxies::{any, gateway_routes, haproxy};
 use tests::servers::report::{Report, Seen};
 use tests::topology::{Family, Gateway, Sidecar};
-use tests::wait::eventually;
 
 use crate::stage::{in_pod, on_server};
 
@@ -159,36 +156,15 @@ fn agent_killed_and_started() {
         };
         let mut agent = Agent::start(directory, on_server(directory, &gateway, &["8080"])?)?;
         let mut held = load.hold(&gateway.client)?;
-        let done = AtomicBool::new(false);
-        let total = Mutex::new(Outcome::default());
-        let agent = std::thread::scope(|scope| {
-            scope.spawn(|| {
-                while !done.load(Ordering::Relaxed) {
-                    let outcome = load.run(&gateway.client);
-                    total.lock().expect("not poisoned").merge(outcome);
-                }
-            });
-            // The load makes its connections by the hundred.
-            let more = |when: &str| {
-                let made = || total.lock().expect("not poisoned").exact;
-                let before = made();
-                let what = format!("connections {when}");
-                eventually(&what, || Ok((made() > before).then_some(())))
-            };
-            let result = (|| -> Result<Agent> {
-                for _ in 0..3 {
-                    more("with an agent")?;
-                    let config = agent.kill()?;
-                    more("without an agent")?;
-                    agent = Agent::start(directory, config)?;
-                }
-                Ok(agent)
-            })();
-            done.store(true, Ordering::Relaxed);
-            result
-        });
-        let agent = agent?;
-        let outcome = total.into_inner()?;
+        let (agent, outcome) = load.during(&gateway.client, |progress| {
+            for _ in 0..3 {
+                progress.more("with an agent")?;
+                let config = agent.kill()?;
+                progress.more("without an agent")?;
+                agent = Agent::start(directory, config)?;
+            }
+            Ok(agent)
+        })?;
         outcome.all_exact().context("under load")?;
         ensure!(outcome.exact > 500, "{outcome:?}");
         for connection in &mut held {

@@ -159,7 +159,8 @@ fn steer(stage: &Stage<'_>) -> Result<()> {
         ..Range::default()
     };
     datapath.steer(&stage.node, &settings)?;
-    datapath.attach(&stage.node, &[(INTERFACE, Job::Steer)], true)?;
+    let packets = datapath.load_packets(&stage.node, &[(INTERFACE, Job::Steer)], true)?;
+    datapath.attach(packets)?;
     stage.over_each(|family| {
         let target = SocketAddr::new(family.node, PORT);
         let listener = stage.listen(family, PROXY)?;
@@ -268,7 +269,8 @@ fn unwrap(stage: &Stage<'_>) -> Result<()> {
     };
     let versions = Versions(Versions::V1.0 | Versions::V2.0);
     datapath.unwrap(&[], &[(port, versions)])?;
-    datapath.attach(&stage.node, &[(INTERFACE, Job::Unwrap)], false)?;
+    let packets = datapath.load_packets(&stage.node, &[(INTERFACE, Job::Unwrap)], false)?;
+    datapath.attach(packets)?;
     stage.over_each(|family| {
         const TEXT: &[u8] = b"ping";
         let target = SocketAddr::new(family.node, PORT);

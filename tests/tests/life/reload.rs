@@ -1,0 +1,205 @@
+//! A configuration that cannot be taken up leaves everything as it was, with the connections in progress and the new ones.
+
+use std::path::Path;
+
+use agent_common::Counter;
+use anyhow::{Result, ensure};
+use nix::sys::signal::Signal;
+use tests::agent::records::{no_origins, none_refused};
+use tests::agent::{Agent, Carry, CarryNode, Config, Relay, Steer, Trust, Unwrap};
+use tests::clients::load::Load;
+use tests::host::scenario;
+use tests::proxies::own::Proxy;
+use tests::proxies::{any, any_of_family, gateway_routes, haproxy};
+use tests::servers::report::Report;
+use tests::topology::{Family, Gateway};
+
+/// Where headers are taken off.
+const UNWRAPPED: u16 = 8080;
+/// What is steered to a proxy.
+const STEERED: u16 = 8082;
+const PROXY: u16 = 15006;
+const MARK: u32 = 1337;
+/// Where the relays listen, one for each family, and their application.
+const RELAY: u16 = 9000;
+const BEHIND: u16 = 8083;
+/// Where the load balancer listens, one for each family: before headers are taken off, and before the relays.
+const TO_UNWRAPPED: u16 = 15001;
+const TO_RELAY: u16 = 15011;
+/// What the agent says when it stays with the configuration that it has.
+const REFUSED: &str = "configuration is not ";
+
+/// Steer, unwrap and relay on the server.
+fn config(directory: &Path, gateway: &Gateway) -> Result<Config> {
+    let server = &gateway.server;
+    let steer = Steer::new("in", server, &[&STEERED.to_string()], PROXY).on("eth0");
+    let mut config = Config::new(directory, [steer])?;
+    let balancer = Family::ALL.map(|family| Gateway::back(family).to_string());
+    let rules = balancer.map(|address| Trust {
+        source: vec![address],
+        says: vec!["proxy"],
+        ..Trust::default()
+    });
+    config.trust.extend(rules);
+    let unwrapped = UNWRAPPED.to_string();
+    config
+        .unwrap
+        .push(Unwrap::new(server, "eth0", &[&unwrapped]));
+    for (family, port) in Family::ALL.into_iter().zip(RELAY..) {
+        let upstream = (family.localhost(), BEHIND).into();
+        let listen = any_of_family(family, port);
+        config
+            .relay
+            .push(Relay::proxy(server, listen, upstream, "reveal"));
+    }
+    Ok(config)
+}
+
+/// Ways to make a good configuration one that this host cannot have.
+fn bad(good: &Config, gateway: &Gateway) -> Vec<(&'static str, Config)> {
+    let server = &gateway.server;
+    let change = |change: &dyn Fn(&mut Config)| {
+        let mut config = good.clone();
+        // What is good about it is not taken up either: these ports are no longer unwrapped and steered.
+        config.unwrap[0].ports = vec!["8090".into()];
+        config.steer[0].ports = vec!["8091".into()];
+        change(&mut config);
+        config
+    };
+    let gone = |config: &mut Config| {
+        config.unwrap.push(Unwrap {
+            netns: Some("/run/netns/tp-none".into()),
+            ..config.unwrap[0].clone()
+        });
+    };
+    vec![
+        (
+            "with a relay on a port in use",
+            change(&|config| {
+                let upstream = (Family::V4.localhost(), BEHIND).into();
+                let relay = Relay::proxy(server, any(UNWRAPPED), upstream, "reveal");
+                config.relay.push(relay);
+            }),
+        ),
+        (
+            "with a second unwrap on no interface",
+            change(&|config| {
+                config.unwrap.push(Unwrap::new(server, "eth9", &["8009"]));
+            }),
+        ),
+        (
+            "with a misspelt interface of an unwrap",
+            change(&|config| {
+                config.unwrap[0].interface = "eth9".into();
+            }),
+        ),
+        (
+            "with a misspelt interface of a steer",
+            change(&|config| {
+                config.steer[0].interface = Some("eth9".into());
+            }),
+        ),
+        (
+            "with a node on no interface",
+            change(&|config| {
+                config.carry = Some(Carry {
+                    node: vec![CarryNode::new(server, "eth9", &["8009"])],
+                    ..Carry::default()
+                });
+            }),
+        ),
+        ("with no such namespace", change(&gone)),
+        (
+            "with no such cgroup that is trusted",
+            change(&|config| {
+                config.trust.push(Trust::cgroup("/tp-none".into()));
+            }),
+        ),
+        (
+            "with no such cgroup to reveal to",
+            change(&|config| {
+                config.reveal.cgroups = vec!["/tp-none".into()];
+            }),
+        ),
+        (
+            "with no such file of keys",
+            change(&|config| {
+                config.toa.keys = Some("/run/tp-none".into());
+            }),
+        ),
+        (
+            "with a nonsensical port",
+            change(&|config| {
+                config.unwrap[0].ports = vec!["0-70000".into()];
+            }),
+        ),
+    ]
+}
+
+#[test]
+fn what_fails_leaves_no_trace() {
+    scenario(|directory| {
+        let gateway = Gateway::new()?;
+        let _applications =
+            [UNWRAPPED, STEERED, BEHIND].map(|port| Report::start(&gateway.server, any(port)));
+        let mut routes = gateway_routes(TO_UNWRAPPED, UNWRAPPED);
+        let relays = Family::ALL.into_iter().zip(RELAY..);
+        routes.extend(relays.zip(TO_RELAY..).map(|((family, relay), port)| {
+            let target = (Gateway::server(family), relay).into();
+            (any_of_family(family, port), target)
+        }));
+        let options = "send-proxy-v2 proxy-v2-options unique-id";
+        let _balancer = haproxy::telling(directory, &gateway.gateway, options, &routes)?;
+        let _proxy = Proxy::sidecar(&gateway.server, any(PROXY), MARK)?;
+        let agent = Agent::start(directory, config(directory, &gateway)?)?;
+        let load = |targets| Load {
+            connections: 48,
+            concurrent: 12,
+            ..Load::new(targets)
+        };
+        let told = [TO_UNWRAPPED, TO_RELAY].map(Gateway::targets).concat();
+        let (told, steered) = (
+            load(told),
+            load(
+                Family::ALL
+                    .map(|family| (Gateway::server(family), STEERED).into())
+                    .into(),
+            ),
+        );
+        let mut held = told.hold(&gateway.client)?;
+        held.extend(steered.hold(&gateway.client)?);
+        let translated = agent.counter(Counter::UnwrapTranslated)?;
+        ensure!(translated > 0, "no connection is translated");
+        let good = agent.config().clone();
+        let ((_, by_steer), by_header) = told.during(&gateway.client, |told| {
+            steered.during(&gateway.client, |steered| {
+                for (when, config) in bad(&good, &gateway) {
+                    agent.says(REFUSED, || {
+                        config.write()?;
+                        agent.signal(Signal::SIGHUP)
+                    })?;
+                    told.more(when)?;
+                    steered.more(when)?;
+                }
+                let file = good.write()?;
+                agent.says(REFUSED, || {
+                    std::fs::write(&file, "[[unwrap]")?;
+                    agent.signal(Signal::SIGHUP)
+                })?;
+                // What is good is taken up, as ever.
+                agent.reload(&good)?;
+                told.more("with the good configuration again")?;
+                steered.more("with the good configuration again")
+            })
+        })?;
+        by_header.all_exact()?;
+        by_steer.all_kept()?;
+        ensure!(by_steer.exact == 0, "not all by the proxy: {by_steer:?}");
+        for connection in &mut held {
+            connection.ping()?;
+        }
+        drop(held);
+        none_refused(&agent)?;
+        no_origins(&agent)
+    });
+}
