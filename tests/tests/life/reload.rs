@@ -4,6 +4,7 @@ use std::path::Path;
 
 use agent_common::Counter;
 use anyhow::{Result, ensure};
+use ipnet::IpNet;
 use nix::sys::signal::Signal;
 use tests::agent::records::{no_origins, none_refused};
 use tests::agent::{Agent, Carry, CarryNode, Config, Relay, Steer, Trust, Unwrap};
@@ -34,13 +35,8 @@ fn config(directory: &Path, gateway: &Gateway) -> Result<Config> {
     let server = &gateway.server;
     let steer = Steer::new("in", server, &[&STEERED.to_string()], PROXY).on("eth0");
     let mut config = Config::new(directory, [steer])?;
-    let balancer = Family::ALL.map(|family| Gateway::back(family).to_string());
-    let rules = balancer.map(|address| Trust {
-        source: vec![address],
-        says: vec!["proxy"],
-        ..Trust::default()
-    });
-    config.trust.extend(rules);
+    let balancer = Family::ALL.map(|family| IpNet::from(Gateway::back(family)));
+    config.trust.extend(Trust::saying(&["proxy"], balancer));
     let unwrapped = UNWRAPPED.to_string();
     config
         .unwrap
