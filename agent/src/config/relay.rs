@@ -45,8 +45,8 @@ pub struct Relay {
     pub protocol: Protocol,
     /// How long a PROXY header or the head of a request may take.
     pub header_timeout: Duration,
-    /// How long a connection may be silent in both directions.
-    pub idle_timeout: Duration,
+    /// How long a connection may be silent in both directions; `None`: for ever.
+    pub idle_timeout: Option<Duration>,
     /// How many connections may be open at a time.
     pub max_connections: u32,
 }
@@ -110,6 +110,11 @@ impl Relay {
     /// Its name in output; unique in its network namespace.
     pub fn name(&self) -> String {
         format!("relay {}", self.listen)
+    }
+
+    /// Whether its connections speak for the clients, to applications and policies of this host or by TOA.
+    pub fn speaks(&self) -> bool {
+        matches!(self.send, Send::Reveal | Send::Transparent | Send::Toa)
     }
 
     /// The steer whose mark-and-route brings the upstream's answers to spoofed clients back, as for a sidecar's proxy.
@@ -179,7 +184,22 @@ impl LocatedRelay {
         };
         // "At least 3 seconds to cover a TCP retransmit" (the PROXY protocol's specification, 2).
         let header_timeout = seconds("header_timeout", 5, problems);
-        let idle_timeout = seconds("idle_timeout", 3600, problems);
+        let idle = section.get("idle_timeout");
+        let idle_timeout = match idle.and_then(|idle| Some((idle.get_ref().as_str()?, idle.span())))
+        {
+            None => Some(seconds("idle_timeout", 3600, problems)),
+            Some(("off", _)) => None,
+            Some((word, span)) => {
+                let help =
+                    "write seconds, such as `idle_timeout = 3600`, or `idle_timeout = \"off\"`";
+                problems.add(
+                    span,
+                    format!("`idle_timeout` cannot be \"{word}\""),
+                    Some(help.into()),
+                );
+                None
+            }
+        };
         let max_connections = section.integer("max_connections", 1..=1 << 20, problems);
 
         let (listen, listen_span) = listen?;

@@ -12,7 +12,7 @@ use super::{
     supervisor::Supervisor,
 };
 use crate::{
-    config::{Config, keys::KeyFile},
+    config::{Config, Relay, keys::KeyFile},
     datapath::HostRules,
     host::netns::Netns,
 };
@@ -137,6 +137,7 @@ fn rules<'a>(config: &'a Config, keys: Option<&'a KeyFile>) -> HostRules<'a> {
         keys: keys.map(KeyFile::keys),
         reveal: &config.reveal,
         carry: &config.carry_toa,
+        relays: config.relay.iter().any(Relay::speaks),
         policies: &config.policy,
     }
 }

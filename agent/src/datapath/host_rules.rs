@@ -23,6 +23,8 @@ pub struct HostRules<'a> {
     pub reveal: &'a Reveal,
     /// Which destinations are sent TOA.
     pub carry: &'a CarryToa,
+    /// Whether a relay speaks for clients.
+    pub relays: bool,
     /// Who may connect.
     pub policies: &'a [Policy],
 }
@@ -81,10 +83,11 @@ fn needed(rules: &HostRules<'_>) -> Result<Vec<&'static str>> {
     if trust.iter().any(Trust::believes_proxies) {
         // They take the binds of trusted proxies as evidence.
         needed.extend([program::ASK, program::BIND4, program::BIND6]);
-        if judges || trust.iter().any(Trust::has_local_source) {
-            // They choose the source of the proxies' connections, and refuse those whose client a policy denies.
-            needed.extend([program::SOURCE4, program::SOURCE6]);
-        }
+    }
+    let speaks = rules.relays || trust.iter().any(Trust::believes_proxies);
+    if judges && speaks || trust.iter().any(Trust::has_local_source) {
+        // They choose the source of the proxies' connections, and refuse those whose client a policy denies.
+        needed.extend([program::SOURCE4, program::SOURCE6]);
     }
     if judges {
         needed.push(program::GUARD);

@@ -1,11 +1,19 @@
 //! When a connection last moved bytes, which its idle timeout is counted from.
 
 use std::{
+    future,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
+use socket2::TcpKeepalive;
 use tokio::time::{self, Instant};
+
+/// When a silent peer is asked whether it is still there, in what intervals, and how often until it counts as gone.
+pub(super) const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(120))
+    .with_interval(Duration::from_secs(30))
+    .with_retries(4);
 
 /// The last time that a connection moved bytes, in either direction.
 pub(super) struct Activity {
@@ -34,14 +42,22 @@ impl Activity {
         self.start + Duration::from_millis(self.last.load(Ordering::Relaxed))
     }
 
-    /// Returns once nothing has moved for `limit`.
-    pub(super) async fn idle_for(&self, limit: Duration) {
+    /// Returns once nothing has moved for `limit`; never if there is none.
+    pub(super) async fn idle_for(&self, limit: Option<Duration>) {
         loop {
-            let end = self.last() + limit;
-            if end <= Instant::now() {
+            let end = limit.map(|limit| self.last() + limit);
+            if end.is_some_and(|end| end <= Instant::now()) {
                 return;
             }
-            time::sleep_until(end).await;
+            until(end).await;
         }
+    }
+}
+
+/// Returns at the deadline; never if there is none.
+pub(super) async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => time::sleep_until(deadline).await,
+        None => future::pending().await,
     }
 }

@@ -7,7 +7,6 @@ use tokio::{net::TcpStream, sync::watch};
 use super::{
     begin::{Beginning, begin},
     copy, http,
-    reason::RefusalReason,
     refuse::{Refused, abandon, refuse, reset},
     service::Service,
     upstream,
@@ -47,10 +46,10 @@ pub(super) async fn serve(
 /// Connects to an upstream, and copies both ways.
 async fn tcp(service: &Service, stream: &TcpStream, peer: SocketAddr, beginning: &Beginning) {
     let upstream = match upstream::open(service, beginning, &beginning.client).await {
-        Ok(Some(upstream)) => upstream,
-        Ok(None) => {
+        Ok(Ok(upstream)) => upstream,
+        Ok(Err(reason)) => {
             let refused = Refused {
-                reason: RefusalReason::Upstream,
+                reason,
                 client: Some(beginning.client),
             };
             return refuse(service, stream, peer, refused);

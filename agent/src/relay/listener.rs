@@ -13,22 +13,18 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use socket2::{Domain, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Socket, Type};
 use tokio::{net::TcpListener, runtime::Handle, sync::watch, task::JoinHandle, time};
 use tracing::{debug, info, warn};
 
 use super::{
-    connection, descriptors, health, reason::RefusalReason, refuse::refuse, service::Service,
+    activity::KEEPALIVE, connection, descriptors, health, reason::RefusalReason, refuse::refuse,
+    service::Service,
 };
 use crate::connections::origins::Claims;
 
 /// How many connections may wait to be accepted. The kernel lowers it to `net.core.somaxconn`.
 const BACKLOG: i32 = 65_535;
-/// When a silent client is asked whether it is still there, in what intervals, and how often until it counts as gone.
-const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
-    .with_time(Duration::from_secs(120))
-    .with_interval(Duration::from_secs(30))
-    .with_retries(4);
 /// How long to wait before the next attempt when the system has no room for another connection.
 const PAUSE: Duration = Duration::from_millis(100);
 

@@ -13,15 +13,17 @@ use tokio::{
 };
 use tracing::debug;
 
-use super::{begin::Beginning, client::Client, service::Service};
+use super::{
+    activity::KEEPALIVE, begin::Beginning, client::Client, reason::RefusalReason, service::Service,
+};
 use crate::config::{Protocol, Send};
 
 /// How long an upstream may take to accept a connection.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Connects to an upstream on the client's behalf, and sends what comes first: the PROXY header if the relay
-/// sends one, and over TCP the payload that was read along with the client's header. `None`: no upstream
-/// could be reached.
+/// sends one, and over TCP the payload that was read along with the client's header. Otherwise returns why no
+/// upstream can be had.
 ///
 /// # Errors
 ///
@@ -30,29 +32,39 @@ pub(super) async fn open(
     service: &Service,
     beginning: &Beginning,
     client: &Client,
-) -> Result<Option<TcpStream>> {
-    let Some(mut upstream) = connect(service, client).await else {
-        return Ok(None);
+) -> Result<Result<TcpStream, RefusalReason>> {
+    let mut upstream = match connect(service, client).await {
+        Ok(upstream) => upstream,
+        Err(reason) => return Ok(Err(reason)),
     };
     let mut first = beginning.next_header(service.relay.send, client);
     if service.relay.protocol == Protocol::Tcp {
         first.extend(beginning.payload());
     }
-    time::timeout(service.relay.idle_timeout, upstream.write_all(&first)).await??;
-    Ok(Some(upstream))
+    let limit = service.relay.idle_timeout.unwrap_or(Duration::MAX);
+    time::timeout(limit, upstream.write_all(&first)).await??;
+    Ok(Ok(upstream))
 }
 
 /// Connects to the upstream that the balancer chooses, or to the next one that answers.
-async fn connect(service: &Service, client: &Client) -> Option<TcpStream> {
+async fn connect(service: &Service, client: &Client) -> Result<TcpStream, RefusalReason> {
+    let mut reason = RefusalReason::Upstream;
     for at in service.balancer.candidates(client.endpoints.source.address) {
         let address = service.balancer.address(at);
         let attempt = time::timeout(CONNECT_TIMEOUT, connect_to(service, address, client));
         match attempt.await.context("timed out").flatten() {
-            Ok(stream) => return Some(stream),
-            Err(error) => debug!("{}: {address}: {error:#}", service.name),
+            Ok(stream) => return Ok(stream),
+            Err(error) => {
+                debug!("{}: {address}: {error:#}", service.name);
+                let error = error.downcast_ref().map(io::Error::kind);
+                if error == Some(io::ErrorKind::PermissionDenied) {
+                    // The data path refuses clients whom a policy of the upstream's port denies.
+                    reason = RefusalReason::Denied;
+                }
+            }
         }
     }
-    None
+    Err(reason)
 }
 
 /// Connects to this upstream, with the client's address as the source if the relay is transparent. A client on
@@ -98,6 +110,7 @@ fn socket(
         TcpSocket::new_v6()?
     };
     socket.set_nodelay(true)?;
+    SockRef::from(&socket).set_tcp_keepalive(&KEEPALIVE)?;
     if let (Some(source), Some(route)) = (source, service.relay.route()) {
         let options = SockRef::from(&socket);
         if source.is_ipv4() {
@@ -109,10 +122,7 @@ fn socket(
         setsockopt(&socket, IpBindAddressNoPort, &true)?;
         socket.bind(source)?;
     }
-    if matches!(
-        service.relay.send,
-        Send::Reveal | Send::Transparent | Send::Toa
-    ) {
+    if service.relay.speaks() {
         let claim = Claim {
             client: client.endpoints.source,
             original_dst: client.endpoints.destination,

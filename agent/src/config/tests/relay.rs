@@ -38,7 +38,7 @@ max_connections = 7
         send: Send::ProxyV2,
         protocol: Protocol::Tcp,
         header_timeout: Duration::from_secs(3),
-        idle_timeout: Duration::from_secs(60),
+        idle_timeout: Some(Duration::from_secs(60)),
         max_connections: 7,
     };
     assert_eq!(config.relay, [expected]);
@@ -91,6 +91,10 @@ fn a_relay_that_cannot_work_is_refused() {
         (
             "idle_timeout = 0",
             &["`idle_timeout` must be between 1 and 86400"],
+        ),
+        (
+            "idle_timeout = \"never\"",
+            &["`idle_timeout` cannot be \"never\"", "\"off\""],
         ),
         (&valid(""), &["two relays listen on [::]:443"]),
     ] {

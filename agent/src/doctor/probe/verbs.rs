@@ -142,6 +142,7 @@ impl Rules {
             keys: None,
             reveal: &self.reveal,
             carry: &self.carry,
+            relays: false,
             policies: &self.policies,
         })
     }

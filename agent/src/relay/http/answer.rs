@@ -7,18 +7,19 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use hyper::{
-    Request, Response, StatusCode,
-    body::Incoming,
-    header::{CONTENT_TYPE, HeaderValue},
-};
+use hyper::{Request, Response, StatusCode, body::Incoming};
 use tracing::debug;
 
 use super::{
-    body::Body, exchange::Exchange, headers, local_reply::LocalReply, pool::Pool, session::Session,
+    body::Body,
+    exchange::Exchange,
+    expect, headers,
+    local_reply::{LocalReply, denied},
+    pool::Pool,
+    session::Session,
     tunnel::tunnel,
 };
-use crate::relay::{metrics::Direction, reason::RefusalReason};
+use crate::relay::metrics::Direction;
 
 /// Answers the requests of one client's connection.
 pub(super) struct Responder {
@@ -45,19 +46,14 @@ impl Responder {
     ) -> Result<Response<Body>, Infallible> {
         let (client, address) = self.session.client(request.headers());
         let exchange = Arc::new(Exchange::begin(&self.session, client, &request));
+        let is_grpc = headers::is_grpc(&request);
         let response = match self.pass_on(&exchange, address, request).await {
             Ok(response) => {
                 let exchange = exchange.clone();
                 response.map(|body| Body::passing(body, exchange, Direction::Downstream))
             }
-            Err(LocalReply(status, text)) => {
-                let body = Body::text(format!("{text}\n"), exchange.clone());
-                let mut response = Response::new(body);
-                *response.status_mut() = status;
-                let plain = HeaderValue::from_static("text/plain");
-                response.headers_mut().insert(CONTENT_TYPE, plain);
-                response
-            }
+            Err(reply) if is_grpc => reply.to_grpc(exchange.clone()),
+            Err(reply) => reply.to_http(exchange.clone()),
         };
         exchange.answered(response.status());
         Ok(response)
@@ -90,8 +86,11 @@ impl Responder {
             session.peer(),
         )?;
         let from_client = hyper::upgrade::on(&mut request);
-        let request =
-            request.map(|body| Body::passing(body, exchange.clone(), Direction::Upstream));
+        let gate = expect::waits(request.headers()).then(|| expect::gate(&mut request));
+        let request = request.map(|body| {
+            let body = Body::passing(body, exchange.clone(), Direction::Upstream);
+            gate.into_iter().fold(body, Body::behind)
+        });
         let idle = session.service.relay.idle_timeout;
         let mut response = tokio::select! {
             response = self.pool.send(session, &exchange.client, request) => response?,
@@ -124,11 +123,7 @@ fn allow(exchange: &Exchange) -> Result<(), LocalReply> {
     let port = exchange.session.beginning.ends.destination.port;
     match service.claims.allows(client, port) {
         Ok(true) => Ok(()),
-        Ok(false) => {
-            service.metrics.refused(RefusalReason::Denied);
-            let text = "a policy denies the client";
-            Err(LocalReply(StatusCode::FORBIDDEN, text))
-        }
+        Ok(false) => Err(denied(service)),
         Err(error) => {
             debug!("{}: {error:#}", service.name);
             let text = "the policy cannot be asked";

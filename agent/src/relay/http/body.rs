@@ -9,11 +9,13 @@ use std::{
 use http_body_util::{Either, Full};
 use hyper::body::{Body as HttpBody, Bytes, Frame, Incoming, SizeHint};
 
-use super::exchange::Exchange;
+use super::{exchange::Exchange, expect::Gate};
 use crate::relay::metrics::Direction;
 
 /// The body of a request or an answer. It keeps its exchange from ending.
 pub(super) struct Body {
+    /// What must come before it is read; `None`: nothing any more.
+    gate: Option<Gate>,
     inner: Either<Incoming, Full<Bytes>>,
     exchange: Arc<Exchange>,
     direction: Direction,
@@ -23,6 +25,7 @@ impl Body {
     /// A body that passes through.
     pub(super) fn passing(inner: Incoming, exchange: Arc<Exchange>, direction: Direction) -> Self {
         let body = Self {
+            gate: None,
             inner: Either::Left(inner),
             exchange,
             direction,
@@ -31,9 +34,18 @@ impl Body {
         body
     }
 
+    /// Nothing of it is read before the gate opens.
+    pub(super) fn behind(self, gate: Gate) -> Self {
+        Self {
+            gate: Some(gate),
+            ..self
+        }
+    }
+
     /// A text of the relay's own for the client.
     pub(super) fn text(text: String, exchange: Arc<Exchange>) -> Self {
         Self {
+            gate: None,
             inner: Either::Right(Full::from(text)),
             exchange,
             direction: Direction::Downstream,
@@ -57,6 +69,10 @@ impl HttpBody for Body {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        if let Some(gate) = &mut self.gate {
+            ready!(gate.as_mut().poll(context));
+            self.gate = None;
+        }
         let frame = ready!(Pin::new(&mut self.inner).poll_frame(context));
         if let Some(Ok(frame)) = &frame {
             let bytes = frame.data_ref().map_or(0, Bytes::len);

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use hyper::{
     HeaderMap, Request, StatusCode, Version,
     header::{
-        CONNECTION, EXPECT, FORWARDED, HOST, HeaderName, HeaderValue, TE, TRANSFER_ENCODING,
+        CONNECTION, CONTENT_TYPE, FORWARDED, HOST, HeaderName, HeaderValue, TE, TRANSFER_ENCODING,
         UPGRADE,
     },
     http::uri::{PathAndQuery, Uri},
@@ -55,6 +55,12 @@ pub(super) fn check<B>(request: &Request<B>) -> Result<(), LocalReply> {
             "CONNECT is not supported",
         ));
     }
+    if is_grpc(request) {
+        return Err(LocalReply(
+            StatusCode::NOT_IMPLEMENTED,
+            "upstreams get HTTP/1.1, which cannot carry gRPC: relay it with protocol = tcp",
+        ));
+    }
     if hosts > 1 {
         return bad("more than one Host");
     }
@@ -76,6 +82,13 @@ pub(super) fn check<B>(request: &Request<B>) -> Result<(), LocalReply> {
         return bad("Connection names a header of the client's address");
     }
     Ok(())
+}
+
+/// Whether this is a call of gRPC, which needs HTTP/2 from end to end.
+pub(super) fn is_grpc<B>(request: &Request<B>) -> bool {
+    let kind = request.headers().get(CONTENT_TYPE);
+    request.version() == Version::HTTP_2
+        && kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }
 
 /// The protocol that a request or an answer switches to. HTTP/2 does not count, as the requests inside would
@@ -147,8 +160,6 @@ pub(super) fn pass_on<B>(
 
     let mut addresses = forwarded_for(headers);
     end_hop(headers, upgrade);
-    // hyper has told the client to continue.
-    headers.remove(EXPECT);
     match authority {
         Some(authority) => drop(headers.insert(HOST, value(authority.as_bytes())?)),
         // Only a request of HTTP/1.0 may come without one.

@@ -6,6 +6,7 @@
 mod answer;
 mod body;
 mod exchange;
+mod expect;
 mod headers;
 mod hops;
 mod io;
@@ -101,6 +102,8 @@ pub(super) async fn serve(
     } else {
         let connection = conn::http1::Builder::new()
             .max_header_size(MAX_HEAD)
+            // A client may end its side once it has asked.
+            .half_close(true)
             .serve_connection(TokioIo::new(io), answers)
             .with_upgrades();
         let limits = (Some(header_timeout), idle_timeout);
@@ -141,7 +144,7 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
     end: fn(Pin<&mut C>),
     session: &Session,
     settings: &mut watch::Receiver<Arc<Service>>,
-    (header_timeout, idle_timeout): (Option<Duration>, Duration),
+    (header_timeout, idle_timeout): (Option<Duration>, Option<Duration>),
 ) -> Option<Expired> {
     let mut connection = pin!(connection);
     let mut is_ending = false;

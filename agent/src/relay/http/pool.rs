@@ -10,10 +10,15 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tracing::debug;
 
-use super::{body::Body, headers::MAX_HEAD, local_reply::LocalReply, session::Session};
+use super::{
+    body::Body,
+    headers::MAX_HEAD,
+    local_reply::{LocalReply, denied},
+    session::Session,
+};
 use crate::{
     config::Send,
-    relay::{client::Client, upstream},
+    relay::{client::Client, reason::RefusalReason, upstream},
 };
 
 /// How many connections to upstreams a client's connection keeps for further requests.
@@ -90,8 +95,9 @@ async fn connect(session: &Session, client: &Client) -> Result<SendRequest<Body>
         "no upstream can be reached",
     );
     let stream = match upstream::open(&session.service, &session.beginning, client).await {
-        Ok(Some(stream)) => stream,
-        Ok(None) => return Err(unavailable),
+        Ok(Ok(stream)) => stream,
+        Ok(Err(RefusalReason::Denied)) => return Err(denied(&session.service)),
+        Ok(Err(_)) => return Err(unavailable),
         Err(error) => {
             debug!("{}: {error:#}", session.service.name);
             return Err(unavailable);

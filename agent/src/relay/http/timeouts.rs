@@ -2,12 +2,9 @@
 
 use std::{sync::Mutex, time::Duration};
 
-use tokio::{
-    sync::Notify,
-    time::{self, Instant},
-};
+use tokio::{sync::Notify, time::Instant};
 
-use crate::relay::activity::Activity;
+use crate::relay::activity::{Activity, until};
 
 /// By how much a connection with a request in progress outlives the idle timeout, so that the client can be
 /// told that the request took too long.
@@ -71,22 +68,23 @@ impl Timeouts {
     }
 
     /// Returns once something has taken too long: a head longer than `head`, or the next byte longer than
-    /// `idle`. Without `head`, only the next byte counts.
-    pub(super) async fn expired(&self, head: Option<Duration>, idle: Duration) -> Expired {
+    /// `idle`. What has no limit does not count.
+    pub(super) async fn expired(&self, head: Option<Duration>, idle: Option<Duration>) -> Expired {
         loop {
             let (deadline, what) = {
                 let waiting = self.waiting.lock().expect("no holder panics");
+                let idle = |more| idle.map(|limit| self.activity.last() + limit + more);
                 match (waiting.requests, waiting.head, head) {
-                    (0, Some(since), Some(limit)) => (since + limit, Expired::Head),
-                    (0, ..) => (self.activity.last() + idle, Expired::Idle),
-                    _ => (self.activity.last() + idle + GRACE, Expired::Idle),
+                    (0, Some(since), Some(limit)) => (Some(since + limit), Expired::Head),
+                    (0, ..) => (idle(Duration::ZERO), Expired::Idle),
+                    _ => (idle(GRACE), Expired::Idle),
                 }
             };
-            if deadline <= Instant::now() {
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 return what;
             }
             tokio::select! {
-                () = time::sleep_until(deadline) => {}
+                () = until(deadline) => {}
                 () = self.head_begins.notified() => {}
             }
         }

@@ -1,8 +1,8 @@
 //! Requests over HTTP/1.1, byte by byte: what goes on to the upstream, and what the relay answers itself.
 
 use std::{
-    io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream},
+    io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     thread,
     time::{Duration, Instant},
 };
@@ -283,4 +283,61 @@ async fn a_policy_denies_requests_and_not_the_gateway() {
         };
         client.read_exact(&mut vec![0; length]).unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_may_end_its_side_once_it_has_asked() {
+    let fixture = relay(OK);
+    let mut client = connect(fixture.relay);
+    client
+        .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        .unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("ok"),
+        "{answer:?}"
+    );
+}
+
+const EXPECTING: &[u8] =
+    b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_upstream_says_whether_the_client_is_to_continue() {
+    let fixture = Fixture::new(LINES);
+    let mut client = connect(fixture.relay);
+    client.write_all(EXPECTING).unwrap();
+    let (mut server, _) = fixture.server.accept().unwrap();
+    assert!(head(&server).contains("expect: 100-continue"));
+    // Before the upstream has said so, nobody tells the client.
+    client.set_nonblocking(true).unwrap();
+    thread::sleep(Duration::from_millis(100));
+    let early = client.read(&mut [0]).unwrap_err();
+    assert_eq!(early.kind(), ErrorKind::WouldBlock);
+    client.set_nonblocking(false).unwrap();
+    server.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").unwrap();
+    assert!(head(&client).starts_with("HTTP/1.1 100 "));
+    client.write_all(b"ab").unwrap();
+    server.read_exact(&mut [0; 2]).unwrap();
+    server.write_all(OK).unwrap();
+    assert!(head(&client).starts_with("HTTP/1.1 200 "));
+
+    // One that refuses the body never gets it, and the client is told nothing else.
+    let mut client = connect(fixture.relay);
+    client.write_all(EXPECTING).unwrap();
+    let (mut server, _) = fixture.server.accept().unwrap();
+    head(&server);
+    server
+        .write_all(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\n\r\n")
+        .unwrap();
+    assert!(head(&client).starts_with("HTTP/1.1 413 "));
+
+    // One that does not know the question waits for the body.
+    let mut client = connect(fixture.relay);
+    client.write_all(EXPECTING).unwrap();
+    let (server, _) = fixture.server.accept().unwrap();
+    head(&server);
+    assert!(head(&client).starts_with("HTTP/1.1 100 "));
 }
