@@ -61,7 +61,12 @@ pub struct Answer {
 impl Client {
     /// Connects from `netns`.
     pub fn connect(netns: &Netns, target: SocketAddr) -> Result<Self> {
-        Ok(Self(BufReader::new(connect(netns, target)?)))
+        Ok(Self::over(connect(netns, target)?))
+    }
+
+    /// Speaks over a connection that is established.
+    pub fn over(stream: TcpStream) -> Self {
+        Self(BufReader::new(stream))
     }
 
     /// Its own end.

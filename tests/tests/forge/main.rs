@@ -1,4 +1,5 @@
 //! forge: nobody names a client whom no rule lets him name, and the honest beside him are told as ever.
 
 mod headers;
+mod pairs;
 mod processes;

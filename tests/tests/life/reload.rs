@@ -136,8 +136,9 @@ fn bad(good: &Config, gateway: &Gateway) -> Vec<(&'static str, Config)> {
 fn what_fails_leaves_no_trace() {
     scenario(|directory| {
         let gateway = Gateway::new()?;
-        let _applications =
-            [UNWRAPPED, STEERED, BEHIND].map(|port| Report::start(&gateway.server, any(port)));
+        let applications = [UNWRAPPED, STEERED, BEHIND].into_iter();
+        let applications = applications.map(|port| Report::start(&gateway.server, any(port)));
+        let _applications = applications.collect::<Result<Vec<_>>>()?;
         let mut routes = gateway_routes(TO_UNWRAPPED, UNWRAPPED);
         let relays = Family::ALL.into_iter().zip(RELAY..);
         routes.extend(relays.zip(TO_RELAY..).map(|((family, relay), port)| {

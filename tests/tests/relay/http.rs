@@ -194,6 +194,14 @@ fn http2_and_the_proxy_protocol() {
                 "{told:?}"
             );
 
+            // What its upstream cannot carry is told as the client's protocol tells it.
+            let call = ["-i", "-H", "Content-Type: application/grpc", "-d", ""];
+            let told = curl(&topology.gateway, back, &url, &[&more[..], &call].concat())?;
+            ensure!(
+                told.starts_with("HTTP/2 200") && told.contains("grpc-status: 12"),
+                "{told}"
+            );
+
             // The header's client is a proxy that is trusted in its turn, or not.
             for (proxy, is_trusted) in [(client_of(family), true), (family_other(family), false)] {
                 let mut client = Client::connect(&topology.gateway, relay_of(family))?;

@@ -1,6 +1,7 @@
 //! What lasts on the relay's HTTP connections: bodies, other protocols, the agent's end; and what is refused.
 
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use anyhow::ensure;
 use ipnet::IpNet;
@@ -11,9 +12,12 @@ use tests::clients::http::Client;
 use tests::host::scenario;
 use tests::servers::web::Web;
 use tests::topology::{Family, Gateway};
-use tests::wait::eventually;
+use tests::wait::{Limit, eventually};
 
 use crate::stage::for_http;
+
+/// Whoever is refused before it has reached the upstream waits for less than it takes to repeat a SYN.
+const AT_ONCE: Limit = Limit::millis(900);
 
 #[test]
 fn bodies_stream_and_protocols_change() {
@@ -104,9 +108,9 @@ fn what_tells_the_client_and_what_ends_with_the_agent() {
     });
 }
 
-/// The gateway connects in the name of nobody; it is the clients of its requests that a policy judges.
-#[test]
-fn a_policy_judges_each_request() {
+/// The gateway connects in the name of nobody; it is the clients of its requests that a policy judges: one of the relays'
+/// ports, or one of the application's, whose refusal is the relay's at once.
+fn judges_each_request(ports: &str) {
     scenario(|directory| {
         let topology = Gateway::new()?;
         let _web = Web::echo(directory, &topology.server, APPLICATION)?;
@@ -115,7 +119,7 @@ fn a_policy_judges_each_request() {
         let [denied, allowed] = [1, 2].map(|n| Family::ALL.map(|family| family.client(n)));
         config.policy.push(Policy {
             name: "denied".into(),
-            ports: vec![format!("{RELAY}-{}", RELAY + 1)],
+            ports: vec![ports.into()],
             allow: Vec::new(),
             deny: denied.map(|client| IpNet::from(client).to_string()).into(),
         });
@@ -127,12 +131,25 @@ fn a_policy_judges_each_request() {
                     for client in clients {
                         let head = format!("Host: a\r\nX-Forwarded-For: {client}\r\n\r\n");
                         gateway.send(format!("GET / HTTP/1.1\r\n{head}").as_bytes())?;
+                        let asked = Instant::now();
                         let answer = gateway.answer()?;
                         ensure!(answer.status == status, "{client}: {answer:?}");
+                        let took = asked.elapsed();
+                        ensure!(took < AT_ONCE.here(), "{client}: {took:?}; {AT_ONCE}");
                     }
                 }
             }
         }
         no_origins(&agent)
     });
+}
+
+#[test]
+fn a_policy_judges_each_request() {
+    judges_each_request(&format!("{RELAY}-{}", RELAY + 1));
+}
+
+#[test]
+fn a_policy_of_the_application_judges_each_request() {
+    judges_each_request(&APPLICATION.to_string());
 }
