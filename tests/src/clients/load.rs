@@ -11,7 +11,7 @@ use crate::host::netns::Netns;
 use crate::servers::report::Seen;
 use crate::servers::web;
 use crate::topology::Family;
-use crate::wait::SOON;
+use crate::wait::{Limit, SOON};
 
 /// What the client sends and [`crate::servers::report::Report`] echoes.
 pub const PING: &[u8] = b"ping\n";
@@ -150,11 +150,20 @@ impl Connection {
 
 /// Connects from the calling thread's namespace, from this address and port.
 pub fn connect(source: SocketAddr, target: SocketAddr) -> io::Result<TcpStream> {
+    connect_within(source, target, SOON)
+}
+
+/// Connects from the calling thread's namespace, from this address and port, within `limit`.
+pub fn connect_within(
+    source: SocketAddr,
+    target: SocketAddr,
+    limit: Limit,
+) -> io::Result<TcpStream> {
     let domain = Domain::for_address(target);
     let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.bind(&source.into())?;
-    socket.connect_timeout(&target.into(), SOON.here())?;
+    socket.connect_timeout(&target.into(), limit.here())?;
     socket.set_read_timeout(Some(SOON.here()))?;
     Ok(socket.into())
 }

@@ -20,12 +20,15 @@ use tests::proxies::proxy_header::v2;
 use tests::servers::report::Report;
 use tests::servers::web::Web;
 use tests::topology::{Family, Gateway};
+use tests::wait::{Limit, SOON};
 
 /// How many connections each of the speakers makes, by each way; by default [`ENOUGH`].
 const CONNECTIONS: &str = "TRUEPEER_CONNECTIONS";
-const ENOUGH: u32 = 12;
+const ENOUGH: u32 = 6;
 /// Of each kind of speaker so many are at it at a time.
 const CONCURRENT: u32 = 3;
+/// How long a stranger waits for an answer to his SYN: a policy does not answer.
+const PATIENCE: Limit = Limit::millis(300);
 /// The number of the load balancer among the client's addresses, which the rule "edge" is about.
 const BALANCER: usize = 50;
 /// The number of the first stranger; there are as many as are at it at a time.
@@ -193,6 +196,7 @@ fn is_refusal(error: &anyhow::Error) -> bool {
         ErrorKind::ConnectionRefused,
         ErrorKind::ConnectionReset,
         ErrorKind::BrokenPipe,
+        ErrorKind::TimedOut,
     ];
     kinds.into_iter().any(|kind| refusals.contains(&kind))
 }
@@ -209,7 +213,9 @@ fn speak(gateway: &Gateway, way: Way, speaker: usize, left: &AtomicU32) -> Resul
                 let what = || format!("{statement:?} by {way:?}, {family:?}, speaker {speaker}");
                 let target = way.target(family, statement as u16);
                 let source = (family.client(speaker), 0).into();
-                let said = load::connect(source, target).map_err(anyhow::Error::from);
+                let patience = if speaker == BALANCER { SOON } else { PATIENCE };
+                let said = load::connect_within(source, target, patience);
+                let said = said.map_err(anyhow::Error::from);
                 let told = match said.and_then(|stream| statement.say(family, stream)) {
                     Ok(told) => Some(told),
                     Err(error) if is_refusal(&error) => None,
