@@ -270,7 +270,7 @@ fn judged(way: Way) {
         std::thread::scope(|scope| {
             let workers: Vec<_> = (0..CONCURRENT as usize)
                 .flat_map(|n| [(STRANGER + n, &strangers), (BALANCER, &balancers)])
-                .map(|(speaker, left)| scope.spawn(move || speak(&gateway, way, speaker, left)))
+                .map(|(speaker, left)| scope.spawn(move || speak(gateway, way, speaker, left)))
                 .collect();
             let ended = workers
                 .into_iter()

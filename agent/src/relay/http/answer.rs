@@ -11,13 +11,8 @@ use hyper::{Request, Response, StatusCode, body::Incoming};
 use tracing::debug;
 
 use super::{
-    body::Body,
-    exchange::Exchange,
-    expect, headers,
-    local_reply::{LocalReply, denied},
-    pool::Pool,
-    session::Session,
-    tunnel::tunnel,
+    body::Body, exchange::Exchange, expect, headers, local_reply::LocalReply, own_answer,
+    pool::Pool, session::Session, tunnel::tunnel,
 };
 use crate::relay::metrics::Direction;
 
@@ -52,8 +47,16 @@ impl Responder {
                 let exchange = exchange.clone();
                 response.map(|body| Body::passing(body, exchange, Direction::Downstream))
             }
-            Err(reply) if is_grpc => reply.to_grpc(exchange.clone()),
-            Err(reply) => reply.to_http(exchange.clone()),
+            Err(reply) => {
+                if let Some(reason) = reply.refusal() {
+                    self.session.service.metrics.refused(reason);
+                }
+                let answer = match is_grpc {
+                    true => own_answer::of_grpc,
+                    false => own_answer::of_http,
+                };
+                answer(reply, exchange.clone())
+            }
         };
         exchange.answered(response.status());
         Ok(response)
@@ -123,7 +126,7 @@ fn allow(exchange: &Exchange) -> Result<(), LocalReply> {
     let port = exchange.session.beginning.ends.destination.port;
     match service.claims.allows(client, port) {
         Ok(true) => Ok(()),
-        Ok(false) => Err(denied(service)),
+        Ok(false) => Err(LocalReply::DENIED),
         Err(error) => {
             debug!("{}: {error:#}", service.name);
             let text = "the policy cannot be asked";

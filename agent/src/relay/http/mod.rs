@@ -11,6 +11,7 @@ mod headers;
 mod hops;
 mod io;
 mod local_reply;
+mod own_answer;
 mod pool;
 mod session;
 mod timeouts;

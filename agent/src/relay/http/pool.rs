@@ -10,12 +10,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tracing::debug;
 
-use super::{
-    body::Body,
-    headers::MAX_HEAD,
-    local_reply::{LocalReply, denied},
-    session::Session,
-};
+use super::{body::Body, headers::MAX_HEAD, local_reply::LocalReply, session::Session};
 use crate::{
     config::Send,
     relay::{client::Client, reason::RefusalReason, upstream},
@@ -90,13 +85,10 @@ impl Pool {
 
 /// Connects to an upstream on the client's behalf.
 async fn connect(session: &Session, client: &Client) -> Result<SendRequest<Body>, LocalReply> {
-    let unavailable = LocalReply(
-        StatusCode::SERVICE_UNAVAILABLE,
-        "no upstream can be reached",
-    );
+    let unavailable = LocalReply::UNAVAILABLE;
     let stream = match upstream::open(&session.service, &session.beginning, client).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(RefusalReason::Denied)) => return Err(denied(&session.service)),
+        Ok(Err(RefusalReason::Denied)) => return Err(LocalReply::DENIED),
         Ok(Err(_)) => return Err(unavailable),
         Err(error) => {
             debug!("{}: {error:#}", session.service.name);
