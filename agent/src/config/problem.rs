@@ -30,7 +30,8 @@ pub(super) struct Problems(Vec<Problem>);
 struct Problem {
     span: Range<usize>,
     message: String,
-    help: Option<String>,
+    /// Lines.
+    help: Vec<String>,
 }
 
 impl Problems {
@@ -40,6 +41,16 @@ impl Problems {
         span: Range<usize>,
         message: impl Into<String>,
         help: Option<String>,
+    ) {
+        self.add_with_lines(span, message, help.into_iter().collect());
+    }
+
+    /// Adds a problem in place of which several lines are to be written.
+    pub(super) fn add_with_lines(
+        &mut self,
+        span: Range<usize>,
+        message: impl Into<String>,
+        help: Vec<String>,
     ) {
         self.0.push(Problem {
             span,
@@ -80,12 +91,25 @@ impl Problem {
         let column = before.chars().count() + 1;
         let gutter = " ".repeat(number.to_string().len());
         let mut out = format!(
-            "error: {}\n{gutter}--> {file_name}:{number}:{column}\n{gutter} |\n{number} | {line}\n{gutter} | {indent}{carets}",
-            self.message,
+            "error: {}\n{gutter}--> {file_name}:{number}:{column}\n{gutter} |\n{number} | {}\n{gutter} | {indent}{carets}",
+            printable(&self.message),
+            printable(line),
         );
-        if let Some(help) = &self.help {
-            let _ = write!(out, "\n{gutter} = help: {help}");
+        let help: Vec<_> = self.help.iter().map(|line| printable(line)).collect();
+        if !help.is_empty() {
+            let _ = write!(out, "\n{gutter} = help: {}", help.join("\n      "));
         }
         out
     }
+}
+
+/// A line without characters that a terminal would obey: in place of each stands its picture, which is as wide.
+fn printable(line: &str) -> String {
+    let picture = |c: char| match c {
+        '\t' => c,
+        '\0'..='\x1f' => char::from_u32(0x2400 + c as u32).unwrap_or(char::REPLACEMENT_CHARACTER),
+        _ if c.is_control() => char::REPLACEMENT_CHARACTER,
+        _ => c,
+    };
+    line.chars().map(picture).collect()
 }

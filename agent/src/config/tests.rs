@@ -140,6 +140,18 @@ fn a_problem_is_shown_with_its_line_its_place_and_the_remedy() {
     assert_eq!(error, expected);
 }
 
+/// Pods' users write annotations, whose errors end in logs and terminals.
+#[test]
+fn a_problem_shows_no_character_that_a_terminal_obeys() {
+    let error = error("[agent]\nsocket = \"\\u001b[2J\\n\"\n\u{9b}");
+    assert!(
+        !error.replace('\n', "").contains(char::is_control),
+        "{error:?}"
+    );
+    let error = self::error("[agent]\nsocket = \"\\u001b[2J\\n\"");
+    assert_has(&error, &["not an absolute path: \"␛[2J␊\""]);
+}
+
 #[test]
 fn all_problems_are_told_at_once_in_the_order_of_the_file() {
     let error = error("[[steer]]\nport = [\"1\"]\n[agent]\ndrain = \"30\"\norigins = 0\n");

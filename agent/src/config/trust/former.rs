@@ -45,16 +45,13 @@ pub(crate) fn refuse(table: &DeTable<'_>, span: Range<usize>, problems: &mut Pro
         lines.push("[toa]".into());
         lines.extend(keys.into_iter().chain(kinds));
     }
-    let help = if lines.is_empty() {
-        "leave it out: nobody is believed without a rule".into()
-    } else {
-        format!(
-            "write, and leave out what a rule need not say:\n      {}",
-            lines.join("\n      ")
-        )
+    let first = match lines.is_empty() {
+        true => "leave it out: nobody is believed without a rule",
+        false => "write, and leave out what a rule need not say:",
     };
+    lines.insert(0, first.into());
     let message = "`[trust]` has become rules: who is believed, about what, and where";
-    problems.add(span, message, Some(help));
+    problems.add_with_lines(span, message, lines);
 }
 
 /// A string or a number as the configuration writes it.
