@@ -79,7 +79,8 @@ fn address(entry: &[u8]) -> Option<SocketAddr> {
         .and_then(|text| text.strip_suffix(']'));
     match bare {
         Some(bare) => Some(SocketAddr::new(bare.parse::<Ipv6Addr>().ok()?.into(), 0)),
-        None => entry.parse().ok(),
+        // A zone means something on the host that wrote it, and nothing here (RFC 4007, 6).
+        None => entry.parse().ok().filter(|_| !entry.contains('%')),
     }
 }
 
@@ -138,6 +139,7 @@ mod tests {
             "[203.0.113.7]",
             "[2001:db8::1",
             "[2001:db8::1]:",
+            "[fe80::1%1]:443",
             "203.0.113.07",
             "203.0.113",
             "\u{fc}",
