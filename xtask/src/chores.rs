@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{
     cargo::{HOST_CRATES, binary, cargo, executables},
-    lint,
+    fuzz, lint,
     process::{as_root, require_root, run},
     scenarios::{Chosen, IN_MACHINES, Scenarios},
     setup, tools,
@@ -55,7 +55,7 @@ pub(crate) fn playground(once: bool, arguments: &[String]) -> Result<()> {
     Err(command.exec()).context("cannot start it")
 }
 
-/// Runs the unit tests, then the end-to-end tests. First come the checks of imports and documents that `lint` also
+/// Runs the unit tests, each fuzzer for some seconds, then the end-to-end tests. First come the checks of imports and documents that `lint` also
 /// makes: they take seconds, whereas clippy takes minutes.
 pub(crate) fn test(filter: Option<&str>, unit: bool, e2e: bool) -> Result<()> {
     if !unit {
@@ -71,6 +71,9 @@ pub(crate) fn test(filter: Option<&str>, unit: bool, e2e: bool) -> Result<()> {
             .args(HOST_CRATES)
             .args(["--lib", "--bins"])
             .args(filter))?;
+    }
+    if !e2e && !unit && filter.is_none() {
+        fuzz::briefly()?;
     }
     if !unit {
         run_scenarios(filter)?;

@@ -4,6 +4,7 @@ mod apt;
 mod cargo;
 mod chores;
 mod dist;
+mod fuzz;
 mod kernels;
 mod lint;
 mod process;
@@ -16,6 +17,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use dist::Target;
+use fuzz::Limit;
 use kernels::Architecture;
 use lint::Check;
 
@@ -106,6 +108,32 @@ enum Chore {
         #[arg(last = true)]
         args: Vec<String>,
     },
+    /// Have fuzzers look for bytes that are read wrongly; without a name, list them
+    ///
+    /// An input on which one fails is shown and kept in target/fuzz/failed, with the command that runs it again. What reaches
+    /// new code is kept in target/fuzz/corpus. tests/README.md tells more.
+    #[command(
+        after_help = "Examples:\n  cargo xtask fuzz\n  cargo xtask fuzz toa\n  \
+                            cargo xtask fuzz toa --runs 100000000\n  \
+                            cargo xtask fuzz all --seconds 600\n  \
+                            cargo xtask fuzz toa target/fuzz/failed/toa/crash-0123"
+    )]
+    Fuzz {
+        /// A fuzzer, or `all`, one after the other
+        name: Option<String>,
+        /// Read these inputs once instead
+        #[arg(requires = "name")]
+        inputs: Vec<PathBuf>,
+        /// End after so many inputs
+        #[arg(long, conflicts_with_all = ["seconds", "minimise", "inputs"])]
+        runs: Option<u64>,
+        /// End after so many seconds; 60, unless a limit is given
+        #[arg(long, conflicts_with_all = ["minimise", "inputs"])]
+        seconds: Option<u64>,
+        /// Instead, have the inputs in the tree be the fewest that reach as much as all that were found
+        #[arg(long, requires = "name", conflicts_with = "inputs")]
+        minimise: bool,
+    },
     /// Make what is published: static binaries, an OCI image, man pages, completions, checksums
     ///
     /// Everything goes into target/dist. No container engine is needed.
@@ -141,6 +169,21 @@ fn main() -> ExitCode {
             filter, unit, e2e, ..
         } => chores::test(filter.as_deref(), unit, e2e),
         Chore::Bench { json, args } => chores::bench(json.as_deref(), &args),
+        Chore::Fuzz {
+            name: Some(name),
+            minimise: true,
+            ..
+        } => fuzz::minimise(&name),
+        Chore::Fuzz {
+            name,
+            inputs,
+            runs,
+            seconds,
+            ..
+        } => {
+            let limit = runs.map(Limit::Runs).or(seconds.map(Limit::Seconds));
+            fuzz::fuzz(name.as_deref(), &inputs, limit)
+        }
         Chore::Dist { target } => dist::dist(&target),
         Chore::Lint { only } => lint::lint(only),
     };

@@ -59,6 +59,9 @@ const JUDGES: [(&str, &str); 3] = [
     ("promtool", "prometheus"),
 ];
 
+/// The compiler of the fuzzers' engine.
+const ENGINE: (&str, &str) = ("g++", "g++");
+
 /// The programs that make virtual machines, besides the architecture's QEMU.
 const MACHINES: [(&str, &str); 3] = [
     ("debootstrap", "debootstrap"),
@@ -117,6 +120,11 @@ pub(crate) fn install() -> Result<PathBuf> {
         }
         None => install_envoy(),
     }
+}
+
+/// Finds or installs what compiles the fuzzers' engine.
+pub(crate) fn install_engine() -> Result<()> {
+    install_missing(&[ENGINE], None)
 }
 
 /// Finds or installs what makes virtual machines, with a line about each.

@@ -11,9 +11,11 @@ use serde_json::json;
 pub(super) type Answer = Result<Response, Failure>;
 
 /// A request that failed: a status, and JSON with the reason.
-pub(super) struct Failure {
-    status: StatusCode,
-    reason: String,
+pub struct Failure {
+    /// The status of the answer.
+    pub status: StatusCode,
+    /// What is wrong, for people.
+    pub reason: String,
 }
 
 impl Failure {

@@ -6,7 +6,7 @@ pub mod client;
 mod health;
 mod peers;
 mod pods;
-mod query;
+pub mod query;
 mod report;
 mod server;
 mod socket;
@@ -15,6 +15,7 @@ mod state;
 mod tests;
 
 pub use self::{
+    answer::Failure,
     report::{AgentReport, PolicyTally, Report},
     server::Server,
     socket::remove_stale,

@@ -14,12 +14,14 @@ use crate::{observe::statistics::By, workloads::pods::Id};
 
 /// The connection that a query names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wanted {
+pub enum Wanted {
     /// The one whose socket has this cookie.
     Cookie(u64),
     /// The one between these ends, in the caller's network namespace.
     Ends {
+        /// The socket's own end.
         local: SocketAddr,
+        /// The other end.
         remote: SocketAddr,
     },
 }
@@ -41,7 +43,11 @@ fn bad(reason: String) -> Failure {
 }
 
 /// The attachment that a query names.
-pub(super) fn attachment(uri: &Uri) -> Result<Id, Failure> {
+///
+/// # Errors
+///
+/// When a part is missing or unknown.
+pub fn attachment(uri: &Uri) -> Result<Id, Failure> {
     let Query(id) = Query::try_from_uri(uri).map_err(|error| bad(error.body_text()))?;
     Ok(id)
 }
@@ -49,9 +55,11 @@ pub(super) fn attachment(uri: &Uri) -> Result<Id, Failure> {
 /// The ranking of prefixes that a query asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct Ranking {
-    pub(super) by: By,
-    pub(super) limit: usize,
+pub struct Ranking {
+    /// What is ranked by.
+    pub by: By,
+    /// How many prefixes are told.
+    pub limit: usize,
 }
 
 impl Default for Ranking {

@@ -6,8 +6,7 @@ use super::{
     ask::{self, AgentReply},
     environment::Environment,
     error::{Code, Error},
-    netconf::{NetConf, unsupported},
-    overlay,
+    netconf::NetConf,
 };
 use crate::{
     host::netns::{Netns, boot_id},
@@ -39,13 +38,7 @@ pub(super) fn add(environment: &Environment, network: &NetConf) -> Result<String
 
 /// The attachment that ADD asks for.
 fn attachment(environment: &Environment, network: &NetConf) -> Result<Attachment, Error> {
-    let (steer, unwrap) =
-        overlay::lay_over(&network.annotations(), &network.steer, &network.unwrap)?;
-    for section in steer.iter().chain(&unwrap) {
-        if let Some(netns) = section.get("netns") {
-            return Err(unsupported("netns", netns));
-        }
-    }
+    let (steer, unwrap) = network.sections()?;
     let netns = open_netns(environment)?;
     let attachment = Attachment {
         id: environment.id.clone(),

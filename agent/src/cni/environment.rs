@@ -13,12 +13,18 @@ pub const COMMAND: &str = "CNI_COMMAND";
 
 /// The specification's commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Command {
+pub enum Command {
+    /// A pod comes.
     Add,
+    /// Whether all is as ADD left it.
     Check,
+    /// A pod goes.
     Del,
+    /// What belongs to no pod goes.
     Gc,
+    /// Whether pods can be added.
     Status,
+    /// Which versions of the specification are supported.
     Version,
 }
 

@@ -32,7 +32,7 @@ pub(super) enum Code {
 
 /// A failure of the plugin.
 #[derive(Debug)]
-pub(super) struct Error {
+pub struct Error {
     code: Code,
     msg: String,
     details: String,
@@ -49,7 +49,7 @@ impl Error {
     }
 
     /// The error as JSON, for runtimes.
-    pub(super) fn to_json(&self, version: &str) -> String {
+    pub fn to_json(&self, version: &str) -> String {
         json!({
             "cniVersion": version,
             "code": self.code as u32,

@@ -23,11 +23,15 @@ use std::{
 use anyhow::anyhow;
 use serde_json::json;
 
-pub use self::environment::COMMAND;
 use self::{
-    environment::{Command, Environment},
-    error::{Code, Error},
-    netconf::{LATEST, NetConf, SUPPORTED},
+    environment::Environment,
+    error::Code,
+    netconf::{LATEST, SUPPORTED},
+};
+pub use self::{
+    environment::{COMMAND, Command},
+    error::Error,
+    netconf::NetConf,
 };
 
 use crate::workloads::pods::Sections;

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, value::RawValue};
 use super::{
     environment::{Command, is_name},
     error::{Code, Error},
+    overlay,
 };
 use crate::{
     config::AgentSettings,
@@ -37,7 +38,7 @@ const KEYS: [&str; 12] = [
 /// The plugin's configuration in one network.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct NetConf {
+pub struct NetConf {
     /// The network's name.
     #[serde(default)]
     pub(super) name: String,
@@ -101,11 +102,11 @@ fn pods() -> PathBuf {
 
 impl NetConf {
     /// Reads and checks the configuration, and sets `version` to the one that it is written in.
-    pub(super) fn parse(
-        input: &[u8],
-        command: Command,
-        version: &mut String,
-    ) -> Result<Self, Error> {
+    ///
+    /// # Errors
+    ///
+    /// When it is not what the specification and this plugin allow for the command.
+    pub fn parse(input: &[u8], command: Command, version: &mut String) -> Result<Self, Error> {
         let found = self::version(input)?;
         let since = match command {
             Command::Check => "0.4.0",
@@ -146,17 +147,32 @@ impl NetConf {
     }
 
     /// The result of the previous plugins, as they wrote it.
-    pub(super) fn prev_result(&self) -> Result<&RawValue, Error> {
+    ///
+    /// # Errors
+    ///
+    /// When there is none.
+    pub fn prev_result(&self) -> Result<&RawValue, Error> {
         self.prev_result.as_deref().ok_or_else(|| {
             let details = "truepeer makes no interface: put it behind a plugin that does, in a list of plugins";
             Error::new(Code::Network, "the network configuration has no prevResult", details)
         })
     }
 
-    /// The pod's annotations.
-    pub(super) fn annotations(&self) -> BTreeMap<String, String> {
-        let told = self.runtime_config.annotations.clone();
-        told.unwrap_or_default()
+    /// The steers and unwraps of a pod: the network's, as the pod's annotations change them.
+    ///
+    /// # Errors
+    ///
+    /// When an annotation is unknown or invalid, or a section names a network namespace.
+    pub fn sections(&self) -> Result<(Sections, Sections), Error> {
+        let annotations = self.runtime_config.annotations.clone();
+        let annotations = annotations.unwrap_or_default();
+        let (steer, unwrap) = overlay::lay_over(&annotations, &self.steer, &self.unwrap)?;
+        for section in steer.iter().chain(&unwrap) {
+            if let Some(netns) = section.get("netns") {
+                return Err(unsupported("netns", netns));
+            }
+        }
+        Ok((steer, unwrap))
     }
 
     /// The attachments that the runtime knows of.
@@ -175,7 +191,7 @@ impl NetConf {
 }
 
 /// The error for a field that must not be there.
-pub(super) fn unsupported(key: &str, value: &Value) -> Error {
+fn unsupported(key: &str, value: &Value) -> Error {
     let msg = format!("unsupported field `{key}`: {value}");
     Error::new(
         Code::Field,

@@ -9,7 +9,7 @@ mod connection;
 mod copy;
 mod descriptors;
 mod health;
-mod http;
+pub mod http;
 mod listener;
 pub mod metrics;
 mod pipes;

@@ -31,7 +31,7 @@ const HOP_BY_HOP: [HeaderName; 6] = [
 ];
 
 /// The value of `X-Forwarded-For`, its lines joined as Envoy joins them.
-pub(super) fn forwarded_for(headers: &HeaderMap) -> Vec<u8> {
+pub fn forwarded_for(headers: &HeaderMap) -> Vec<u8> {
     let lines = headers.get_all(FORWARDED_FOR).into_iter();
     let lines: Vec<_> = lines
         .map(HeaderValue::as_bytes)
@@ -45,7 +45,7 @@ pub(super) fn forwarded_for(headers: &HeaderMap) -> Vec<u8> {
 /// # Errors
 ///
 /// What to answer such a request.
-pub(super) fn check<B>(request: &Request<B>) -> Result<(), LocalReply> {
+pub fn check<B>(request: &Request<B>) -> Result<(), LocalReply> {
     let bad = |text| Err(LocalReply(StatusCode::BAD_REQUEST, text));
     let headers = request.headers();
     let hosts = headers.get_all(HOST).iter().count();
@@ -135,7 +135,7 @@ fn nominated(headers: &HeaderMap) -> impl Iterator<Item = &str> {
 /// # Errors
 ///
 /// What to answer when a header cannot be written.
-pub(super) fn pass_on<B>(
+pub fn pass_on<B>(
     request: &mut Request<B>,
     settings: &Http,
     hops: Hops<'_>,

@@ -17,19 +17,21 @@ const MAX_ENTRIES: usize = 20;
 
 /// The hops that are trusted to have told the truth.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Hops<'a> {
+pub enum Hops<'a> {
     /// As many in front of this one.
     Count(u32),
     /// Those that rules believe on the port to which the client connected.
     Trusted {
+        /// What the rules believe of whom.
         senders: &'a TrustedSenders,
+        /// The port.
         port: u16,
     },
 }
 
 impl Hops<'_> {
     /// Whether the peer that connects is among them.
-    pub(super) fn trust(self, peer: IpAddr) -> bool {
+    pub fn trust(self, peer: IpAddr) -> bool {
         match self {
             Self::Count(count) => count > 0,
             Self::Trusted { senders, port } => {
@@ -42,7 +44,7 @@ impl Hops<'_> {
     /// better is known.
     ///
     /// `forwarded_for` is the header's value as it came in, its lines joined by commas.
-    pub(super) fn client(self, forwarded_for: &[u8], peer: IpAddr) -> Option<SocketAddr> {
+    pub fn client(self, forwarded_for: &[u8], peer: IpAddr) -> Option<SocketAddr> {
         if !self.trust(peer) {
             return None;
         }

@@ -6,7 +6,7 @@ use crate::relay::reason::RefusalReason;
 
 /// What the relay answers itself instead of an upstream: the status, and a text for people that says why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct LocalReply(pub(super) StatusCode, pub(super) &'static str);
+pub struct LocalReply(pub StatusCode, pub &'static str);
 
 impl LocalReply {
     /// A policy denies the client.

@@ -36,6 +36,11 @@ use self::{
     session::Session,
     timeouts::{Expired, Timeouts},
 };
+pub use self::{
+    headers::{check, forwarded_for, pass_on},
+    hops::Hops,
+    local_reply::LocalReply,
+};
 use super::{
     begin::Beginning, preamble::read_some, reason::RefusalReason, refuse::refuse, service::Service,
 };
