@@ -15,6 +15,10 @@ impl Version {
     /// `bpf_iter_tcp_seq_show()`), so that its program may put the socket into a map. Before, that waits for the same
     /// lock for ever. Long-term kernels have it in later releases of 6.1, which their version does not tell.
     pub const ITERATOR_FILLS_SOCKMAPS: Self = Self::new(6, 5);
+    /// Since then CAP_NET_RAW lets a process set `SO_MARK`, as CAP_NET_ADMIN always has.
+    pub const RAW_SETS_MARKS: Self = Self::new(5, 17);
+    /// Since then a `cgroup/connect` program may say by which error the call fails.
+    pub const CONNECT_HAS_ERRORS: Self = Self::new(6, 1);
     /// Since then an iterator may set `TCP_BPF_SOCK_OPS_CB_FLAGS`, and so ask for the SYNs that a listener answers
     /// which is older than the agent.
     pub const ITERATOR_ASKS_FOR_SYNS: Self = Self::new(6, 12);
@@ -42,6 +46,45 @@ impl Version {
         self.0 >= feature.0
     }
 }
+
+/// Where a kernel's structures have what says which capabilities a process has: offsets in bytes, from the kernel's BTF.
+/// Value of the global [`crate::names::CREDENTIALS`].
+///
+/// Layout (28 bytes): seven numbers, in the order of the fields.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Credentials {
+    /// `task_struct.cred`.
+    pub task_cred: u32,
+    /// `task_struct.nsproxy`.
+    pub task_nsproxy: u32,
+    /// `nsproxy.net_ns`.
+    pub nsproxy_net: u32,
+    /// `net.user_ns`: the user namespace that owns the network namespace.
+    pub net_owner: u32,
+    /// `cred.user_ns`.
+    pub cred_users: u32,
+    /// `cred.cap_effective`.
+    pub cred_effective: u32,
+    /// `user_namespace.parent`.
+    pub users_parent: u32,
+}
+
+impl From<Credentials> for [u32; 7] {
+    fn from(at: Credentials) -> Self {
+        [
+            at.task_cred,
+            at.task_nsproxy,
+            at.nsproxy_net,
+            at.net_owner,
+            at.cred_users,
+            at.cred_effective,
+            at.users_parent,
+        ]
+    }
+}
+
+const _: () = assert!(size_of::<Credentials>() == size_of::<[u32; 7]>());
 
 #[cfg(test)]
 mod tests {

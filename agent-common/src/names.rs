@@ -160,6 +160,12 @@ pub const PROCESSES: &str = "PROCESSES";
 /// Global of the object: the kernel's version, as the number of a [`crate::kernel::Version`].
 pub const KERNEL: &str = "KERNEL";
 
+/// Global of the object: not zero if [`CREDENTIALS`] is known and may be used.
+pub const CREDENTIALS_KNOWN: &str = "CREDENTIALS_KNOWN";
+
+/// Global of the object: a [`crate::kernel::Credentials`].
+pub const CREDENTIALS: &str = "CREDENTIALS";
+
 /// Version of every type in this crate that lives in a pinned map. Pins of another version are
 /// replaced, never read.
-pub const LAYOUT: u32 = 4;
+pub const LAYOUT: u32 = 5;

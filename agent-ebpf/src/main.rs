@@ -1,7 +1,8 @@
 //! truepeer's data path: the entry points of its BPF programs.
 //!
 //! The rooms do the work, one a verb; this file says where each program is attached. The programs use UAPI
-//! contexts and helpers only and no fields of kernel structures, so the object needs no relocation.
+//! contexts and helpers only, so the object needs no relocation. The one exception is what capabilities a process has
+//! (`kernel/task`): where the kernel's structures have that, the agent looks up.
 //! `README.md` beside this crate shows how the verbs work together.
 
 #![no_std]

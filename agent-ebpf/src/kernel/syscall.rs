@@ -2,14 +2,19 @@
 
 use core::ptr::write_volatile;
 
-use agent_common::Address;
+use agent_common::{Address, kernel::Version};
 use aya_ebpf::{
     bindings::{bpf_sock, bpf_sock_addr, bpf_sockopt},
     cty::c_void,
+    helpers::generated::bpf_set_retval,
     programs::{SockAddrContext, SockoptContext},
 };
 
-use super::field::{field, non_null};
+use super::{
+    field::{field, non_null},
+    uapi::REJECT,
+};
+use crate::maps::kernel_has;
 
 /// A system call that takes or returns a socket address, which is the user's.
 pub(crate) trait SockAddr {
@@ -60,6 +65,16 @@ pub(crate) trait SockAddr {
         }
     }
 
+    /// The answer by which the call fails with this error. Before Linux 6.1 it is always EPERM.
+    #[inline(always)]
+    fn fail(&self, error: i32) -> i32 {
+        if kernel_has(Version::CONNECT_HAS_ERRORS) {
+            // SAFETY: a helper that takes any number.
+            unsafe { bpf_set_retval(-error) };
+        }
+        REJECT
+    }
+
     /// Replaces the port, which is in host byte order.
     #[inline(always)]
     fn set_user_port(&self, port: u16) {
@@ -94,6 +109,12 @@ pub(crate) trait Sockopt {
     #[inline(always)]
     fn socket(&self) -> Option<*mut bpf_sock> {
         non_null(field!(self.sockopt() => __bindgen_anon_1.sk))
+    }
+
+    /// The socket's type: `SOCK_STREAM` and others.
+    #[inline(always)]
+    fn socket_type(&self) -> Option<u32> {
+        self.socket().map(|sk| field!(sk => type_))
     }
 
     /// The option's value, if the caller's buffer has room for a `T`.

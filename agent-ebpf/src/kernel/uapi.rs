@@ -10,6 +10,13 @@ use aya_ebpf::bindings::{
 pub(crate) const PASS: i32 = 1;
 pub(crate) const REJECT: i32 = 0;
 
+/// The error of a socket whose family cannot say something (asm-generic/errno.h).
+pub(crate) const EAFNOSUPPORT: i32 = 97;
+
+/// Capabilities (linux/capability.h).
+pub(crate) const CAP_NET_ADMIN: u64 = 1 << 12;
+pub(crate) const CAP_NET_RAW: u64 = 1 << 13;
+
 /// Address families and socket types (linux/socket.h, linux/net.h).
 pub(crate) const AF_INET: u32 = 2;
 pub(crate) const AF_INET6: u32 = 10;
@@ -19,11 +26,9 @@ pub(crate) const SOCK_STREAM: u32 = 1;
 pub(crate) const SOL_SOCKET: i32 = aya_ebpf::bindings::SOL_SOCKET as i32;
 pub(crate) const SO_MARK: i32 = aya_ebpf::bindings::SO_MARK as i32;
 pub(crate) const SOL_IP: i32 = 0;
-pub(crate) const IP_FREEBIND: i32 = 15;
 pub(crate) const IP_TRANSPARENT: i32 = 19;
 pub(crate) const SOL_IPV6: i32 = 41;
 pub(crate) const IPV6_TRANSPARENT: i32 = 75;
-pub(crate) const IPV6_FREEBIND: i32 = 78;
 /// At both levels (linux/netfilter_ipv4.h, linux/netfilter_ipv6/ip6_tables.h).
 pub(crate) const SO_ORIGINAL_DST: i32 = 80;
 

@@ -11,7 +11,7 @@ use crate::{
         syscall::{SockAddr as _, Sockopt as _},
         task,
         uapi::{
-            IP_FREEBIND, IP_TRANSPARENT, IPV6_FREEBIND, IPV6_TRANSPARENT, SO_MARK, SOCK_STREAM,
+            CAP_NET_ADMIN, CAP_NET_RAW, IP_TRANSPARENT, IPV6_TRANSPARENT, SO_MARK, SOCK_STREAM,
             SOL_IP, SOL_IPV6, SOL_SOCKET,
         },
     },
@@ -22,28 +22,38 @@ const FIRST_UNPRIVILEGED_PORT: u16 = 1024;
 /// How deep a trusted cgroup can lie below the root.
 const MAX_DEPTH: i32 = 8;
 
-/// Grants a trusted proxy's request to use a foreign address, which would otherwise need a capability.
+/// A process sets an option by which it may use a client's address and mark its packets. That a trusted proxy asks for
+/// transparency is noted. If it lacks the capability, the call succeeds without effect; otherwise the kernel does as it is
+/// asked. `IP_FREEBIND` takes no capability and is about addresses that the host does not have yet: it is no claim.
 #[inline(always)]
 pub(crate) fn ask(ctx: &SockoptContext) {
     let (level, name) = (ctx.level(), ctx.optname());
-    let asks = match level {
-        SOL_IP => name == IP_TRANSPARENT || name == IP_FREEBIND,
-        SOL_IPV6 => name == IPV6_TRANSPARENT || name == IPV6_FREEBIND,
-        SOL_SOCKET => name == SO_MARK,
+    let is_transparency = match level {
+        SOL_IP => name == IP_TRANSPARENT,
+        SOL_IPV6 => name == IPV6_TRANSPARENT,
         _ => false,
     };
-    if !asks {
+    let is_mark = level == SOL_SOCKET && name == SO_MARK;
+    // To switch transparency off takes no capability.
+    if !is_mark && !(is_transparency && is_on(ctx)) {
         return;
     }
-    let Some(proxy) = trusted() else { return };
-    if level != SOL_SOCKET
-        && let Some(sk) = ctx.socket()
-        && is_on(ctx)
-    {
+    // What a proxy asks for other sockets than TCP's concerns no connection.
+    if ctx.socket_type() != Some(SOCK_STREAM) {
+        return;
+    }
+    let (Some(sk), Some(proxy)) = (ctx.socket(), trusted()) else {
+        return;
+    };
+    if is_transparency {
         CLAIMS.set(sk.cast(), Claim::of_proxy(proxy, ctx.netns()));
     }
-    // A proxy that runs as root may listen on foreign addresses, which takes the kernel's own option.
-    if task::uid() != 0 {
+    let needed = if is_mark && !kernel_has(Version::RAW_SETS_MARKS) {
+        CAP_NET_ADMIN
+    } else {
+        CAP_NET_ADMIN | CAP_NET_RAW
+    };
+    if !task::has_one_of(needed) {
         ctx.set_optlen(-1);
     }
 }

@@ -10,7 +10,7 @@ use core::borrow::Borrow;
 use agent_common::{
     Address, Claim, Connection, Counter, Listener, ListenerKey, Namespace, Origin, Syn,
     guard::{MAX_POLICIES, MAX_PREFIXES, Policy, Prefix, Tally},
-    kernel::Version,
+    kernel::{Credentials, Version},
     node::{Interface, Node, Passage, Voucher},
     ports::Ports,
     tag::{Keys, Signed, Spending},
@@ -38,6 +38,22 @@ pub(crate) static NETNS: Global<u64> = Global::new(0);
 /// The version of the kernel that these programs are loaded into, as its number.
 #[unsafe(no_mangle)]
 pub(crate) static KERNEL: Global<u32> = Global::new(Version::new(u16::MAX, 0).number());
+
+/// Not zero if `CREDENTIALS` is known and may be used. A number of its own, so that the verifier knows it, too.
+#[unsafe(no_mangle)]
+pub(crate) static CREDENTIALS_KNOWN: Global<u32> = Global::new(0);
+
+/// Where this kernel says which capabilities a process has.
+#[unsafe(no_mangle)]
+pub(crate) static CREDENTIALS: Global<Credentials> = Global::new(Credentials {
+    task_cred: 0,
+    task_nsproxy: 0,
+    nsproxy_net: 0,
+    net_owner: 0,
+    cred_users: 0,
+    cred_effective: 0,
+    users_parent: 0,
+});
 
 /// Not zero if somebody wants to know which processes have connections: the access log.
 #[unsafe(no_mangle)]

@@ -12,8 +12,9 @@ use aya::{
     Btf, Ebpf, EbpfLoader, VerifierLogLevel,
     programs::{Program, ProgramError},
 };
+use tracing::debug;
 
-use crate::host::{confinement, kernel};
+use crate::host::{btf, confinement, kernel};
 
 /// The BPF programs and maps, as ELF.
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("TRUEPEER_OBJECT"));
@@ -43,7 +44,7 @@ pub enum Section {
     CarryNode,
     /// `[[policy]]`.
     Policy,
-    /// `[[trust]]` of a `uid` or a `cgroup`.
+    /// `[[trust]]` of a `uid` or a `cgroup`, and what `inexpressible` asks of relays.
     Bind,
     /// `[[trust]]` that believes "toa", and `[[carry.node]]`.
     Toa,
@@ -83,7 +84,8 @@ const PURPOSES: [Purpose; 18] = {
     }
     const UNREVEALED: &str = "applications are told the last hop instead of the client";
     const UNBOUND: &str = "proxies that bind to a client's address are not believed";
-    const UNSOURCED: &str = "proxies in a pod with Istio's rules connect from the wrong address, and those that a policy denies wait";
+    const UNSOURCED: &str = "proxies in a pod with Istio's rules connect from the wrong address, those that a policy denies wait, and IPv6 \
+         clients look like this host to applications with IPv4 sockets";
     [
         always(program::LEARN, "no origin is learnt: nothing works"),
         always(
@@ -162,7 +164,25 @@ pub(super) fn loader() -> Result<EbpfLoader<'static>> {
     static VERSION: OnceLock<u32> = OnceLock::new();
     let version = kernel::running()?.number();
     loader.override_global(names::KERNEL, VERSION.get_or_init(|| version), true);
+    if let Some(at) = credentials() {
+        loader.override_global(names::CREDENTIALS_KNOWN, &1_u32, true);
+        loader.override_global(names::CREDENTIALS, at, true);
+    }
     Ok(loader)
+}
+
+/// Where the kernel says which capabilities a process has, which is looked up once; `None` if it cannot be known, so that a
+/// trusted process has what root has.
+fn credentials() -> Option<&'static [u32; 7]> {
+    static FOUND: OnceLock<Option<[u32; 7]>> = OnceLock::new();
+    let found = FOUND.get_or_init(|| match btf::credentials() {
+        Ok(found) => found.map(Into::into),
+        Err(error) => {
+            debug!("the capabilities of trusted processes are unknown: {error:#}");
+            None
+        }
+    });
+    found.as_ref()
 }
 
 /// The program of the object with this name and type.

@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::check::{Check, Outcome, or_failed};
 use crate::{
-    host::{kernel, netns::Netns},
+    host::{btf, kernel, netns::Netns},
     route::{self, sysctl},
 };
 
@@ -41,6 +41,7 @@ const LIMITS: [Limit; 3] = [
 pub(super) fn check() -> Vec<Check> {
     let mut checks = or_failed("kernel", kernel::release().map(|release| version(&release)));
     checks.push(btf());
+    checks.push(credentials());
     checks.extend(or_failed("kernel", networking()));
     checks
 }
@@ -90,6 +91,22 @@ fn version(release: &str) -> Vec<Check> {
         },
     ));
     checks
+}
+
+/// Whether the data path can know what the kernel grants a trusted process.
+fn credentials() -> Check {
+    let reason = match btf::credentials() {
+        Ok(Some(_)) => return Check::ok("kernel", "BPF programs can see a process's capabilities"),
+        Ok(None) => "lockdown keeps the kernel's memory from BPF programs".into(),
+        Err(error) => format!("BPF programs cannot see a process's capabilities: {error:#}"),
+    };
+    Check::wrong(
+        Outcome::Warn,
+        "kernel",
+        reason,
+        "trusted processes of other users than root set `IP_TRANSPARENT` and `SO_MARK` without effect, even with the capability",
+        "run those that need the options as root, or without a [[trust]]",
+    )
 }
 
 fn btf() -> Check {

@@ -1,5 +1,6 @@
 //! The host as Linux shows it: clocks, files, network namespaces, sockets, cgroups and processes.
 
+pub mod btf;
 pub mod cgroups;
 pub mod clock;
 pub mod confinement;
