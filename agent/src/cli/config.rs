@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Subcommand;
 
 use super::output::print;
-use crate::config::{Config, DEFAULT};
+use crate::config::{Config, DEFAULT, Doubt};
 
 /// Check a configuration, or show the default one
 #[derive(Debug, clap::Args)]
@@ -19,7 +19,7 @@ pub(super) struct Args {
 enum Command {
     /// Report everything that is wrong with a configuration
     ///
-    /// Nothing is attached. The exit code is 2 if something is wrong.
+    /// Nothing is attached. The exit code is 2 if something is wrong, and 0 if there are warnings only.
     #[command(after_help = "Example:\n  truepeer config check truepeer.toml")]
     Check {
         /// The file; without it, the default configuration
@@ -41,7 +41,23 @@ pub(super) fn run(args: &Args) -> Result<()> {
                 [name] => format!("1 steer, {name}"),
                 names => format!("{} steers, {}", names.len(), names.join(", ")),
             };
-            print(&format!("valid: {steers}\n"))
+            let doubts = config
+                .doubts()
+                .into_iter()
+                .chain(config.inexpressible_doubts());
+            let warnings: String = doubts.map(|doubt| warning(&doubt)).collect();
+            print(&format!("valid: {steers}\n{warnings}"))
         }
     }
+}
+
+/// What probably is not meant, as a compiler shows it.
+fn warning(doubt: &Doubt) -> String {
+    let Doubt {
+        section,
+        reason,
+        consequence,
+        remedy,
+    } = doubt;
+    format!("warning: {section}: {reason}: {consequence}\n  = help: {remedy}\n")
 }

@@ -215,14 +215,8 @@ pub(super) fn relays(
                 Some("join them, or give one another address or port".into()),
             );
         }
-        // On a steered connection, the port is the one that the client connected to.
         let port = relay.listen.port();
-        let steered = steers
-            .iter()
-            .map(|located| &located.steer)
-            .filter(|steer| steer.netns == relay.netns && steer.to.contains(&port))
-            .flat_map(|steer| steer.ports.iter().cloned().flatten());
-        let mut ports = std::iter::once(port).chain(steered);
+        let mut ports = relay.ports(steers.iter().map(|located| &located.steer));
         if relay.accept == Accept::Proxy && !ports.any(|p| senders.believe(Statement::Proxy, p)) {
             problems.add(
                 located.accept.clone(),

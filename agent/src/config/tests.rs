@@ -1,3 +1,4 @@
+mod doubts;
 mod node;
 mod policy;
 mod relay;

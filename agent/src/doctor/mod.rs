@@ -4,7 +4,9 @@
 pub(crate) mod capabilities;
 mod carry_node;
 mod check;
+mod configuration;
 mod confinement;
+mod expressible;
 mod kernel;
 mod keys;
 mod marks;
@@ -49,6 +51,8 @@ pub fn run(pre: bool, config: &Config) -> Vec<Check> {
         }
     }
     checks.extend(carry_node::check(config));
+    checks.extend(configuration::check(config));
+    checks.extend(expressible::check(config));
     checks.extend(probe::check(host_is_fit, config));
     checks
 }
