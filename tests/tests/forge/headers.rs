@@ -1,22 +1,26 @@
 //! PROXY headers that come to a pod by a node port: behind the node's NAT all have the node's address, but each is judged by
 //! whoever truly sent it.
 
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
 use agent_common::Counter;
+use agent_common::proxy::Peer;
 use anyhow::{Context, Result, ensure};
 use ipnet::IpNet;
 use tests::agent::{Agent, Config, Relay, Reveal, Trust, Unwrap};
+use tests::clients::http::Request;
 use tests::clients::load;
 use tests::clients::tcp::{assert_reset, seen};
 use tests::cluster::kube_proxy::{Mode, Service};
 use tests::cluster::nodes::{Cluster, NODES, Node, REPORT, WEB, agent};
 use tests::host::scenario;
 use tests::proxies::any;
-use tests::proxies::proxy_header::v2;
+use tests::proxies::proxy_header::{anonymous, v2};
 use tests::servers::report::{Report, Seen};
+use tests::servers::web::Web;
 use tests::topology::{Family, Gateway};
+use tests::wait::SOON;
 
 /// Port of the application behind the relay.
 const BEHIND: u16 = 9000;
@@ -48,9 +52,21 @@ fn take_off(config: &mut Config, node: &Node) {
 /// Sends a header that names [`NAMED`] to a Service, from this address.
 fn send(cluster: &Cluster, from: usize, family: Family, service: Service) -> Result<TcpStream> {
     let target: SocketAddr = (cluster.nodes[0].address(family), service.node_port).into();
+    send_first(cluster, from, family, service, &v2(named(family), target))
+}
+
+/// Connects to a Service from this address, and sends these bytes.
+fn send_first(
+    cluster: &Cluster,
+    from: usize,
+    family: Family,
+    service: Service,
+    first: &[u8],
+) -> Result<TcpStream> {
+    let target: SocketAddr = (cluster.nodes[0].address(family), service.node_port).into();
     let source = (family.client(from), 0).into();
     let mut stream = cluster.client.enter(|| load::connect(source, target))?;
-    stream.write_all(&v2(named(family), target))?;
+    stream.write_all(first)?;
     Ok(stream)
 }
 
@@ -113,6 +129,23 @@ fn judged_by_the_sender(cluster: &Cluster, agent: &Agent) -> Result<()> {
     Ok(())
 }
 
+/// A header that names nobody is about the load balancer itself, and not about the node, and a stranger's is refused as any.
+fn health_checks(cluster: &Cluster) -> Result<()> {
+    let local = anonymous(&Peer::Local);
+    for family in Family::ALL {
+        for service in [REPORT, WEB] {
+            let what = format!("a health check, {family:?}, {}", service.name);
+            let sent = send_first(cluster, STRANGER, family, service, &local);
+            assert_unheard(sent, &what)?;
+            let mut stream = send_first(cluster, BALANCER, family, service, &local)?;
+            let own = stream.local_addr()?;
+            let seen = seen(&mut stream).with_context(|| what.clone())?;
+            ensure!(seen.accepted == own, "{what}, from {own}: {seen:?}");
+        }
+    }
+    Ok(())
+}
+
 fn behind_nat(mode: Mode, endpoint: usize) {
     scenario(|directory| {
         let cluster = Cluster::new(directory, mode, endpoint)?;
@@ -122,7 +155,8 @@ fn behind_nat(mode: Mode, endpoint: usize) {
         let _behind = Report::start(&node.pod, (Family::V6.localhost(), BEHIND).into())?;
         if endpoint == 0 {
             let agent = agent(directory, &[first], |config| take_off(config, first))?;
-            return judged_by_the_sender(&cluster, &agent);
+            judged_by_the_sender(&cluster, &agent)?;
+            return health_checks(&cluster);
         }
         // Two agents stand for two hosts.
         let _firsts = agent(directory, &[first], |config| {
@@ -132,7 +166,8 @@ fn behind_nat(mode: Mode, endpoint: usize) {
             };
         })?;
         let seconds = agent(directory, &[second], |config| take_off(config, second))?;
-        judged_by_the_sender(&cluster, &seconds)
+        judged_by_the_sender(&cluster, &seconds)?;
+        health_checks(&cluster)
     });
 }
 
@@ -184,6 +219,63 @@ fn behind_a_relay() {
             ensure!(seen.accepted == named(family), "the balancer's: {seen:?}");
         }
         ensure!(agent.counter(Counter::UnwrapUntrusted)? > 0, "not counted");
+        Ok(())
+    });
+}
+
+/// Behind a node, too, `X-Forwarded-For` is believed of the gateway that TOA or the node names, and not of the node.
+#[test]
+fn requests_behind_a_node() {
+    scenario(|directory| {
+        for endpoint in [0, 1] {
+            let cluster = Cluster::new(directory, Mode::Nftables, endpoint)?;
+            let [first, second] = &cluster.nodes;
+            let node = &cluster.nodes[endpoint];
+            let _web = Web::echo(directory, &node.pod, BEHIND)?;
+            let relays = |config: &mut Config| {
+                let gateways = Family::ALL.map(|family| IpNet::from(family.client(BALANCER)));
+                config.trust.extend(Trust::saying(&["xff"], gateways));
+                config.trust.extend(Trust::saying(&["toa"], NODES));
+                let upstream = (Family::V6.localhost(), BEHIND).into();
+                config.relay.push(Relay {
+                    accept: "plain",
+                    protocol: Some("http"),
+                    ..Relay::proxy(&node.pod, any(WEB.target), upstream, "reveal")
+                });
+            };
+            // Two agents stand for two hosts.
+            let _agents = if endpoint == 0 {
+                vec![agent(directory, &[first], relays)?]
+            } else {
+                let hidden = |config: &mut Config| {
+                    config.reveal = Reveal {
+                        enabled: false,
+                        ..Reveal::default()
+                    };
+                };
+                vec![
+                    agent(directory, &[first], hidden)?,
+                    agent(directory, &[second], relays)?,
+                ]
+            };
+            for family in Family::ALL {
+                for (from, client) in [(BALANCER, NAMED), (STRANGER, STRANGER)] {
+                    let request = format!(
+                        "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: {}\r\nConnection: close\r\n\r\n",
+                        family.client(NAMED)
+                    );
+                    let mut stream = send_first(&cluster, from, family, WEB, request.as_bytes())?;
+                    let mut answer = String::new();
+                    SOON.await_io("an answer", stream.read_to_string(&mut answer))?;
+                    let (_, body) = answer.split_once("\r\n\r\n").context("no HTTP")?;
+                    let told = Request::parse(body)?.ip();
+                    ensure!(
+                        told == family.client(client),
+                        "node {endpoint}, {family:?}, from {from}: told as {told}"
+                    );
+                }
+            }
+        }
         Ok(())
     });
 }
