@@ -27,7 +27,7 @@ pub struct Claim {
     pub is_signed: u8,
     /// 1 while a PROXY header is still to come, so that the claim only tells who will send it; else 0.
     pub is_pending: u8,
-    /// Whom else a connection tells of the claim: [`Claim::CARRIED`], [`Claim::LIMITED`]. They mean something in `CLAIMS` only.
+    /// On what terms a connection tells of the claim: [`Claim::CARRIED`] and those below it. They mean something in `CLAIMS` only.
     pub conditions: u8,
     /// Number of the PROXY header that says more about the connection ([`crate::event::Header`]); 0: none.
     pub header: u64,
@@ -40,6 +40,10 @@ impl Claim {
     pub const CARRIED: u8 = 1;
     /// Only connections to the ports that the map `TRUSTED_PORTS` has for the rule tell of it.
     pub const LIMITED: u8 = 2;
+    /// A connection whose client the application's socket cannot express is refused.
+    pub const EXPRESSED: u8 = 4;
+    /// The agent's relay makes the connection, and tells itself why it fails.
+    pub const RELAYED: u8 = 8;
 
     /// What a process that is believed so far says, in the network namespace with the cookie `netns`: nobody yet.
     #[inline(always)]
@@ -56,6 +60,9 @@ impl Claim {
         }
         if proxy.limited != 0 {
             claim.conditions |= Self::LIMITED;
+        }
+        if proxy.expressed != 0 {
+            claim.conditions |= Self::EXPRESSED;
         }
         claim
     }

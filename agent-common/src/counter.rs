@@ -77,11 +77,18 @@ pub enum Counter {
     ToaFull = 33,
     /// SYNs that were sent with TOA but without a tag because their options left no room.
     CarryUnsigned = 34,
+    /// Connections refused because a PROXY header names an IPv6 client, and the server has an IPv4 socket.
+    UnwrapInexpressible = 35,
+    /// Connections of local proxies that were refused for the same reason.
+    BindInexpressible = 36,
+    /// Origins removed because the relay refused their connection, or the connection ended while it was recorded. Counted by
+    /// the agent, not by the data path.
+    Forgotten = 37,
 }
 
 impl Counter {
     /// Every counter, in the order of the slots.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 38] = [
         Self::Steered,
         Self::NoListener,
         Self::Drained,
@@ -117,6 +124,9 @@ impl Counter {
         Self::ToaReplayed,
         Self::ToaFull,
         Self::CarryUnsigned,
+        Self::UnwrapInexpressible,
+        Self::BindInexpressible,
+        Self::Forgotten,
     ];
 
     /// Its name in `truepeer status` and, between `truepeer_` and `_total`, in the metrics.
@@ -157,6 +167,9 @@ impl Counter {
             Self::ToaReplayed => "toa_replayed",
             Self::ToaFull => "toa_full",
             Self::CarryUnsigned => "carry_unsigned",
+            Self::UnwrapInexpressible => "unwrap_refused_inexpressible",
+            Self::BindInexpressible => "bind_refused_inexpressible",
+            Self::Forgotten => "relay_forgotten",
         }
     }
 
@@ -225,6 +238,15 @@ impl Counter {
             }
             Self::CarryUnsigned => {
                 "SYNs sent with TOA but without a tag because their options left no room"
+            }
+            Self::UnwrapInexpressible => {
+                "Connections refused because a PROXY header names an IPv6 client and the server has an IPv4 socket"
+            }
+            Self::BindInexpressible => {
+                "Connections of local proxies refused because an IPv4 socket cannot express their IPv6 client"
+            }
+            Self::Forgotten => {
+                "Origins of connections that a relay refused, or that ended while it recorded them"
             }
         }
     }

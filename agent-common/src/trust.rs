@@ -86,7 +86,7 @@ impl Sender {
 
 /// What a trusted process of this host is believed: value of the maps `TRUSTED_UIDS` and `TRUSTED_CGROUPS`.
 ///
-/// Layout (8 bytes): rule 0..4, reach 4, limited 5, padding 6..8.
+/// Layout (8 bytes): rule 0..4, reach 4, limited 5, expressed 6, padding 7.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LocalProxy {
@@ -96,8 +96,10 @@ pub struct LocalProxy {
     pub reach: u8,
     /// 1 if it is believed on some ports only, which the map `TRUSTED_PORTS` has; else 0.
     pub limited: u8,
+    /// 1 if a connection is refused whose client the application's socket cannot express; else 0.
+    pub expressed: u8,
     /// Always zero.
-    pub padding: [u8; 2],
+    pub padding: u8,
 }
 
 /// How far what a process says is believed; each number includes those before.

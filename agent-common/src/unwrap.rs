@@ -18,7 +18,7 @@ pub struct UnwrapPort {
     pub padding: u16,
 }
 
-/// Value of the `UNWRAPS` map: which versions of the header are taken.
+/// Value of the `UNWRAPS` map: which versions of the header are taken, and on what terms.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Versions(pub u32);
@@ -28,8 +28,10 @@ impl Versions {
     pub const V1: Self = Self(1);
     /// Version 2.
     pub const V2: Self = Self(2);
+    /// No version: a connection whose client the server's socket cannot express is refused.
+    pub const EXPRESSED: Self = Self(4);
 
-    /// Whether a version is among them.
+    /// Whether `version` is among them.
     #[inline(always)]
     pub const fn has(self, version: Self) -> bool {
         self.0 & version.0 != 0
@@ -92,17 +94,20 @@ pub enum Refusal {
     Full = 5,
     /// A policy denies the client.
     Denied = 6,
+    /// The application's socket cannot express the client's address.
+    Inexpressible = 7,
 }
 
 impl Refusal {
     /// Every reason, in the order of the numbers.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Untrusted,
         Self::NoHeader,
         Self::Invalid,
         Self::Split,
         Self::Full,
         Self::Denied,
+        Self::Inexpressible,
     ];
 
     /// The word for it in the access log.
@@ -114,6 +119,7 @@ impl Refusal {
             Self::Split => "split_header",
             Self::Full => "full",
             Self::Denied => "denied",
+            Self::Inexpressible => "inexpressible",
         }
     }
 

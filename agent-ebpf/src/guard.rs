@@ -4,7 +4,7 @@
 //! that names the client. What was admitted is left alone.
 
 use agent_common::{
-    Address, Claim, Closed, Endpoint, Evidence, Origin, Syn,
+    Address, Claim, Endpoint, Evidence, Syn,
     guard::{Policy, Prefix, Verdict},
     unwrap::Refusal,
 };
@@ -16,14 +16,12 @@ use aya_ebpf::{
 
 use crate::{
     kernel::{
-        clock::boottime,
         context::Skb as _,
         opening::{Opening, Packet},
         uapi::{LOOPBACK, PASS, REJECT},
     },
-    learn::{hear::hear, toa},
+    learn::{hear::hear, refused, toa},
     maps::{CLAIMS, HANDOVERS, POLICIES, PREFIXES, REFUSED, Replaced as _, TALLIES, add},
-    tell,
 };
 
 /// Whether there is a policy for this port.
@@ -61,7 +59,7 @@ pub(crate) fn admitted(port: u16) {
 pub(crate) fn refused(claim: &Claim, source: &Endpoint, destination: &Endpoint) {
     if let Some(policy) = policy(destination.port) {
         tally(policy.rule, Verdict::Deny);
-        log(claim, source, destination, policy.rule);
+        refused::log(claim, source, destination, Refusal::Denied, policy.rule);
     }
 }
 
@@ -71,27 +69,6 @@ fn tally(rule: u32, verdict: Verdict) {
         // SAFETY: a value of the map, to which programs only add.
         unsafe { add(&raw mut (*tally)[verdict as usize], 1) };
     }
-}
-
-#[inline(always)]
-fn log(claim: &Claim, source: &Endpoint, destination: &Endpoint, policy: u32) {
-    let now = boottime();
-    tell::refused(|| Closed {
-        origin: Origin {
-            since: now,
-            client: claim.client,
-            original_dst: *destination,
-            local: *destination,
-            remote: *source,
-            evidence: claim.evidence,
-            rule: claim.rule,
-            ..Origin::default()
-        },
-        closed: now,
-        refused: Refusal::Denied as u32,
-        policy,
-        ..Closed::default()
-    });
 }
 
 /// Handles one packet on its way to a socket and returns the answer for it.

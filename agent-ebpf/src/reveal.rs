@@ -2,17 +2,18 @@
 
 use core::ptr::read_volatile;
 
-use agent_common::{Counter, Origin};
+use agent_common::{Claim, Counter, Endpoint, Origin, unwrap::Refusal};
 use aya_ebpf::programs::{SockAddrContext, SockoptContext};
 
 use crate::{
     kernel::{
         context::Cookie as _,
         sockaddr::{SockAddr4, SockAddr6},
+        socket::Socket,
         syscall::{SockAddr as _, Sockopt as _},
         uapi::{SO_ORIGINAL_DST, SOL_IP, SOL_IPV6},
     },
-    learn::process,
+    learn::{process, refused},
     maps::{LISTENERS, ORIGINS, PROCESSES},
     tell::count,
 };
@@ -49,6 +50,20 @@ fn origin(ctx: &SockAddrContext) -> Option<&'static Origin> {
         process::note(origin);
     }
     (known.client != known.remote).then_some(known)
+}
+
+/// Whether an application with this socket, or with one that this listener accepts, cannot be told the client: an IPv4
+/// socket cannot express an IPv6 address. It would see the last hop, perhaps a loopback address, which many rules trust.
+#[inline(always)]
+pub(crate) fn is_inexpressible(claim: &Claim, sk: &Socket) -> bool {
+    sk.is_v4() && !claim.client.address.is_v4()
+}
+
+/// Counts a connection that is refused because its client is inexpressible, and tells the access log.
+#[inline(never)]
+pub(crate) fn refuse(claim: &Claim, source: &Endpoint, destination: &Endpoint, counter: Counter) {
+    count(counter);
+    refused::log(claim, source, destination, Refusal::Inexpressible, 0);
 }
 
 /// Answers `getsockopt(SO_ORIGINAL_DST)` for a connection that was steered to a proxy: its own address is

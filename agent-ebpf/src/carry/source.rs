@@ -2,9 +2,10 @@
 //! kernel chooses it when the proxy connects. Towards this host's own addresses the configured source comes
 //! first, because rules that redirect what a proxy sends to its own pod exempt that source.
 //!
-//! A client that a policy of this host denies is refused here already, so that the proxy need not wait.
+//! A client that a policy of this host denies is refused here already, so that the proxy need not wait, and so is one whom the
+//! application's socket cannot express, if the rule wants that.
 
-use agent_common::{Address, Claim, Endpoint, trust::LocalSource};
+use agent_common::{Address, Claim, Counter, Endpoint, trust::LocalSource};
 use aya_ebpf::{
     bindings::{bpf_sock_addr, sockaddr},
     helpers::generated::bpf_bind,
@@ -15,11 +16,13 @@ use crate::{
     guard,
     kernel::{
         sockaddr::{ANY, SockAddr4, SockAddr6},
+        socket::Socket,
         syscall::SockAddr as _,
-        uapi::{AF_INET, AF_INET6, PASS, REJECT},
+        uapi::{AF_INET, AF_INET6, EAFNOSUPPORT, PASS, REJECT},
     },
     learn::trust,
     maps::{CLAIMS, LOCAL_SOURCES, Replaced as _},
+    reveal,
 };
 
 /// Addresses that no host has: the first of TEST-NET-1 (RFC 5737) and of the discard-only block (RFC
@@ -75,6 +78,17 @@ fn choose_source(
         }
         bind(ANY);
     }
+    if is_told && is_inexpressible(ctx, &claim, &destination) {
+        // Elsewhere the application sees the hop as what it is: another host.
+        if destination.address.is_loopback() || binds_own() {
+            if claim.conditions & Claim::RELAYED == 0 {
+                let (source, counter) = (Endpoint::new(ANY, 0), Counter::BindInexpressible);
+                reveal::refuse(&claim, &source, &destination, counter);
+            }
+            return ctx.fail(EAFNOSUPPORT);
+        }
+        bind(ANY);
+    }
     let rule = claim.rule;
     if let Some(source) = LOCAL_SOURCES.look_up(LocalSource { rule, family }) {
         let is_chosen = binds_own() && bind(*source);
@@ -83,6 +97,19 @@ fn choose_source(
         }
     }
     PASS
+}
+
+/// Whether the connection is to be refused if it stays on this host, because whoever listens at `destination` cannot express
+/// the client.
+#[inline(never)]
+fn is_inexpressible(ctx: &SockAddrContext, claim: &Claim, destination: &Endpoint) -> bool {
+    let is_v4 = destination.address.is_v4() && !claim.client.address.is_v4();
+    if !is_v4 || claim.conditions & Claim::EXPRESSED == 0 {
+        return false;
+    }
+    let from = Endpoint::new(destination.address, 0);
+    Socket::between(ctx, false, from, *destination)
+        .is_some_and(|sk| sk.is_listener() && reveal::is_inexpressible(claim, &sk))
 }
 
 /// Binds the socket to an address only; the kernel chooses the port when it connects.

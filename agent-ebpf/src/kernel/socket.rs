@@ -1,7 +1,8 @@
-//! Sockets that tc programs look up.
+//! Sockets that programs look up.
 
 use agent_common::{Counter, Endpoint};
 use aya_ebpf::{
+    EbpfContext,
     bindings::{
         BPF_F_CURRENT_NETNS, BPF_TCP_LISTEN, bpf_sock, bpf_sock_tuple,
         bpf_sock_tuple__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 as TupleV4,
@@ -19,7 +20,7 @@ use network_types::{
     tcp::TcpHdr,
 };
 
-use super::bytes::Linear;
+use super::{bytes::Linear, uapi::AF_INET};
 use crate::tell::count;
 
 /// Longest IPv4 header.
@@ -41,7 +42,7 @@ impl Socket {
     /// `destination`.
     #[inline(always)]
     pub(crate) fn between(
-        ctx: &TcContext,
+        ctx: &impl EbpfContext,
         is_v6: bool,
         source: Endpoint,
         destination: Endpoint,
@@ -71,15 +72,18 @@ impl Socket {
 
     /// The size of the tuple's variant tells the helper the address family.
     #[inline(always)]
-    fn look_up(ctx: &TcContext, ends: bpf_sock_tuple__bindgen_ty_1, size: usize) -> Option<Self> {
+    fn look_up(
+        ctx: &impl EbpfContext,
+        ends: bpf_sock_tuple__bindgen_ty_1,
+        size: usize,
+    ) -> Option<Self> {
         let mut tuple = bpf_sock_tuple {
             __bindgen_anon_1: ends,
         };
-        // The namespace of the packet's device.
+        // The namespace of the packet's device, or of the socket that makes the call.
         let netns = BPF_F_CURRENT_NETNS as u64;
-        let skb = ctx.skb.skb.cast();
         // SAFETY: the tuple is at least `size` long, and only read.
-        let sk = unsafe { bpf_skc_lookup_tcp(skb, &mut tuple, size as u32, netns, 0) };
+        let sk = unsafe { bpf_skc_lookup_tcp(ctx.as_ptr(), &mut tuple, size as u32, netns, 0) };
         if sk.is_null() { None } else { Some(Self(sk)) }
     }
 
@@ -93,6 +97,14 @@ impl Socket {
     #[inline(always)]
     pub(crate) fn is_listener(&self) -> bool {
         self.state() == BPF_TCP_LISTEN
+    }
+
+    /// Whether it is an AF_INET socket, which knows IPv4 addresses only.
+    #[inline(always)]
+    pub(crate) fn is_v4(&self) -> bool {
+        // SAFETY: as for the state.
+        let family = unsafe { (*self.0).family };
+        family == AF_INET
     }
 
     /// Makes the kernel deliver the packet to this socket. `false`, which is counted, if it refuses.

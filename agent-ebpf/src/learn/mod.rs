@@ -3,6 +3,7 @@
 pub(crate) mod bind;
 pub(crate) mod hear;
 pub(crate) mod process;
+pub(crate) mod refused;
 pub(crate) mod snat;
 pub(crate) mod tag;
 pub(crate) mod toa;

@@ -29,8 +29,8 @@ impl Incoming {
             Refusal::Invalid => Some(Counter::UnwrapInvalid),
             Refusal::Split => Some(Counter::UnwrapSplit),
             Refusal::Full => Some(Counter::UnwrapFull),
-            // `guard` has already counted and logged it.
-            Refusal::Denied => None,
+            // `guard` or `reveal` has already counted and logged it.
+            Refusal::Denied | Refusal::Inexpressible => None,
         };
         if let Some(counter) = counter {
             count(counter);

@@ -4,7 +4,7 @@
 use agent_common::{
     Claim, Connection, Counter, Evidence,
     trust::Statement,
-    unwrap::{Habit, Handshake, Refusal},
+    unwrap::{Habit, Handshake, Refusal, Versions},
 };
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_NOEXIST, BPF_TCP_LISTEN, BPF_TCP_NEW_SYN_RECV, BPF_TCP_TIME_WAIT},
@@ -21,6 +21,7 @@ use crate::{
     },
     learn::trust,
     maps::{HANDOVERS, LENGTHS, LINGERING, Replaced as _, UNWRAPPING},
+    reveal,
     tell::count,
 };
 
@@ -157,6 +158,11 @@ impl Incoming {
             claim.is_signed = 0;
         }
         claim.is_pending = 0;
+        if self.versions.has(Versions::EXPRESSED) && reveal::is_inexpressible(&claim, found) {
+            let (source, destination) = (&self.connection.source, &self.connection.destination);
+            reveal::refuse(&claim, source, destination, Counter::UnwrapInexpressible);
+            return Outcome::Refused(Refusal::Inexpressible);
+        }
         if !self.is_allowed(&claim, handshake) {
             return Outcome::Refused(Refusal::Denied);
         }

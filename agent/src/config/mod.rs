@@ -6,6 +6,7 @@
 mod agent;
 mod carry;
 mod consistency;
+mod doubts;
 mod fields;
 pub mod keys;
 mod policy;
@@ -30,11 +31,12 @@ use toml::de::{DeTable, DeValue};
 pub use self::{
     agent::{AccessLogTarget, AgentSettings, PrefixLengths},
     carry::{CarryNode, CarryToa},
+    doubts::Doubt,
     fields::show_ports,
     policy::Policy,
     problem::ConfigError,
     relay::{Accept, Balance, Http, Protocol, Relay, Send},
-    reveal::Reveal,
+    reveal::{Inexpressible, Reveal},
     steer::Steer,
     toa::Toa,
     trust::{Proxy, Rule, Speakers, Trust, TrustedSenders},
@@ -111,6 +113,29 @@ impl Config {
     /// Whether any local proxy is believed.
     pub fn believes_proxies(&self) -> bool {
         self.trust.iter().any(Trust::believes_proxies)
+    }
+
+    /// Whether it is to be watched what relays connect to, as applications may not be able to express their clients.
+    pub fn watches_relays(&self) -> bool {
+        self.reveal.refuses() && self.relay.iter().any(Relay::speaks)
+    }
+
+    /// What is valid, and probably not meant.
+    pub fn doubts(&self) -> Vec<Doubt> {
+        let carry = doubts::carry(&self.carry_toa, &self.trust, &self.relay);
+        let unwraps = self.unwrap.iter();
+        let unwraps = unwraps.filter_map(|unwrap| doubts::unwrap(unwrap, &self.trust));
+        let relays = self.relay.iter();
+        let relays = relays.filter_map(|relay| doubts::hops(relay, &self.steer, &self.trust));
+        carry.into_iter().chain(unwraps).chain(relays).collect()
+    }
+
+    /// Which relays cannot tell each client to each server; what servers there are decides whether that matters.
+    pub fn inexpressible_doubts(&self) -> Vec<Doubt> {
+        let relays = self.relay.iter();
+        relays
+            .filter_map(|relay| doubts::inexpressible(relay, &self.reveal))
+            .collect()
     }
 
     /// Reads and checks a file; without a path, the default configuration.

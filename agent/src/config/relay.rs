@@ -112,6 +112,20 @@ impl Relay {
         format!("relay {}", self.listen)
     }
 
+    /// The ports by which rules concern its connections: its own, and on steered connections the one that the client
+    /// connected to.
+    pub fn ports<'a>(
+        &'a self,
+        steers: impl IntoIterator<Item = &'a Steer, IntoIter: 'a>,
+    ) -> impl Iterator<Item = u16> + 'a {
+        let port = self.listen.port();
+        let steers = steers.into_iter();
+        let steered = steers
+            .filter(move |steer| steer.netns == self.netns && steer.to.contains(&port))
+            .flat_map(|steer| steer.ports.iter().cloned().flatten());
+        std::iter::once(port).chain(steered)
+    }
+
     /// Whether its connections speak for the clients, to applications and policies of this host or by TOA.
     pub fn speaks(&self) -> bool {
         matches!(self.send, Send::Reveal | Send::Transparent | Send::Toa)

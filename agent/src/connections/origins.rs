@@ -27,7 +27,7 @@ pub trait Claims: Send + Sync + 'static {
     /// socket closes, if it [follows](Claims::follow) the listener.
     fn learn(&self, cookie: u64, origin: Origin) -> Result<()>;
 
-    /// Removes the origin of a socket that closed while it was recorded.
+    /// Removes the origin of a socket that closed while it was recorded, or whose end the relay tells itself.
     fn forget(&self, cookie: u64) -> Result<()>;
 
     /// Whether the policies let a client connect to a port.

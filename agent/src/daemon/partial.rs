@@ -7,7 +7,7 @@ use anyhow::Result;
 use tracing::warn;
 
 use crate::{
-    config::Config,
+    config::{Config, Inexpressible},
     datapath::{self, Section},
 };
 
@@ -50,6 +50,7 @@ impl Partial {
                 Section::Policy => config.policy.clear(),
                 Section::Bind => {
                     config.trust.retain(|rule| !rule.believes_proxies());
+                    config.reveal.inexpressible = Inexpressible::Pass;
                 }
                 Section::Toa => {
                     config.toa.kinds = Kinds::NONE;

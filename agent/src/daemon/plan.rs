@@ -78,6 +78,8 @@ pub(super) struct Rules {
     pub(super) steers: Vec<Steer>,
     pub(super) unwraps: Vec<Unwrap>,
     pub(super) nodes: Vec<CarryNode>,
+    /// Whether connections are refused whose client a server cannot express.
+    pub(super) refuses: bool,
 }
 
 impl Rules {
@@ -94,12 +96,18 @@ impl Rules {
 }
 
 /// The unwrapping ports of the namespace with this cookie; those of an interface that is missing are left
-/// out.
+/// out. With `refuses`, connections are refused whose client the server cannot express.
 pub(super) fn unwraps(
     unwraps: &[Unwrap],
+    refuses: bool,
     netns: u64,
     index: impl Fn(&str) -> Option<u32>,
 ) -> Vec<(UnwrapPort, Versions)> {
+    let terms = if refuses {
+        Versions::EXPRESSED
+    } else {
+        Versions::default()
+    };
     let here = unwraps
         .iter()
         .filter_map(|u| Some((u, index(&u.interface)?)));
@@ -112,7 +120,7 @@ pub(super) fn unwraps(
                 port,
                 padding: 0,
             };
-            (port, unwrap.versions)
+            (port, Versions(unwrap.versions.0 | terms.0))
         })
     })
     .collect()

@@ -89,7 +89,7 @@ impl Served {
         }
         Ok(Self {
             settings: plan::settings(&rules.steers, index)?,
-            unwraps: plan::unwraps(&rules.unwraps, netns.cookie(), index),
+            unwraps: plan::unwraps(&rules.unwraps, rules.refuses, netns.cookie(), index),
             nodes: plan::nodes(&rules.nodes, kind, netns.cookie(), index),
             netns,
             interfaces,

@@ -73,6 +73,7 @@ impl Wanted {
                 .chain(pod.iter().flat_map(|pod| pod.unwrap.clone()))
                 .collect(),
             nodes: nodes.cloned().collect(),
+            refuses: self.config.reveal.refuses(),
         }
     }
 }

@@ -32,33 +32,31 @@ struct OpenMaps {
     prefixes: PolicyPrefixes,
 }
 
-/// The map of origins, and how many of them the relay wrote.
+/// The map of origins, and what the relay counts of them.
 struct Learnt {
     map: maps::Origins,
     counters: PerCpuArray<MapData, u64>,
-    /// [`Counter::LearntRelay`] on each CPU; nobody else counts it.
-    count: Vec<u64>,
 }
 
 impl Learnt {
-    fn count(&mut self, by: i64) -> Result<()> {
-        self.count[0] = self.count[0].saturating_add_signed(by);
-        let values = PerCpuValues::try_from(self.count.clone())?;
-        Ok(self.counters.set(Counter::LearntRelay as u32, values, 0)?)
+    /// Adds one to a counter that nobody else counts.
+    fn count(&mut self, counter: Counter) -> Result<()> {
+        let mut values = self.counters.get(&(counter as u32), 0)?.to_vec();
+        values[0] += 1;
+        let values = PerCpuValues::try_from(values)?;
+        Ok(self.counters.set(counter as u32, values, 0)?)
     }
 }
 
 impl OpenMaps {
     fn open(pins: &Pins) -> Result<Self> {
-        let counters = pins.counters()?;
         Ok(Self {
             claims: Mutex::new(pins.claims()?),
             policies: pins.policies()?,
             prefixes: pins.policy_prefixes()?,
             origins: Mutex::new(Learnt {
                 map: pins.origins()?,
-                count: counters.get(&(Counter::LearntRelay as u32), 0)?.to_vec(),
-                counters,
+                counters: pins.counters()?,
             }),
         })
     }
@@ -80,14 +78,14 @@ impl Claims for OpenMaps {
             // There is one, or no room for another.
             return Ok(origins.map.insert(cookie, Plain(origin), 0)?);
         }
-        origins.count(1)
+        origins.count(Counter::LearntRelay)
     }
 
     fn forget(&self, cookie: u64) -> Result<()> {
         let origins = &mut *self.origins();
         // Where there is none, the data path was first, and has counted it.
         if removed(origins.map.remove(&cookie))? {
-            origins.count(-1)?;
+            origins.count(Counter::Forgotten)?;
         }
         Ok(())
     }

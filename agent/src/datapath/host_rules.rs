@@ -36,7 +36,7 @@ impl Datapath {
     ///
     /// When a cgroup is missing, or the kernel refuses a program.
     pub fn prepare(&mut self, rules: &HostRules<'_>) -> Result<()> {
-        self.proxies(rules.trust)?;
+        self.proxies(rules.trust, rules.reveal.refuses())?;
         for cgroup in self.told(rules.reveal) {
             cgroups::id(&cgroup)?;
         }
@@ -59,7 +59,7 @@ impl Datapath {
     pub fn govern(&mut self, rules: &HostRules<'_>) -> Result<()> {
         self.sign(rules.keys)?;
         self.guard(rules.policies)?;
-        self.trust(rules.trust)?;
+        self.trust(rules.trust, rules.reveal.refuses())?;
         let needed = needed(rules)?;
         let mut names =
             cgroups::attach_to_root(&mut self.object, &self.pins, &self.cgroup, &needed)?;
@@ -79,14 +79,16 @@ impl Datapath {
 fn needed(rules: &HostRules<'_>) -> Result<Vec<&'static str>> {
     let HostRules { trust, .. } = *rules;
     let judges = !rules.policies.is_empty();
+    let refuses = judges || rules.reveal.refuses();
     let mut needed = Vec::new();
     if trust.iter().any(Trust::believes_proxies) {
         // They take the binds of trusted proxies as evidence.
         needed.extend([program::ASK, program::BIND4, program::BIND6]);
     }
     let speaks = rules.relays || trust.iter().any(Trust::believes_proxies);
-    if judges && speaks || trust.iter().any(Trust::has_local_source) {
-        // They choose the source of the proxies' connections, and refuse those whose client a policy denies.
+    if refuses && speaks || trust.iter().any(Trust::has_local_source) {
+        // They choose the source of the proxies' connections, and refuse those whose client a policy denies or the
+        // application cannot express.
         needed.extend([program::SOURCE4, program::SOURCE6]);
     }
     if judges {

@@ -38,15 +38,16 @@ impl Datapath {
         maps::replace(&mut self.pins.keys()?, keys.map(entry))
     }
 
-    /// Says who may speak for a client.
+    /// Says who may speak for a client, and whether connections of local proxies are refused (`refuses`) whose client an
+    /// application cannot express.
     ///
     /// # Errors
     ///
     /// When a cgroup is missing.
-    pub(super) fn trust(&self, rules: &[Trust]) -> Result<()> {
+    pub(super) fn trust(&self, rules: &[Trust], refuses: bool) -> Result<()> {
         let senders = TrustedSenders::new(rules);
         // All that may be missing is looked for before anything changes.
-        let proxies = self.proxies(rules)?;
+        let proxies = self.proxies(rules, refuses)?;
         let (mut ports, mut sources) = (self.pins.trusted_ports()?, self.pins.local_sources()?);
         // What a rule refers to comes before it and goes after it. While its speakers change, a rule that stays believes on
         // such ports only as it did before and will from now on.
@@ -75,7 +76,7 @@ impl Datapath {
     /// # Errors
     ///
     /// When a cgroup is missing.
-    pub(super) fn proxies(&self, rules: &[Trust]) -> Result<Proxies> {
+    pub(super) fn proxies(&self, rules: &[Trust], refuses: bool) -> Result<Proxies> {
         let mut all = Proxies::default();
         for rule in rules {
             let Speakers::Proxies {
@@ -92,7 +93,8 @@ impl Datapath {
                     rule: id,
                     reach: *reach as u8,
                     limited: (!rule.ports.is_empty()).into(),
-                    padding: [0; 2],
+                    expressed: refuses.into(),
+                    padding: 0,
                 });
                 match proxy {
                     Proxy::Uid(uid) => all.uids.push((*uid, believed)),

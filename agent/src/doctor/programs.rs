@@ -99,7 +99,10 @@ pub(super) fn needed(config: &Config) -> BTreeSet<Section> {
         (Section::Unwrap, !config.unwrap.is_empty()),
         (Section::CarryNode, !config.carry_node.is_empty()),
         (Section::Policy, !config.policy.is_empty()),
-        (Section::Bind, config.believes_proxies()),
+        (
+            Section::Bind,
+            config.believes_proxies() || config.watches_relays(),
+        ),
         (Section::Toa, !config.kinds().is_empty()),
         (Section::Reveal, config.reveal.enabled),
     ]

@@ -112,7 +112,7 @@ impl Relays {
         descriptors::raise_limit(config.relay.iter().map(|relay| relay.max_connections));
         let mut before = std::mem::take(&mut self.listeners);
         for (relay, bound) in config.relay.iter().zip(prepared.0) {
-            let service = Arc::new(self.service(relay, senders.clone()));
+            let service = Arc::new(self.service(relay, senders.clone(), config.reveal.refuses()));
             match bound {
                 Some((socket, handle)) => {
                     info!("{} listens", relay.name());
@@ -147,7 +147,7 @@ impl Relays {
     }
 
     /// What the connections of this relay share from now on.
-    fn service(&self, relay: &Relay, senders: Arc<TrustedSenders>) -> Service {
+    fn service(&self, relay: &Relay, senders: Arc<TrustedSenders>, refuses: bool) -> Service {
         Service {
             name: relay.name(),
             senders,
@@ -157,6 +157,7 @@ impl Relays {
             tlvs: self.tlvs.clone(),
             summaries: self.summaries.clone(),
             pipes: Pipes::default(),
+            refuses,
             relay: relay.clone(),
         }
     }

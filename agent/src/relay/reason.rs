@@ -1,6 +1,6 @@
 //! Why a relay refuses a connection or a request.
 
-use agent_common::proxy::Reason;
+use agent_common::{proxy::Reason, unwrap::Refusal};
 
 /// Why a relay refuses a connection or a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub(super) enum RefusalReason {
     Limit,
     /// No upstream could be reached.
     Upstream,
+    /// The upstream could not be told the client: an IPv4 socket cannot express an IPv6 address.
+    Inexpressible,
 }
 
 impl RefusalReason {
@@ -31,6 +33,7 @@ impl RefusalReason {
             Self::Closed,
             Self::Limit,
             Self::Upstream,
+            Self::Inexpressible,
         ];
         Reason::ALL.into_iter().map(Self::Header).chain(others)
     }
@@ -45,6 +48,7 @@ impl RefusalReason {
             Self::Closed => "closed",
             Self::Limit => "limit",
             Self::Upstream => "upstream",
+            Self::Inexpressible => Refusal::Inexpressible.name(),
         }
     }
 }

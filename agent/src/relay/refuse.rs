@@ -2,7 +2,7 @@
 
 use std::{fmt::Display, net::SocketAddr, time::Duration};
 
-use agent_common::{Closed, Evidence};
+use agent_common::Closed;
 use anyhow::Result;
 use socket2::SockRef;
 use tokio::net::TcpStream;
@@ -13,7 +13,7 @@ use super::{
     reason::RefusalReason,
     service::Service,
 };
-use crate::{config::Accept, connections::summary::Summary};
+use crate::connections::summary::Summary;
 
 /// Why a connection is refused, and its client if that is known.
 pub(super) struct Refused {
@@ -66,15 +66,17 @@ fn report(
     refused: &Refused,
 ) -> Result<()> {
     let accepted = Accepted::new(service, stream, peer)?;
-    let origin = accepted.origin(refused.client.as_ref());
+    // What was known of the client before the refusal is known of it still.
+    let client = refused.client.or(accepted.known.and_then(Client::recorded));
+    let origin = accepted.origin(client.as_ref());
     let closed = Closed {
         origin,
         cookie: accepted.cookie,
         closed: origin.since,
         ..Closed::default()
     };
-    if service.relay.accept == Accept::Proxy && origin.evidence == Evidence::Proxy as u8 {
-        // The relay recorded this origin; the data path would report the connection's end a second time.
+    if accepted.known.is_some() {
+        // The data path would report the connection's end a second time.
         service.claims.forget(accepted.cookie)?;
     }
     service.summaries.tell(Summary {

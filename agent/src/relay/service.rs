@@ -21,4 +21,6 @@ pub(super) struct Service {
     pub(super) tlvs: Arc<TlvStore>,
     pub(super) summaries: SummarySender,
     pub(super) pipes: Pipes,
+    /// Whether a client is refused whom the upstream cannot be told.
+    pub(super) refuses: bool,
 }

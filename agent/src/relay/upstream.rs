@@ -3,8 +3,11 @@
 use std::{io, net::SocketAddr, os::fd::AsFd as _, time::Duration};
 
 use agent_common::Claim;
-use anyhow::{Context as _, Result, bail};
-use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
+use anyhow::{Context as _, Result};
+use nix::{
+    errno::Errno,
+    sys::socket::{setsockopt, sockopt::IpBindAddressNoPort},
+};
 use socket2::SockRef;
 use tokio::{
     io::AsyncWriteExt as _,
@@ -46,7 +49,7 @@ pub(super) async fn open(
     Ok(Ok(upstream))
 }
 
-/// Connects to the upstream that the balancer chooses, or to the next one that answers.
+/// Connects to the upstream that the balancer chooses, or to the next one that answers and can be told the client.
 async fn connect(service: &Service, client: &Client) -> Result<TcpStream, RefusalReason> {
     let mut reason = RefusalReason::Upstream;
     for at in service.balancer.candidates(client.endpoints.source.address) {
@@ -56,10 +59,15 @@ async fn connect(service: &Service, client: &Client) -> Result<TcpStream, Refusa
             Ok(stream) => return Ok(stream),
             Err(error) => {
                 debug!("{}: {address}: {error:#}", service.name);
-                let error = error.downcast_ref().map(io::Error::kind);
-                if error == Some(io::ErrorKind::PermissionDenied) {
+                let error: Option<&io::Error> = error.downcast_ref();
+                if error.map(io::Error::kind) == Some(io::ErrorKind::PermissionDenied) {
                     // The data path refuses clients whom a policy of the upstream's port denies.
                     reason = RefusalReason::Denied;
+                }
+                let number = error.and_then(io::Error::raw_os_error);
+                if number == Some(Errno::EAFNOSUPPORT as i32) {
+                    // The data path refuses clients whom the upstream cannot be told.
+                    reason = RefusalReason::Inexpressible;
                 }
             }
         }
@@ -79,7 +87,11 @@ async fn connect_to(service: &Service, address: SocketAddr, client: &Client) -> 
         return Ok(connect(None).await?);
     }
     if source.is_ipv4() != address.is_ipv4() {
-        bail!("{source} cannot be the source of a connection to {address}");
+        if service.refuses {
+            let error = io::Error::from(Errno::EAFNOSUPPORT);
+            return Err(error).context("the client cannot be the source of this connection");
+        }
+        return Ok(connect(None).await?);
     }
     match connect(Some(source)).await {
         // Another connection has these ports and addresses. This one takes any port, and only the record
@@ -123,13 +135,14 @@ fn socket(
         socket.bind(source)?;
     }
     if service.relay.speaks() {
+        let expressed = if service.refuses { Claim::EXPRESSED } else { 0 };
         let claim = Claim {
             client: client.endpoints.source,
             original_dst: client.endpoints.destination,
             rule: client.rule,
             evidence: client.evidence as u8,
             // The upstream may be anywhere.
-            conditions: Claim::CARRIED,
+            conditions: Claim::CARRIED | Claim::RELAYED | expressed,
             ..Claim::default()
         };
         service

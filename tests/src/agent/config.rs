@@ -208,6 +208,8 @@ pub struct Toa {
 #[expect(missing_docs, reason = "the configuration's own names")]
 pub struct Reveal {
     pub enabled: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inexpressible: Option<&'static str>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub cgroups: Vec<String>,
 }
@@ -216,6 +218,7 @@ impl Default for Reveal {
     fn default() -> Self {
         Self {
             enabled: true,
+            inexpressible: None,
             cgroups: Vec::new(),
         }
     }

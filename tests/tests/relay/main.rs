@@ -3,6 +3,8 @@
 mod http;
 mod http_envoy;
 mod http_life;
+mod inexpressible;
+mod known;
 mod life;
 mod many;
 mod peers;

@@ -8,7 +8,7 @@ use agent_common::Counter;
 use anyhow::{Result, ensure};
 use nix::errno::Errno;
 use tests::agent::records::no_origins;
-use tests::agent::{Agent, Config, Trust};
+use tests::agent::{Agent, Config, Reveal, Trust};
 use tests::clients::load::Load;
 use tests::host::netns::Netns;
 use tests::host::process::Process;
@@ -87,7 +87,14 @@ fn ipv4_application() {
         let sidecar = Sidecar::new()?;
         let pod = &sidecar.pod;
         let _report = Report::start(pod, any_v4(APPLICATION))?;
-        let agent = agent(directory)?;
+        let mut config = Config::new(directory, [])?;
+        config.trust.push(Trust::uid(UID));
+        // By default such connections are refused: `learn::inexpressible`.
+        config.reveal = Reveal {
+            inexpressible: Some("pass"),
+            ..Reveal::default()
+        };
+        let agent = Agent::start(directory, config)?;
         // A socket for both families reaches the application by its mapped address, and may have an
         // IPv6 client.
         let mapped = Ipv4Addr::LOCALHOST.to_ipv6_mapped();

@@ -3,6 +3,7 @@
 mod chain;
 mod forward;
 mod header;
+mod inexpressible;
 mod integrity;
 mod refused;
 mod restart;

@@ -49,7 +49,7 @@ impl Responder {
             }
             Err(reply) => {
                 if let Some(reason) = reply.refusal() {
-                    self.session.service.metrics.refused(reason);
+                    exchange.refused(reason);
                 }
                 let answer = match is_grpc {
                     true => own_answer::of_grpc,

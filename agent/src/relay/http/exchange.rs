@@ -1,7 +1,7 @@
 //! A request and its answer.
 
 use std::sync::{
-    Arc,
+    Arc, OnceLock,
     atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering},
 };
 
@@ -12,7 +12,7 @@ use super::session::Session;
 use crate::{
     connections::summary::{HttpRequest, Summary},
     host::clock::now,
-    relay::{client::Client, metrics::Direction},
+    relay::{client::Client, metrics::Direction, reason::RefusalReason},
 };
 
 /// A request and its answer. It is dropped when both have ended, and sends a summary of them then.
@@ -25,6 +25,8 @@ pub(super) struct Exchange {
     path: String,
     /// Status of the answer; 0 before there is one.
     status: AtomicU16,
+    /// Why the client is refused.
+    refused: OnceLock<RefusalReason>,
     received: AtomicU64,
     sent: AtomicU64,
     is_received: AtomicBool,
@@ -41,6 +43,7 @@ impl Exchange {
             method: request.method().to_string(),
             path: request.uri().path().to_owned(),
             status: AtomicU16::new(0),
+            refused: OnceLock::new(),
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
             is_received: AtomicBool::new(false),
@@ -50,6 +53,12 @@ impl Exchange {
     /// Notes the answer's status.
     pub(super) fn answered(&self, status: StatusCode) {
         self.status.store(status.as_u16(), Ordering::Relaxed);
+    }
+
+    /// Counts and notes that the client is refused.
+    pub(super) fn refused(&self, reason: RefusalReason) {
+        self.session.service.metrics.refused(reason);
+        self.refused.get_or_init(|| reason);
     }
 
     /// Notes that the request has been received to its end.
@@ -91,6 +100,7 @@ impl Drop for Exchange {
         };
         self.session.service.summaries.tell(Summary {
             request: Some(request),
+            refused: self.refused.get().map(|reason| reason.name()),
             ..Summary::new(closed, None)
         });
     }

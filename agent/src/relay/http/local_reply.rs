@@ -11,6 +11,11 @@ pub struct LocalReply(pub StatusCode, pub &'static str);
 impl LocalReply {
     /// A policy denies the client.
     pub(super) const DENIED: Self = Self(StatusCode::FORBIDDEN, "a policy denies the client");
+    /// The upstream cannot be told the client.
+    pub(super) const INEXPRESSIBLE: Self = Self(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "the upstream cannot express the client's address",
+    );
     /// No upstream answers.
     pub(super) const UNAVAILABLE: Self = Self(
         StatusCode::SERVICE_UNAVAILABLE,
@@ -21,6 +26,7 @@ impl LocalReply {
     pub(super) fn refusal(self) -> Option<RefusalReason> {
         match self {
             Self::DENIED => Some(RefusalReason::Denied),
+            Self::INEXPRESSIBLE => Some(RefusalReason::Inexpressible),
             _ => None,
         }
     }

@@ -89,6 +89,7 @@ async fn connect(session: &Session, client: &Client) -> Result<SendRequest<Body>
     let stream = match upstream::open(&session.service, &session.beginning, client).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(RefusalReason::Denied)) => return Err(LocalReply::DENIED),
+        Ok(Err(RefusalReason::Inexpressible)) => return Err(LocalReply::INEXPRESSIBLE),
         Ok(Err(_)) => return Err(unavailable),
         Err(error) => {
             debug!("{}: {error:#}", session.service.name);

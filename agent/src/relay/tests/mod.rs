@@ -25,26 +25,23 @@ struct Notes {
     /// The clients that the policy denies.
     denied: Mutex<Vec<Address>>,
     origins: Mutex<Vec<Origin>>,
-    /// Cookies of the sockets that have an origin.
-    cookies: Mutex<Vec<u64>>,
+    /// The sockets that have an origin, by their cookies.
+    known: Mutex<HashMap<u64, Origin>>,
 }
 
 impl Claims for Notes {
-    fn origin(&self, _: u64) -> Result<Option<Origin>> {
-        Ok(None)
+    fn origin(&self, cookie: u64) -> Result<Option<Origin>> {
+        Ok(self.known.lock().unwrap().get(&cookie).copied())
     }
 
     fn learn(&self, cookie: u64, origin: Origin) -> Result<()> {
-        self.cookies.lock().unwrap().push(cookie);
+        self.known.lock().unwrap().insert(cookie, origin);
         self.origins.lock().unwrap().push(origin);
         Ok(())
     }
 
     fn forget(&self, cookie: u64) -> Result<()> {
-        self.cookies
-            .lock()
-            .unwrap()
-            .retain(|known| *known != cookie);
+        self.known.lock().unwrap().remove(&cookie);
         Ok(())
     }
 

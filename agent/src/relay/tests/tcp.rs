@@ -123,8 +123,9 @@ async fn what_a_header_says_is_kept_with_its_origin() {
     let mut client = TcpStream::connect(fixture.relay).unwrap();
     client.write_all(&bytes).unwrap();
     let _accepted = fixture.server.accept().unwrap();
-    let cookies = fixture.notes.cookies.lock().unwrap();
-    let tlvs = fixture.tlvs.take(cookies[0]).unwrap();
+    let known = fixture.notes.known.lock().unwrap();
+    let (cookie, _) = known.iter().next().unwrap();
+    let tlvs = fixture.tlvs.take(*cookie).unwrap();
     assert_eq!(tlvs.authority.as_deref(), Some("example.com"));
 }
 
@@ -159,7 +160,7 @@ async fn whom_it_refuses_is_told_with_the_client_if_it_is_known() {
         assert_eq!(origin.client.socket_addr().to_string(), shown);
     }
     // The origin is forgotten, or else the data path would report the end as well.
-    assert!(fixture.notes.cookies.lock().unwrap().is_empty());
+    assert!(fixture.notes.known.lock().unwrap().is_empty());
 }
 
 /// The relay runs on this thread, and so only while the test waits.
