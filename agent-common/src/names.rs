@@ -47,7 +47,7 @@ pub mod map {
     pub const CARRY: &str = "CARRY";
     /// Hash: [`crate::trust::LocalSource`] to [`crate::Address`].
     pub const LOCAL_SOURCES: &str = "LOCAL_SOURCES";
-    /// Hash: [`crate::unwrap::UnwrapPort`] to [`crate::unwrap::Versions`].
+    /// Hash: [`crate::unwrap::Page`] to [`crate::unwrap::PageVersions`].
     pub const UNWRAPS: &str = "UNWRAPS";
     /// Hash: [`crate::node::Interface`] to [`crate::node::Node`].
     pub const NODES: &str = "NODES";

@@ -2,23 +2,42 @@
 
 use crate::proxy;
 
-/// Key of the `UNWRAPS` map: a port whose connections begin with a PROXY header.
+/// Key of the `UNWRAPS` map: neighbouring ports of an interface.
 ///
-/// Layout (16 bytes): netns 0..8, ifindex 8..12, port 12..14, padding 14..16.
+/// Layout (16 bytes): netns 0..8, ifindex 8..12, number 12..14, padding 14..16.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct UnwrapPort {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Page {
     /// Cookie of the network namespace.
     pub netns: u64,
     /// The interface by which connections come in.
     pub ifindex: u32,
-    /// The server's port, host byte order.
-    pub port: u16,
+    /// Which [`PAGE`] ports they are: the high bits of a port.
+    pub number: u16,
     /// Always zero.
     pub padding: u16,
 }
 
-/// Value of the `UNWRAPS` map: which versions of the header are taken, and on what terms.
+/// How many ports a page has.
+pub const PAGE: usize = 1 << 12;
+/// How many pages all ports of an interface have. What an interface can take of the table does not depend on how many ports
+/// it unwraps, so that one pod cannot take what others need.
+pub const PAGES: u32 = 16;
+
+impl Page {
+    /// The page of a port (host byte order).
+    #[inline(always)]
+    pub const fn of(netns: u64, ifindex: u32, port: u16) -> Self {
+        Self {
+            netns,
+            ifindex,
+            number: port >> 12,
+            padding: 0,
+        }
+    }
+}
+
+/// Which versions of the header are taken, and on what terms: at most four bits.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Versions(pub u32);
@@ -31,10 +50,56 @@ impl Versions {
     /// No version: a connection whose client the server's socket cannot express is refused.
     pub const EXPRESSED: Self = Self(4);
 
+    /// How many bits a port has in a page, and all of them.
+    const WIDTH: u32 = 4;
+    const MASK: u64 = (1 << Self::WIDTH) - 1;
+
     /// Whether `version` is among them.
     #[inline(always)]
     pub const fn has(self, version: Self) -> bool {
         self.0 & version.0 != 0
+    }
+}
+
+/// How many ports a word has room for.
+const PORTS: usize = (u64::BITS / Versions::WIDTH) as usize;
+
+/// Value of the `UNWRAPS` map: which versions of the header are taken on each port of a page.
+///
+/// Layout (2,048 bytes): 256 words of 64 bits in the machine's byte order; a port `p` has four bits of word `p / 16 % 256`,
+/// the lowest of which is bit `p % 16 * 4`.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageVersions([u64; PAGE / PORTS]);
+
+impl PageVersions {
+    /// None on any port.
+    pub const NONE: Self = Self([0; PAGE / PORTS]);
+
+    /// From now on, these are taken on a port (host byte order).
+    pub const fn set(&mut self, port: u16, versions: Versions) {
+        let (word, shift) = Self::at(port);
+        self.0[word] &= !(Versions::MASK << shift);
+        self.0[word] |= (versions.0 as u64) << shift;
+    }
+
+    /// Those that are taken on a port (host byte order).
+    #[inline(always)]
+    pub const fn of(&self, port: u16) -> Versions {
+        let (word, shift) = Self::at(port);
+        Versions((self.0[word] >> shift & Versions::MASK) as u32)
+    }
+
+    /// The ports, of a page with this number, on which some are taken here and none there.
+    pub fn without(&self, other: &Self, number: u16) -> impl Iterator<Item = u16> {
+        let ports = (0..PAGE as u16).map(move |port| number << 12 | port);
+        ports.filter(|port| self.of(*port).0 != 0 && other.of(*port).0 == 0)
+    }
+
+    #[inline(always)]
+    const fn at(port: u16) -> (usize, u32) {
+        let word = port as usize / PORTS & (PAGE / PORTS - 1);
+        (word, port as u32 % PORTS as u32 * Versions::WIDTH)
     }
 }
 
@@ -149,6 +214,36 @@ impl From<proxy::Reason> for Refusal {
 }
 
 const _: () = {
-    assert!(size_of::<UnwrapPort>() == 16 && size_of::<Versions>() == 4);
+    assert!(size_of::<Page>() == 16 && size_of::<PageVersions>() == 1024);
+    assert!(PAGES as usize * PAGE == 1 << 16);
     assert!(size_of::<Handshake>() == 12 && size_of::<Habit>() == 28);
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_port_has_the_versions_that_were_set_last() {
+        let number = |port| Page::of(7, 2, port).number;
+        assert_eq!([0, 0xfff, 0x1000, 0xffff].map(number), [0, 0, 1, 15]);
+        let both = Versions(Versions::V1.0 | Versions::V2.0);
+        let mut page = PageVersions::NONE;
+        (0x1000..0x2000).for_each(|port| page.set(port, both));
+        page.set(0x1020, Versions::V2);
+        page.set(0x1fff, Versions::V1);
+        for port in 0x1000..0x2000 {
+            let expected = match port {
+                0x1020 => Versions::V2,
+                0x1fff => Versions::V1,
+                _ => both,
+            };
+            assert_eq!(page.of(port), expected, "{port:x}");
+        }
+        let mut later = page;
+        later.set(0x1020, Versions::default());
+        later.set(0x1021, Versions::V1);
+        assert!(page.without(&later, 1).eq([0x1020]));
+        assert!(later.without(&page, 1).next().is_none());
+    }
+}

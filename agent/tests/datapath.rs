@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use aya::programs::links::{FdLink, PinnedLink};
 use truepeer::{
     connections::origins::Origins as _,
-    datapath::{self, Datapath, Job, Pins},
+    datapath::{self, Datapath, Job, Pins, Unwrapped},
     host::netns::Netns,
 };
 
@@ -97,7 +97,7 @@ fn everything_attaches_is_taken_over_and_goes() -> Result<()> {
         let packets = datapath.load_packets(&netns, &jobs, true)?;
         let names = datapath.attach(packets)?;
         let names: Vec<_> = names.iter().map(String::as_str).collect();
-        datapath.retain(&names, &[netns.cookie()], &[])?;
+        datapath.retain(&names, &[netns.cookie()], &Unwrapped::new())?;
         let status = Pins::open(&root)?.status()?;
         assert_eq!(status.links.len(), 7, "{status:?}");
         for name in names.iter().filter(|name| name.contains("eth0")) {
@@ -115,11 +115,11 @@ fn everything_attaches_is_taken_over_and_goes() -> Result<()> {
     let packets = datapath.load_packets(&netns, &[("eth0", Job::Unwrap)], false)?;
     let names = datapath.attach(packets)?;
     let names: Vec<_> = names.iter().map(String::as_str).collect();
-    datapath.retain(&names, &[netns.cookie()], &[])?;
+    datapath.retain(&names, &[netns.cookie()], &Unwrapped::new())?;
     assert_eq!(Pins::open(&root)?.status()?.links.len(), 3);
     // With another size, the maps are new, and a namespace that was dropped is detached.
     let datapath = Datapath::load(&root, 2000, true, &cgroup()?)?;
-    datapath.retain(&[], &[], &[])?;
+    datapath.retain(&[], &[], &Unwrapped::new())?;
     let status = datapath.pins().status()?;
     assert_eq!((status.links.len(), status.maps[0].max_entries), (2, 2000));
     assert_eq!(status.maps[1].entries, 0);

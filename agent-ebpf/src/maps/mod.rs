@@ -16,7 +16,7 @@ use agent_common::{
     tag::{Keys, Signed, Spending},
     toa::Kinds,
     trust::{LocalProxy, LocalSource, MAX_PROXIES, MAX_SENDERS, Sender},
-    unwrap::{Habit, Handshake, UnwrapPort, Versions},
+    unwrap::{Habit, Handshake, PAGES, Page, PageVersions},
 };
 use aya_ebpf::{
     Global,
@@ -67,7 +67,8 @@ pub(crate) static ORIGINS: HashMap<u64, Origin> =
 /// Namespace cookie to what is to be done there.
 #[map]
 pub(crate) static NAMESPACES: HashMap<u64, Namespace> =
-    HashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
+    HashMap::with_max_entries(MAX_NAMESPACES, BPF_F_NO_PREALLOC);
+const MAX_NAMESPACES: u32 = 4096;
 
 /// One slot a [`Counter`].
 #[map]
@@ -151,10 +152,10 @@ pub(crate) static CARRY: LpmTrie<Address, u32> =
 pub(crate) static LOCAL_SOURCES: HashMap<LocalSource, Address> =
     HashMap::with_max_entries(4 * MAX_PROXIES, BPF_F_NO_PREALLOC);
 
-/// Ports whose connections begin with a PROXY header.
+/// Ports whose connections begin with a PROXY header, of any number of ports of as many interfaces as there can be namespaces.
 #[map]
-pub(crate) static UNWRAPS: HashMap<UnwrapPort, Versions> =
-    HashMap::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
+pub(crate) static UNWRAPS: HashMap<Page, PageVersions> =
+    HashMap::with_max_entries(MAX_NAMESPACES * PAGES, BPF_F_NO_PREALLOC);
 
 /// Connections to such ports that are not established yet. Only trusted senders make entries; a connection
 /// whose entry is evicted is refused.

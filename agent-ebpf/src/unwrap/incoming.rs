@@ -2,7 +2,7 @@
 
 use agent_common::{
     Connection, Endpoint, Syn,
-    unwrap::{Handshake, UnwrapPort, Versions},
+    unwrap::{Handshake, Page, Versions},
 };
 use aya_ebpf::{macros::map, programs::TcContext};
 
@@ -76,13 +76,9 @@ impl Incoming {
 /// Which versions are taken on this port of the packet's interface; `None` if nothing is unwrapped there.
 #[inline(always)]
 pub(super) fn versions(ctx: &TcContext, port: u16) -> Option<Versions> {
-    let port = UnwrapPort {
-        netns: NETNS.load(),
-        ifindex: ctx.ifindex(),
-        port,
-        padding: 0,
-    };
-    UNWRAPS.look_up(port).copied()
+    let page = UNWRAPS.look_up(Page::of(NETNS.load(), ctx.ifindex(), port))?;
+    let versions = page.of(port);
+    (versions.0 != 0).then_some(versions)
 }
 
 /// The connection between a sender and a server.

@@ -110,7 +110,7 @@ impl Supervisor {
         let served = || self.served.values();
         let pins: Vec<_> = served().flat_map(|s| &s.pins).map(String::as_str).collect();
         let cookies: Vec<_> = served().map(|s| s.netns.cookie()).collect();
-        let ports: Vec<_> = served().flat_map(|s| s.unwraps.clone()).collect();
+        let ports = served().flat_map(|s| s.unwraps.clone()).collect();
         self.datapath.retain(&pins, &cookies, &ports)
     }
 

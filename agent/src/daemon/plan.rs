@@ -9,13 +9,13 @@ use agent_common::{
     Mark, Namespace, Range,
     node::{Interface, Node},
     origin::rule_id,
-    unwrap::{UnwrapPort, Versions},
+    unwrap::{Page, PageVersions, Versions},
 };
 use anyhow::{Result, bail};
 
 use crate::{
     config::{CarryNode, Steer, Unwrap},
-    datapath::Job,
+    datapath::{Job, Unwrapped},
 };
 
 /// Path of a network namespace; `None`: the agent's own.
@@ -102,28 +102,24 @@ pub(super) fn unwraps(
     refuses: bool,
     netns: u64,
     index: impl Fn(&str) -> Option<u32>,
-) -> Vec<(UnwrapPort, Versions)> {
+) -> Unwrapped {
     let terms = if refuses {
         Versions::EXPRESSED
     } else {
         Versions::default()
     };
-    let here = unwraps
-        .iter()
-        .filter_map(|u| Some((u, index(&u.interface)?)));
-    here.flat_map(|(unwrap, ifindex)| {
-        let ports = unwrap.ports.iter().cloned().flatten();
-        ports.map(move |port| {
-            let port = UnwrapPort {
-                netns,
-                ifindex,
-                port,
-                padding: 0,
-            };
-            (port, Versions(unwrap.versions.0 | terms.0))
-        })
-    })
-    .collect()
+    let mut pages = Unwrapped::new();
+    for unwrap in unwraps {
+        let Some(ifindex) = index(&unwrap.interface) else {
+            continue;
+        };
+        for port in unwrap.ports.iter().cloned().flatten() {
+            let page = Page::of(netns, ifindex, port);
+            let versions = pages.entry(page).or_insert(PageVersions::NONE);
+            versions.set(port, Versions(unwrap.versions.0 | terms.0));
+        }
+    }
+    pages
 }
 
 /// The interfaces of the namespace with this cookie whose SYNs are given TOA, as options of this kind; those that
@@ -157,6 +153,8 @@ pub(super) fn nodes(
 
 #[cfg(test)]
 mod tests {
+    use agent_common::unwrap::PAGES;
+
     use super::*;
     use crate::config::Config;
 
@@ -197,6 +195,28 @@ mod tests {
             Vec::from_iter(Steer::interfaces(&steers())),
             ["eth0", "eth1"]
         );
+    }
+
+    #[test]
+    fn all_ports_of_an_interface_are_a_few_pages() {
+        let text = r#"
+            [[unwrap]]
+            interface = "eth0"
+            ports = ["1-65535"]
+            [[unwrap]]
+            interface = "eth0"
+            ports = ["8080"]
+            versions = ["v2"]
+            [[unwrap]]
+            interface = "missing"
+            ports = ["80"]
+        "#;
+        let config = Config::parse(text, "test").unwrap();
+        let index = |name: &str| (name == "eth0").then_some(2);
+        let pages = unwraps(&config.unwrap, 7, index);
+        assert_eq!(pages.len(), PAGES as usize);
+        let versions = |port| pages[&Page::of(7, 2, port)].of(port).0;
+        assert_eq!([0, 1, 8080, 65535].map(versions), [0, 3, 2, 3]);
     }
 
     #[test]

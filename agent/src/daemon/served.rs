@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use agent_common::{
     Namespace,
     node::{Interface, Node},
-    unwrap::{UnwrapPort, Versions},
 };
 use anyhow::Result;
 use tokio::{sync::mpsc::Sender, task::JoinHandle};
@@ -13,7 +12,7 @@ use tracing::warn;
 
 use super::plan::{self, Place, Rules};
 use crate::{
-    datapath::{Job, Packets},
+    datapath::{Job, Packets, Unwrapped},
     host::netns::Netns,
     route,
 };
@@ -22,7 +21,7 @@ use crate::{
 pub(super) struct Served {
     pub(super) netns: Netns,
     pub(super) settings: Namespace,
-    pub(super) unwraps: Vec<(UnwrapPort, Versions)>,
+    pub(super) unwraps: Unwrapped,
     pub(super) nodes: Vec<(Interface, Node)>,
     /// Name of each interface that is attached to, for what, and its index.
     pub(super) interfaces: Vec<(String, Job, u32)>,

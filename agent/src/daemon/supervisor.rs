@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeMap, os::unix::fs::MetadataExt as _, path::Path};
 
-use agent_common::unwrap::{UnwrapPort, Versions};
 use anyhow::{Context as _, Result, bail};
 use tokio::{runtime::Handle, sync::mpsc::Sender};
 use tracing::{info, warn};
@@ -14,7 +13,7 @@ use super::{
 };
 use crate::{
     config::{AccessLogTarget, Config, keys::KeyFile},
-    datapath::Datapath,
+    datapath::{Datapath, Unwrapped},
     host::{cgroups::cgroup2_mount, netns::Netns},
     route::{self, Journal},
     workloads::containers::Containers,
@@ -199,7 +198,7 @@ impl Supervisor {
         }
         // Routes before packets: an assigned packet that is routed elsewhere would be lost.
         self.journal.apply(netns, &served.routes)?;
-        self.datapath.unwrap(&[], &served.unwraps)?;
+        self.datapath.unwrap(&Unwrapped::new(), &served.unwraps)?;
         self.datapath.carry_node(netns.cookie(), &served.nodes)?;
         let Some(packets) = served.packets.take() else {
             return Ok(());
@@ -244,7 +243,7 @@ impl Supervisor {
     /// next reload.
     fn withdraw(&self, served: &Served) -> Result<()> {
         let detached = self.datapath.detach(&served.pins);
-        let unwrapped = self.datapath.unwrap(&served.unwraps, &[]);
+        let unwrapped = self.datapath.unwrap(&served.unwraps, &Unwrapped::new());
         let forgotten = self.datapath.forget(served.netns.cookie());
         detached.and(unwrapped).and(forgotten)
     }
@@ -254,7 +253,7 @@ impl Supervisor {
 #[derive(Default)]
 pub(super) struct Former {
     pins: Vec<String>,
-    unwraps: Vec<(UnwrapPort, Versions)>,
+    unwraps: Unwrapped,
 }
 
 impl Former {

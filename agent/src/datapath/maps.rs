@@ -11,7 +11,7 @@ use agent_common::{
     tag::Keys,
     toa::Kinds,
     trust::{LocalProxy, LocalSource, Sender},
-    unwrap::{Handshake, UnwrapPort},
+    unwrap::{Handshake, Page, PageVersions},
 };
 use anyhow::Result;
 use aya::{
@@ -56,11 +56,12 @@ plain!(
     Namespace,
     Node,
     Origin,
+    Page,
+    PageVersions,
     Policy,
     Ports,
     Prefix,
     Sender,
-    UnwrapPort,
 );
 
 /// Socket cookies with the sockets' origins.
@@ -68,7 +69,7 @@ pub(super) type Origins = HashMap<MapData, u64, Plain<Origin>>;
 /// Address prefixes with something about each.
 pub(super) type Prefixes<V> = LpmTrie<MapData, Plain<Address>, V>;
 /// Unwrapping ports with the versions of the header.
-pub(super) type Unwraps = HashMap<MapData, Plain<UnwrapPort>, u32>;
+pub(super) type Unwraps = HashMap<MapData, Plain<Page>, Plain<PageVersions>>;
 /// Handshakes of connections that begin with a PROXY header.
 pub(super) type Handshakes = HashMap<MapData, Plain<Connection>, Plain<Handshake>>;
 /// Ports with their policies.

@@ -38,4 +38,4 @@ pub use object::Datapath;
 pub use pins::Pins;
 pub use programs::{Cost, Purpose, Section, try_all};
 pub use remove::remove;
-pub use unwrap::Orphans;
+pub use unwrap::{Orphans, Unwrapped};

@@ -2,13 +2,17 @@
 
 use std::collections::HashSet;
 
-use agent_common::unwrap::{UnwrapPort, Versions};
 use anyhow::Result;
 use nix::net::if_::if_nameindex;
 use tracing::{debug, warn};
 
 use super::{
-    filters, interfaces, jobs::PacketProgram, maps::removed, object::Datapath, pins::Pins, unwrap,
+    filters, interfaces,
+    jobs::PacketProgram,
+    maps::removed,
+    object::Datapath,
+    pins::Pins,
+    unwrap::{self, Unwrapped},
 };
 use crate::host::netns::Netns;
 
@@ -23,12 +27,7 @@ impl Datapath {
     /// Removes what another agent has left, and what the configuration no longer needs: detaches every program
     /// whose pin is not among `names`, forgets the settings of every namespace whose cookie is not among
     /// `cookies`, and takes headers off `ports` only.
-    pub fn retain(
-        &self,
-        names: &[&str],
-        cookies: &[u64],
-        ports: &[(UnwrapPort, Versions)],
-    ) -> Result<()> {
+    pub fn retain(&self, names: &[&str], cookies: &[u64], ports: &Unwrapped) -> Result<()> {
         let own = self.always.iter().chain(&self.by_need);
         let keep: HashSet<&str> = own
             .map(String::as_str)

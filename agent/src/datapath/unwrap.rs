@@ -3,11 +3,14 @@
 //! Where a connection's sequence numbers are translated, the server would take other bytes than the sender's for
 //! the next ones without the data path: such connections are reset before their port is given up.
 
-use std::{collections::HashMap, net::SocketAddr};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    net::SocketAddr,
+};
 
 use agent_common::{
     Connection,
-    unwrap::{Handshake, UnwrapPort, Versions},
+    unwrap::{Handshake, Page, PageVersions, Versions},
 };
 use anyhow::Result;
 use tracing::warn;
@@ -19,43 +22,64 @@ use super::{
 };
 use crate::host::{netns::Netns, sockets};
 
+/// Ports on which headers are taken off, by pages.
+pub type Unwrapped = BTreeMap<Page, PageVersions>;
+
 impl Datapath {
-    /// Says on which ports of one namespace PROXY headers are taken off, and on which they were.
-    pub fn unwrap(
-        &self,
-        before: &[(UnwrapPort, Versions)],
-        ports: &[(UnwrapPort, Versions)],
-    ) -> Result<()> {
-        let mut unwraps = self.pins.unwraps()?;
-        for (port, versions) in ports {
-            unwraps.insert(Plain(*port), versions.0, 0)?;
+    /// Takes headers off these ports of one namespace, and no longer off the others of `before`.
+    pub fn unwrap(&self, before: &Unwrapped, ports: &Unwrapped) -> Result<()> {
+        let unwraps = self.pins.unwraps()?;
+        let (mut known, mut wanted) = (Unwrapped::new(), Unwrapped::new());
+        for page in before.keys().chain(ports.keys()) {
+            let versions = found(unwraps.get(&Plain(*page), 0))?;
+            known.extend(versions.map(|Plain(versions)| (*page, versions)));
+            let of = |all: &Unwrapped| *all.get(page).unwrap_or(&PageVersions::NONE);
+            let (mut versions, before, ports) = (of(&known), of(before), of(ports));
+            for port in before.without(&ports, page.number) {
+                versions.set(port, Versions::default());
+            }
+            // What neither says stays as it is: it may have been left to be given up later.
+            for port in ports.without(&PageVersions::NONE, page.number) {
+                versions.set(port, ports.of(port));
+            }
+            if versions != PageVersions::NONE {
+                wanted.insert(*page, versions);
+            }
         }
-        let before = before.iter().map(|(port, _)| *port);
-        self.give_up(before.filter(|port| !ports.iter().any(|(wanted, _)| wanted == port)))
+        self.replace_unwraps(&known, &wanted)
     }
 
     /// Takes headers off these ports only, in all namespaces.
-    pub(super) fn retain_unwraps(&self, ports: &[(UnwrapPort, Versions)]) -> Result<()> {
-        let known = self.pins.unwraps()?;
-        let known = known.keys().map(|port| Ok(port?.0));
-        let known = known.collect::<Result<Vec<UnwrapPort>>>()?;
-        let gone = known.into_iter();
-        self.give_up(gone.filter(|port| !ports.iter().any(|(wanted, _)| wanted == port)))
+    pub(super) fn retain_unwraps(&self, ports: &Unwrapped) -> Result<()> {
+        let unwraps = self.pins.unwraps()?;
+        let known = unwraps.iter().map(|entry| {
+            let (Plain(page), Plain(versions)) = entry?;
+            Ok((page, versions))
+        });
+        self.replace_unwraps(&known.collect::<Result<_>>()?, ports)
     }
 
-    /// No longer takes headers off these ports.
-    fn give_up(&self, ports: impl Iterator<Item = UnwrapPort>) -> Result<()> {
-        let ports: Vec<_> = ports.collect();
-        if ports.is_empty() {
-            return Ok(());
+    /// Puts these pages in the place of those that the map has.
+    fn replace_unwraps(&self, known: &Unwrapped, wanted: &Unwrapped) -> Result<()> {
+        let gone = known.iter().flat_map(|(page, versions)| {
+            let remain = wanted.get(page).unwrap_or(&PageVersions::NONE);
+            let gone = versions.without(remain, page.number);
+            gone.map(|port| (page.netns, port))
+        });
+        let gone: HashSet<_> = gone.collect();
+        if !gone.is_empty() {
+            reset(&self.pins, |connection| {
+                gone.contains(&(connection.netns, connection.destination.port))
+            })?;
         }
-        reset(&self.pins, |connection| {
-            let (netns, port) = (connection.netns, connection.destination.port);
-            ports.iter().any(|p| (p.netns, p.port) == (netns, port))
-        })?;
         let mut unwraps = self.pins.unwraps()?;
-        for port in ports {
-            unwraps.remove(&Plain(port))?;
+        for (page, versions) in wanted {
+            if known.get(page) != Some(versions) {
+                unwraps.insert(Plain(*page), Plain(*versions), 0)?;
+            }
+        }
+        for page in known.keys().filter(|page| !wanted.contains_key(page)) {
+            unwraps.remove(&Plain(*page))?;
         }
         Ok(())
     }

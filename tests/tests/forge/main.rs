@@ -1,7 +1,9 @@
-//! forge: nobody names a client whom no rule lets him name, and the honest beside him are told as ever.
+//! forge: nobody names a client whom no rule lets him name, or takes what others need, and the honest beside him are told and
+//! served as ever.
 
 mod headers;
 mod hops;
 mod pairs;
+mod pods;
 mod ports;
 mod processes;

@@ -13,7 +13,7 @@ use agent_common::{
     proxy::{Endpoints, write},
     toa::Kinds,
     trust::{Reach, Statement},
-    unwrap::{UnwrapPort, Versions},
+    unwrap::{Page, PageVersions, Versions},
 };
 use anyhow::{Context, Result, ensure};
 use ipnet::IpNet;
@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     config::{CarryToa, Policy, Proxy, Reveal, Speakers, Toa, Trust},
-    datapath::{Datapath, HostRules, Job, Section},
+    datapath::{Datapath, HostRules, Job, Section, Unwrapped},
 };
 
 /// The proxy's port.
@@ -262,14 +262,11 @@ fn unwrap(stage: &Stage<'_>) -> Result<()> {
     let mut rules = Rules::new();
     rules.believe(stage.clients(), Statement::Proxy);
     rules.apply(&mut datapath)?;
-    let port = UnwrapPort {
-        netns: stage.node.cookie(),
-        ifindex: stage.node.interface_index(INTERFACE)?,
-        port: PORT,
-        padding: 0,
-    };
-    let versions = Versions(Versions::V1.0 | Versions::V2.0);
-    datapath.unwrap(&[], &[(port, versions)])?;
+    let ifindex = stage.node.interface_index(INTERFACE)?;
+    let page = Page::of(stage.node.cookie(), ifindex, PORT);
+    let mut versions = PageVersions::NONE;
+    versions.set(PORT, Versions(Versions::V1.0 | Versions::V2.0));
+    datapath.unwrap(&Unwrapped::new(), &[(page, versions)].into())?;
     let packets = datapath.load_packets(&stage.node, &[(INTERFACE, Job::Unwrap)], false)?;
     datapath.attach(packets)?;
     stage.over_each(|family| {
