@@ -2,8 +2,8 @@
 
 use std::{
     ffi::OsStr,
-    fs::{self, Permissions},
-    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    fs::{self, DirBuilder, Permissions},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -59,7 +59,13 @@ pub(super) fn provide(root: &Path) -> Result<()> {
 ///
 /// When the directory is another user's, who could move away what is pinned there.
 pub(super) fn make_private(root: &Path) -> Result<()> {
-    fs::create_dir_all(root).with_context(|| format!("cannot create {}", root.display()))?;
+    // Not a moment later: who has opened it by then keeps it open.
+    let mut directory = DirBuilder::new();
+    directory
+        .recursive(true)
+        .mode(0o700)
+        .create(root)
+        .with_context(|| format!("cannot create {}", root.display()))?;
     let owner = fs::metadata(root)?.uid();
     if owner != geteuid().as_raw() {
         bail!(
