@@ -10,7 +10,11 @@ use std::{
 use anyhow::Result;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
-use super::{cgroups, netns::Netns, proc, sockets};
+use super::{
+    cgroups::{CgroupPath, Hierarchy},
+    netns::Netns,
+    proc, sockets,
+};
 
 /// The process behind a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,7 +24,7 @@ pub struct Owner {
     /// Its command name.
     pub comm: String,
     /// Its cgroup v2 path; empty where there is no cgroup v2.
-    pub cgroup: String,
+    pub cgroup: CgroupPath,
     /// The user id that owns the socket.
     pub uid: u32,
     /// Inode of the socket's network namespace.
@@ -47,12 +51,13 @@ impl Owners {
             connections.extend(found.into_iter().map(|socket| (netns.inode(), socket)));
         }
         let processes = processes_by_socket()?;
+        let hierarchy = Hierarchy::find().ok();
         let mut names = HashMap::new();
         for (netns, socket) in connections {
             if let Some(&pid) = processes.get(&socket.inode) {
-                let (comm, cgroup) = names
-                    .entry(pid)
-                    .or_insert_with(|| (comm(pid), cgroups::of_process(pid)));
+                let (comm, cgroup) = names.entry(pid).or_insert_with(|| {
+                    (comm(pid), CgroupPath::of_process(pid, hierarchy.as_ref()))
+                });
                 let owner = Owner {
                     pid,
                     comm: comm.clone(),

@@ -280,6 +280,8 @@ pub struct Settings {
     pub pods: PathBuf,
     pub access_log: PathBuf,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub runtimes: Option<Vec<PathBuf>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub origins: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drain: Option<u32>,
@@ -341,6 +343,7 @@ impl Config {
                 bpffs: format!("{BPFFS}/{PINS}{pid}-{n}").into(),
                 pods: directory.join(format!("agent-{n}/pods")),
                 access_log: directory.join(format!("access-{n}.log")),
+                runtimes: None,
                 origins: None,
                 drain: None,
                 keep: false,

@@ -1,5 +1,6 @@
 //! Control groups (v2) for processes that are trusted as a group.
 
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
@@ -27,6 +28,19 @@ impl Cgroup {
     /// Its path from the root of the hierarchy.
     pub fn path(&self) -> String {
         format!("/{}", self.name)
+    }
+
+    /// Makes a cgroup in it, or in one of those, and has this user own it, as one who is given it does.
+    pub fn give(&self, below: &str, uid: u32) -> Result<()> {
+        let path = self.root.join(&self.name).join(below);
+        fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        Ok(chown(path, Some(uid), None)?)
+    }
+
+    /// Moves a process to one of the cgroups in it.
+    pub fn add(&self, below: &str, pid: u32) -> Result<()> {
+        let processes = self.root.join(&self.name).join(below).join("cgroup.procs");
+        fs::write(&processes, pid.to_string()).with_context(|| processes.display().to_string())
     }
 
     /// Runs `f` with this process in the cgroup: what it starts stays there.

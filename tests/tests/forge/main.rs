@@ -7,3 +7,4 @@ mod pairs;
 mod pods;
 mod ports;
 mod processes;
+mod workloads;

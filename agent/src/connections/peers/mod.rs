@@ -147,7 +147,7 @@ impl Peer {
             evidence: evidence.name().into(),
             trusted_by: names.trusted_by(origin.rule),
             cgroup: owner
-                .map(|owner| owner.cgroup.clone())
+                .map(|owner| owner.cgroup.to_string())
                 .filter(|path| !path.is_empty()),
             netns: owner
                 .map(|owner| owner.netns)
@@ -155,7 +155,7 @@ impl Peer {
             pid: owner.map(|owner| owner.pid),
             comm: owner.map(|owner| owner.comm.clone()),
             workload: containers
-                .find(origin.netns, owner.map(|owner| owner.cgroup.as_str()))
+                .find(origin.netns, owner.map(|owner| owner.cgroup.by_root()))
                 .map(Arc::unwrap_or_clone),
             since: humantime::format_rfc3339_seconds(clock.wall(origin.since)).to_string(),
             header: origin.header,

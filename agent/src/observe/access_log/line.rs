@@ -87,7 +87,9 @@ impl Lines {
             pid: process.map(|process| process.pid),
             comm,
             uid: process.map(|process| process.uid),
-            cgroup: process.and_then(|process| self.cgroups.path(process.cgroup)),
+            cgroup: process
+                .and_then(|process| self.cgroups.path(process.cgroup))
+                .map(|path| path.to_string()),
             bytes_received: closed.received,
             bytes_sent: closed.sent,
             duration_seconds: duration.as_secs_f64(),

@@ -12,7 +12,10 @@ use tracing::debug;
 
 use super::{bundle::Bundle, cni_cache, listing::Listing, tallies::Tallies};
 use crate::{
-    host::{cgroups::Cgroups, netns::Netns},
+    host::{
+        cgroups::{CgroupPath, Cgroups},
+        netns::Netns,
+    },
     workloads::{
         pods::Pods,
         workload::{Sandbox, Workload},
@@ -142,7 +145,7 @@ impl Inventory {
         let path = (process.pid != 0)
             .then(|| self.cgroups.path(process.cgroup))
             .flatten();
-        self.find(origin.netns, path.as_deref())
+        self.find(origin.netns, path.as_ref().map(CgroupPath::by_root))
     }
 
     pub(super) fn find(&mut self, netns: u64, cgroup: Option<&str>) -> Option<Arc<Workload>> {

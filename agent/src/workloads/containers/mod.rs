@@ -2,7 +2,8 @@
 //!
 //! Container runtimes keep files about the containers that run ([`bundle`]), and libcni about how it connected them
 //! ([`cni_cache`]), so the agent asks no API server. Containers and pods are known by what is never reused, the id of a
-//! container and the cookie of a network namespace: a name is true or absent.
+//! container and the cookie of a network namespace: a name is true or absent. A cgroup has a container's name if root gave it
+//! that name; the cgroups that users may make themselves have none.
 
 mod bundle;
 mod cni_cache;
@@ -63,7 +64,8 @@ impl Containers {
         Ok(all)
     }
 
-    /// The workload of a connection in the network namespace with this cookie, whose process is in `cgroup`.
+    /// The workload of a connection in the network namespace with this cookie, whose process is in `cgroup`: the part of
+    /// the path that only root can have named.
     pub fn find(&self, netns: u64, cgroup: Option<&str>) -> Option<Arc<Workload>> {
         self.lock().find(netns, cgroup)
     }
