@@ -214,7 +214,7 @@ impl From<proxy::Reason> for Refusal {
 }
 
 const _: () = {
-    assert!(size_of::<Page>() == 16 && size_of::<PageVersions>() == 1024);
+    assert!(size_of::<Page>() == 16 && size_of::<PageVersions>() == 2048);
     assert!(PAGES as usize * PAGE == 1 << 16);
     assert!(size_of::<Handshake>() == 12 && size_of::<Habit>() == 28);
 };

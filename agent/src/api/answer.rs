@@ -1,8 +1,10 @@
 //! Answers of handlers.
 
+use std::time::Duration;
+
 use axum::{
     Json,
-    http::{Method, StatusCode, Uri},
+    http::{Method, StatusCode, Uri, header::RETRY_AFTER},
     response::{IntoResponse, Response},
 };
 use serde_json::json;
@@ -16,6 +18,8 @@ pub struct Failure {
     pub status: StatusCode,
     /// What is wrong, for people.
     pub reason: String,
+    /// When another attempt may do better.
+    retry_after: Option<Duration>,
 }
 
 impl Failure {
@@ -23,6 +27,15 @@ impl Failure {
         Self {
             status,
             reason: reason.into(),
+            retry_after: None,
+        }
+    }
+
+    /// The same, with the advice to try again after this time.
+    pub(super) fn retry_after(self, time: Duration) -> Self {
+        Self {
+            retry_after: Some(time),
+            ..self
         }
     }
 }
@@ -36,7 +49,9 @@ impl From<anyhow::Error> for Failure {
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        (self.status, Json(json!({ "error": self.reason }))).into_response()
+        let retry_after = self.retry_after.map(|time| [(RETRY_AFTER, time.as_secs())]);
+        let body = Json(json!({ "error": self.reason }));
+        (self.status, retry_after, body).into_response()
     }
 }
 

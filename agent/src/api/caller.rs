@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, anyhow};
-use axum::{extract::connect_info::Connected, http::StatusCode, serve::IncomingStream};
-use tokio::net::UnixListener;
+use axum::http::StatusCode;
+use tokio::net::UnixStream;
 
-use super::answer::Failure;
+use super::{answer::Failure, places::Account};
 use crate::{connections::peers::View, host::netns::Netns};
 
-/// The process at the other end of the Unix socket.
-#[derive(Clone, Copy, Debug)]
+/// The process at the other end of the Unix socket; of one that comes by TCP nothing is known.
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Caller {
     /// Its user id; `None` if the kernel does not tell.
     pub(super) uid: Option<u32>,
@@ -18,17 +18,28 @@ pub(super) struct Caller {
     pub(super) pid: Option<i32>,
 }
 
-impl Connected<IncomingStream<'_, UnixListener>> for Caller {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        let credentials = stream.io().peer_cred().ok();
+impl Caller {
+    pub(super) fn of(stream: &UnixStream) -> Self {
+        let credentials = stream.peer_cred().ok();
         Self {
             uid: credentials.map(|c| c.uid()),
             pid: credentials.and_then(|c| c.pid()).filter(|pid| *pid > 0),
         }
     }
-}
 
-impl Caller {
+    /// Whom its connections are counted for.
+    pub(super) fn account(self) -> Account {
+        if self.is_root() {
+            Account::Root
+        } else {
+            Account::User(self.uid)
+        }
+    }
+
+    pub(super) fn is_root(self) -> bool {
+        self.uid == Some(0)
+    }
+
     /// The connections that the caller may see.
     pub(super) fn view(self) -> anyhow::Result<View> {
         let uid = self.uid.context("the kernel does not say who asks")?;

@@ -3,17 +3,21 @@
 use std::sync::Arc;
 
 use axum::{
-    extract::State as Shared,
+    extract::{ConnectInfo, State as Shared},
     http::{StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse as _, Response},
 };
 
-use super::{answer::Answer, state::State};
+use super::{answer::Answer, caller::Caller, state::State};
 use crate::observe::metrics;
 
 /// Answers `/metrics`.
-pub(super) async fn scrape(Shared(state): Shared<Arc<State>>) -> Answer {
-    let text = state.blocking(|state| state.metrics.encode()).await?;
+pub(super) async fn scrape(
+    Shared(state): Shared<Arc<State>>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+) -> Answer {
+    let text = state.metrics_text(caller).await?;
+    let text = String::clone(&text);
     Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }
 

@@ -3,11 +3,14 @@
 mod answer;
 mod caller;
 pub mod client;
+mod door;
 mod health;
 mod peers;
+mod places;
 mod pods;
 pub mod query;
 mod report;
+mod round;
 mod server;
 mod socket;
 mod state;

@@ -16,8 +16,8 @@ use super::{
     state::State,
 };
 use crate::{
-    connections::peers::{self, Peer},
-    host::sockets,
+    connections::peers::{Peer, View, Viewer},
+    host::{processes::Owners, sockets},
 };
 
 /// Answers `/v1/peers`: every connection that the caller may see.
@@ -25,13 +25,12 @@ pub(super) async fn list(
     Shared(state): Shared<Arc<State>>,
     ConnectInfo(caller): ConnectInfo<Caller>,
 ) -> Answer {
-    let peers = state.snapshot(move |state| {
-        let mut peers = peers::all(
-            &*state.origins,
-            &state.names,
-            &state.containers,
-            caller.view()?,
-        )?;
+    let view = caller.view()?;
+    // A connection that begins meanwhile is not among them.
+    let origins = state.entries(caller).await?;
+    let owners = state.owners(caller).await?;
+    let peers = state.blocking(move |state| {
+        let mut peers = viewer(state, &owners, view).all(&origins)?;
         peers.iter_mut().for_each(|peer| add_tlvs(state, peer));
         Ok(peers)
     });
@@ -45,30 +44,36 @@ pub(super) async fn find(
     uri: Uri,
 ) -> Answer {
     let wanted = Wanted::try_from(&uri)?;
-    let found = state.snapshot(move |state| -> anyhow::Result<Option<Peer>> {
+    let unknown = || {
+        let reason = format!("no origin is known for {wanted}");
+        Failure::new(StatusCode::NOT_FOUND, reason)
+    };
+    let view = caller.view()?;
+    let known = state.blocking(move |state| {
         let cookie = match wanted {
             Wanted::Cookie(cookie) => Some(cookie),
             Wanted::Ends { local, remote } => sockets::cookie(&caller.netns()?, local, remote)?,
         };
-        let Some(cookie) = cookie else {
-            return Ok(None);
-        };
-        let mut peer = peers::one(
-            &*state.origins,
-            &state.names,
-            &state.containers,
-            caller.view()?,
-            cookie,
-        )?;
+        let of = |cookie| Ok(state.origins.get(cookie)?.map(|origin| (cookie, origin)));
+        cookie.map_or(Ok(None), of)
+    });
+    let (cookie, origin) = known.await?.ok_or_else(unknown)?;
+    let owners = state.owners(caller).await?;
+    let found = state.blocking(move |state| {
+        let mut peer = viewer(state, &owners, view).one(cookie, &origin)?;
         peer.iter_mut().for_each(|peer| add_tlvs(state, peer));
         Ok(peer)
     });
-    match found.await? {
-        Some(peer) => Ok(Json(peer).into_response()),
-        None => Err(Failure::new(
-            StatusCode::NOT_FOUND,
-            format!("no origin is known for {wanted}"),
-        )),
+    let peer = found.await?.ok_or_else(unknown)?;
+    Ok(Json(peer).into_response())
+}
+
+fn viewer<'a>(state: &'a State, owners: &'a Owners, view: View) -> Viewer<'a> {
+    Viewer {
+        names: &state.names,
+        containers: &state.containers,
+        owners,
+        view,
     }
 }
 

@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 
-use axum::{Json, extract::State as Shared, response::IntoResponse as _};
+use axum::{
+    Json,
+    extract::{ConnectInfo, State as Shared},
+    response::IntoResponse as _,
+};
 use serde::{Deserialize, Serialize};
 
-use super::{answer::Answer, state::State};
+use super::{answer::Answer, caller::Caller, state::State};
 use crate::connections::{names::Names, origins::Status};
 
 /// The answer to `/v1/status`.
@@ -67,16 +71,17 @@ pub struct AgentReport {
 }
 
 /// Answers `/v1/status`.
-pub(super) async fn status(Shared(state): Shared<Arc<State>>) -> Answer {
-    let report = state.blocking(|state| {
-        let agent = AgentReport {
-            version: env!("CARGO_PKG_VERSION").into(),
-            pid: std::process::id(),
-            ready: state.is_ready(),
-            started: humantime::format_rfc3339_seconds(state.started).to_string(),
-        };
-        let datapath = state.origins.status()?;
-        Ok(Report::new(Some(agent), datapath, &state.names))
-    });
-    Ok(Json(report.await?).into_response())
+pub(super) async fn status(
+    Shared(state): Shared<Arc<State>>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+) -> Answer {
+    let datapath = state.status(caller).await?;
+    let agent = AgentReport {
+        version: env!("CARGO_PKG_VERSION").into(),
+        pid: std::process::id(),
+        ready: state.is_ready(),
+        started: humantime::format_rfc3339_seconds(state.started).to_string(),
+    };
+    let report = Report::new(Some(agent), Status::clone(&datapath), &state.names);
+    Ok(Json(report).into_response())
 }

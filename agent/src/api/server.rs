@@ -6,7 +6,10 @@ use anyhow::{Context as _, Result};
 use axum::{Router, routing::get};
 use tokio::net::{TcpListener, UnixListener};
 
-use super::{answer, caller::Caller, health, peers, pods, report, socket::Socket, state::State};
+use super::{
+    answer, caller::Caller, door::Door, health, peers, places::Account, pods, report,
+    socket::Socket, state::State,
+};
 
 /// The API's sockets, bound but not served yet.
 pub struct Server {
@@ -60,20 +63,19 @@ impl Server {
                 .method_not_allowed_fallback(answer::unknown_method)
                 .with_state(state.clone())
         };
-        let local = axum::serve(
-            self.unix,
-            finish(all).into_make_service_with_connect_info::<Caller>(),
-        );
+        let door = Door::new(state.metrics.api_refusals.clone());
+        let local = door.serve(self.unix, finish(all), |stream, _| {
+            let caller = Caller::of(stream);
+            (caller, caller.account())
+        });
         let remote = async {
-            match self.tcp {
-                Some(tcp) => axum::serve(tcp, finish(observe)).await,
-                None => std::future::pending().await,
+            if let Some(tcp) = self.tcp {
+                let who =
+                    |_: &_, peer: &SocketAddr| (Caller::default(), Account::of_address(peer.ip()));
+                door.serve(tcp, finish(observe), who).await;
             }
         };
-        tokio::select! {
-            outcome = local.into_future() => outcome?,
-            outcome = remote => outcome?,
-        }
+        tokio::join!(local, remote);
         Ok(())
     }
 }

@@ -1,16 +1,24 @@
 //! The state that the API serves.
 
 use std::{
+    collections::HashMap,
     sync::{Arc, atomic::Ordering},
     time::SystemTime,
 };
 
+use agent_common::Origin;
 use anyhow::Result;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::mpsc;
 
+use super::{caller::Caller, round::Rounds};
 use crate::{
     config::AgentSettings,
-    connections::{names::Names, origins::Origins, tlv_store::TlvStore},
+    connections::{
+        names::Names,
+        origins::{Origins, Status},
+        tlv_store::TlvStore,
+    },
+    host::processes::Owners,
     observe::{metrics::Metrics, statistics::Statistics},
     workloads::{
         containers::Containers,
@@ -35,8 +43,11 @@ pub struct State {
     /// Requests of the CNI plugin to the agent.
     pub(super) requests: mpsc::Sender<PodRequest>,
     pub(super) started: SystemTime,
-    /// Held during a look-up of processes, so that many callers do not load the host.
-    snapshot: Mutex<()>,
+    /// What costs much to look up.
+    owners: Rounds<Owners>,
+    entries: Rounds<HashMap<u64, Origin>>,
+    datapath: Rounds<Status>,
+    texts: Rounds<String>,
 }
 
 impl State {
@@ -64,7 +75,10 @@ impl State {
             pods,
             requests,
             started: SystemTime::now(),
-            snapshot: Mutex::default(),
+            owners: Rounds::default(),
+            entries: Rounds::default(),
+            datapath: Rounds::default(),
+            texts: Rounds::default(),
         };
         (Arc::new(state), received)
     }
@@ -79,13 +93,30 @@ impl State {
         self.metrics.ready.load(Ordering::Relaxed)
     }
 
-    /// Runs `f`, which looks up processes, after all other such calls.
-    pub(super) async fn snapshot<T: Send + 'static>(
-        self: &Arc<Self>,
-        f: impl FnOnce(&Self) -> Result<T> + Send + 'static,
-    ) -> Result<T> {
-        let _turn = self.snapshot.lock().await;
-        self.blocking(f).await
+    /// The processes of all connections.
+    pub(super) async fn owners(&self, caller: Caller) -> Result<Arc<Owners>> {
+        self.owners.next(caller.is_root(), Owners::snapshot).await
+    }
+
+    /// All connections with an origin, by the cookies of their sockets.
+    pub(super) async fn entries(&self, caller: Caller) -> Result<Arc<HashMap<u64, Origin>>> {
+        let origins = self.origins.clone();
+        let find = move || Ok(origins.all()?.into_iter().collect());
+        self.entries.next(caller.is_root(), find).await
+    }
+
+    /// The data path as it stands.
+    pub(super) async fn status(&self, caller: Caller) -> Result<Arc<Status>> {
+        let origins = self.origins.clone();
+        let find = move || origins.status();
+        self.datapath.next(caller.is_root(), find).await
+    }
+
+    /// All metrics.
+    pub(super) async fn metrics_text(self: &Arc<Self>, caller: Caller) -> Result<Arc<String>> {
+        let state = self.clone();
+        let find = move || state.metrics.encode();
+        self.texts.next(caller.is_root(), find).await
     }
 
     /// Runs `f`, which reads maps or files, on a thread that may block.

@@ -1,3 +1,5 @@
+mod limits;
+
 use std::{
     io::{Read as _, Write as _},
     net::SocketAddr,

@@ -12,8 +12,8 @@ use super::{
     reader::Reader,
 };
 use crate::{
-    connections::peers::{self, Peer, View},
-    host::{netns::Netns, sockets},
+    connections::peers::{Peer, View, Viewer},
+    host::{netns::Netns, processes::Owners, sockets},
 };
 
 /// Show one connection and its true client
@@ -54,10 +54,17 @@ pub(super) fn run(args: &Args) -> Result<()> {
             }
             (cookie, ..) => cookie,
         };
-        let known =
-            cookie.map(|cookie| peers::one(origins, names, &reader.containers, View::All, cookie));
-        let known = known.transpose()?.flatten();
-        known.context("no origin is known for this connection")
+        let unknown = "no origin is known for this connection";
+        let cookie = cookie.context(unknown)?;
+        let origin = origins.get(cookie)?.context(unknown)?;
+        let owners = Owners::snapshot()?;
+        let viewer = Viewer {
+            names,
+            containers: &reader.containers,
+            owners: &owners,
+            view: View::All,
+        };
+        viewer.one(cookie, &origin)?.context(unknown)
     })?;
     match args.read.output.output {
         Format::Json => print_json(&peer),

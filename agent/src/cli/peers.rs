@@ -12,7 +12,8 @@ use super::{
     reader::Reader,
 };
 use crate::{
-    connections::peers::{self, Peer, View},
+    connections::peers::{Peer, View, Viewer},
+    host::processes::Owners,
     observe::statistics::{By, Counts, Prefix, Statistics, Top},
 };
 
@@ -93,7 +94,15 @@ pub(super) fn run(args: &Args) -> Result<()> {
 
 fn list(reader: &Reader) -> Result<Vec<Peer>> {
     reader.read("/v1/peers", |origins, names| {
-        peers::all(origins, names, &reader.containers, View::All)
+        let origins = origins.all()?.into_iter().collect();
+        let owners = Owners::snapshot()?;
+        let viewer = Viewer {
+            names,
+            containers: &reader.containers,
+            owners: &owners,
+            view: View::All,
+        };
+        viewer.all(&origins)
     })
 }
 

@@ -4,6 +4,7 @@ pub mod btf;
 pub mod cgroups;
 pub mod clock;
 pub mod confinement;
+pub mod descriptors;
 pub mod file;
 pub mod kernel;
 pub mod netns;

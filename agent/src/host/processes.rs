@@ -76,6 +76,12 @@ impl Owners {
         self.owners.get(&cookie)
     }
 
+    /// The cookies of the sockets that the user with this id owns.
+    pub fn of_user(&self, uid: u32) -> impl Iterator<Item = u64> {
+        let owners = self.owners.iter();
+        owners.filter_map(move |(cookie, owner)| (owner.uid == uid).then_some(*cookie))
+    }
+
     /// The inode of the network namespace with this cookie.
     pub fn netns_inode(&self, cookie: u64) -> Option<u64> {
         self.namespaces.get(&cookie).copied()

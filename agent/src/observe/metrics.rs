@@ -23,7 +23,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::statistics::Statistics;
+use super::{api::ApiRefusals, statistics::Statistics};
 use crate::{
     connections::{
         names::Names,
@@ -50,6 +50,8 @@ pub struct Metrics {
     pub access_log_failures: Counter,
     /// Refused connections whose line the access log left out, because there were too many.
     pub access_log_omissions: Counter,
+    /// Connections to the API that were refused.
+    pub api_refusals: ApiRefusals,
     /// Counters of the relays.
     pub relay: relay::metrics::Metrics,
     /// Statistics of connections.
@@ -82,6 +84,8 @@ impl Metrics {
             "Refused connections that the access log left out because there were too many",
             access_log_omissions.clone(),
         );
+        let api_refusals = ApiRefusals::default();
+        api_refusals.register(&mut registry);
         let relay = relay::metrics::Metrics::default();
         relay.register(&mut registry);
         statistics.register(&mut registry);
@@ -99,6 +103,7 @@ impl Metrics {
             ready: AtomicBool::new(false),
             access_log_failures,
             access_log_omissions,
+            api_refusals,
             relay,
             statistics,
         }
@@ -255,6 +260,7 @@ mod tests {
             "truepeer_policy_allowed_total{policy=\"guests\"} 3\n",
             "truepeer_policy_denied_total{policy=\"guests\"} 4\n",
             "truepeer_access_log_failures_total 1\n",
+            "truepeer_api_refused_connections_total{limit=\"caller\"} 0\n",
             "truepeer_pod_refused_connections_total{namespace=\"shop\",pod=\"web-0\",container=\"\"} 1\n",
             "truepeer_build_info{version=\"0.1.0\"} 1\n",
             "# TYPE truepeer_steered_connections counter\n",

@@ -1,5 +1,7 @@
 //! What operators see of connections: metrics, statistics and the access log.
 
 pub mod access_log;
+pub mod api;
 pub mod metrics;
+pub mod rate;
 pub mod statistics;

@@ -18,10 +18,10 @@ use tokio::{net::TcpListener, runtime::Handle, sync::watch, task::JoinHandle, ti
 use tracing::{debug, info, warn};
 
 use super::{
-    activity::KEEPALIVE, connection, descriptors, health, reason::RefusalReason, refuse::refuse,
+    activity::KEEPALIVE, connection, health, reason::RefusalReason, refuse::refuse,
     service::Service,
 };
-use crate::connections::origins::Claims;
+use crate::{connections::origins::Claims, host::descriptors};
 
 /// How many connections may wait to be accepted. The kernel lowers it to `net.core.somaxconn`.
 const BACKLOG: i32 = 65_535;

@@ -7,7 +7,6 @@ mod begin;
 mod client;
 mod connection;
 mod copy;
-mod descriptors;
 mod health;
 pub mod http;
 mod listener;
@@ -36,7 +35,7 @@ use self::{
 use crate::{
     config::{Config, Relay, TrustedSenders},
     connections::{origins::Claims, summary::SummarySender, tlv_store::TlvStore},
-    host::netns::Netns,
+    host::{descriptors, netns::Netns},
 };
 
 /// All relays of the configuration.

@@ -9,7 +9,7 @@ use nix::{
 };
 use tokio::time;
 
-use super::descriptors;
+use crate::host::descriptors;
 
 /// How many bytes a pipe holds. A quarter, which is the default, needs 1.5 times the CPU time; four times
 /// as much gains nothing.

@@ -6,8 +6,11 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 
 use anyhow::{Context, Result, ensure};
+use nix::errno::Errno;
+use nix::libc::{SYS_setresuid, syscall};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
 use crate::host::netns::Netns;
@@ -26,6 +29,21 @@ pub fn directory(parent: &Path, name: &str, uid: u32) -> Result<PathBuf> {
     // PostgreSQL refuses a data directory that others may read.
     fs::set_permissions(&path, Permissions::from_mode(0o700))?;
     Ok(path)
+}
+
+/// Runs `f` on a thread of its own that is this user's.
+///
+/// # Errors
+///
+/// When the user cannot be taken on, or `f` fails.
+pub fn acting<T: Send>(uid: u32, f: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let body = || {
+        // SAFETY: the system call changes this thread alone, unlike the function of that name, and takes three numbers.
+        let outcome = unsafe { syscall(SYS_setresuid, uid, uid, uid) };
+        Errno::result(outcome)?;
+        f()
+    };
+    thread::scope(|scope| scope.spawn(body).join().expect("it does not panic"))
 }
 
 /// A command that runs inside `netns` as this user, or as root.

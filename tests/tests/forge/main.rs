@@ -7,4 +7,5 @@ mod pairs;
 mod pods;
 mod ports;
 mod processes;
+mod tenants;
 mod workloads;

@@ -24,7 +24,7 @@ const OTHERS: u64 = 300;
 /// Ports and upstreams, so that ports of clients do not run out.
 const RELAYS: u16 = 4;
 /// Files that relays leave to the rest of the agent.
-const KEPT: u64 = 512;
+const KEPT: u64 = 640;
 /// What a connection may cost the agent.
 const MEMORY: u64 = 8 << 10;
 const PING: [u8; 4] = *b"ping";

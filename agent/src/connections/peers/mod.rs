@@ -1,12 +1,12 @@
 //! Live connections with their origins, and the processes and workloads that hold them.
 
-use std::{cmp::Reverse, net::SocketAddr, sync::Arc};
+use std::{cmp::Reverse, collections::HashMap, net::SocketAddr, sync::Arc};
 
 use agent_common::{Evidence, Origin};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use super::{names::Names, origins::Origins, proxy_tlvs::ProxyTlvs};
+use super::{names::Names, proxy_tlvs::ProxyTlvs};
 use crate::{
     host::{
         clock::Clock,
@@ -55,7 +55,7 @@ pub struct Peer {
     pub proxy: Option<ProxyTlvs>,
 }
 
-/// Which connections a reader may see.
+/// Which connections somebody may see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum View {
     /// Those of all users.
@@ -78,66 +78,53 @@ impl View {
     }
 }
 
-/// Every connection with an origin, the newest first.
-pub fn all(
-    origins: &dyn Origins,
-    names: &Names,
-    containers: &Containers,
-    view: View,
-) -> Result<Vec<Peer>> {
-    let mut entries = origins.all()?;
-    entries.sort_unstable_by_key(|(cookie, origin)| Reverse((origin.since, *cookie)));
-    let owners = Owners::snapshot()?;
-    containers.refresh();
-    let clock = Clock::read()?;
-    Ok(entries
-        .iter()
-        .filter(|(cookie, _)| view.shows(owners.get(*cookie)))
-        .filter_map(|(cookie, origin)| {
-            Peer::new(*cookie, origin, &owners, names, containers, &clock)
-        })
-        .collect())
+/// Whoever looks at connections, and what tells of their processes and workloads.
+#[derive(Clone, Copy)]
+pub struct Viewer<'a> {
+    /// The names of the configuration's rules.
+    pub names: &'a Names,
+    /// Pods and containers.
+    pub containers: &'a Containers,
+    /// The processes, as they were after the origins had been read.
+    pub owners: &'a Owners,
+    /// Which connections are shown.
+    pub view: View,
 }
 
-/// The connection whose socket has this cookie, if it has an origin and `view` shows it.
-pub fn one(
-    origins: &dyn Origins,
-    names: &Names,
-    containers: &Containers,
-    view: View,
-    cookie: u64,
-) -> Result<Option<Peer>> {
-    let Some(origin) = origins.get(cookie)? else {
-        return Ok(None);
-    };
-    let owners = Owners::snapshot()?;
-    containers.refresh();
-    if !view.shows(owners.get(cookie)) {
-        return Ok(None);
+impl Viewer<'_> {
+    /// Those of these connections that are shown, the newest first.
+    pub fn all(&self, origins: &HashMap<u64, Origin>) -> Result<Vec<Peer>> {
+        self.containers.refresh();
+        let clock = Clock::read()?;
+        let mut shown: Vec<(&u64, &Origin)> = match self.view {
+            View::All => origins.iter().collect(),
+            View::Of(uid) => {
+                let cookies = self.owners.of_user(uid);
+                let known = cookies.filter_map(|cookie| origins.get_key_value(&cookie));
+                known.collect()
+            }
+        };
+        shown.sort_unstable_by_key(|(cookie, origin)| Reverse((origin.since, **cookie)));
+        let peers = shown.into_iter();
+        Ok(peers
+            .filter_map(|(cookie, origin)| self.peer(*cookie, origin, &clock))
+            .collect())
     }
-    Ok(Peer::new(
-        cookie,
-        &origin,
-        &owners,
-        names,
-        containers,
-        &Clock::read()?,
-    ))
-}
 
-impl Peer {
+    /// The connection whose socket has this cookie, and this origin, if it is shown.
+    pub fn one(&self, cookie: u64, origin: &Origin) -> Result<Option<Peer>> {
+        self.containers.refresh();
+        if !self.view.shows(self.owners.get(cookie)) {
+            return Ok(None);
+        }
+        Ok(self.peer(cookie, origin, &Clock::read()?))
+    }
+
     /// `None` for evidence that this version does not know: an unknown client is better than a wrong one.
-    fn new(
-        cookie: u64,
-        origin: &Origin,
-        owners: &Owners,
-        names: &Names,
-        containers: &Containers,
-        clock: &Clock,
-    ) -> Option<Self> {
+    fn peer(&self, cookie: u64, origin: &Origin, clock: &Clock) -> Option<Peer> {
         let evidence = Evidence::from_u8(origin.evidence)?;
-        let owner = owners.get(cookie);
-        Some(Self {
+        let owner = self.owners.get(cookie);
+        Some(Peer {
             cookie,
             protocol: "tcp".into(),
             client: origin.client.socket_addr(),
@@ -145,16 +132,17 @@ impl Peer {
             local: origin.local.socket_addr(),
             remote: origin.remote.socket_addr(),
             evidence: evidence.name().into(),
-            trusted_by: names.trusted_by(origin.rule),
+            trusted_by: self.names.trusted_by(origin.rule),
             cgroup: owner
                 .map(|owner| owner.cgroup.to_string())
                 .filter(|path| !path.is_empty()),
             netns: owner
                 .map(|owner| owner.netns)
-                .or_else(|| owners.netns_inode(origin.netns)),
+                .or_else(|| self.owners.netns_inode(origin.netns)),
             pid: owner.map(|owner| owner.pid),
             comm: owner.map(|owner| owner.comm.clone()),
-            workload: containers
+            workload: self
+                .containers
                 .find(origin.netns, owner.map(|owner| owner.cgroup.by_root()))
                 .map(Arc::unwrap_or_clone),
             since: humantime::format_rfc3339_seconds(clock.wall(origin.since)).to_string(),

@@ -2,10 +2,47 @@ use serde_json::{Value::Null, json};
 
 use super::*;
 use crate::{
-    connections::fixtures::{FakeOrigins, connection, names, origin},
+    connections::{
+        fixtures::{FakeOrigins, connection, names, origin},
+        origins::Origins as _,
+    },
     host::netns::Netns,
     workloads::containers,
 };
+
+/// What the viewer of these connections is shown, at this moment.
+fn all(
+    origins: &FakeOrigins,
+    names: &Names,
+    containers: &Containers,
+    view: View,
+) -> Result<Vec<Peer>> {
+    let viewer = Viewer {
+        names,
+        containers,
+        owners: &Owners::snapshot()?,
+        view,
+    };
+    viewer.all(&origins.all()?.into_iter().collect())
+}
+
+/// The same for the connection with this cookie.
+fn one(
+    origins: &FakeOrigins,
+    names: &Names,
+    containers: &Containers,
+    view: View,
+    cookie: u64,
+) -> Result<Option<Peer>> {
+    let viewer = Viewer {
+        names,
+        containers,
+        owners: &Owners::snapshot()?,
+        view,
+    };
+    let origin = origins.get(cookie)?;
+    origin.map_or(Ok(None), |origin| viewer.one(cookie, &origin))
+}
 
 #[test]
 fn a_peer_is_its_origin_and_its_process() {

@@ -5,7 +5,6 @@
 //! connections, so the log has no more of them than a [`Rate`] allows; metrics count the others.
 
 mod line;
-mod rate;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -20,17 +19,19 @@ use anyhow::{Context as _, Result};
 use prometheus_client::metrics::counter::Counter;
 use tracing::warn;
 
-use self::{
-    rate::Rate,
-    writer::{Message, Writer},
-};
+use self::writer::{Message, Writer};
 use crate::{
     config::AccessLogTarget,
     connections::{names::Names, summary::Summary},
+    observe::rate::Rate,
 };
 
 /// How many lines can wait to be written.
 const QUEUE: usize = 16_384;
+/// How many lines of refused connections may come at once.
+const BURST: u32 = 1000;
+/// The interval of such lines after a burst: a hundred a second.
+const INTERVAL: Duration = Duration::from_millis(10);
 /// How long a stopping agent waits for the remaining lines to be written.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -83,7 +84,7 @@ impl AccessLog {
         Ok(Self {
             thread: writer.map(Thread::start).transpose()?,
             failures,
-            rate: Rate::new(Instant::now()),
+            rate: Rate::new(BURST, INTERVAL, Instant::now()),
             omissions,
         })
     }

@@ -1,29 +1,34 @@
-//! Limits the lines that a flood of refused connections can cause.
+//! Limits the lines that a flood of refused connections can cause in a log.
 
 use std::time::{Duration, Instant};
 
-/// How many lines may come at once.
-const BURST: u32 = 1000;
-/// The interval of lines after a burst: a hundred a second.
-const INTERVAL: Duration = Duration::from_millis(10);
-
 /// A rate limit by the generic cell rate algorithm (ITU-T I.371).
-pub(super) struct Rate {
+#[derive(Debug)]
+pub struct Rate {
+    /// How many lines may come at once.
+    burst: u32,
+    /// The interval of lines after a burst.
+    interval: Duration,
     /// When the next line would be due if lines came at the interval.
     due: Instant,
 }
 
 impl Rate {
-    pub(super) fn new(now: Instant) -> Self {
-        Self { due: now }
+    /// Allows `burst` lines at once, and then one each `interval`.
+    pub fn new(burst: u32, interval: Duration, now: Instant) -> Self {
+        Self {
+            burst,
+            interval,
+            due: now,
+        }
     }
 
     /// Whether another line is allowed, which then counts.
-    pub(super) fn allows(&mut self, now: Instant) -> bool {
+    pub fn allows(&mut self, now: Instant) -> bool {
         let due = self.due.max(now);
-        let allows = due - now < INTERVAL * BURST;
+        let allows = due - now < self.interval * self.burst;
         if allows {
-            self.due = due + INTERVAL;
+            self.due = due + self.interval;
         }
         allows
     }
@@ -33,10 +38,12 @@ impl Rate {
 mod tests {
     use super::*;
 
+    const INTERVAL: Duration = Duration::from_millis(10);
+
     #[test]
     fn a_burst_and_then_one_each_interval() {
         let start = Instant::now();
-        let mut rate = Rate::new(start);
+        let mut rate = Rate::new(1000, INTERVAL, start);
         let mut allowed = |n, now| (0..n).filter(|_| rate.allows(now)).count();
         assert_eq!(allowed(5000, start), 1000);
         assert_eq!(allowed(5000, start + INTERVAL), 1);
