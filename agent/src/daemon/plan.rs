@@ -213,7 +213,7 @@ mod tests {
         "#;
         let config = Config::parse(text, "test").unwrap();
         let index = |name: &str| (name == "eth0").then_some(2);
-        let pages = unwraps(&config.unwrap, 7, index);
+        let pages = unwraps(&config.unwrap, false, 7, index);
         assert_eq!(pages.len(), PAGES as usize);
         let versions = |port| pages[&Page::of(7, 2, port)].of(port).0;
         assert_eq!([0, 1, 8080, 65535].map(versions), [0, 3, 2, 3]);
