@@ -27,7 +27,8 @@ pub struct Claim {
     pub is_signed: u8,
     /// 1 while a PROXY header is still to come, so that the claim only tells who will send it; else 0.
     pub is_pending: u8,
-    /// On what terms a connection tells of the claim: [`Claim::CARRIED`] and those below it. They mean something in `CLAIMS` only.
+    /// On what terms a connection tells of the claim, in `CLAIMS`: [`Claim::CARRIED`] to [`Claim::RELAYED`]. What is known of it,
+    /// in `HANDOVERS`: [`Claim::CONFIRMED`].
     pub conditions: u8,
     /// Number of the PROXY header that says more about the connection ([`crate::event::Header`]); 0: none.
     pub header: u64,
@@ -44,6 +45,8 @@ impl Claim {
     pub const EXPRESSED: u8 = 4;
     /// The agent's relay makes the connection, and tells itself why it fails.
     pub const RELAYED: u8 = 8;
+    /// The answer to the SYN has gone to whom this node vouches for.
+    pub const CONFIRMED: u8 = 16;
 
     /// What a process that is believed so far says, in the network namespace with the cookie `netns`: nobody yet.
     #[inline(always)]

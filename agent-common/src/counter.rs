@@ -62,7 +62,7 @@ pub enum Counter {
     NodeForged = 26,
     /// Origins learnt from the node's own TOA.
     LearntSnat = 27,
-    /// SYNs dropped before the node's own NAT because they came in fragments or behind extension headers, where
+    /// SYNs dropped as they came to a node, or left it, because they were in fragments or behind extension headers, where
     /// TOA could pass unread.
     NodeHidden = 28,
     /// PROXY headers of unwrapped connections whose details are unknown because `HEADERS` was full.
@@ -84,11 +84,15 @@ pub enum Counter {
     /// Origins removed because the relay refused their connection, or the connection ended while it was recorded. Counted by
     /// the agent, not by the data path.
     Forgotten = 37,
+    /// SYNs whose TOA was taken off where they left a node because the node did not write it.
+    NodeStripped = 38,
+    /// Connections whose client is unknown because the answer to their SYN did not go back by the node's uplink.
+    ToaUnanswered = 39,
 }
 
 impl Counter {
     /// Every counter, in the order of the slots.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 40] = [
         Self::Steered,
         Self::NoListener,
         Self::Drained,
@@ -127,6 +131,8 @@ impl Counter {
         Self::UnwrapInexpressible,
         Self::BindInexpressible,
         Self::Forgotten,
+        Self::NodeStripped,
+        Self::ToaUnanswered,
     ];
 
     /// Its name in `truepeer status` and, between `truepeer_` and `_total`, in the metrics.
@@ -170,6 +176,8 @@ impl Counter {
             Self::UnwrapInexpressible => "unwrap_refused_inexpressible",
             Self::BindInexpressible => "bind_refused_inexpressible",
             Self::Forgotten => "relay_forgotten",
+            Self::NodeStripped => "node_stripped",
+            Self::ToaUnanswered => "toa_unanswered",
         }
     }
 
@@ -223,7 +231,7 @@ impl Counter {
             }
             Self::LearntSnat => "Origins learnt before the node's own NAT",
             Self::NodeHidden => {
-                "SYNs dropped before the node's own NAT because they came in fragments or behind extension headers"
+                "SYNs dropped at a node's uplink because they were in fragments or behind extension headers"
             }
             Self::HeadersLost => {
                 "Unwrapped connections whose PROXY header's details are unknown because the ring buffer was full"
@@ -247,6 +255,12 @@ impl Counter {
             }
             Self::Forgotten => {
                 "Origins of connections that a relay refused, or that ended while it recorded them"
+            }
+            Self::NodeStripped => {
+                "SYNs whose TOA was taken off as they left the node because the node did not write it"
+            }
+            Self::ToaUnanswered => {
+                "Connections whose client is unknown because their answer did not leave by the node's uplink"
             }
         }
     }

@@ -51,7 +51,9 @@ pub mod map {
     pub const UNWRAPS: &str = "UNWRAPS";
     /// Hash: [`crate::node::Interface`] to [`crate::node::Node`].
     pub const NODES: &str = "NODES";
-    /// LRU hash: [`crate::node::Passage`] to [`crate::node::Voucher`].
+    /// Hash: this node's own [`crate::Address`] to nothing.
+    pub const NODE_ADDRESSES: &str = "NODE_ADDRESSES";
+    /// LRU hash: [`crate::node::Passage`] to [`crate::node::Given`].
     pub const PASSAGES: &str = "PASSAGES";
     /// LRU hash: [`crate::Connection`] to [`crate::unwrap::Handshake`].
     pub const UNWRAPPING: &str = "UNWRAPPING";
@@ -73,7 +75,7 @@ pub mod map {
     /// LRU hash: [`crate::Syn`] that a policy refused to nothing.
     pub const REFUSED: &str = "REFUSED";
     /// Every map that is pinned.
-    pub const ALL: [&str; 34] = [
+    pub const ALL: [&str; 35] = [
         ORIGINS,
         NAMESPACES,
         COUNTERS,
@@ -98,6 +100,7 @@ pub mod map {
         LOCAL_SOURCES,
         UNWRAPS,
         NODES,
+        NODE_ADDRESSES,
         PASSAGES,
         UNWRAPPING,
         LENGTHS,
@@ -121,6 +124,8 @@ pub mod program {
     pub const ANSWER: &str = "truepeer_answer";
     /// tc ingress of a node's uplink, before its own NAT.
     pub const NODE: &str = "truepeer_node";
+    /// tc egress of a node's uplink, behind its own NAT.
+    pub const LEAVE: &str = "truepeer_leave";
     /// `sk_lookup` of a steered namespace.
     pub const LOOKUP: &str = "truepeer_lookup";
     /// sockops of the root cgroup.

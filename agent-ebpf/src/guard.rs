@@ -20,7 +20,7 @@ use crate::{
         opening::{Opening, Packet},
         uapi::{LOOPBACK, PASS, REJECT},
     },
-    learn::{hear::hear, refused, toa},
+    learn::{hear::hear, refused, snat, toa},
     maps::{CLAIMS, HANDOVERS, POLICIES, PREFIXES, REFUSED, Replaced as _, TALLIES, add},
 };
 
@@ -89,13 +89,32 @@ fn is_relays(ctx: &SkBuffContext) -> bool {
     claim.is_some_and(|claim| claim.rule == 0)
 }
 
-/// What was said about the client of a connection that is being made. What is believed in the speaker's own network
-/// namespace only comes by the loopback interface there.
-#[inline(always)]
-fn handed_over(ctx: &SkBuffContext, syn: &Syn) -> Option<Claim> {
+/// Fills in `claim` with what was said about the client of a connection that is being made; `false`: nothing that concerns it.
+/// What is believed in the speaker's own network namespace only comes by the loopback interface there.
+#[inline(never)]
+fn recall(ctx: &SkBuffContext, syn: &Syn, claim: &mut Claim) -> bool {
+    let Some(told) = HANDOVERS.look_up(syn) else {
+        return false;
+    };
     // Copied first, as the entry's memory may become another connection's.
-    let claim = *HANDOVERS.look_up(syn)?;
-    (claim.netns == 0 || ctx.ifindex() == LOOPBACK).then_some(claim)
+    *claim = *told;
+    let concerns = claim.netns == 0 || ctx.ifindex() == LOOPBACK;
+    if !concerns {
+        *claim = Claim::default();
+    }
+    concerns
+}
+
+/// Whether the SYN was admitted for a client to whom its answer did not go.
+#[inline(never)]
+fn is_anothers(ctx: &SkBuffContext, opening: &Opening) -> bool {
+    let Opening { syn, answer, .. } = opening;
+    let mut claim = Claim::default();
+    is_guarded(syn.destination.port)
+        && !is_relays(ctx)
+        && recall(ctx, syn, &mut claim)
+        && claim.names_client()
+        && !snat::is_confirmed(&claim, syn, *answer)
 }
 
 /// Judges a segment to a listener: the first of a connection, or one that completes its handshake.
@@ -104,29 +123,28 @@ fn to_listener(ctx: &SkBuffContext) -> i32 {
     let mut opening = Opening::default();
     match opening.read(ctx) {
         Packet::Opens => {}
+        Packet::Completes if is_anothers(ctx, &opening) => return REJECT,
+        Packet::Completes => return PASS,
         Packet::Other => return PASS,
         // A packet that cannot be read cannot be judged.
         Packet::Unreadable => return REJECT,
     }
-    let Opening { syn, offset } = &opening;
+    let Opening { syn, offset, .. } = &opening;
     if !is_guarded(syn.destination.port) || is_relays(ctx) {
         return PASS;
     }
-    if handed_over(ctx, syn).is_some_and(|claim| !claim.names_client()) {
+    let mut claim = Claim::default();
+    if recall(ctx, syn, &mut claim) && !claim.names_client() {
         // A PROXY header will name the client.
         return PASS;
     }
-    let mut claim = Claim::default();
-    if toa::kinds().is_some() {
-        // Whoever hears for the listener counts TOA that is refused.
-        let _ = hear(&ctx.skb, *offset, syn, &mut claim);
+    // Whoever hears for the listener counts TOA that is refused.
+    if toa::kinds().is_some() && hear(&ctx.skb, *offset, syn, &mut claim).is_some() {
+        recall(ctx, syn, &mut claim);
     }
     if !claim.names_client() {
-        claim = handed_over(ctx, syn).unwrap_or(Claim {
-            client: syn.source,
-            evidence: Evidence::Wire as u8,
-            ..Claim::default()
-        });
+        claim.client = syn.source;
+        claim.evidence = Evidence::Wire as u8;
     }
     if allows(&claim.client.address, syn.destination.port) {
         admitted(syn.destination.port);

@@ -38,7 +38,7 @@ use aya_ebpf::{
 };
 
 use crate::{
-    carry::{node, source},
+    carry::{leave, node, source},
     kernel::uapi::PASS,
     learn::{bind, hear},
     steer::lookup,
@@ -69,6 +69,12 @@ fn truepeer_answer(ctx: TcContext) -> i32 {
 #[classifier]
 fn truepeer_node(ctx: TcContext) -> i32 {
     node::ingress(&ctx)
+}
+
+/// tc egress of a node's uplink, behind its own NAT.
+#[classifier]
+fn truepeer_leave(ctx: TcContext) -> i32 {
+    leave::egress(&ctx)
 }
 
 /// `sk_lookup` of a network namespace with steers.

@@ -28,10 +28,11 @@ async fn a_watch_tells_when_interfaces_come_change_and_go() {
     // Ample, as a machine may be slow; it ends when the message comes.
     const SOON: Duration = Duration::from_secs(60);
     let netns = Netns::create().unwrap();
-    let mut links = netns.watch_links().unwrap();
+    let mut links = netns.watch_links(true).unwrap();
     for change in [
         "link add eth0 type veth peer name eth1",
         "link set eth0 up",
+        "addr add 192.0.2.1/24 dev eth0",
         "link del eth0",
     ] {
         ip(&netns, change);
@@ -65,4 +66,24 @@ fn all_namespaces_are_seen_by_name_or_by_process() {
     process.kill().unwrap();
     process.wait().unwrap();
     assert!(found);
+}
+
+#[test]
+fn addresses_and_masters_are_told() {
+    let netns = Netns::create().unwrap();
+    for change in [
+        "link add cni0 type bridge",
+        "link add pod0 type veth peer name eth0",
+        "link set pod0 master cni0",
+        "addr add 192.0.2.1/24 dev cni0",
+        "addr add 2001:db8::1/64 dev eth0 nodad",
+    ] {
+        ip(&netns, change);
+    }
+    // Neither loopback's nor link-local ones.
+    let addresses = ["192.0.2.1", "2001:db8::1"].map(|address| address.parse().unwrap());
+    assert_eq!(netns.addresses().unwrap(), addresses.into());
+    let index = |name| netns.interface_index(name).unwrap();
+    assert_eq!(netns.master(index("pod0")).unwrap(), index("cni0"));
+    assert_eq!(netns.master(index("eth0")).unwrap(), index("eth0"));
 }

@@ -1,11 +1,13 @@
 //! carry: what a local proxy says about its client goes with the SYN, to a socket of this host through
 //! `HANDOVERS` and to the destinations of `[carry.toa]` as a TCP option.
 
+pub(crate) mod leave;
 pub(crate) mod node;
+mod rewrite;
 pub(crate) mod source;
 mod unreadable;
 
-use agent_common::{Claim, Counter, Syn, toa};
+use agent_common::{Claim, Counter, Syn, node::Voucher, toa};
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{BPF_ANY, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG},
@@ -15,7 +17,7 @@ use aya_ebpf::{
 
 use crate::{
     kernel::context::SockOps as _,
-    learn::{tag, trust},
+    learn::{snat, tag, trust},
     maps::{CARRY, CLAIMS, HANDOVERS, longest_match},
     tell::count,
 };
@@ -79,6 +81,15 @@ pub(crate) fn writes(ctx: &SockOpsContext) {
         return count(Counter::CarryNoRoom);
     }
     count(Counter::CarriedToa);
+    // Where the SYN leaves a node, nothing else tells that it was written here.
+    let voucher = Voucher {
+        source: ctx.local(),
+        original_dst: claim.original_dst,
+        rule: claim.rule,
+        evidence: claim.evidence,
+        ..Voucher::default()
+    };
+    snat::vouch(&client, ctx.snd_una(), &voucher);
     if let Some(tag) = tag::sign(client, ctx.snd_una())
         && !store(ctx, &tag)
     {

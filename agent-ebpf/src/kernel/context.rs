@@ -31,6 +31,12 @@ pub(crate) trait Skb {
         field!(self.skb() => ifindex)
     }
 
+    /// The interface by which the packet came to IP; 0: a socket sends it.
+    #[inline(always)]
+    fn came_by(&self) -> u32 {
+        field!(self.skb() => ingress_ifindex)
+    }
+
     /// Whether the packet has a VLAN tag.
     #[inline(always)]
     fn is_tagged(&self) -> bool {

@@ -124,7 +124,10 @@ fn handed_over(ctx: &SockOpsContext, local: Endpoint, remote: Endpoint) -> Optio
         tag::used(claim.client, syn.isn);
     }
     // What a proxy says that is believed in its own namespace only may have reached another.
-    (claim.names_client() && claim.holds_in(ctx.netns())).then_some(claim)
+    let holds = claim.names_client()
+        && claim.holds_in(ctx.netns())
+        && snat::is_confirmed(&claim, &syn, ctx.snd_una().wrapping_sub(1));
+    holds.then_some(claim)
 }
 
 /// Records an origin for the socket, with time and namespace, and asks to be told of the socket's end.

@@ -8,7 +8,7 @@ use agent_common::{
     kernel::Version,
     options::HEADER_ROOM,
     toa::{Kinds, Toa, find},
-    trust::Statement,
+    trust::{Sender, Statement},
 };
 use aya_ebpf::{
     EbpfContext as _,
@@ -140,7 +140,7 @@ pub(crate) fn believe(
     syn: &Syn,
     claim: &mut Claim,
 ) -> Result<(), Counter> {
-    let Some(voucher) = snat::voucher(client, syn.isn) else {
+    let Some(voucher) = snat::voucher(&client, syn) else {
         return believe_hop(header, client, syn, claim);
     };
     *claim = Claim {
@@ -153,6 +153,24 @@ pub(crate) fn believe(
     Ok(())
 }
 
+/// Whether a rule believes TOA of whoever sent the SYN, signed or not.
+#[inline(always)]
+pub(crate) fn is_of_hop(syn: &Syn) -> bool {
+    hop(syn).is_some()
+}
+
+/// The hop that sent the SYN, and the rule that believes its TOA. This node's own addresses are no hop's, whatever a rule says
+/// of them: any pod's connection can have been given one.
+#[inline(always)]
+fn hop(syn: &Syn) -> Option<(Sender, u32)> {
+    if snat::is_own(&syn.source.address) {
+        return None;
+    }
+    let sender = trust::sender(syn.source.address)?;
+    let rule = trust::rule_for(&sender, Statement::Toa, syn.destination.port)?;
+    Some((sender, rule))
+}
+
 /// Fills in `claim` with what TOA of another hop says, or returns why it is not to be believed.
 #[inline(always)]
 pub(crate) fn believe_hop(
@@ -161,11 +179,10 @@ pub(crate) fn believe_hop(
     syn: &Syn,
     claim: &mut Claim,
 ) -> Result<(), Counter> {
-    let sender = trust::sender(syn.source.address).ok_or(Counter::ToaUntrusted)?;
-    let rule = trust::rule_for(&sender, Statement::Toa, syn.destination.port);
+    let (sender, rule) = hop(syn).ok_or(Counter::ToaUntrusted)?;
     *claim = Claim {
         client,
-        rule: rule.ok_or(Counter::ToaUntrusted)?,
+        rule,
         evidence: Evidence::Toa as u8,
         is_signed: sender.must_sign().into(),
         ..Claim::default()

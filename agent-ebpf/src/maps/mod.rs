@@ -11,7 +11,7 @@ use agent_common::{
     Address, Claim, Connection, Counter, Listener, ListenerKey, Namespace, Origin, Syn,
     guard::{MAX_POLICIES, MAX_PREFIXES, Policy, Prefix, Tally},
     kernel::{Credentials, Version},
-    node::{Interface, Node, Passage, Voucher},
+    node::{Given, Interface, Node, Passage},
     ports::Ports,
     tag::{Keys, Signed, Spending},
     toa::Kinds,
@@ -28,7 +28,11 @@ use aya_ebpf::{
     },
 };
 
-pub(crate) use self::{number::add, scratch::Scratch, storage::SocketStorage};
+pub(crate) use self::{
+    number::{add, exchange},
+    scratch::Scratch,
+    storage::SocketStorage,
+};
 
 /// Cookie of the namespace that this instance of the packet programs is attached in: a tc program
 /// cannot ask for it before Linux 6.15.
@@ -168,10 +172,15 @@ pub(crate) static UNWRAPPING: LruHashMap<Connection, Handshake> =
 pub(crate) static NODES: HashMap<Interface, Node> =
     HashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
 
-/// SYNs that came in by such an interface and whose client this node vouches for. Those that go on to another
-/// node are evicted.
+/// The addresses of the network namespaces with such interfaces: those that the node's own NAT gives to connections.
 #[map]
-pub(crate) static PASSAGES: LruHashMap<Passage, Voucher> = LruHashMap::with_max_entries(1 << 16, 0);
+pub(crate) static NODE_ADDRESSES: HashMap<Address, u8> =
+    HashMap::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
+
+/// SYNs for whose client this node vouches: those that came in by such an interface, and those of local proxies that go out
+/// with TOA. What is known of a voucher is changed in place, so that nobody overlooks it; it goes when it is evicted.
+#[map]
+pub(crate) static PASSAGES: LruHashMap<Passage, Given> = LruHashMap::with_max_entries(1 << 16, 0);
 
 /// How long a sender's last header was: the best guess for its next.
 #[map]
@@ -235,7 +244,7 @@ pub(crate) fn longest_match<V: Copy>(trie: &LpmTrie<Address, V>, address: Addres
     trie.get(Key::new(Address::BITS, address)).copied()
 }
 
-/// Hash maps whose values are replaced as a whole and never changed in place: all but `ORIGINS`. What they
+/// Hash maps whose values are replaced as a whole and never changed in place: all but `ORIGINS` and `PASSAGES`. What they
 /// hold is to be copied at once: when an entry is replaced, removed or evicted, the kernel may give its memory to another
 /// key without waiting for programs (that of an LRU map always, others since Linux 6.1).
 pub(crate) trait Replaced<K, V> {

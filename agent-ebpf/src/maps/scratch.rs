@@ -2,8 +2,8 @@
 
 use aya_ebpf::maps::PerCpuArray;
 
-/// One `T` for each CPU, which a program uses while it runs. Only for programs that an arriving packet runs, at tc ingress or
-/// on its way to a socket: nothing that runs such a program interrupts them. What a system call runs may be interrupted.
+/// One `T` for each CPU, which a program uses while it runs. Only for programs that a packet runs, at tc or on its way to a
+/// socket: nothing that runs such a program interrupts them. What a system call runs may be interrupted.
 #[repr(transparent)]
 pub(crate) struct Scratch<T>(PerCpuArray<T>);
 

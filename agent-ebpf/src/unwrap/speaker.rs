@@ -9,7 +9,7 @@ use aya_ebpf::{macros::map, programs::TcContext};
 
 use super::incoming::Incoming;
 use crate::{
-    learn::{hear::hear, tag, toa},
+    learn::{hear::hear, snat, tag, toa},
     maps::{HANDOVERS, NETNS, Replaced as _, Scratch},
 };
 
@@ -63,23 +63,35 @@ impl Incoming {
         }
     }
 
-    /// Who sends the header of this connection, as a pending claim.
+    /// Fills in `claim` with who sends the header of this connection, as a pending claim. Returns the refusal as its number.
+    #[inline(never)]
+    pub(super) fn speaker(&self, handshake: &Handshake, claim: &mut Claim) -> u32 {
+        Refusal::number(self.find_speaker(handshake, claim))
+    }
+
     #[inline(always)]
-    pub(super) fn speaker(&self, handshake: Handshake) -> Result<Claim, Refusal> {
-        let mut claim = if handshake.is_told != 0 {
-            let told = HANDOVERS.look_up(self.syn(handshake)).copied();
-            told.ok_or(Refusal::Full)?
+    fn find_speaker(&self, handshake: &Handshake, claim: &mut Claim) -> Result<(), Refusal> {
+        if handshake.is_told != 0 {
+            let mut syn = self.syn(*handshake);
+            *claim = HANDOVERS.look_up(&syn).copied().ok_or(Refusal::Full)?;
+            // By the number that the sender gave it.
+            syn.isn = handshake.isn;
+            let answer = self.tcp.acknowledgment.wrapping_sub(1);
+            if !snat::is_confirmed(claim, &syn, answer) {
+                return Err(Refusal::Untrusted);
+            }
+            claim.conditions |= Claim::CONFIRMED;
         } else {
-            Claim {
+            *claim = Claim {
                 client: self.connection.source,
                 original_dst: self.connection.destination,
                 rule: handshake.rule,
                 evidence: Evidence::Proxy as u8,
                 ..Claim::default()
-            }
-        };
+            };
+        }
         claim.is_pending = 1;
-        Ok(claim)
+        Ok(())
     }
 }
 

@@ -144,10 +144,10 @@ impl Incoming {
     /// The first bytes of the stream, which must be the header.
     #[inline(never)]
     fn header_arrives(&self, ctx: &TcContext, found: &Socket, handshake: Handshake) -> Outcome {
-        let mut claim = match self.speaker(handshake) {
-            Ok(claim) => claim,
-            Err(reason) => return Outcome::Refused(reason),
-        };
+        let mut claim = Claim::default();
+        if let Some(reason) = Refusal::from_u32(self.speaker(&handshake, &mut claim)) {
+            return Outcome::Refused(reason);
+        }
         let length = match header::read(ctx, self, &mut claim) {
             Ok(length) => length,
             Err(reason) => return Outcome::Refused(reason),

@@ -111,7 +111,8 @@ impl Supervisor {
         let pins: Vec<_> = served().flat_map(|s| &s.pins).map(String::as_str).collect();
         let cookies: Vec<_> = served().map(|s| s.netns.cookie()).collect();
         let ports = served().flat_map(|s| s.unwraps.clone()).collect();
-        self.datapath.retain(&pins, &cookies, &ports)
+        self.datapath.retain(&pins, &cookies, &ports)?;
+        self.name_addresses()
     }
 
     /// Tells the data path what holds for the whole host.

@@ -1,7 +1,7 @@
 //! From the configuration of one network namespace to what the data path is told.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     path::PathBuf,
 };
 
@@ -123,21 +123,25 @@ pub(super) fn unwraps(
 }
 
 /// The interfaces of the namespace with this cookie whose SYNs are given TOA, as options of this kind; those that
-/// are missing are left out.
+/// are missing are left out. `master` gives the topmost device that an interface is a port of.
 pub(super) fn nodes(
     nodes: &[CarryNode],
     kind: u8,
     netns: u64,
     index: impl Fn(&str) -> Option<u32>,
-) -> Vec<(Interface, Node)> {
+    master: impl Fn(u32) -> Result<u32>,
+) -> Result<Vec<(Interface, Node)>> {
     let mut interfaces: BTreeMap<u32, Node> = BTreeMap::new();
     for node in nodes {
         let Some(ifindex) = index(&node.interface) else {
             continue;
         };
-        let known = interfaces
-            .entry(ifindex)
-            .or_insert_with(|| Node::new(rule_id(&node.rule()), kind));
+        let known = match interfaces.entry(ifindex) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                new.insert(Node::new(rule_id(&node.rule()), kind, master(ifindex)?))
+            }
+        };
         for port in node.ports.iter().cloned().flatten() {
             known.ports.add(port);
         }
@@ -148,7 +152,7 @@ pub(super) fn nodes(
         padding: 0,
     };
     let interfaces = interfaces.into_iter();
-    interfaces.map(|(i, node)| (interface(i), node)).collect()
+    Ok(interfaces.map(|(i, node)| (interface(i), node)).collect())
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! What is in place in one network namespace, or is to be.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use agent_common::{
-    Namespace,
+    Address, Namespace,
     node::{Interface, Node},
 };
 use anyhow::Result;
@@ -23,6 +23,8 @@ pub(super) struct Served {
     pub(super) settings: Namespace,
     pub(super) unwraps: Unwrapped,
     pub(super) nodes: Vec<(Interface, Node)>,
+    /// The namespace's own addresses, if it has nodes.
+    pub(super) addresses: HashSet<Address>,
     /// Name of each interface that is attached to, for what, and its index.
     pub(super) interfaces: Vec<(String, Job, u32)>,
     /// Whether the namespace has steers, which also look up sockets.
@@ -53,7 +55,7 @@ pub(super) enum Missing {
 
 impl Served {
     /// Looks at a namespace, and says what is to be there. From now on, `changed` is told `place` when one of its
-    /// interfaces changes. `kind` is that of the TOA which nodes write.
+    /// interfaces changes, or an address if that matters. `kind` is that of the TOA which nodes write.
     ///
     /// # Errors
     ///
@@ -69,7 +71,7 @@ impl Served {
         // Before looking, so that no change goes by unseen.
         let changed = changed.clone();
         let watched = place.clone();
-        let mut links = netns.watch_links()?;
+        let mut links = netns.watch_links(!rules.nodes.is_empty())?;
         let watch = tokio::spawn(async move {
             while links.recv().await.is_some() && changed.send(watched.clone()).await.is_ok() {}
         });
@@ -86,10 +88,20 @@ impl Served {
                 None => warn!("interface {name} of {netns} is missing; waiting for it"),
             }
         }
+        // The masters and addresses of others are of no interest.
+        let nodes = plan::nodes(&rules.nodes, kind, netns.cookie(), index, |index| {
+            netns.master(index)
+        })?;
+        let addresses = if nodes.is_empty() {
+            HashSet::new()
+        } else {
+            netns.addresses()?.into_iter().map(Address::from).collect()
+        };
         Ok(Self {
             settings: plan::settings(&rules.steers, index)?,
             unwraps: plan::unwraps(&rules.unwraps, rules.refuses, netns.cookie(), index),
-            nodes: plan::nodes(&rules.nodes, kind, netns.cookie(), index),
+            nodes,
+            addresses,
             netns,
             interfaces,
             steers: !rules.steers.is_empty(),

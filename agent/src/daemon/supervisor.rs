@@ -187,7 +187,13 @@ impl Supervisor {
             return installed.map(|()| former);
         }
         self.served.insert(place.clone(), served);
-        Ok(former)
+        self.name_addresses().map(|()| former)
+    }
+
+    /// Tells the data path which addresses are the node's own.
+    pub(super) fn name_addresses(&self) -> Result<()> {
+        let addresses = self.served.values().flat_map(|s| &s.addresses);
+        self.datapath.node_addresses(addresses.copied())
     }
 
     fn put(&mut self, served: &mut Served) -> Result<()> {
@@ -234,7 +240,7 @@ impl Supervisor {
         let Some(served) = self.served.remove(place) else {
             return Ok(());
         };
-        let withdrawn = self.withdraw(&served);
+        let withdrawn = self.withdraw(&served).and(self.name_addresses());
         let netns = &served.netns;
         netns.run(|| self.journal.apply(netns, &[])).and(withdrawn)
     }

@@ -1,6 +1,9 @@
 //! carry: which next hops are told the client.
 
-use agent_common::node::{Interface, Node};
+use agent_common::{
+    Address,
+    node::{Interface, Node},
+};
 use anyhow::Result;
 
 use super::{
@@ -29,5 +32,11 @@ impl Datapath {
             nodes.remove(&Plain(interface))?;
         }
         Ok(())
+    }
+
+    /// Says which addresses are this node's own.
+    pub fn node_addresses(&self, addresses: impl IntoIterator<Item = Address>) -> Result<()> {
+        let wanted = addresses.into_iter().map(|address| (Plain(address), 0));
+        maps::replace(&mut self.pins.node_addresses()?, wanted)
     }
 }

@@ -40,10 +40,11 @@ pub(super) struct PacketProgram {
 }
 
 impl PacketProgram {
-    const ALL: [Self; 4] = [
+    const ALL: [Self; 5] = [
         Self::new(program::UNWRAP, Job::Unwrap, TcAttachType::Ingress, 133),
         Self::new(program::ANSWER, Job::Unwrap, TcAttachType::Egress, 133),
         Self::new(program::NODE, Job::Node, TcAttachType::Ingress, 134),
+        Self::new(program::LEAVE, Job::Node, TcAttachType::Egress, 134),
         Self::new(program::STEER, Job::Steer, TcAttachType::Ingress, 135),
     ];
 

@@ -158,6 +158,10 @@ impl Pins {
         self.map(map::NODES)
     }
 
+    pub(super) fn node_addresses(&self) -> Result<HashMap<MapData, Plain<Address>, u8>> {
+        self.map(map::NODE_ADDRESSES)
+    }
+
     pub(super) fn unwraps(&self) -> Result<Unwraps> {
         self.map(map::UNWRAPS)
     }

@@ -67,7 +67,7 @@ impl fmt::Display for Section {
 }
 
 /// Every program of the object.
-const PURPOSES: [Purpose; 18] = {
+const PURPOSES: [Purpose; 19] = {
     const fn of(program: &'static str, section: Section, consequence: &'static str) -> Purpose {
         Purpose {
             program,
@@ -118,6 +118,11 @@ const PURPOSES: [Purpose; 18] = {
         ),
         of(
             program::NODE,
+            Section::CarryNode,
+            "the node's NAT hides the clients of node ports",
+        ),
+        of(
+            program::LEAVE,
             Section::CarryNode,
             "the node's NAT hides the clients of node ports",
         ),

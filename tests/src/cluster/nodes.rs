@@ -99,6 +99,15 @@ impl Node {
             .expect("an address")
     }
 
+    /// Its address towards its pod.
+    pub fn gateway(&self, family: Family) -> IpAddr {
+        let n = self.number;
+        family
+            .pick(format!("10.81.{n}.1"), format!("fd81:{n}::1"))
+            .parse()
+            .expect("an address")
+    }
+
     /// Where clients find a Service.
     pub fn targets(&self, service: Service) -> [SocketAddr; 2] {
         Family::ALL.map(|family| (self.address(family), service.node_port).into())

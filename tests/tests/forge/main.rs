@@ -8,4 +8,5 @@ mod pods;
 mod ports;
 mod processes;
 mod tenants;
+mod vouchers;
 mod workloads;

@@ -251,7 +251,7 @@ fn carry_toa() {
 #[test]
 fn carry_node() {
     section(
-        &[program::NODE],
+        &[program::NODE, program::LEAVE],
         |stage, config| {
             let pod = &stage.sidecar.pod;
             config.carry = Some(Carry {

@@ -1,6 +1,10 @@
 //! The interfaces of a network namespace.
 
+use std::{collections::HashSet, net::IpAddr};
+
 use anyhow::{Context, Result, bail};
+use futures_util::TryStreamExt as _;
+use netlink_packet_route::link::LinkAttribute;
 use nix::{
     errno::Errno,
     ifaddrs::getifaddrs,
@@ -21,6 +25,9 @@ pub struct Interface {
     /// Its name.
     pub name: String,
 }
+
+/// How many devices may be stacked (`MAX_NEST_DEV` of linux/netdevice.h).
+const MAX_NESTED: usize = 8;
 
 /// Whether the kernel lets an interface have this name (`dev_valid_name`).
 pub fn is_interface_name(name: &str) -> bool {
@@ -91,6 +98,46 @@ impl Netns {
             "interface {name} of {self} has no Ethernet header: name one that has, such as the one that the \
              tunnel's packets come in by"
         )
+    }
+
+    /// The addresses of the namespace's interfaces that other hosts may know: neither loopback nor link-local ones.
+    pub fn addresses(&self) -> Result<HashSet<IpAddr>> {
+        self.run(|| {
+            let all = getifaddrs().context("cannot list addresses")?;
+            let addresses = all.filter_map(|a| {
+                let address = a.address?;
+                let v4 = address.as_sockaddr_in().map(|a| a.ip().into());
+                v4.or_else(|| address.as_sockaddr_in6().map(|a| a.ip().into()))
+            });
+            let is_known = |address: &IpAddr| match address {
+                IpAddr::V4(v4) => !v4.is_loopback(),
+                IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),
+            };
+            Ok(addresses.filter(is_known).collect())
+        })
+    }
+
+    /// The topmost device that this interface is a port of, such as a bridge or a bond; without one, the interface itself.
+    pub fn master(&self, index: u32) -> Result<u32> {
+        self.netlink(async |handle| {
+            let mut device = index;
+            for _ in 0..MAX_NESTED {
+                let mut links = handle.link().get().match_index(device).execute();
+                let link = links.try_next().await.context("cannot look for a master")?;
+                let attributes = link.into_iter().flat_map(|link| link.attributes);
+                let above = attributes
+                    .into_iter()
+                    .find_map(|attribute| match attribute {
+                        LinkAttribute::Controller(index) => Some(index),
+                        _ => None,
+                    });
+                match above {
+                    Some(above) if above != 0 => device = above,
+                    _ => break,
+                }
+            }
+            Ok(device)
+        })
     }
 
     /// Whether the interface with this name is up.

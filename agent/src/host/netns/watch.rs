@@ -1,4 +1,4 @@
-//! Notifications when interfaces appear, change or vanish.
+//! Notifications when interfaces and their addresses appear, change or vanish.
 
 use anyhow::{Context, Result};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -8,14 +8,19 @@ use tokio::{io::unix::AsyncFd, sync::mpsc};
 use super::namespace::Netns;
 
 impl Netns {
-    /// A channel that gets a message whenever an interface of the namespace appears, changes or vanishes. Changes in
-    /// quick succession may share a message. Dropping the receiver ends the watch.
+    /// A channel that gets a message whenever an interface of the namespace, or with `addresses` an address of one, appears,
+    /// changes or vanishes. Changes in quick succession may share a message. Dropping the receiver ends the watch.
     ///
     /// The caller must be within the async runtime.
-    pub fn watch_links(&self) -> Result<mpsc::Receiver<()>> {
+    pub fn watch_links(&self, addresses: bool) -> Result<mpsc::Receiver<()>> {
         let socket = self.run(|| {
             let mut socket = Socket::new(NETLINK_ROUTE)?;
-            socket.bind(&SocketAddr::new(0, 1 << (MulticastGroup::Link as u32 - 1)))?;
+            let mut groups = vec![MulticastGroup::Link];
+            if addresses {
+                groups.extend([MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr]);
+            }
+            let groups = groups.into_iter().map(|group| 1 << (group as u32 - 1));
+            socket.bind(&SocketAddr::new(0, groups.sum()))?;
             socket.set_non_blocking(true)?;
             Ok(socket)
         });
