@@ -6,6 +6,7 @@
 use agent_common::{
     Claim, Counter, Endpoint, Evidence, Syn,
     kernel::Version,
+    node::Voucher,
     options::HEADER_ROOM,
     toa::{Kinds, Toa, find},
     trust::{Sender, Statement},
@@ -140,7 +141,9 @@ pub(crate) fn believe(
     syn: &Syn,
     claim: &mut Claim,
 ) -> Result<(), Counter> {
-    let Some(voucher) = snat::voucher(&client, syn) else {
+    // What a local proxy says is for whoever trusts its host; only where that is this node itself, no rule can.
+    let is_for_here = |v: &&Voucher| v.ifindex != 0 || snat::is_own(&syn.source.address);
+    let Some(voucher) = snat::voucher(&client, syn).filter(is_for_here) else {
         return believe_hop(header, client, syn, claim);
     };
     *claim = Claim {
