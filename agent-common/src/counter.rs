@@ -88,11 +88,16 @@ pub enum Counter {
     NodeStripped = 38,
     /// Connections whose client is unknown because the answer to their SYN did not go back by the node's uplink.
     ToaUnanswered = 39,
+    /// Frames to ports with unwrap that were dropped because their TCP header was hidden: in fragments, behind extension
+    /// headers or several VLAN tags.
+    UnwrapHidden = 40,
+    /// SYNs whose TOA was ignored, or that were sent without it, because it may as well be TCP Fast Open's cookie.
+    ToaAmbiguous = 41,
 }
 
 impl Counter {
     /// Every counter, in the order of the slots.
-    pub const ALL: [Self; 40] = [
+    pub const ALL: [Self; 42] = [
         Self::Steered,
         Self::NoListener,
         Self::Drained,
@@ -133,6 +138,8 @@ impl Counter {
         Self::Forgotten,
         Self::NodeStripped,
         Self::ToaUnanswered,
+        Self::UnwrapHidden,
+        Self::ToaAmbiguous,
     ];
 
     /// Its name in `truepeer status` and, between `truepeer_` and `_total`, in the metrics.
@@ -178,6 +185,8 @@ impl Counter {
             Self::Forgotten => "relay_forgotten",
             Self::NodeStripped => "node_stripped",
             Self::ToaUnanswered => "toa_unanswered",
+            Self::UnwrapHidden => "unwrap_hidden",
+            Self::ToaAmbiguous => "toa_ambiguous",
         }
     }
 
@@ -261,6 +270,12 @@ impl Counter {
             }
             Self::ToaUnanswered => {
                 "Connections whose client is unknown because their answer did not leave by the node's uplink"
+            }
+            Self::UnwrapHidden => {
+                "Frames to ports with unwrap dropped because their TCP header was hidden in fragments or behind extension headers"
+            }
+            Self::ToaAmbiguous => {
+                "SYNs whose TOA was ignored or not sent because it may as well be TCP Fast Open's cookie"
             }
         }
     }

@@ -3,6 +3,9 @@
 //! It has no RFC. The LVS and DPVS kernel modules and cloud load balancers write, big-endian: kind, length,
 //! port (2 bytes), address (4 or 16 bytes). The kinds are those for experiments, 253 and 254 (RFC 4727),
 //! without the magic of RFC 6994; other kinds are in use as well.
+//!
+//! Where TOA has the port, other experiments of these kinds have their identifier (RFC 6994). The only one whose options
+//! are as long as TOA is that of TCP Fast Open (RFC 7413, 4.1.1), with a cookie of 4 or 16 bytes; Linux takes it for one.
 
 use crate::{
     Address, Endpoint,
@@ -14,6 +17,17 @@ use crate::{
 pub const LEN_V4: u8 = 8;
 /// Length of the option with an IPv6 address.
 pub const LEN_V6: u8 = 20;
+
+/// The kinds for experiments.
+const EXPERIMENTS: [u8; 2] = [253, 254];
+/// The identifier of TCP Fast Open among them.
+const FAST_OPEN: u16 = 0xf989;
+
+/// Whether TOA of this kind with this port may as well be TCP Fast Open's cookie. It is neither believed nor sent.
+#[inline(always)]
+pub const fn is_ambiguous(kind: u8, port: u16) -> bool {
+    port == FAST_OPEN && (kind == EXPERIMENTS[0] || kind == EXPERIMENTS[1])
+}
 
 /// Which options are taken for TOA: value of the one slot of the `TOA` map.
 ///
@@ -64,6 +78,8 @@ pub enum Toa {
     Absent,
     /// There is TOA that names no client: more than one option, or an address that no client has.
     Invalid,
+    /// There is an option that [`is_ambiguous`].
+    Ambiguous,
     /// The client.
     Client(Endpoint),
 }
@@ -79,6 +95,9 @@ pub fn find(header: &[u8; HEADER_ROOM], kinds: &Kinds) -> Toa {
         _ => return Toa::Invalid,
     }
     let client = client(header, at);
+    if is_ambiguous(byte(header, at), client.port) {
+        return Toa::Ambiguous;
+    }
     if client.port != 0 && client.address.is_host() {
         Toa::Client(client)
     } else {
@@ -215,6 +234,29 @@ mod tests {
         let (a, b) = (endpoint("203.0.113.7:80"), endpoint("203.0.113.8:80"));
         let two = header(&[&option_v4(254, a), &option_v4(254, b)]);
         assert_eq!(find(&two, &KINDS), Toa::Invalid);
+    }
+
+    #[test]
+    fn what_may_be_a_cookie_is_ambiguous() {
+        let kinds = KINDS.with(253, LEN_V4).with(200, LEN_V4);
+        let (v4, v6) = ("203.0.113.7:63881", "[2001:db8::7]:63881");
+        for kind in [253, 254] {
+            for option in [
+                &option_v4(kind, endpoint(v4))[..],
+                &option_v6(kind, endpoint(v6)),
+            ] {
+                assert_eq!(find(&header(&[&USUAL, option]), &kinds), Toa::Ambiguous);
+            }
+        }
+        // Linux's own cookies are of eight bytes, which is no length of TOA.
+        let cookie = [254, 12, 0xf9, 0x89, 1, 2, 3, 4, 5, 6, 7, 8];
+        let client = endpoint("203.0.113.7:63882");
+        let options = header(&[&cookie, &option_v4(254, client)]);
+        assert_eq!(find(&options, &kinds), Toa::Client(client));
+        // Other kinds have no identifiers.
+        let client = endpoint(v4);
+        let options = header(&[&option_v4(200, client)]);
+        assert_eq!(find(&options, &kinds), Toa::Client(client));
     }
 
     #[test]

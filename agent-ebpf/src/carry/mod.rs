@@ -40,10 +40,17 @@ pub(crate) fn sends(ctx: &SockOpsContext) {
         isn: ctx.snd_una(),
     };
     let _ = HANDOVERS.insert(syn, claim, BPF_ANY.into());
-    if !is_carried(&claim) || longest_match(&CARRY, syn.destination.address).is_none() {
+    if !is_carried(&claim) {
         return;
     }
-    let length = if claim.client.address.is_v4() {
+    let Some(kind) = longest_match(&CARRY, syn.destination.address) else {
+        return;
+    };
+    let client = claim.client_behind(syn.source.port);
+    if toa::is_ambiguous(kind as u8, client.port) {
+        return count(Counter::ToaAmbiguous);
+    }
+    let length = if client.address.is_v4() {
         toa::LEN_V4
     } else {
         toa::LEN_V6
@@ -72,6 +79,9 @@ pub(crate) fn writes(ctx: &SockOpsContext) {
         return;
     };
     let client = claim.client_behind(ctx.local().port);
+    if toa::is_ambiguous(kind as u8, client.port) {
+        return;
+    }
     let stored = if client.address.is_v4() {
         store(ctx, &toa::option_v4(kind as u8, client))
     } else {

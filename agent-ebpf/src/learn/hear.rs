@@ -60,6 +60,7 @@ pub(crate) fn hear(skb: &SkBuff, offset: u32, syn: &Syn, claim: &mut Claim) -> O
     let refused = match find(header, kinds) {
         Toa::Absent => return None,
         Toa::Invalid => Counter::ToaInvalid,
+        Toa::Ambiguous => Counter::ToaAmbiguous,
         Toa::Client(client) => believe(header, client, syn, claim).err()?,
     };
     *claim = Claim::default();

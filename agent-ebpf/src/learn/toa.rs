@@ -107,6 +107,7 @@ fn hand_over(ctx: &SockOpsContext, header: &[u8; HEADER_ROOM]) {
     let client = match find(header, kinds) {
         Toa::Absent => return,
         Toa::Invalid => return count(Counter::ToaInvalid),
+        Toa::Ambiguous => return count(Counter::ToaAmbiguous),
         Toa::Client(client) => client,
     };
     let syn = Syn {
