@@ -18,7 +18,7 @@ use super::{
 use crate::{
     kernel::{
         context::Skb as _,
-        packet::{self, NoSegment, Obstacle, Segment},
+        packet::{self, NoSegment, Segment},
         tcp::{ACK, SYN},
     },
     learn::{
@@ -35,8 +35,8 @@ pub(crate) fn egress(ctx: &TcContext) -> i32 {
     // Its socket is not asked: a raw one can have the state of a connection, too.
     let segment = match packet::read(ctx) {
         Ok(segment) => segment,
-        Err(NoSegment::Other | NoSegment::Unreadable(Obstacle::Tag)) => return TCX_NEXT,
-        Err(NoSegment::Unreadable(_)) => {
+        Err(NoSegment::Other) => return TCX_NEXT,
+        Err(NoSegment::Unreadable) => {
             if !unreadable::is_syn(ctx, |_| true) {
                 return TCX_NEXT;
             }
@@ -66,7 +66,8 @@ fn leaves(ctx: &TcContext, segment: &Segment, kinds: &Kinds) -> i32 {
         return TCX_NEXT;
     };
     match toa::find(&headers.old, kinds) {
-        Toa::Absent => return TCX_NEXT,
+        // What may as well be something else is TOA to nobody.
+        Toa::Absent | Toa::Ambiguous => return TCX_NEXT,
         Toa::Client(client) => {
             let syn = Syn {
                 source: segment.source,

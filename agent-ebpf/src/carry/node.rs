@@ -21,7 +21,7 @@ use super::{
 use crate::{
     kernel::{
         context::Skb as _,
-        packet::{self, NoSegment, Obstacle, Segment},
+        packet::{self, NoSegment, Segment},
     },
     learn::{
         snat, tag,
@@ -46,8 +46,8 @@ struct Said {
 pub(crate) fn ingress(ctx: &TcContext) -> i32 {
     let segment = match packet::read(ctx) {
         Ok(segment) => segment,
-        Err(NoSegment::Other | NoSegment::Unreadable(Obstacle::Tag)) => return TCX_NEXT,
-        Err(NoSegment::Unreadable(_)) => {
+        Err(NoSegment::Other) => return TCX_NEXT,
+        Err(NoSegment::Unreadable) => {
             if !unreadable::is_syn(ctx, |port| node(ctx, port).is_some()) {
                 return TCX_NEXT;
             }
@@ -96,19 +96,17 @@ fn passes(ctx: &TcContext, segment: &Segment, node: &Node, kinds: &Kinds) -> i32
     if forged != 0 && speaks_for_another(ctx, said, &headers.old, node, kinds) {
         return TCX_NEXT;
     }
-    let (end, is_told) =
-        match append_toa(segment, &said.syn, &mut headers.new, end, node.kind as u8) {
-            Some(end) => (end, true),
-            None => (end, false),
-        };
-    if forged == 0 && !is_told {
-        count(Counter::NodeNoRoom);
+    let told = append_toa(segment, &said.syn, &mut headers.new, end, node.kind as u8);
+    if forged == 0
+        && let Err(reason) = told
+    {
+        count(reason);
         return TCX_NEXT;
     }
     let length = if has_payload(segment) {
         segment.tcp.length
     } else {
-        (end + 3) & !3
+        (told.unwrap_or(end) + 3) & !3
     };
     let is_rewritten = rewrite(ctx, segment, headers, length);
     // Counted behind all else: the verifier follows what comes after each count once more.
@@ -119,22 +117,22 @@ fn passes(ctx: &TcContext, segment: &Segment, node: &Node, kinds: &Kinds) -> i32
     if !is_rewritten {
         return TCX_DROP;
     }
-    if is_told {
-        count(Counter::NodeToa);
-        let voucher = Voucher {
-            original_dst: said.syn.destination,
-            rule: node.rule,
-            evidence: Evidence::Snat as u8,
-            ..came_in(ctx, &said.syn, node)
-        };
-        snat::vouch(&said.syn.source, said.syn.isn, &voucher);
-    } else {
-        count(Counter::NodeNoRoom);
+    if let Err(reason) = told {
+        count(reason);
+        return TCX_NEXT;
     }
+    count(Counter::NodeToa);
+    let voucher = Voucher {
+        original_dst: said.syn.destination,
+        rule: node.rule,
+        evidence: Evidence::Snat as u8,
+        ..came_in(ctx, &said.syn, node)
+    };
+    snat::vouch(&said.syn.source, said.syn.isn, &voucher);
     TCX_NEXT
 }
 
-/// Whether a trusted hop sent the SYN. Its TOA stays, because the hop is nearer the client.
+/// Whether a trusted hop sent the SYN, or one may have. Its TOA stays, because the hop is nearer the client.
 #[inline(always)]
 fn speaks_for_another(
     ctx: &TcContext,
@@ -143,8 +141,14 @@ fn speaks_for_another(
     node: &Node,
     kinds: &Kinds,
 ) -> bool {
-    let Toa::Client(client) = toa::find(header, kinds) else {
-        return false;
+    let client = match toa::find(header, kinds) {
+        Toa::Client(client) => client,
+        // Whoever sent it may speak for a client whom nobody can be told of.
+        Toa::Ambiguous => {
+            count(Counter::ToaAmbiguous);
+            return true;
+        }
+        Toa::Absent | Toa::Invalid => return false,
     };
     let Said { syn, claim } = said;
     if believe_hop(header, client, syn, claim).is_err() {
@@ -177,8 +181,8 @@ fn has_payload(segment: &Segment) -> bool {
     segment.length != segment.tcp.length
 }
 
-/// Appends TOA for the sender, and its tag, to the options that end at `end`. Returns where they end now, or
-/// `None` if there is no room.
+/// Appends TOA for the sender, and its tag, to the options that end at `end`. Returns where they end now, or why the
+/// sender cannot be told.
 #[inline(always)]
 fn append_toa(
     segment: &Segment,
@@ -186,7 +190,10 @@ fn append_toa(
     header: &mut [u8; HEADER_ROOM],
     end: usize,
     kind: u8,
-) -> Option<usize> {
+) -> Result<usize, Counter> {
+    if toa::is_ambiguous(kind, syn.source.port) {
+        return Err(Counter::ToaAmbiguous);
+    }
     let room = if has_payload(segment) {
         segment.tcp.length
     } else {
@@ -198,7 +205,7 @@ fn append_toa(
         toa::LEN_V4
     };
     if end + usize::from(length) > room {
-        return None;
+        return Err(Counter::NodeNoRoom);
     }
     let end = if segment.is_v6 {
         options::append(header, end, &toa::option_v6(kind, syn.source))
@@ -206,11 +213,11 @@ fn append_toa(
         options::append(header, end, &toa::option_v4(kind, syn.source))
     };
     let Some(tag) = tag::sign(syn.source, syn.isn) else {
-        return Some(end);
+        return Ok(end);
     };
     if end + tag.len() > room {
         count(Counter::CarryUnsigned);
-        return Some(end);
+        return Ok(end);
     }
-    Some(options::append(header, end, &tag))
+    Ok(options::append(header, end, &tag))
 }

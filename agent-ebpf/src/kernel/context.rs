@@ -17,7 +17,7 @@ use aya_ebpf::{
 use super::{
     field::{field, field_alone, non_null},
     tcp::FLAGS,
-    uapi::AF_INET,
+    uapi::{AF_INET, VLAN_ID},
 };
 use crate::maps::{NAMESPACES, Replaced as _};
 
@@ -37,10 +37,15 @@ pub(crate) trait Skb {
         field!(self.skb() => ingress_ifindex)
     }
 
-    /// Whether the packet has a VLAN tag.
+    /// Whether the packet has a VLAN tag by which it belongs to another interface. The kernel ignores a tag whose VLAN
+    /// id is 0, which has a priority only.
     #[inline(always)]
-    fn is_tagged(&self) -> bool {
-        field!(self.skb() => vlan_present) != 0
+    fn is_of_vlan(&self) -> bool {
+        let (is_tagged, tag) = (
+            field_alone!(self.skb() => vlan_present),
+            field_alone!(self.skb() => vlan_tci),
+        );
+        is_tagged != 0 && tag & VLAN_ID != 0
     }
 
     /// The packet's mark.

@@ -19,8 +19,10 @@ const DESTINATION: u8 = IpProto::Ipv6Opts as u8;
 const AUTHENTICATION: u8 = IpProto::Ah as u8;
 const FRAGMENT: u8 = IpProto::Ipv6Frag as u8;
 
-/// How many IPv6 extension headers are followed.
-const MAX_EXTENSIONS: usize = 8;
+/// How many headers behind that of IPv6 are looked at.
+const MAX_HEADERS: usize = 9;
+/// Length of an extension header without more than it must have.
+const SHORTEST: usize = 8;
 /// Bits of the IPv4 header's field for fragments, in host byte order.
 const MORE_FRAGMENTS: u16 = 0x2000;
 const FRAGMENT_OFFSET: u16 = 0x1fff;
@@ -91,10 +93,10 @@ impl Ip {
         self.place & (MORE_FRAGMENTS | FRAGMENT_OFFSET) != 0
     }
 
-    /// Whether this is the first fragment of an IPv4 packet.
+    /// Whether this is a fragment of an IPv4 packet, and not the first.
     #[inline(always)]
-    pub(crate) fn is_first_fragment(&self) -> bool {
-        self.place & (MORE_FRAGMENTS | FRAGMENT_OFFSET) == MORE_FRAGMENTS
+    pub(crate) fn is_later_fragment(&self) -> bool {
+        self.place & FRAGMENT_OFFSET != 0
     }
 }
 
@@ -107,29 +109,44 @@ pub(crate) fn is_extension(protocol: u8) -> bool {
     )
 }
 
-/// The protocol behind IPv6's extension headers (RFC 8200, 4) and where it begins. The first extension header
-/// is at `at` and of this `kind`. `None` if the protocol is in another fragment, or behind too many headers.
+/// What lies behind IPv6's extension headers.
+pub(crate) enum Behind {
+    /// The header of this protocol, which begins here.
+    Header(u8, usize),
+    /// A part of it: the packet is a fragment, and not the first.
+    Part,
+    /// That is not known: there are too many headers, or the packet ends within them.
+    Unknown,
+}
+
+/// What lies behind the extension headers (RFC 8200, 4) that follow this header of IPv6, in a packet that ends at `end`.
 #[inline(always)]
-pub(crate) fn behind_extensions(packet: &impl Bytes, kind: u8, at: usize) -> Option<(u8, usize)> {
-    let (mut kind, mut at) = (kind, at);
-    for _ in 0..MAX_EXTENSIONS {
+pub(crate) fn behind_extensions(packet: &impl Bytes, ip: &Ip, end: usize) -> Behind {
+    let (mut kind, mut at) = (ip.protocol, ip.next);
+    for _ in 0..MAX_HEADERS {
         // A length counts units of eight bytes, or of four in an authentication header (RFC 4302). A fragment
         // header has a fixed length.
         let unit = match kind {
             HOP_BY_HOP | ROUTING | DESTINATION => 8,
             AUTHENTICATION => 4,
             FRAGMENT => 0,
-            _ => return Some((kind, at)),
+            _ => return Behind::Header(kind, at),
         };
-        let [next, units, high, low] = packet.read(at)?;
+        // What pads a frame behind the packet is no header.
+        if at + SHORTEST > end {
+            return Behind::Unknown;
+        }
+        let Some([next, units, high, low]) = packet.read(at) else {
+            return Behind::Unknown;
+        };
         if kind == FRAGMENT && u16::from_be_bytes([high, low]) >> 3 != 0 {
-            return None;
+            return Behind::Part;
         }
         // The first eight bytes do not count.
-        at += 8 + usize::from(units) * unit;
+        at += SHORTEST + usize::from(units) * unit;
         kind = next;
     }
-    None
+    Behind::Unknown
 }
 
 /// Sets the length that the IP header of a frame at tc gives to what follows it, at `next`.

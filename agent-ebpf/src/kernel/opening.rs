@@ -6,7 +6,7 @@ use aya_ebpf::programs::SkBuffContext;
 
 use super::{
     bytes::Bytes as _,
-    ip::{Ip, TCP, behind_extensions},
+    ip::{Behind, Ip, TCP, behind_extensions},
     tcp::{Tcp, ports},
 };
 
@@ -52,7 +52,10 @@ impl Opening {
             Ip::v4(packet, 0)?
         } else {
             let mut ip = Ip::v6(packet, 0)?;
-            (ip.protocol, ip.next) = behind_extensions(packet, ip.protocol, ip.next)?;
+            match behind_extensions(packet, &ip, packet.len() as usize) {
+                Behind::Header(protocol, next) => (ip.protocol, ip.next) = (protocol, next),
+                Behind::Part | Behind::Unknown => return None,
+            }
             ip
         };
         if ip.protocol != TCP {

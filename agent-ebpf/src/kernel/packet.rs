@@ -4,18 +4,27 @@ use agent_common::Endpoint;
 use aya_ebpf::programs::TcContext;
 use network_types::{
     eth::{EthHdr, EtherType},
-    ip::Ipv4Hdr,
+    ip::{Ipv4Hdr, Ipv6Hdr},
+    tcp::TcpHdr,
 };
 
 use super::{
     bytes::{Bytes, Linear},
     context::Skb as _,
-    ip::{Ip, TCP, behind_extensions, is_extension},
+    ip::{Behind, Ip, TCP, behind_extensions, is_extension},
     tcp::{Tcp, ports},
+    uapi::VLAN_ID,
 };
 
 /// Offset in the Ethernet header.
 const ETHER_TYPE: usize = 12;
+/// Types of the tags of VLANs: 802.1Q, and 802.1ad for the outer one of two.
+const VLAN: u16 = EtherType::Ieee8021q as u16;
+const SERVICE_VLAN: u16 = EtherType::Ieee8021ad as u16;
+/// How much of a frame must be linear to be read: the headers of Ethernet and IPv6, or those of Ethernet, IPv4 and TCP.
+const LINEAR: usize = EthHdr::LEN + Ipv6Hdr::LEN;
+/// The longest headers of Ethernet, IPv4 and TCP.
+const HEADERS: u32 = EthHdr::LEN as u32 + 60 + 60;
 
 /// A TCP segment.
 pub(crate) struct Segment {
@@ -33,98 +42,147 @@ pub(crate) struct Segment {
 
 /// What a frame is if it is not a TCP segment.
 pub(crate) enum NoSegment {
-    /// Nothing that TCP takes.
+    /// Nothing that TCP takes, or another interface's.
     Other,
-    /// It may be a TCP segment, or a part of one, but its TCP header was not read.
-    Unreadable(Obstacle),
+    /// It may be a TCP segment, or a part of one, but its TCP header is not where [`read`] looks for it: fragments,
+    /// IPv6 extension headers and further VLAN tags hide it. [`find`] goes on.
+    Unreadable,
 }
 
-/// Why the TCP header of a frame was not read.
-#[derive(Clone, Copy)]
-pub(crate) enum Obstacle {
-    /// The frame has a VLAN tag, so it belongs to another interface, unless the VLAN id is 0: such a tag the
-    /// kernel ignores.
-    Tag,
-    /// The frame is a fragment of an IPv4 packet that carries TCP.
-    Fragment,
-    /// IPv6 extension headers precede the payload.
-    Extensions,
-    /// Some header lies outside the linear part.
-    Scattered,
-}
-
-impl Obstacle {
-    const fn error(self) -> NoSegment {
-        NoSegment::Unreadable(self)
-    }
+/// What an unreadable frame has.
+pub(crate) enum Hidden {
+    /// No TCP header: another protocol's, or a part of a packet whose TCP header is in another frame.
+    Nothing,
+    /// The whole TCP header of a segment, of which further parts may follow.
+    Segment(Segment),
+    /// A TCP header perhaps, or a part of one.
+    Unknown,
 }
 
 /// Reads a frame of an Ethernet device.
 #[inline(always)]
 pub(crate) fn read(ctx: &TcContext) -> Result<Segment, NoSegment> {
-    if ctx.is_tagged() {
-        return Err(Obstacle::Tag.error());
+    if ctx.is_of_vlan() {
+        return Err(NoSegment::Other);
+    }
+    if ctx.data() + LINEAR > ctx.data_end() {
+        // Some network cards leave all that follows the Ethernet header outside the linear part. Too short a frame
+        // stays as it is.
+        let _ = ctx.pull_data(ctx.len().min(HEADERS));
     }
     let packet = Linear(ctx);
-    let scattered = || Obstacle::Scattered.error();
-    let ether_type = u16::from_ne_bytes(packet.read(ETHER_TYPE).ok_or_else(scattered)?);
+    let ether_type = read_ether_type(&packet).ok_or(NoSegment::Unreadable)?;
     let (ip, is_v6) = if ether_type == EtherType::Ipv4 as u16 {
         (read_v4(&packet)?, false)
     } else if ether_type == EtherType::Ipv6 as u16 {
         (read_v6(&packet)?, true)
     } else {
-        return Err(NoSegment::Other);
+        return Err(read_tag(&packet, ether_type));
     };
-    let header = packet.read(ip.next).ok_or_else(scattered)?;
-    let (source, destination) = ports(&header);
-    Ok(Segment {
+    let header = packet.read(ip.next).ok_or(NoSegment::Unreadable)?;
+    let segment = segment(&ip, is_v6, &header);
+    if ip.length != 0 && ip.length < segment.tcp.length {
+        // The kernel drops it: the header would end in what pads the frame.
+        return Err(NoSegment::Other);
+    }
+    Ok(segment)
+}
+
+#[inline(always)]
+fn read_ether_type(packet: &impl Bytes) -> Option<u16> {
+    packet.read(ETHER_TYPE).map(u16::from_ne_bytes)
+}
+
+#[inline(always)]
+fn segment(ip: &Ip, is_v6: bool, header: &[u8; TcpHdr::LEN]) -> Segment {
+    let (source, destination) = ports(header);
+    Segment {
         source: Endpoint::new(ip.source, source),
         destination: Endpoint::new(ip.destination, destination),
         is_v6,
-        tcp: Tcp::new(&header),
+        tcp: Tcp::new(header),
         offset: ip.next,
         length: ip.length,
-    })
+    }
+}
+
+/// A frame whose payload is neither IPv4 nor IPv6. The kernel has taken a first VLAN tag off. It takes off further ones
+/// as long as their VLAN id is 0, and with another one the frame is another interface's.
+#[inline(always)]
+fn read_tag(packet: &impl Bytes, ether_type: u16) -> NoSegment {
+    if ether_type != VLAN && ether_type != SERVICE_VLAN {
+        return NoSegment::Other;
+    }
+    match packet.read(EthHdr::LEN).map(u16::from_be_bytes) {
+        Some(tag) if u32::from(tag) & VLAN_ID != 0 => NoSegment::Other,
+        _ => NoSegment::Unreadable,
+    }
 }
 
 #[inline(always)]
 fn read_v4(packet: &impl Bytes) -> Result<Ip, NoSegment> {
-    let ip = Ip::v4(packet, EthHdr::LEN).ok_or(Obstacle::Scattered.error())?;
+    let ip = Ip::v4(packet, EthHdr::LEN).ok_or(NoSegment::Unreadable)?;
     if ip.protocol != TCP || ip.next < EthHdr::LEN + Ipv4Hdr::LEN {
         return Err(NoSegment::Other);
     }
     if ip.is_fragment() {
-        return Err(Obstacle::Fragment.error());
+        return Err(NoSegment::Unreadable);
     }
     Ok(ip)
 }
 
 #[inline(always)]
 fn read_v6(packet: &impl Bytes) -> Result<Ip, NoSegment> {
-    let ip = Ip::v6(packet, EthHdr::LEN).ok_or(Obstacle::Scattered.error())?;
+    let ip = Ip::v6(packet, EthHdr::LEN).ok_or(NoSegment::Unreadable)?;
     match ip.protocol {
         TCP => Ok(ip),
-        protocol if is_extension(protocol) => Err(Obstacle::Extensions.error()),
+        protocol if is_extension(protocol) => Err(NoSegment::Unreadable),
         _ => Err(NoSegment::Other),
     }
 }
 
-/// Where the TCP header begins in a frame that [`read`] does not read: one that is the first fragment of an
-/// IPv4 packet, or that has IPv6 extension headers.
+/// Finds the TCP header of a frame that [`read`] does not read.
 #[inline(always)]
-pub(crate) fn hidden_tcp(ctx: &TcContext) -> Option<usize> {
+pub(crate) fn find(ctx: &TcContext) -> Hidden {
     let packet = &ctx.skb;
-    let ether_type = u16::from_ne_bytes(packet.read(ETHER_TYPE)?);
-    let (protocol, at) = if ether_type == EtherType::Ipv4 as u16 {
-        let ip = Ip::v4(packet, EthHdr::LEN)?;
-        ip.is_first_fragment().then_some((ip.protocol, ip.next))?
-    } else if ether_type == EtherType::Ipv6 as u16 {
-        let ip = Ip::v6(packet, EthHdr::LEN)?;
-        // Without extension headers, nothing hides it.
-        (ip.protocol != TCP).then_some(())?;
-        behind_extensions(packet, ip.protocol, ip.next)?
+    let ether_type = read_ether_type(packet);
+    let is_v6 = ether_type == Some(EtherType::Ipv6 as u16);
+    let ip = if is_v6 {
+        Ip::v6(packet, EthHdr::LEN)
+    } else if ether_type == Some(EtherType::Ipv4 as u16) {
+        Ip::v4(packet, EthHdr::LEN)
     } else {
-        return None;
+        // A tag without a VLAN within another, which nobody needs.
+        None
     };
-    (protocol == TCP).then_some(at)
+    let Some(mut ip) = ip else {
+        return Hidden::Unknown;
+    };
+    if ip.is_later_fragment() {
+        return Hidden::Nothing;
+    }
+    let end = match ip.length {
+        0 => ctx.len() as usize,
+        length => ip.next + length,
+    };
+    if is_v6 {
+        match behind_extensions(packet, &ip, end) {
+            Behind::Header(protocol, next) => (ip.protocol, ip.next) = (protocol, next),
+            Behind::Part => return Hidden::Nothing,
+            Behind::Unknown => return Hidden::Unknown,
+        }
+    }
+    if ip.protocol != TCP {
+        return Hidden::Nothing;
+    }
+    // What pads the frame behind the packet is nobody's header. In a packet of several fragments, the next one may have
+    // the rest of this.
+    if ip.next + TcpHdr::LEN > end {
+        return Hidden::Unknown;
+    }
+    ip.length = end - ip.next;
+    match packet.read(ip.next) {
+        Some(header) => Hidden::Segment(segment(&ip, is_v6, &header)),
+        None => Hidden::Unknown,
+    }
 }

@@ -32,6 +32,9 @@ pub(crate) const IPV6_TRANSPARENT: i32 = 75;
 /// At both levels (linux/netfilter_ipv4.h, linux/netfilter_ipv6/ip6_tables.h).
 pub(crate) const SO_ORIGINAL_DST: i32 = 80;
 
+/// The bits of a VLAN tag that tell the VLAN; the others are a priority (`VLAN_VID_MASK` of the kernel's linux/if_vlan.h).
+pub(crate) const VLAN_ID: u32 = 0x0fff;
+
 /// Index of the loopback interface in every network namespace (`LOOPBACK_IFINDEX` of the kernel's net/flow.h).
 pub(crate) const LOOPBACK: u32 = 1;
 

@@ -34,7 +34,7 @@ pub(crate) fn ingress(ctx: &TcContext) {
     let segment = match packet::read(ctx) {
         Ok(segment) => segment,
         // A frame that cannot be read is left to the kernel, like one that concerns no steer.
-        Err(NoSegment::Other | NoSegment::Unreadable(_)) => return,
+        Err(NoSegment::Other | NoSegment::Unreadable) => return,
     };
     let Some(namespace) = NAMESPACES.look_up(NETNS.load()) else {
         return;

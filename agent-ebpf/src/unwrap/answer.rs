@@ -11,7 +11,7 @@ use crate::{
     kernel::{
         bytes::Bytes as _,
         context::Skb as _,
-        packet::{self, NoSegment, Segment},
+        packet::{self, Hidden, NoSegment, Segment},
         tcp::{ACK, RST, SYN},
         uapi::CONNECTED,
     },
@@ -35,7 +35,12 @@ pub(crate) fn egress(ctx: &TcContext) -> i32 {
     }
     let segment = match packet::read(ctx) {
         Ok(segment) => segment,
-        Err(NoSegment::Other | NoSegment::Unreadable(_)) => return TCX_NEXT,
+        Err(NoSegment::Other) => return TCX_NEXT,
+        // Fragments, and IPv6 packets too long for the length of their header (BIG TCP).
+        Err(NoSegment::Unreadable) => match packet::find(ctx) {
+            Hidden::Segment(segment) => segment,
+            Hidden::Nothing | Hidden::Unknown => return TCX_NEXT,
+        },
     };
     let tcp = &segment.tcp;
     if versions(ctx, segment.source.port).is_none() || !tcp.has(ACK) {

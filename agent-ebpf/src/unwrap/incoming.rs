@@ -9,7 +9,7 @@ use aya_ebpf::{macros::map, programs::TcContext};
 use crate::{
     kernel::{
         context::Skb as _,
-        packet::{self, NoSegment},
+        packet::{self, Hidden, NoSegment, Segment},
         tcp::Tcp,
     },
     maps::{NETNS, Replaced as _, Scratch, UNWRAPS},
@@ -29,16 +29,61 @@ pub(super) struct Incoming {
     /// Bytes behind the TCP header.
     pub(super) payload: usize,
     pub(super) versions: Versions,
+    pub(super) reading: Reading,
+}
+
+/// How much of a frame was read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reading {
+    /// A segment.
+    Whole,
+    /// The TCP header of a segment that is hidden, of which further parts may follow. Nothing but numbers of that header may
+    /// be changed.
+    Hidden,
+    /// Nothing, though it may be a segment to such a port.
+    Nothing,
 }
 
 impl Incoming {
     /// Reads a frame, or returns `None` if it is not a segment to such a port.
-    #[inline(never)]
+    #[inline(always)]
     pub(super) fn read(ctx: &TcContext) -> Option<&'static Self> {
-        let segment = match packet::read(ctx) {
-            Ok(segment) => segment,
-            Err(NoSegment::Other | NoSegment::Unreadable(_)) => return None,
-        };
+        let incoming = Self::read_plain(ctx)?;
+        if incoming.reading == Reading::Nothing {
+            Self::find_hidden(ctx)
+        } else {
+            Some(incoming)
+        }
+    }
+
+    /// Like [`Self::find_hidden`] it has a stack of its own, which ends with it.
+    #[inline(never)]
+    fn read_plain(ctx: &TcContext) -> Option<&'static Self> {
+        match packet::read(ctx) {
+            Ok(segment) => Self::fill(ctx, &segment, Reading::Whole),
+            Err(NoSegment::Other) => None,
+            Err(NoSegment::Unreadable) => Self::nothing(),
+        }
+    }
+
+    #[inline(never)]
+    fn find_hidden(ctx: &TcContext) -> Option<&'static Self> {
+        match packet::find(ctx) {
+            Hidden::Segment(segment) => Self::fill(ctx, &segment, Reading::Hidden),
+            Hidden::Nothing => None,
+            Hidden::Unknown => Self::nothing(),
+        }
+    }
+
+    #[inline(always)]
+    fn nothing() -> Option<&'static Self> {
+        let incoming = INCOMING.get()?;
+        incoming.reading = Reading::Nothing;
+        Some(incoming)
+    }
+
+    #[inline(always)]
+    fn fill(ctx: &TcContext, segment: &Segment, reading: Reading) -> Option<&'static Self> {
         let versions = versions(ctx, segment.destination.port)?;
         let length = match segment.length {
             0 => ctx.len() as usize - segment.offset,
@@ -52,6 +97,7 @@ impl Incoming {
             offset: segment.offset,
             payload: length.saturating_sub(segment.tcp.length),
             versions,
+            reading,
         };
         Some(incoming)
     }

@@ -15,12 +15,14 @@ mod stream;
 mod tlvs;
 pub(crate) mod translate;
 
+use agent_common::Counter;
 use aya_ebpf::{
     bindings::tcx_action_base::{TCX_DROP, TCX_NEXT},
     programs::TcContext,
 };
 
 use self::{incoming::Incoming, stream::Outcome};
+use crate::tell::count;
 
 /// Handles one packet at tc ingress and returns the action for it.
 #[inline(always)]
@@ -31,6 +33,10 @@ pub(crate) fn ingress(ctx: &TcContext) -> i32 {
     match incoming.arrives(ctx) {
         Outcome::Passes => TCX_NEXT,
         Outcome::Dropped => TCX_DROP,
+        Outcome::Hidden => {
+            count(Counter::UnwrapHidden);
+            TCX_DROP
+        }
         Outcome::Refused(reason) => incoming.reset(ctx, reason),
     }
 }

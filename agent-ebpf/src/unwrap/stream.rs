@@ -11,7 +11,12 @@ use aya_ebpf::{
     programs::TcContext,
 };
 
-use super::{craft::Crafted, header, incoming::Incoming, tlvs, translate};
+use super::{
+    craft::Crafted,
+    header,
+    incoming::{Incoming, Reading},
+    tlvs, translate,
+};
 use crate::{
     guard,
     kernel::{
@@ -37,6 +42,8 @@ pub(super) enum Outcome {
     Passes,
     /// The sender will send it again.
     Dropped,
+    /// No honest sender sends it, and the server must not have it.
+    Hidden,
     /// Its connection is refused.
     Refused(Refusal),
 }
@@ -47,9 +54,15 @@ impl Incoming {
     /// Says what becomes of the segment.
     #[inline(always)]
     pub(super) fn arrives(&self, ctx: &TcContext) -> Outcome {
+        if self.reading == Reading::Nothing {
+            return Outcome::Hidden;
+        }
         if self.tcp.has(SYN) {
             if self.tcp.has(ACK) || !self.is_local(ctx) {
                 return Outcome::Passes;
+            }
+            if self.reading == Reading::Hidden {
+                return Outcome::Hidden;
             }
             return match self.hear(ctx) {
                 Some(speaker) => self.syn_arrives(ctx, speaker),
@@ -102,6 +115,13 @@ impl Incoming {
     /// A segment before the server has established the connection.
     #[inline(always)]
     fn handshake_goes_on(&self, ctx: &TcContext, found: &Socket) -> Outcome {
+        if self.reading == Reading::Hidden {
+            return if self.is_local(ctx) {
+                Outcome::Hidden
+            } else {
+                Outcome::Passes
+            };
+        }
         let Some(handshake) = self.handshake() else {
             // The handshake was evicted, or never begun. Without a header nothing may be established.
             let completes = !found.is_listener() || found.sent_cookie(ctx, self.is_v6, self.offset);
