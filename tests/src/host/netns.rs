@@ -134,10 +134,11 @@ impl Netns {
         self.counter("TcpExt", name)
     }
 
-    /// One of the namespace's counters below `group` (`/proc/net/netstat`).
+    /// One of the namespace's counters below `group` (`/proc/net/netstat`, `/proc/net/snmp`).
     pub fn counter(&self, group: &str, name: &str) -> Result<u64> {
-        let path = "/proc/thread-self/net/netstat";
-        let table = self.enter(|| std::fs::read_to_string(path))?;
+        let files = ["netstat", "snmp"].map(|file| format!("/proc/thread-self/net/{file}"));
+        let tables = self.enter(|| files.map(std::fs::read_to_string));
+        let table = tables.into_iter().collect::<Result<String, _>>()?;
         let mut lines = table.lines().filter_map(|line| {
             let values = line.strip_prefix(group)?;
             values.strip_prefix(':')
@@ -149,7 +150,7 @@ impl Netns {
             .zip(values.into_iter().flat_map(str::split_whitespace));
         let (_, value) = pairs
             .find(|(known, _)| *known == name)
-            .with_context(|| format!("no counter {name} in {path}"))?;
+            .with_context(|| format!("no counter {group} {name}"))?;
         Ok(value.parse()?)
     }
 

@@ -157,6 +157,28 @@ fn small_segments_and_windows() {
     });
 }
 
+/// A router cuts packets of IPv4 into fragments, of which only the first has a TCP header.
+#[test]
+fn in_fragments() {
+    scenario(|directory| {
+        let stage = Stage::new(directory)?;
+        let Gateway {
+            client,
+            gateway,
+            server,
+        } = &stage.gateway;
+        // Then the client lets routers cut its packets.
+        client.set_sysctl("net/ipv4/ip_no_pmtu_disc", "1")?;
+        gateway.ip("route replace 10.78.0.0/24 dev back mtu 1280")?;
+        stage.each(20, |_| Ok(()))?;
+        let whole = server.counter("Ip", "ReasmOKs")?;
+        ensure!(whole > 100, "{whole} packets came in fragments");
+        let translated = stage.agent.counter(Counter::UnwrapTranslated)?;
+        ensure!(translated >= 4, "{translated} connections are translated");
+        stage.good()
+    });
+}
+
 /// Makes many connections whose handshakes and headers get lost as well, with and without SYN cookies.
 #[test]
 fn short_connections_under_loss() {

@@ -200,6 +200,46 @@ fn with_payload_its_length_stays() {
     });
 }
 
+/// What may as well be TCP Fast Open's cookie is neither believed nor said: its sender is unknown.
+#[test]
+fn what_may_be_a_cookie_tells_nothing() {
+    const FAST_OPEN: u16 = 0xf989;
+    scenario(|directory| {
+        let mut stage = Stage::new(directory)?;
+        for family in Family::ALL {
+            let (client, hop) = (family.balancer(1), family.balancer(2));
+            let said = toa(254, SocketAddr::new(family.client(76), FAST_OPEN));
+            let with_toa = padded(&[&LINUX, &said]);
+            for (source, another, options) in [
+                (
+                    (client, FAST_OPEN),
+                    (family.balancer(3), FAST_OPEN),
+                    &LINUX[..],
+                ),
+                ((client, 20_000), (client, 20_001), &with_toa),
+                ((hop, 20_000), (hop, 20_001), &with_toa),
+            ] {
+                let passed = stage.passed(source.into(), options, &[])?;
+                ensure!(
+                    passed == (options.to_vec(), vec![]),
+                    "{source:?}: {passed:?}"
+                );
+                let seen = stage.seen(another.into(), options)?;
+                let named = [client, family.balancer(3), hop, family.client(76)];
+                ensure!(
+                    !named.contains(&seen.ip()),
+                    "{another:?} was seen as {seen}"
+                );
+            }
+        }
+        let count = |counter| stage.agent.counter(counter);
+        let ambiguous = count(Counter::ToaAmbiguous)?;
+        ensure!(ambiguous >= 12, "{ambiguous} counted");
+        ensure!(count(Counter::LearntToa)? == 0 && count(Counter::LearntSnat)? == 0);
+        Ok(())
+    });
+}
+
 /// A SYN whose options cannot be read is dropped, so that nobody believes TOA in it.
 #[test]
 fn a_syn_that_hides_is_dropped() {

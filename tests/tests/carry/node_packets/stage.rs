@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use agent_common::Counter;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use tests::agent::{Agent, Carry, Config, Trust};
 use tests::clients::raw::{LINUX, Raw};
 use tests::cluster::kube_proxy::Mode;
@@ -101,15 +101,6 @@ impl Stage {
 
     /// Segments with a wrong checksum that came to the pod.
     pub(super) fn pod_errors(&self) -> Result<u64> {
-        let path = "/proc/thread-self/net/snmp";
-        let table = self.node().pod.enter(|| std::fs::read_to_string(path))?;
-        let mut lines = table.lines().filter(|line| line.starts_with("Tcp:"));
-        let names = lines.next().context("no line Tcp")?.split_whitespace();
-        let values = lines.next().context("no line Tcp")?.split_whitespace();
-        let mut pairs = names.zip(values);
-        let (_, errors) = pairs
-            .find(|(name, _)| *name == "InCsumErrors")
-            .context("no counter InCsumErrors")?;
-        Ok(errors.parse()?)
+        self.node().pod.counter("Tcp", "InCsumErrors")
     }
 }
