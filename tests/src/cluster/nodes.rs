@@ -170,6 +170,16 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// Lets longer packets pass the network.
+    pub fn set_mtu(&self, mtu: u32) -> Result<()> {
+        for port in ["client", "node1", "node2", "bridge"] {
+            self.network.ip(&format!("link set {port} mtu {mtu}"))?;
+        }
+        let ends = [&self.client, &self.nodes[0].netns, &self.nodes[1].netns];
+        let widen = format!("link set {} mtu {mtu}", Node::UPLINK);
+        ends.into_iter().try_for_each(|end| end.ip(&widen))
+    }
+
     fn plug_in(&self, netns: &Netns, port: &str) -> Result<()> {
         self.network.connect(port, netns, Node::UPLINK)?;
         self.network.ip(&format!("link set {port} master bridge"))
