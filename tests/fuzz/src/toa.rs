@@ -34,6 +34,7 @@ pub(crate) fn run(bytes: &[u8]) {
     let toas: Vec<_> = all.iter().filter(|option| is_toa(option)).collect();
     let expected = match toas[..] {
         [] => Toa::Absent,
+        [one] if may_be_a_cookie(one) => Toa::Ambiguous,
         [one] => client(one).map_or(Toa::Invalid, Toa::Client),
         _ => Toa::Invalid,
     };
@@ -54,6 +55,11 @@ pub(crate) fn run(bytes: &[u8]) {
     assert_eq!(toa::find(&bare, &kinds), Toa::Absent);
     assert_eq!(tag::find(&bare), None);
     is_read_when_written(bare, end, &kinds, &taken, &header);
+}
+
+/// Whether an option may as well be TCP Fast Open's experimental one (RFC 6994, RFC 7413).
+fn may_be_a_cookie(option: &TcpOption<'_>) -> bool {
+    matches!(option.bytes, [253 | 254, _, 0xf9, 0x89, ..])
 }
 
 /// The client that an option names, if anybody can have its address.
