@@ -98,7 +98,7 @@ impl PageVersions {
 
     #[inline(always)]
     const fn at(port: u16) -> (usize, u32) {
-        let word = port as usize / PORTS & (PAGE / PORTS - 1);
+        let word = (port as usize / PORTS) % (PAGE / PORTS);
         (word, port as u32 % PORTS as u32 * Versions::WIDTH)
     }
 }

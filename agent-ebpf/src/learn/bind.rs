@@ -35,7 +35,7 @@ pub(crate) fn ask(ctx: &SockoptContext) {
     };
     let is_mark = level == SOL_SOCKET && name == SO_MARK;
     // To switch transparency off takes no capability.
-    if !is_mark && !(is_transparency && is_on(ctx)) {
+    if !(is_mark || is_transparency && is_on(ctx)) {
         return;
     }
     // What a proxy asks for other sockets than TCP's concerns no connection.
