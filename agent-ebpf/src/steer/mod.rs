@@ -99,8 +99,9 @@ fn bring_to_listener(
         return;
     }
     // If the client reuses the port of a connection in TIME_WAIT, only the kernel can end the old one. It
-    // does, and then asks the `sk_lookup` program for the listener.
-    if reopens || listener.assign(ctx) {
+    // does, and then asks the `sk_lookup` program for the listener. So it does with a connection to this host's own
+    // address that cannot be assigned: before Linux 6.6, one to a listener that shares its port.
+    if reopens || listener.assign(ctx) || range.is_sidecar() {
         set_mark(ctx, namespace, range);
         if opens {
             count(Counter::Steered);

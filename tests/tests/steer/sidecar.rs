@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
+use agent_common::Counter;
 use anyhow::{Result, ensure};
 use tests::agent::records::{known_to_application, no_origins, observed};
 use tests::agent::{Agent, Config, Steer};
@@ -109,6 +110,9 @@ fn with_truepeer(directory: &Path, sidecar: &Sidecar) -> Result<()> {
         ensure!(peer.client.ip() == held[0].client.ip(), "{peer:?}");
     }
     no_origins(&agent)?;
+    // By tc, or by `sk_lookup` where tc cannot.
+    let steered = agent.counter(Counter::Steered)?;
+    ensure!(steered >= 4000, "{steered} connections were steered");
     ensure!(agent.stop()?.success(), "the agent's exit status");
     before.assert_unchanged(&sidecar.pod.enter(Traces::here)?)
 }
