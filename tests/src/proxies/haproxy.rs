@@ -9,7 +9,7 @@ use anyhow::Result;
 use crate::host::netns::Netns;
 use crate::host::process::{Process, find, unique};
 use crate::host::user;
-use crate::proxies::Route;
+use crate::proxies::{Listen, Route};
 use crate::wait::{Limit, SOON};
 
 /// How long a connection may be silent.
@@ -42,6 +42,24 @@ pub fn transparent(
     routes: &[Route],
 ) -> Result<Process> {
     start(directory, netns, None, TCP, Some(usesrc), routes)
+}
+
+/// A gateway's transparent proxy.
+pub fn gateway(
+    directory: &Path,
+    netns: &Netns,
+    usesrc: Usesrc,
+    routes: &[Route],
+    listen: Listen,
+) -> Result<Process> {
+    // HAProxy takes several global sections.
+    let global = match listen {
+        Listen::Shared => "",
+        Listen::Alone => "global\n  noreuseport\n",
+    };
+    let config = format!("{global}{}", sections(Some(usesrc), routes)?);
+    let listen = routes.iter().map(|(listen, _)| *listen);
+    run(directory, netns, None, TCP, &config, listen)
 }
 
 /// A transparent proxy that this user runs without capabilities.
@@ -159,6 +177,13 @@ fn start(
     usesrc: Option<Usesrc>,
     routes: &[Route],
 ) -> Result<Process> {
+    let config = sections(usesrc, routes)?;
+    let listen = routes.iter().map(|(listen, _)| *listen);
+    run(directory, netns, uid, mode, &config, listen)
+}
+
+/// A section for each route.
+fn sections(usesrc: Option<Usesrc>, routes: &[Route]) -> Result<String> {
     let mut config = String::new();
     let transparent = if usesrc.is_some() { " transparent" } else { "" };
     for (listen, upstream) in routes {
@@ -184,8 +209,7 @@ fn start(
         }
         writeln!(config, "  server application {upstream}")?;
     }
-    let listen = routes.iter().map(|(listen, _)| *listen);
-    run(directory, netns, uid, mode, &config, listen)
+    Ok(config)
 }
 
 /// Runs it with these sections besides the general ones.

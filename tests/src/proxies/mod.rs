@@ -15,6 +15,16 @@ use crate::topology::Gateway;
 /// Where a proxy listens and where it connects to.
 pub type Route = (SocketAddr, SocketAddr);
 
+/// How a proxy with several workers listens on a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// By a listener for each worker, which share the port (`SO_REUSEPORT`), as Envoy does by default; HAProxy's would let
+    /// others share it.
+    Shared,
+    /// By one listener for all workers.
+    Alone,
+}
+
 /// The routes of a proxy whose application is in the same namespace: from `port` on all IPv4 addresses, and from the
 /// next port on all IPv6 addresses.
 pub fn local_routes(port: u16, application: u16) -> Vec<Route> {

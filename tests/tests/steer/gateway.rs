@@ -5,17 +5,18 @@
 use std::net::IpAddr;
 use std::path::Path;
 
+use agent_common::Counter;
 use anyhow::{Result, ensure};
 use tests::agent::records::{no_origins, observed};
-use tests::agent::{Agent, Config, Steer};
+use tests::agent::{Agent, Config, Steer, truepeer};
 use tests::clients::load::{Load, Outcome};
 use tests::host::netns::Netns;
 use tests::host::process::Process;
-use tests::host::scenario;
 use tests::host::traces::Traces;
+use tests::host::{kernel, scenario};
 use tests::proxies::haproxy::{self, Usesrc};
 use tests::proxies::own::Proxy;
-use tests::proxies::{Route, any, any_v4, envoy, nginx};
+use tests::proxies::{Listen, Route, any, any_v4, envoy, nginx};
 use tests::servers::report::Report;
 use tests::topology::{Family, Gateway};
 
@@ -24,43 +25,35 @@ const PLAIN: u16 = 15001;
 const PROXY: u16 = 15006;
 
 type Plain = fn(&Path, &Netns, &[Route]) -> Result<Process>;
+type Kept = fn(&Outcome) -> Result<()>;
 
 #[test]
 fn envoy_original_src() {
-    let transparent = |directory: &Path, gateway: &Netns| {
-        // A gateway's own connections need no mark.
-        envoy::transparent(directory, gateway, PROXY, 0)
-    };
-    gateway(
+    with_workers(
         envoy::plain,
-        transparent,
-        Gateway::server,
+        |directory, gateway, listen| envoy::gateway(directory, gateway, PROXY, listen),
         Outcome::all_kept,
     );
 }
 
 #[test]
 fn haproxy_usesrc_clientip() {
-    let transparent = |directory: &Path, gateway: &Netns| {
-        haproxy::transparent(directory, gateway, Usesrc::ClientIp, &routes(PROXY))
-    };
-    gateway(
+    with_workers(
         haproxy::plain,
-        transparent,
-        Gateway::server,
+        |directory, gateway, listen| {
+            haproxy::gateway(directory, gateway, Usesrc::ClientIp, &routes(PROXY), listen)
+        },
         Outcome::all_kept,
     );
 }
 
 #[test]
 fn haproxy_usesrc_client() {
-    let transparent = |directory: &Path, gateway: &Netns| {
-        haproxy::transparent(directory, gateway, Usesrc::Client, &routes(PROXY))
-    };
-    gateway(
+    with_workers(
         haproxy::plain,
-        transparent,
-        Gateway::server,
+        |directory, gateway, listen| {
+            haproxy::gateway(directory, gateway, Usesrc::Client, &routes(PROXY), listen)
+        },
         Outcome::all_exact,
     );
 }
@@ -83,12 +76,61 @@ fn own_proxy() {
     );
 }
 
+/// A proxy whose workers' listeners share a port. Where tc cannot bring connections to those, it needs one listener.
+fn with_workers(
+    plain: Plain,
+    transparent: fn(&Path, &Netns, Listen) -> Result<Process>,
+    kept: Kept,
+) {
+    let shares = kernel::steers_to_shared_ports().expect("the kernel's version");
+    let listen = if shares {
+        Listen::Shared
+    } else {
+        connections_pass(|directory, gateway| transparent(directory, gateway, Listen::Shared));
+        Listen::Alone
+    };
+    gateway(
+        plain,
+        |directory, gateway| transparent(directory, gateway, listen),
+        Gateway::server,
+        kept,
+    );
+}
+
+/// Connections pass the proxy as if truepeer were absent, and the doctor tells of it.
+fn connections_pass(transparent: impl FnOnce(&Path, &Netns) -> Result<Process>) {
+    scenario(|directory| {
+        let gateway = Gateway::new()?;
+        let _server = Report::start(&gateway.server, any(APPLICATION))?;
+        let _proxy = transparent(directory, &gateway.gateway)?;
+        let agent = Agent::start(directory, config(directory, &gateway)?)?;
+        for family in Family::ALL {
+            let target = (Gateway::server(family), APPLICATION).into();
+            Load::new([target]).run(&gateway.client).all_exact()?;
+        }
+        let steered = agent.counter(Counter::Steered)?;
+        ensure!(steered == 0, "{steered} connections were steered");
+        let doctor = truepeer(&["doctor", "--pre"])?;
+        let said = String::from_utf8_lossy(&doctor.stdout);
+        ensure!(said.contains("needs a proxy with one listener"), "{said}");
+        ensure!(agent.stop()?.success(), "the agent's exit status");
+        Ok(())
+    });
+}
+
+fn config(directory: &Path, gateway: &Gateway) -> Result<Config> {
+    let steer = Steer::new("gateway", &gateway.gateway, &["8080"], PROXY)
+        .on(Gateway::FRONT)
+        .answers(Gateway::BACK);
+    Config::new(directory, [steer])
+}
+
 /// Connects to `target` through the plain proxy and then through the transparent one.
 fn gateway<P>(
     plain: Plain,
     transparent: impl FnOnce(&Path, &Netns) -> Result<P>,
     target: fn(Family) -> IpAddr,
-    kept: fn(&Outcome) -> Result<()>,
+    kept: Kept,
 ) {
     scenario(|directory| {
         let gateway = Gateway::new()?;
@@ -102,10 +144,7 @@ fn gateway<P>(
 
         let before = gateway.gateway.enter(Traces::here)?;
         let _proxy = transparent(directory, &gateway.gateway)?;
-        let steer = Steer::new("gateway", &gateway.gateway, &["8080"], PROXY)
-            .on(Gateway::FRONT)
-            .answers(Gateway::BACK);
-        let agent = Agent::start(directory, Config::new(directory, [steer])?)?;
+        let agent = Agent::start(directory, config(directory, &gateway)?)?;
         for family in Family::ALL {
             let target = (target(family), APPLICATION).into();
             kept(&Load::new([target]).run(&gateway.client))?;

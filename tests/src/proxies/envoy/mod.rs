@@ -19,7 +19,7 @@ use self::resources::{
 use self::start::start;
 use crate::host::netns::Netns;
 use crate::host::process::Process;
-use crate::proxies::Route;
+use crate::proxies::{Listen, Route};
 
 /// An ordinary TCP proxy: the application sees Envoy's address.
 pub fn plain(directory: &Path, netns: &Netns, routes: &[Route]) -> Result<Process> {
@@ -217,8 +217,24 @@ fn fixed(
 /// A transparent proxy as in Istio's TPROXY mode: it connects to the original destination with the
 /// client's address, and marks its packets. The port is its own: Envoy takes `bind_port` and ignores it.
 pub fn transparent(directory: &Path, netns: &Netns, port: u16, mark: u32) -> Result<Process> {
+    spoofing(directory, netns, port, mark, Listen::Shared)
+}
+
+/// A gateway's transparent proxy, whose own connections need no mark.
+pub fn gateway(directory: &Path, netns: &Netns, port: u16, listen: Listen) -> Result<Process> {
+    spoofing(directory, netns, port, 0, listen)
+}
+
+fn spoofing(
+    directory: &Path,
+    netns: &Netns,
+    port: u16,
+    mark: u32,
+    listen: Listen,
+) -> Result<Process> {
     let extra = json!({
         "transparent": true,
+        "enable_reuse_port": listen == Listen::Shared,
         "listener_filters": [
             filter("original_dst", "OriginalDst", json!({})),
             filter("original_src", "OriginalSrc", json!({ "mark": mark })),

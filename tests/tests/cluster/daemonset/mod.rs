@@ -11,8 +11,8 @@ use tests::clients::load::Load;
 use tests::cluster::daemonset::{Container, Node, unpack};
 use tests::cluster::manifests::deploy;
 use tests::host::netns::Netns;
-use tests::host::scenario;
 use tests::host::traces::Traces;
+use tests::host::{kernel, scenario};
 use tests::proxies::any;
 use tests::proxies::own::Proxy;
 use tests::servers::report::Report;
@@ -69,8 +69,13 @@ fn agents_follow_each_other_and_leave_nothing_behind() {
             .iter()
             .filter(|check| check["outcome"] != "ok")
             .collect();
+        // What an older kernel cannot is told, and nothing else is wrong.
+        let limits = usize::from(!kernel::steers_to_shared_ports()?);
+        let are_limits = wrong
+            .iter()
+            .all(|check| check["outcome"] == "warn" && check["name"] == "kernel");
         ensure!(
-            checks.len() > 5 && wrong.is_empty(),
+            checks.len() > 5 && are_limits && wrong.len() == limits,
             "{wrong:?} of {checks:?}"
         );
         first.stop(patience(&manifest)?)?;
