@@ -154,6 +154,27 @@ pub fn within<T>(
     }
 }
 
+/// Repeats an attempt to connect while the kernel has no port for it, because an earlier connection between the same
+/// addresses has not quite ended; for at most as long as a client waits for an answer.
+///
+/// # Errors
+///
+/// That of the last attempt.
+pub fn when_a_port_is_free<T>(mut connect: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    const PAUSE: Duration = Duration::from_millis(20);
+    let start = Instant::now();
+    loop {
+        match connect() {
+            Err(error)
+                if error.kind() == ErrorKind::AddrNotAvailable && start.elapsed() < SOON.here() =>
+            {
+                std::thread::sleep(PAUSE);
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

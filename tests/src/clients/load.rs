@@ -11,7 +11,7 @@ use crate::host::netns::Netns;
 use crate::servers::report::Seen;
 use crate::servers::web;
 use crate::topology::Family;
-use crate::wait::{Limit, SOON};
+use crate::wait::{Limit, SOON, when_a_port_is_free};
 
 /// What the client sends and [`crate::servers::report::Report`] echoes.
 pub const PING: &[u8] = b"ping\n";
@@ -160,12 +160,14 @@ pub fn connect_within(
     limit: Limit,
 ) -> io::Result<TcpStream> {
     let domain = Domain::for_address(target);
-    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.bind(&source.into())?;
-    socket.connect_timeout(&target.into(), limit.here())?;
-    socket.set_read_timeout(Some(SOON.here()))?;
-    Ok(socket.into())
+    when_a_port_is_free(|| {
+        let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&source.into())?;
+        socket.connect_timeout(&target.into(), limit.here())?;
+        socket.set_read_timeout(Some(SOON.here()))?;
+        Ok(socket.into())
+    })
 }
 
 /// Sends the only request of a connection; returns the body of the web server's answer.

@@ -2,7 +2,6 @@
 
 use std::io::{self, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use nix::sys::socket::setsockopt;
@@ -12,7 +11,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use crate::host::listener::{Listener, canonical, set_transparent};
 use crate::host::netns::Netns;
 use crate::proxies::proxy_header::v2_with_checksum;
-use crate::wait::SOON;
+use crate::wait::{SOON, when_a_port_is_free};
 
 const NO_MARK: u32 = 0;
 
@@ -135,25 +134,12 @@ fn connect_as(client: SocketAddr, destination: SocketAddr) -> io::Result<TcpStre
     }
 }
 
-/// With few source ports, the next may be free only when the last connection from it is a second old. Nobody waits
-/// for longer than the client does.
+/// With few source ports, the next may be free only when the last connection from it is a second old.
 fn connect_when_a_port_is_free(
     client: SocketAddr,
     destination: SocketAddr,
 ) -> io::Result<TcpStream> {
-    const PAUSE: Duration = Duration::from_millis(20);
-    let start = Instant::now();
-    loop {
-        match connect_from(client, destination, NO_MARK) {
-            Err(error)
-                if error.kind() == io::ErrorKind::AddrNotAvailable
-                    && start.elapsed() < SOON.here() =>
-            {
-                std::thread::sleep(PAUSE);
-            }
-            result => return result,
-        }
-    }
+    when_a_port_is_free(|| connect_from(client, destination, NO_MARK))
 }
 
 /// Connects in the name of `source` from the calling thread's namespace.
