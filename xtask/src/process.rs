@@ -52,8 +52,16 @@ fn search_path() -> OsString {
     path
 }
 
-/// `program` as root with these variables and the caller's own that begin with `TRUEPEER_`: directly, or through
-/// sudo, which would drop those.
+/// The caller's own variables that tests get: those that begin with `TRUEPEER_`.
+pub(crate) fn passed_on() -> impl Iterator<Item = (String, OsString)> {
+    env::vars_os().filter_map(|(name, value)| {
+        let name = name.into_string().ok()?;
+        name.starts_with("TRUEPEER_").then_some((name, value))
+    })
+}
+
+/// `program` as root with these variables and [`passed_on`]: directly, or through sudo, which would drop
+/// those.
 pub(crate) fn as_root(program: &Path, variables: &[(&str, &Path)]) -> Result<Command> {
     let mut command = if nix::unistd::geteuid().is_root() {
         Command::new("env")
@@ -70,10 +78,8 @@ pub(crate) fn as_root(program: &Path, variables: &[(&str, &Path)]) -> Result<Com
         command.arg(variable);
     };
     assign("PATH", search_path());
-    for (name, value) in env::vars_os() {
-        if let Some(name) = name.to_str().filter(|name| name.starts_with("TRUEPEER_")) {
-            assign(name, value);
-        }
+    for (name, value) in passed_on() {
+        assign(&name, value);
     }
     for (name, value) in variables {
         assign(name, value.as_os_str().to_owned());

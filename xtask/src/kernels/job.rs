@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use super::{architecture::Architecture, image, machine::PEER};
 use crate::{
     cargo::{Executable, HOST_CRATES, binary, cargo, executables, root},
-    process::output,
+    process::{output, passed_on},
     scenarios::{Chosen, IN_MACHINES, Scenarios},
 };
 
@@ -212,6 +212,9 @@ impl Job {
         fs::create_dir_all(self.mirror(directory))?;
         self.directories.push(directory.to_owned());
         let mut line = format!("(cd {} && env", quoted(directory)?);
+        for (name, value) in passed_on() {
+            write!(line, " {name}={}", quoted(Path::new(&value))?)?;
+        }
         for (name, value) in variables {
             write!(line, " {name}={}", quoted(value)?)?;
         }
