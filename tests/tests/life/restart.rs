@@ -127,7 +127,10 @@ fn agent_stopped() {
     scenario(|directory| {
         let stage = Stage::new(directory)?;
         let _envoy = stage.envoy()?;
-        let mut agent = Agent::start(directory, stage.config()?)?;
+        let mut config = stage.config()?;
+        // The agent ends because no connection is open any more, and not because it gives up.
+        config.agent.drain = Some(3600);
+        let mut agent = Agent::start(directory, config)?;
         let mut held = stage.load().hold(&stage.sidecar.client)?;
         let (status, outcome) = stage.under_load(|| {
             agent.signal(Signal::SIGTERM)?;
