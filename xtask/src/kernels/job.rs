@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use super::{architecture::Architecture, image, machine::PEER};
 use crate::{
     cargo::{Executable, HOST_CRATES, binary, cargo, executables, root},
-    process::{output, passed_on},
+    process::{output, passed_on, which},
     scenarios::{Chosen, IN_MACHINES, Scenarios},
 };
 
@@ -96,7 +96,10 @@ impl Job {
         for built in &scenarios.binaries {
             job.add(&in_machine(built))?;
         }
-        let mut variables = scenarios.variables();
+        let kubectl = which("kubectl").filter(|_| architecture.is_own());
+        let kubectl = kubectl.map(|program| job.bring(&program)).transpose()?;
+        let mut variables = scenarios.variables().to_vec();
+        variables.extend(kubectl.iter().map(|it| ("KUBECTL_BIN", it.as_path())));
         for (name, value) in &mut variables {
             match *name {
                 "TRUEPEER_BIN" => *value = &truepeer,
@@ -169,6 +172,17 @@ impl Job {
         fs::copy(file, &to).with_context(|| format!("cannot copy {}", file.display()))?;
         self.directories.push(directory.to_owned());
         Ok(())
+    }
+
+    /// Has the guest have a program of this host's that its system has not, or too old; returns where. Beside it are other
+    /// programs, which the guest must not see instead of its own.
+    fn bring(&mut self, program: &Path) -> Result<PathBuf> {
+        let name = program.file_name().context("a program's name")?;
+        let tools = self.work.path().join("job/tools");
+        fs::create_dir_all(&tools)?;
+        fs::copy(program, tools.join(name))
+            .with_context(|| format!("cannot copy {}", program.display()))?;
+        Ok(Path::new("/job/tools").join(name))
     }
 
     /// Has the guest see the files of this workspace that git knows: tests read manifests and configurations.

@@ -8,6 +8,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+use crate::host::process::find;
+
 /// The oldest version of Kubernetes that the manifests are for, and the newest whose schemas are at hand.
 const VERSIONS: [&str; 2] = ["1.30", "1.37"];
 
@@ -19,7 +21,7 @@ pub fn deploy() -> PathBuf {
 /// What `kubectl apply -k` applies of a directory below `deploy/kustomize`.
 pub fn kustomize(name: &str) -> Result<Vec<Value>> {
     let directory = deploy().join("kustomize").join(name);
-    let mut command = Command::new("kubectl");
+    let mut command = Command::new(find("KUBECTL_BIN", "kubectl")?);
     let text = piped(command.arg("kustomize").arg(&directory), "")?;
     Ok(serde_saphyr::from_multiple(&text)?)
 }
