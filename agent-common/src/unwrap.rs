@@ -161,11 +161,13 @@ pub enum Refusal {
     Denied = 6,
     /// The application's socket cannot express the client's address.
     Inexpressible = 7,
+    /// The header came when the server had given the handshake up.
+    Late = 8,
 }
 
 impl Refusal {
     /// Every reason, in the order of the numbers.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Untrusted,
         Self::NoHeader,
         Self::Invalid,
@@ -173,6 +175,7 @@ impl Refusal {
         Self::Full,
         Self::Denied,
         Self::Inexpressible,
+        Self::Late,
     ];
 
     /// The word for it in the access log.
@@ -185,6 +188,7 @@ impl Refusal {
             Self::Full => "full",
             Self::Denied => "denied",
             Self::Inexpressible => "inexpressible",
+            Self::Late => "late_header",
         }
     }
 

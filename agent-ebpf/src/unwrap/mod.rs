@@ -21,7 +21,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 
-use self::{incoming::Incoming, stream::Outcome};
+use self::{craft::Crafted, incoming::Incoming, stream::Outcome};
 use crate::tell::count;
 
 /// Handles one packet at tc ingress and returns the action for it.
@@ -33,6 +33,10 @@ pub(crate) fn ingress(ctx: &TcContext) -> i32 {
     match incoming.arrives(ctx) {
         Outcome::Passes => TCX_NEXT,
         Outcome::Dropped => TCX_DROP,
+        Outcome::Acknowledged => {
+            Crafted::answer(incoming).send(ctx, incoming);
+            TCX_DROP
+        }
         Outcome::Hidden => {
             count(Counter::UnwrapHidden);
             TCX_DROP

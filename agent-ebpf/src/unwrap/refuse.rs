@@ -9,7 +9,10 @@ use aya_ebpf::{
     programs::TcContext,
 };
 
-use super::{craft::Crafted, incoming::Incoming};
+use super::{
+    craft::{Crafted, Options},
+    incoming::Incoming,
+};
 use crate::{
     kernel::{
         clock::boottime,
@@ -29,6 +32,7 @@ impl Incoming {
             Refusal::Invalid => Some(Counter::UnwrapInvalid),
             Refusal::Split => Some(Counter::UnwrapSplit),
             Refusal::Full => Some(Counter::UnwrapFull),
+            Refusal::Late => Some(Counter::UnwrapLate),
             // `guard` or `reveal` has already counted and logged it.
             Refusal::Denied | Refusal::Inexpressible => None,
         };
@@ -49,7 +53,7 @@ impl Incoming {
             acknowledgment: self.tcp.sequence.wrapping_add(1),
             flags,
             to_sender: true,
-            options: false,
+            options: Options::None,
         };
         reset.send(ctx, self);
         let Some(first) = first else {
@@ -60,7 +64,7 @@ impl Incoming {
             acknowledgment: 0,
             flags: RST,
             to_sender: false,
-            options: false,
+            options: Options::None,
         };
         reset.overwrite(ctx, self);
         TCX_NEXT
