@@ -33,7 +33,11 @@ pub(crate) fn connects(ctx: &SockOpsContext) {
 /// Notes the SYN before it is sent, and reserves room for its options.
 #[inline(never)]
 pub(crate) fn sends(ctx: &SockOpsContext) {
-    let Some(claim) = claim(ctx) else { return };
+    let Some(mut claim) = claim(ctx) else {
+        return;
+    };
+    // Whoever believes the process need not ask where the answer goes.
+    claim.conditions |= Claim::CONFIRMED;
     let syn = Syn {
         source: ctx.local(),
         destination: ctx.remote(),

@@ -68,24 +68,25 @@ struct Room {
 #[map]
 static ROOM: Scratch<Room> = Scratch::new();
 
-impl Crafted {
-    /// Answers a segment: the server has its payload.
-    #[inline(always)]
-    pub(super) fn answer(incoming: &Incoming) -> Self {
-        let Tcp {
-            sequence,
-            acknowledgment,
-            ..
-        } = incoming.tcp;
-        Self {
-            sequence: acknowledgment,
-            acknowledgment: sequence.wrapping_add(incoming.payload as u32),
-            flags: ACK,
-            to_sender: true,
-            options: Options::Answered,
-        }
-    }
+/// Answers a segment: the server has its payload. This has a stack frame of its own.
+#[inline(never)]
+pub(super) fn answer(ctx: &TcContext, incoming: &Incoming) {
+    let Tcp {
+        sequence,
+        acknowledgment,
+        ..
+    } = incoming.tcp;
+    let answer = Crafted {
+        sequence: acknowledgment,
+        acknowledgment: sequence.wrapping_add(incoming.payload as u32),
+        flags: ACK,
+        to_sender: true,
+        options: Options::Answered,
+    };
+    answer.send(ctx, incoming);
+}
 
+impl Crafted {
     /// Replaces the packet by it.
     #[inline(never)]
     pub(super) fn overwrite(&self, ctx: &TcContext, incoming: &Incoming) {
@@ -119,8 +120,11 @@ impl Crafted {
         tcp[12] = (length as u8 / 4) << 4;
         tcp[13] = self.flags;
         if self.options == Options::Answered {
-            let [a, b, c, d, e, f, g, h] = [24, 25, 26, 27, 28, 29, 30, 31].map(|at| tcp[at]);
-            tcp[24..32].copy_from_slice(&[e, f, g, h, a, b, c, d]);
+            // What was said comes back, and the other way round.
+            tcp.swap(24, 28);
+            tcp.swap(25, 29);
+            tcp.swap(26, 30);
+            tcp.swap(27, 31);
         }
         [tcp[16], tcp[17]] = [0, 0];
         *pseudo = self.pseudo(incoming, length);

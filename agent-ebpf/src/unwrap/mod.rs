@@ -21,7 +21,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 
-use self::{craft::Crafted, incoming::Incoming, stream::Outcome};
+use self::{incoming::Incoming, stream::Outcome};
 use crate::tell::count;
 
 /// Handles one packet at tc ingress and returns the action for it.
@@ -34,7 +34,7 @@ pub(crate) fn ingress(ctx: &TcContext) -> i32 {
         Outcome::Passes => TCX_NEXT,
         Outcome::Dropped => TCX_DROP,
         Outcome::Acknowledged => {
-            Crafted::answer(incoming).send(ctx, incoming);
+            craft::answer(ctx, incoming);
             TCX_DROP
         }
         Outcome::Hidden => {

@@ -232,7 +232,7 @@ impl Incoming {
     }
 
     /// Whether the server was sent the header, which has been read.
-    #[inline(always)]
+    #[inline(never)]
     fn has_header(&self, handshake: Handshake) -> bool {
         let known = HANDOVERS.look_up(self.syn(handshake));
         known.is_some_and(|claim| claim.is_pending == 0)

@@ -149,6 +149,8 @@ fn as_configured() {
 
         ensure!(is_attached(&agent)?, "{}", agent.status()?);
         config.trust[0].local_source.clear();
+        // They would stay to refuse clients whom an application cannot express.
+        config.reveal.inexpressible = Some("pass");
         config.write()?;
         agent.signal(Signal::SIGHUP)?;
         eventually("the kernel chooses", || {
