@@ -15,7 +15,6 @@ use crate::{
         bytes::{Bytes as _, copy, write},
         context::Skb as _,
         ip::{SOURCE_V4, SOURCE_V6, TCP, set_length},
-        tcp::{ACK, Tcp},
     },
     maps::Scratch,
 };
@@ -67,24 +66,6 @@ struct Room {
 
 #[map]
 static ROOM: Scratch<Room> = Scratch::new();
-
-/// Answers a segment: the server has its payload. This has a stack frame of its own.
-#[inline(never)]
-pub(super) fn answer(ctx: &TcContext, incoming: &Incoming) {
-    let Tcp {
-        sequence,
-        acknowledgment,
-        ..
-    } = incoming.tcp;
-    let answer = Crafted {
-        sequence: acknowledgment,
-        acknowledgment: sequence.wrapping_add(incoming.payload as u32),
-        flags: ACK,
-        to_sender: true,
-        options: Options::Answered,
-    };
-    answer.send(ctx, incoming);
-}
 
 impl Crafted {
     /// Replaces the packet by it.

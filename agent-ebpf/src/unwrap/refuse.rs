@@ -1,4 +1,5 @@
-//! Resets a connection at both ends, before either application has a byte of it.
+//! Speaks in the server's name: resets a connection at both ends, before either application has a byte of it, or acknowledges
+//! its header.
 
 use agent_common::{
     Closed, Counter, Origin,
@@ -68,6 +69,23 @@ impl Incoming {
         };
         reset.overwrite(ctx, self);
         TCX_NEXT
+    }
+
+    /// Tells the sender in the server's name that its header has arrived, and returns the action for the packet.
+    #[inline(never)]
+    pub(super) fn acknowledge(&self, ctx: &TcContext) -> i32 {
+        if let Some(first) = self.server_expects() {
+            let answer = Crafted {
+                sequence: self.tcp.acknowledgment,
+                // On its way it is translated, as all that the server says.
+                acknowledgment: first,
+                flags: ACK,
+                to_sender: true,
+                options: Options::Answered,
+            };
+            answer.send(ctx, self);
+        }
+        TCX_DROP
     }
 
     /// The sequence number that the server expects, if it knows of the connection.
