@@ -161,13 +161,11 @@ pub enum Refusal {
     Denied = 6,
     /// The application's socket cannot express the client's address.
     Inexpressible = 7,
-    /// The header came when the server had given the handshake up.
-    Late = 8,
 }
 
 impl Refusal {
     /// Every reason, in the order of the numbers.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 7] = [
         Self::Untrusted,
         Self::NoHeader,
         Self::Invalid,
@@ -175,7 +173,6 @@ impl Refusal {
         Self::Full,
         Self::Denied,
         Self::Inexpressible,
-        Self::Late,
     ];
 
     /// The word for it in the access log.
@@ -188,7 +185,6 @@ impl Refusal {
             Self::Full => "full",
             Self::Denied => "denied",
             Self::Inexpressible => "inexpressible",
-            Self::Late => "late_header",
         }
     }
 

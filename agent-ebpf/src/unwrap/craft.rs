@@ -12,7 +12,7 @@ use network_types::{eth::EthHdr, tcp::TcpHdr};
 use super::incoming::Incoming;
 use crate::{
     kernel::{
-        bytes::{Bytes as _, copy, write},
+        bytes::{copy, write},
         context::Skb as _,
         ip::{SOURCE_V4, SOURCE_V6, TCP, set_length},
     },
@@ -30,23 +30,9 @@ pub(super) struct Crafted {
     pub(super) flags: u8,
     /// Whether it goes from the server to the sender; otherwise it goes from the sender to the server.
     pub(super) to_sender: bool,
-    pub(super) options: Options,
+    /// Whether it keeps the options of the segment that came in.
+    pub(super) options: bool,
 }
-
-/// Which options of the segment that came in a crafted one has.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Options {
-    None,
-    /// All, as it goes the same way.
-    Kept,
-    /// Its timestamps, as it answers it (RFC 7323, 3.2), where they come first.
-    Answered,
-}
-
-/// The timestamps option with its padding, as all systems in use begin with it once a connection is being made.
-const TIMESTAMPS: [u8; 4] = [1, 1, 8, 10];
-/// Length of a header with that option alone.
-const STAMPED: usize = TcpHdr::LEN + 12;
 
 /// The pseudo header that TCP's checksum covers (RFC 9293, 3.1), in network order; after the addresses of
 /// IPv4 come zeros, which add nothing.
@@ -72,10 +58,10 @@ impl Crafted {
     #[inline(never)]
     pub(super) fn overwrite(&self, ctx: &TcContext, incoming: &Incoming) {
         let offset = incoming.offset;
-        let length = match self.options {
-            Options::Kept => incoming.tcp.length,
-            Options::Answered if is_stamped(ctx, incoming) => STAMPED,
-            Options::Answered | Options::None => TcpHdr::LEN,
+        let length = if self.options {
+            incoming.tcp.length
+        } else {
+            TcpHdr::LEN
         };
         let Some(Room { pseudo, tcp }) = ROOM.get() else {
             return;
@@ -100,13 +86,6 @@ impl Crafted {
         tcp[8..12].copy_from_slice(&self.acknowledgment.to_be_bytes());
         tcp[12] = (length as u8 / 4) << 4;
         tcp[13] = self.flags;
-        if self.options == Options::Answered {
-            // What was said comes back, and the other way round.
-            tcp.swap(24, 28);
-            tcp.swap(25, 29);
-            tcp.swap(26, 30);
-            tcp.swap(27, 31);
-        }
         [tcp[16], tcp[17]] = [0, 0];
         *pseudo = self.pseudo(incoming, length);
         [tcp[16], tcp[17]] = checksum(pseudo, tcp);
@@ -180,13 +159,6 @@ impl Crafted {
             protocol: u32::from(TCP).to_be(),
         }
     }
-}
-
-/// Whether the options of the segment that came in begin with timestamps.
-#[inline(always)]
-fn is_stamped(ctx: &TcContext, incoming: &Incoming) -> bool {
-    incoming.tcp.length >= STAMPED
-        && ctx.skb.read(incoming.offset + TcpHdr::LEN) == Some(TIMESTAMPS)
 }
 
 /// TCP's checksum, as its bytes.

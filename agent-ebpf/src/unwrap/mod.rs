@@ -33,7 +33,6 @@ pub(crate) fn ingress(ctx: &TcContext) -> i32 {
     match incoming.arrives(ctx) {
         Outcome::Passes => TCX_NEXT,
         Outcome::Dropped => TCX_DROP,
-        Outcome::Acknowledged => incoming.acknowledge(ctx),
         Outcome::Hidden => {
             count(Counter::UnwrapHidden);
             TCX_DROP

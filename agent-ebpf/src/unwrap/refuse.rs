@@ -1,5 +1,4 @@
-//! Speaks in the server's name: resets a connection at both ends, before either application has a byte of it, or acknowledges
-//! its header.
+//! Resets a connection at both ends, before either application has a byte of it.
 
 use agent_common::{
     Closed, Counter, Origin,
@@ -10,10 +9,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 
-use super::{
-    craft::{Crafted, Options},
-    incoming::Incoming,
-};
+use super::{craft::Crafted, incoming::Incoming};
 use crate::{
     kernel::{
         clock::boottime,
@@ -33,7 +29,6 @@ impl Incoming {
             Refusal::Invalid => Some(Counter::UnwrapInvalid),
             Refusal::Split => Some(Counter::UnwrapSplit),
             Refusal::Full => Some(Counter::UnwrapFull),
-            Refusal::Late => Some(Counter::UnwrapLate),
             // `guard` or `reveal` has already counted and logged it.
             Refusal::Denied | Refusal::Inexpressible => None,
         };
@@ -54,7 +49,7 @@ impl Incoming {
             acknowledgment: self.tcp.sequence.wrapping_add(1),
             flags,
             to_sender: true,
-            options: Options::None,
+            options: false,
         };
         reset.send(ctx, self);
         let Some(first) = first else {
@@ -65,27 +60,10 @@ impl Incoming {
             acknowledgment: 0,
             flags: RST,
             to_sender: false,
-            options: Options::None,
+            options: false,
         };
         reset.overwrite(ctx, self);
         TCX_NEXT
-    }
-
-    /// Tells the sender in the server's name that its header has arrived, and returns the action for the packet.
-    #[inline(never)]
-    pub(super) fn acknowledge(&self, ctx: &TcContext) -> i32 {
-        if let Some(first) = self.server_expects() {
-            let answer = Crafted {
-                sequence: self.tcp.acknowledgment,
-                // On its way it is translated, as all that the server says.
-                acknowledgment: first,
-                flags: ACK,
-                to_sender: true,
-                options: Options::Answered,
-            };
-            answer.send(ctx, self);
-        }
-        TCX_DROP
     }
 
     /// The sequence number that the server expects, if it knows of the connection.

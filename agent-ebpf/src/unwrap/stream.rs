@@ -12,7 +12,7 @@ use aya_ebpf::{
 };
 
 use super::{
-    craft::{Crafted, Options},
+    craft::Crafted,
     header,
     incoming::{Incoming, Reading},
     tlvs, translate,
@@ -42,8 +42,6 @@ pub(super) enum Outcome {
     Passes,
     /// The sender will send it again.
     Dropped,
-    /// The sender is told that the server has it, and may go on.
-    Acknowledged,
     /// No honest sender sends it, and the server must not have it.
     Hidden,
     /// Its connection is refused.
@@ -145,18 +143,12 @@ impl Incoming {
             translate::end(&self.connection);
             return Outcome::Passes;
         }
+        // The server may have the header already and wait for room in its queue. Then the header comes again
+        // as well.
         if !is_first {
-            // Behind the header, the server waits for this (TCP_DEFER_ACCEPT), or for room in its queue.
-            return if self.has_header(handshake) {
-                self.stream_goes_on(ctx, translate::delta(&self.connection))
-            } else {
-                Outcome::Dropped
-            };
+            return Outcome::Dropped;
         }
         if self.payload != 0 {
-            if found.is_listener() && !found.sent_cookie(ctx, self.is_v6, self.offset) {
-                return Outcome::Refused(Refusal::Late);
-            }
             if handshake.is_told != 0 {
                 self.use_tag(&handshake);
             }
@@ -180,12 +172,6 @@ impl Incoming {
             Ok(length) => length,
             Err(reason) => return Outcome::Refused(reason),
         };
-        let is_alone = self.payload == length as usize;
-        // A server that defers its `accept()` does not answer an ACK. Without an answer the sender would send nothing but
-        // the header, again and again.
-        if is_alone && !found.is_listener() && self.has_header(handshake) {
-            return Outcome::Acknowledged;
-        }
         if claim.is_pending == 0 {
             claim.rule = handshake.rule;
             claim.evidence = Evidence::Proxy as u8;
@@ -213,6 +199,7 @@ impl Incoming {
             claim.header = 0;
         }
         self.learn(&claim, length, handshake);
+        let is_alone = self.payload == length as usize;
         // While the kernel uses SYN cookies it has no sequence number to trim by. The sender repeats what is
         // cut off here.
         if is_alone || found.is_listener() {
@@ -222,20 +209,13 @@ impl Incoming {
                 acknowledgment: self.tcp.acknowledgment,
                 flags: ACK | fin,
                 to_sender: false,
-                options: Options::Kept,
+                options: true,
             }
             .overwrite(ctx, self);
         } else {
             self.add_to_sequence(ctx, delta);
         }
         Outcome::Passes
-    }
-
-    /// Whether the server was sent the header, which has been read.
-    #[inline(never)]
-    fn has_header(&self, handshake: Handshake) -> bool {
-        let known = HANDOVERS.look_up(self.syn(handshake));
-        known.is_some_and(|claim| claim.is_pending == 0)
     }
 
     /// Notes what the header says, for `accept()` and for the sender's next connection. Like others here it

@@ -5,7 +5,6 @@ mod forward;
 mod header;
 mod inexpressible;
 mod integrity;
-mod late;
 mod refused;
 mod restart;
 mod segments;
