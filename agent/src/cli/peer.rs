@@ -12,7 +12,7 @@ use super::{
     reader::Reader,
 };
 use crate::{
-    connections::peers::{Peer, View, Viewer},
+    connections::peers::Peer,
     host::{netns::Netns, processes::Owners, sockets},
 };
 
@@ -58,12 +58,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         let cookie = cookie.context(unknown)?;
         let origin = origins.get(cookie)?.context(unknown)?;
         let owners = Owners::snapshot()?;
-        let viewer = Viewer {
-            names,
-            containers: &reader.containers,
-            owners: &owners,
-            view: View::All,
-        };
+        let viewer = reader.viewer(names, &owners);
         viewer.one(cookie, &origin)?.context(unknown)
     })?;
     match args.read.output.output {

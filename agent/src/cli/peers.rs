@@ -12,7 +12,7 @@ use super::{
     reader::Reader,
 };
 use crate::{
-    connections::peers::{Peer, View, Viewer},
+    connections::peers::Peer,
     host::processes::Owners,
     observe::statistics::{By, Counts, Prefix, Statistics, Top},
 };
@@ -96,13 +96,7 @@ fn list(reader: &Reader) -> Result<Vec<Peer>> {
     reader.read("/v1/peers", |origins, names| {
         let origins = origins.all()?.into_iter().collect();
         let owners = Owners::snapshot()?;
-        let viewer = Viewer {
-            names,
-            containers: &reader.containers,
-            owners: &owners,
-            view: View::All,
-        };
-        viewer.all(&origins)
+        reader.viewer(names, &owners).all(&origins)
     })
 }
 

@@ -15,8 +15,13 @@ use super::arguments::ReadArgs;
 use crate::{
     api::client,
     config::Config,
-    connections::{names::Names, origins::Origins},
+    connections::{
+        names::Names,
+        origins::Origins,
+        peers::{View, Viewer},
+    },
     datapath::Pins,
+    host::processes::Owners,
     workloads::{containers::Containers, pods::Pods},
 };
 
@@ -25,7 +30,7 @@ pub(super) struct Reader {
     /// The agent's configuration, as far as this command knows.
     pub(super) config: Config,
     /// The pods and containers of this host, for when there is no agent.
-    pub(super) containers: Containers,
+    containers: Containers,
     socket: PathBuf,
     runtime: Runtime,
     /// Whether the command has already said that there is no agent.
@@ -69,6 +74,16 @@ impl Reader {
                 .context("the agent's answer is of another version");
         }
         bail!(answer.reason());
+    }
+
+    /// What tells of the processes and workloads of connections, all of which are shown, when there is no agent.
+    pub(super) fn viewer<'a>(&'a self, names: &'a Names, owners: &'a Owners) -> Viewer<'a> {
+        Viewer {
+            names,
+            containers: &self.containers,
+            owners,
+            view: View::All,
+        }
     }
 
     fn read_pins<T>(&self, read: impl FnOnce(&dyn Origins, &Names) -> Result<T>) -> Result<T> {
