@@ -261,7 +261,13 @@ mod tests {
         for path in [deep, open] {
             fs::create_dir_all(mount.path().join(&path[1..])).unwrap();
         }
+        let mut hierarchy = Hierarchy {
+            mount: mount.path().to_owned(),
+            base: Vec::new(),
+        };
         if !nix::unistd::geteuid().is_root() {
+            // All of it is this user's.
+            assert_eq!(hierarchy.by_root(names_of(deep)), "");
             return;
         }
         let service = mount
@@ -270,10 +276,6 @@ mod tests {
         chown(&service, Some(1000), None).unwrap();
         let anybodys = fs::Permissions::from_mode(0o777);
         fs::set_permissions(mount.path().join("open.slice"), anybodys).unwrap();
-        let mut hierarchy = Hierarchy {
-            mount: mount.path().to_owned(),
-            base: Vec::new(),
-        };
         let by_root = |path: &str| {
             let path = CgroupPath::new(path.to_owned(), &hierarchy);
             path.by_root().to_owned()
