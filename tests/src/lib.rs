@@ -16,6 +16,7 @@ pub mod roles;
 pub mod servers;
 pub mod table;
 pub mod topology;
+pub mod variables;
 pub mod wait;
 
 #[cfg(test)]

@@ -20,10 +20,10 @@ use tests::proxies::proxy_header::v2;
 use tests::servers::report::Report;
 use tests::servers::web::Web;
 use tests::topology::{Family, Gateway};
+use tests::variables::connections;
 use tests::wait::{Limit, SOON};
 
-/// How many connections each of the speakers makes, by each way; by default [`ENOUGH`].
-const CONNECTIONS: &str = "TRUEPEER_CONNECTIONS";
+/// How many times each kind of speaker says everything, by each way, if nobody wants another number.
 const ENOUGH: u32 = 6;
 /// Of each kind of speaker so many are at it at a time.
 const CONCURRENT: u32 = 3;
@@ -235,10 +235,7 @@ fn speak(gateway: &Gateway, way: Way, speaker: usize, left: &AtomicU32) -> Resul
 
 fn judged(way: Way) {
     scenario(|directory| {
-        let number = match std::env::var(CONNECTIONS) {
-            Ok(number) => number.parse().context(CONNECTIONS)?,
-            Err(_) => ENOUGH,
-        };
+        let number = connections()?.unwrap_or(ENOUGH);
         let gateway = Gateway::new()?;
         let server = &gateway.server;
         let ports = [

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use agent_common::Counter;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use tests::agent::records::no_origins;
 use tests::agent::{Agent, Config, Trust};
 use tests::clients::load::{Application, Connection};
@@ -18,10 +18,10 @@ use tests::proxies::{Route, any, any_of_family};
 use tests::roles::proxy;
 use tests::servers::report::Report;
 use tests::topology::{Family, Sidecar};
+use tests::variables::connections;
 use tests::wait::eventually;
 
-/// How many connections there are at least; by default as many as fit in [`DURATION`] or [`ENOUGH`].
-const CONNECTIONS: &str = "TRUEPEER_CONNECTIONS";
+/// How many connections there are at least that nobody wants a number of: as many as fit in [`DURATION`].
 const ENOUGH: usize = 20_000;
 const DURATION: Duration = Duration::from_secs(25);
 /// The client's addresses of IPv6; IPv4 has 254.
@@ -204,20 +204,13 @@ impl<'a> Stage<'a> {
     }
 }
 
-fn wanted() -> Result<Option<usize>> {
-    std::env::var(CONNECTIONS)
-        .ok()
-        .map(|n| n.parse().with_context(|| format!("{CONNECTIONS}={n}")))
-        .transpose()
-}
-
 #[test]
 fn addresses_and_ports_that_are_reused() {
     scenario(|directory| {
         let stage = Stage::new(directory)?;
         let agent = Agent::start(directory, stage.config()?)?;
         let proxy = stage.proxy()?;
-        let wanted = wanted()?;
+        let wanted: Option<usize> = connections()?;
         let start = Instant::now();
         let answers = stage.load(|n| match wanted {
             Some(wanted) => n < wanted,
@@ -247,7 +240,7 @@ fn proxies_and_agents_that_are_killed() {
         let stage = Stage::new(directory)?;
         let agent = Agent::start(directory, stage.config()?)?;
         let proxy = stage.proxy()?;
-        let (wanted, start) = (wanted()?.unwrap_or(0), Instant::now());
+        let (wanted, start) = (connections()?.unwrap_or(0), Instant::now());
         let done = AtomicBool::new(false);
         let made = AtomicUsize::new(0);
         let (answers, survivors) = std::thread::scope(|scope| {

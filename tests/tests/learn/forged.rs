@@ -6,17 +6,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use agent_common::Counter;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use tests::agent::records::no_origins;
 use tests::clients::raw::{Raw, toa as option};
 use tests::host::scenario;
 use tests::topology::{Family, Gateway};
+use tests::variables::connections;
 
 use crate::stage::{APPLICATION, BALANCERS, Hosts, ONE, STRANGERS, accepted, epoch};
 
 const PLAYGROUND: &str = env!("CARGO_BIN_EXE_playground");
-/// How many SYNs are forged; by default [`ENOUGH`].
-const CONNECTIONS: &str = "TRUEPEER_CONNECTIONS";
+/// How many SYNs are forged if nobody wants another number.
 const ENOUGH: u32 = 20_000;
 /// Every so many of them become connections.
 const COMPLETED: u32 = 997;
@@ -46,17 +46,10 @@ fn options(n: u32, past: u64) -> Vec<u8> {
     options
 }
 
-fn number() -> Result<u32> {
-    match std::env::var(CONNECTIONS) {
-        Ok(number) => number.parse().context(CONNECTIONS),
-        Err(_) => Ok(ENOUGH),
-    }
-}
-
 /// Forges while the gateway's proxy tells the truth.
 fn beside_honest_ones(mode: &str, signers: &[&str], sources: &[&str], reasons: &[Counter]) {
     scenario(|directory| {
-        let number = number()?;
+        let number = connections()?.unwrap_or(ENOUGH);
         let hosts = Hosts::new(directory, PLAYGROUND, signers, sources)?;
         let client = &hosts.gateway.client;
         let target = (Gateway::server(Family::V4), APPLICATION).into();

@@ -5,4 +5,4 @@ mod connection;
 mod sender;
 
 pub use self::connection::Connection;
-pub use self::sender::{LINUX, Raw, toa};
+pub use self::sender::{LINUX, Raw, tcp_of, toa};

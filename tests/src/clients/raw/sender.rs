@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use agent_common::{Endpoint, toa};
 use anyhow::{Result, bail, ensure};
 use etherparse::{
-    IpNumber, Ipv4Header, Ipv6Header, NetSlice, SlicedPacket, TcpHeader, TransportSlice,
+    IpNumber, Ipv4Header, Ipv6Header, NetSlice, SlicedPacket, TcpHeader, TcpSlice, TransportSlice,
 };
 use nix::libc::{ETH_P_ALL, IPPROTO_RAW};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -226,10 +226,20 @@ impl Raw {
 
 fn parse(packet: &[u8]) -> Option<(SocketAddr, SocketAddr, Segment)> {
     let sliced = SlicedPacket::from_ip(packet).ok()?;
-    let TransportSlice::Tcp(tcp) = sliced.transport? else {
+    let (from, to, tcp) = tcp_of(&sliced)?;
+    let segment = Segment {
+        payload: tcp.payload().to_vec(),
+        tcp: tcp.to_header(),
+    };
+    Some((from, to, segment))
+}
+
+/// Source, destination and TCP header of a packet that carries TCP.
+pub fn tcp_of<'a>(packet: &SlicedPacket<'a>) -> Option<(SocketAddr, SocketAddr, TcpSlice<'a>)> {
+    let Some(TransportSlice::Tcp(tcp)) = &packet.transport else {
         return None;
     };
-    let (from, to) = match sliced.net? {
+    let (from, to) = match packet.net.as_ref()? {
         NetSlice::Ipv4(ip) => (
             ip.header().source_addr().into(),
             ip.header().destination_addr().into(),
@@ -240,12 +250,7 @@ fn parse(packet: &[u8]) -> Option<(SocketAddr, SocketAddr, Segment)> {
         ),
         NetSlice::Arp(_) => return None,
     };
-    Some((
-        SocketAddr::new(from, tcp.source_port()),
-        SocketAddr::new(to, tcp.destination_port()),
-        Segment {
-            payload: tcp.payload().to_vec(),
-            tcp: tcp.to_header(),
-        },
-    ))
+    let from = SocketAddr::new(from, tcp.source_port());
+    let to = SocketAddr::new(to, tcp.destination_port());
+    Some((from, to, tcp.clone()))
 }

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use etherparse::{NetSlice, SlicedPacket, TransportSlice};
-use tests::clients::raw::toa;
+use anyhow::Result;
+use etherparse::SlicedPacket;
+use tests::clients::raw::{tcp_of, toa};
 use tests::host::netns::Netns;
 use tests::topology::Family;
+use tests::variables::{self, connections};
 use tests::wait::eventually;
 
 use super::disguise::Disguise;
@@ -16,8 +17,7 @@ use super::random::Random;
 use super::segment::{ACK, PSH, SYN, Segment};
 use super::wire::Wire;
 
-/// How many SYNs are sent; by default [`ENOUGH`].
-const CONNECTIONS: &str = "TRUEPEER_CONNECTIONS";
+/// How many SYNs are sent if nobody wants another number.
 pub(super) const ENOUGH: u32 = 20_000;
 /// What the first of them depends on, and all that follows.
 const SEED: &str = "TRUEPEER_SEED";
@@ -60,7 +60,7 @@ impl Fuzzer {
     /// Sends from this interface to these targets.
     pub(super) fn new(netns: &Netns, interface: &str, targets: Vec<SocketAddr>) -> Result<Self> {
         let now = std::time::UNIX_EPOCH.elapsed()?.as_secs();
-        let seed = variable(SEED)?.unwrap_or(now);
+        let seed = variables::number(SEED)?.unwrap_or(now);
         println!("{SEED}={seed}");
         Ok(Self {
             wire: Wire::new(netns, interface)?,
@@ -266,37 +266,11 @@ fn options(random: &Random) -> Vec<u8> {
 
 /// The ends of the connection, the one that opened it first, and the sequence number, if the frame is an answer to a SYN.
 fn syn_ack(frame: &[u8]) -> Option<((SocketAddr, SocketAddr), u32)> {
-    let sliced = SlicedPacket::from_ethernet(frame).ok()?;
-    let TransportSlice::Tcp(tcp) = sliced.transport? else {
-        return None;
-    };
-    let (from, to): (IpAddr, IpAddr) = match sliced.net? {
-        NetSlice::Ipv4(ip) => (
-            ip.header().source_addr().into(),
-            ip.header().destination_addr().into(),
-        ),
-        NetSlice::Ipv6(ip) => (
-            ip.header().source_addr().into(),
-            ip.header().destination_addr().into(),
-        ),
-        NetSlice::Arp(_) => return None,
-    };
-    let ends = (
-        (to, tcp.destination_port()).into(),
-        (from, tcp.source_port()).into(),
-    );
-    (tcp.syn() && tcp.ack()).then_some((ends, tcp.sequence_number()))
+    let (from, to, tcp) = tcp_of(&SlicedPacket::from_ethernet(frame).ok()?)?;
+    (tcp.syn() && tcp.ack()).then_some(((to, from), tcp.sequence_number()))
 }
 
 /// How many SYNs are to be sent.
 pub(super) fn number() -> Result<u32> {
-    Ok(variable(CONNECTIONS)?.map_or(ENOUGH, |number| number as u32))
-}
-
-/// The number in a variable.
-fn variable(name: &str) -> Result<Option<u64>> {
-    match std::env::var(name) {
-        Ok(number) => Ok(Some(number.parse().with_context(|| name.to_owned())?)),
-        Err(_) => Ok(None),
-    }
+    Ok(connections()?.unwrap_or(ENOUGH))
 }

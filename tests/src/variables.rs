@@ -1,0 +1,32 @@
+//! Numbers by which whoever runs scenarios changes them.
+
+use std::error::Error;
+use std::str::FromStr;
+
+use anyhow::{Context, Result};
+
+/// How many connections a scenario makes, or how many SYNs.
+const CONNECTIONS: &str = "TRUEPEER_CONNECTIONS";
+
+/// How many connections or SYNs a scenario is to make; `None`: as many as it makes by itself.
+///
+/// # Errors
+///
+/// When the variable holds something else.
+pub fn connections<N: FromStr<Err: Error + Send + Sync + 'static>>() -> Result<Option<N>> {
+    number(CONNECTIONS)
+}
+
+/// The number in a variable, if it is set.
+///
+/// # Errors
+///
+/// When it holds something else.
+pub fn number<N: FromStr<Err: Error + Send + Sync + 'static>>(name: &str) -> Result<Option<N>> {
+    let value = std::env::var_os(name);
+    let number = value.map(|value| {
+        let text = value.to_string_lossy();
+        text.parse().with_context(|| format!("{name}={text}"))
+    });
+    number.transpose()
+}
