@@ -93,11 +93,13 @@ pub enum Counter {
     UnwrapHidden = 40,
     /// SYNs whose TOA was ignored, or that were sent without it, because it may as well be TCP Fast Open's cookie.
     ToaAmbiguous = 41,
+    /// Connections whose PROXY header came when the server had given the handshake up.
+    UnwrapLate = 42,
 }
 
 impl Counter {
     /// Every counter, in the order of the slots.
-    pub const ALL: [Self; 42] = [
+    pub const ALL: [Self; 43] = [
         Self::Steered,
         Self::NoListener,
         Self::Drained,
@@ -140,6 +142,7 @@ impl Counter {
         Self::ToaUnanswered,
         Self::UnwrapHidden,
         Self::ToaAmbiguous,
+        Self::UnwrapLate,
     ];
 
     /// Its name in `truepeer status` and, between `truepeer_` and `_total`, in the metrics.
@@ -187,6 +190,7 @@ impl Counter {
             Self::ToaUnanswered => "toa_unanswered",
             Self::UnwrapHidden => "unwrap_hidden",
             Self::ToaAmbiguous => "toa_ambiguous",
+            Self::UnwrapLate => "unwrap_refused_late_header",
         }
     }
 
@@ -276,6 +280,9 @@ impl Counter {
             }
             Self::ToaAmbiguous => {
                 "SYNs whose TOA was ignored or not sent because it may as well be TCP Fast Open's cookie"
+            }
+            Self::UnwrapLate => {
+                "Connections refused because their PROXY header came when the server had given the handshake up"
             }
         }
     }

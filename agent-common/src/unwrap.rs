@@ -105,7 +105,7 @@ impl PageVersions {
 
 /// A connection whose server has not established it yet: value of the `UNWRAPPING` map.
 ///
-/// Layout (12 bytes): isn 0..4, rule 4..8, shift 8..10, is_told 10..12.
+/// Layout (12 bytes): isn 0..4, rule 4..8, shift 8..10, is_told 10, is_read 11.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Handshake {
@@ -116,7 +116,9 @@ pub struct Handshake {
     /// By how much the server's sequence number is higher: the expected length of the header.
     pub shift: u16,
     /// 1 if TOA or this node told who sends the header; `HANDOVERS` has it, as a pending claim. Else 0.
-    pub is_told: u16,
+    pub is_told: u8,
+    /// 1 if the header came and was let through to the server. Else 0.
+    pub is_read: u8,
 }
 
 impl Handshake {
@@ -161,11 +163,13 @@ pub enum Refusal {
     Denied = 6,
     /// The application's socket cannot express the client's address.
     Inexpressible = 7,
+    /// The header came when the server had given the handshake up.
+    Late = 8,
 }
 
 impl Refusal {
     /// Every reason, in the order of the numbers.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Untrusted,
         Self::NoHeader,
         Self::Invalid,
@@ -173,6 +177,7 @@ impl Refusal {
         Self::Full,
         Self::Denied,
         Self::Inexpressible,
+        Self::Late,
     ];
 
     /// The word for it in the access log.
@@ -185,6 +190,7 @@ impl Refusal {
             Self::Full => "full",
             Self::Denied => "denied",
             Self::Inexpressible => "inexpressible",
+            Self::Late => "late_header",
         }
     }
 

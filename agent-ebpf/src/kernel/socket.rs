@@ -20,11 +20,12 @@ use network_types::{
     tcp::TcpHdr,
 };
 
-use super::{bytes::Linear, uapi::AF_INET};
+use super::{
+    bytes::{Bytes as _, Linear},
+    tcp::SEQUENCE,
+    uapi::AF_INET,
+};
 use crate::tell::count;
-
-/// Longest IPv4 header.
-const MAX_IPV4: usize = 60;
 
 /// A socket that a lookup found, released when dropped.
 pub(crate) struct Socket(*mut bpf_sock);
@@ -119,18 +120,21 @@ impl Socket {
         error == 0
     }
 
-    /// Whether the segment whose TCP header begins at `offset` is the ACK of a SYN cookie that this listener
-    /// sent. Segments of connections that bypassed the proxy are not, and stay where they are.
+    /// Whether the segment whose TCP header begins at `offset` would be, with this sequence number, the ACK of a SYN cookie
+    /// that this listener sent. Segments of connections that bypassed the proxy are not, and stay where they are.
     #[inline(always)]
-    pub(crate) fn sent_cookie(&self, ctx: &TcContext, is_v6: bool, offset: usize) -> bool {
-        // The verifier rejects an unbounded offset into a packet.
-        if offset > EthHdr::LEN + MAX_IPV4 {
-            return false;
-        }
+    pub(crate) fn sent_cookie(
+        &self,
+        ctx: &TcContext,
+        is_v6: bool,
+        offset: usize,
+        sequence: u32,
+    ) -> bool {
         let packet = Linear(ctx);
-        let Some(tcp) = packet.at::<[u8; TcpHdr::LEN]>(offset) else {
+        let Some(mut tcp): Option<[u8; TcpHdr::LEN]> = ctx.skb.read(offset) else {
             return false;
         };
+        tcp[SEQUENCE..SEQUENCE + 4].copy_from_slice(&sequence.to_be_bytes());
         let (ip, length) = if is_v6 {
             let ip = packet.at::<[u8; Ipv6Hdr::LEN]>(EthHdr::LEN);
             (ip.map(<*const _>::cast), Ipv6Hdr::LEN)
@@ -141,13 +145,13 @@ impl Socket {
         let Some(ip): Option<*const u8> = ip else {
             return false;
         };
-        // SAFETY: both headers lie in the packet, with the lengths that are passed.
+        // SAFETY: the headers lie in the packet and on the stack, with the lengths that are passed.
         unsafe {
             bpf_tcp_check_syncookie(
                 self.0.cast(),
                 ip.cast_mut().cast(),
                 length as u32,
-                tcp.cast_mut().cast::<tcphdr>(),
+                tcp.as_mut_ptr().cast::<tcphdr>(),
                 TcpHdr::LEN as u32,
             ) == 0
         }

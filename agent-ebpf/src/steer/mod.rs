@@ -95,7 +95,7 @@ fn bring_to_listener(
         }
         return;
     };
-    if !opens && !listener.sent_cookie(ctx, segment.is_v6, segment.offset) {
+    if !opens && !listener.sent_cookie(ctx, segment.is_v6, segment.offset, segment.tcp.sequence) {
         return;
     }
     // If the client reuses the port of a connection in TIME_WAIT, only the kernel can end the old one. It

@@ -29,6 +29,7 @@ impl Incoming {
             Refusal::Invalid => Some(Counter::UnwrapInvalid),
             Refusal::Split => Some(Counter::UnwrapSplit),
             Refusal::Full => Some(Counter::UnwrapFull),
+            Refusal::Late => Some(Counter::UnwrapLate),
             // `guard` or `reveal` has already counted and logged it.
             Refusal::Denied | Refusal::Inexpressible => None,
         };

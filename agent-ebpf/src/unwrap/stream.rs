@@ -124,7 +124,8 @@ impl Incoming {
         }
         let Some(handshake) = self.handshake() else {
             // The handshake was evicted, or never begun. Without a header nothing may be established.
-            let completes = !found.is_listener() || found.sent_cookie(ctx, self.is_v6, self.offset);
+            let completes = !found.is_listener()
+                || found.sent_cookie(ctx, self.is_v6, self.offset, self.tcp.sequence);
             return if completes && !self.tcp.has(RST) && self.is_local(ctx) {
                 Outcome::Refused(Refusal::NoHeader)
             } else {
@@ -149,6 +150,10 @@ impl Incoming {
             return Outcome::Dropped;
         }
         if self.payload != 0 {
+            if found.is_listener() && handshake.is_read == 0 && self.is_late(ctx, found, handshake)
+            {
+                return Outcome::Refused(Refusal::Late);
+            }
             if handshake.is_told != 0 {
                 self.use_tag(&handshake);
             }
@@ -204,8 +209,11 @@ impl Incoming {
         // cut off here.
         if is_alone || found.is_listener() {
             let fin = if is_alone { self.tcp.flags & FIN } else { 0 };
+            // The kernel ignores an ACK that ends where the stream begins if the server waits for payload
+            // (TCP_DEFER_ACCEPT, in `tcp_check_req()`). One byte on is within the window, too.
+            let ahead = fin == 0 && !found.is_listener();
             Crafted {
-                sequence: handshake.first(),
+                sequence: handshake.first().wrapping_add(ahead.into()),
                 acknowledgment: self.tcp.acknowledgment,
                 flags: ACK | fin,
                 to_sender: false,
@@ -218,6 +226,12 @@ impl Incoming {
         Outcome::Passes
     }
 
+    /// Whether the server has given the handshake up: the listener does not know of it, and sent no SYN cookie.
+    #[inline(never)]
+    fn is_late(&self, ctx: &TcContext, found: &Socket, handshake: Handshake) -> bool {
+        !found.sent_cookie(ctx, self.is_v6, self.offset, handshake.first())
+    }
+
     /// Notes what the header says, for `accept()` and for the sender's next connection. Like others here it
     /// is not inlined, because whatever is inlined shares one stack frame.
     #[inline(never)]
@@ -227,6 +241,11 @@ impl Incoming {
             let _ = LENGTHS.insert(self.habit(), length, flags);
         }
         let _ = HANDOVERS.insert(self.syn(handshake), claim, flags);
+        let read = Handshake {
+            is_read: 1,
+            ..handshake
+        };
+        let _ = UNWRAPPING.insert(self.connection, read, flags);
     }
 
     /// Whether the policies admit the client. Counts it if they do, and refuses it otherwise.
@@ -283,6 +302,7 @@ impl Incoming {
             rule: rule.ok_or(Refusal::Untrusted)?,
             shift: self.usual_length() as u16,
             is_told,
+            is_read: 0,
         };
         // Usually there is no entry yet.
         let is_new = UNWRAPPING.insert(self.connection, handshake, BPF_NOEXIST.into());

@@ -104,11 +104,12 @@ fn check_line(line: &Value, target: SocketAddr, reported: u64) -> Result<()> {
 }
 
 /// The counters of connections that unwrap refuses.
-pub const REFUSALS: [Counter; 5] = [
+pub const REFUSALS: [Counter; 6] = [
     Counter::UnwrapUntrusted,
     Counter::UnwrapNoHeader,
     Counter::UnwrapInvalid,
     Counter::UnwrapSplit,
+    Counter::UnwrapLate,
     Counter::UnwrapFull,
 ];
 

@@ -5,6 +5,7 @@ mod forward;
 mod header;
 mod inexpressible;
 mod integrity;
+mod late;
 mod refused;
 mod restart;
 mod segments;

@@ -61,6 +61,15 @@ impl Web {
         Self::start_nginx(directory, netns, addresses, "ssl", &tls, CLIENT)
     }
 
+    /// nginx as of [`Self::nginx`], whose kernel keeps connections back until their first payload (TCP_DEFER_ACCEPT).
+    pub fn nginx_deferred(
+        directory: &Path,
+        netns: &Netns,
+        addresses: &[SocketAddr],
+    ) -> Result<Self> {
+        Self::start_nginx(directory, netns, addresses, "deferred", "", CLIENT)
+    }
+
     /// nginx as of [`Self::nginx`], for connections that begin with a PROXY header: the client is the one it names.
     pub fn nginx_told(directory: &Path, netns: &Netns, addresses: &[SocketAddr]) -> Result<Self> {
         let client = "$proxy_protocol_addr $proxy_protocol_port";
