@@ -138,6 +138,10 @@ pub mod program {
     pub const BIND4: &str = "truepeer_bind4";
     /// `cgroup/bind6` of the root cgroup.
     pub const BIND6: &str = "truepeer_bind6";
+    /// `cgroup/connect4` of the root cgroup: the port from which a sidecar's proxy connects in a client's name.
+    pub const PORT4: &str = "truepeer_port4";
+    /// `cgroup/connect6` of the root cgroup.
+    pub const PORT6: &str = "truepeer_port6";
     /// `cgroup/connect4` of the root cgroup: a trusted proxy's connection, its source and its policies.
     pub const SOURCE4: &str = "truepeer_src4";
     /// `cgroup/connect6` of the root cgroup.
@@ -173,4 +177,4 @@ pub const CREDENTIALS: &str = "CREDENTIALS";
 
 /// Version of every type in this crate that lives in a pinned map. Pins of another version are
 /// replaced, never read.
-pub const LAYOUT: u32 = 6;
+pub const LAYOUT: u32 = 7;

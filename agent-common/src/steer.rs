@@ -127,7 +127,7 @@ pub const MAX_RANGES: usize = 64;
 /// key is the namespace's cookie (`u64`). It is replaced as a whole, so that a packet never meets
 /// half of a configuration.
 ///
-/// Layout (1,048 bytes): spoofed 0..8, gateway 8..16, draining 16..20, spoofed_rule 20..24, ranges 24..1048.
+/// Layout (1,052 bytes): spoofed 0..8, gateway 8..16, draining 16..20, spoofed_rule 20..24, local_ports 24..28, ranges 28..1052.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Namespace {
@@ -139,6 +139,9 @@ pub struct Namespace {
     pub draining: u32,
     /// [`crate::origin::rule_id`] of the steer that `spoofed` belongs to, the first if several.
     pub spoofed_rule: u32,
+    /// The first and the last of the ports from which the kernel lets sockets connect (the sysctl
+    /// `net.ipv4.ip_local_port_range`), host byte order.
+    pub local_ports: [u16; 2],
     /// The ranges with ports, in the order of the configuration, then those of `answers` interfaces. The
     /// first that matches decides. Unused ranges, at the end, are all zero.
     pub ranges: [Range; MAX_RANGES],
@@ -151,6 +154,7 @@ impl Default for Namespace {
             gateway: Mark::default(),
             draining: 0,
             spoofed_rule: 0,
+            local_ports: [32768, 60999],
             ranges: [Range::default(); MAX_RANGES],
         }
     }
@@ -179,6 +183,18 @@ pub struct ListenerKey {
 }
 
 impl Namespace {
+    /// One of the ports that a client is given last, chosen by a random number: an odd one, counted from the first, because
+    /// the kernel takes all others before (`__inet_hash_connect()` since Linux 4.2).
+    #[inline(always)]
+    pub const fn late_port(&self, random: u32) -> u16 {
+        let [first, last] = self.local_ports;
+        let pairs = (last.saturating_sub(first) as u32 + 1) / 2;
+        match random.checked_rem(pairs) {
+            Some(pair) => first + 1 + 2 * pair as u16,
+            None => first,
+        }
+    }
+
     /// The first range in use for which `wanted` holds.
     ///
     /// With a constant bound and a copy that is made at once, the kernel's verifier goes on in one state, and
@@ -203,8 +219,8 @@ const _: () = {
     assert!(size_of::<Mark>() == 8);
     assert!(size_of::<Range>() == 16);
     assert!(size_of::<ListenerKey>() == 16);
-    assert!(size_of::<Namespace>() == 24 + 16 * MAX_RANGES);
-    assert!(offset_of!(Namespace, ranges) == 24);
+    assert!(size_of::<Namespace>() == 28 + 16 * MAX_RANGES);
+    assert!(offset_of!(Namespace, ranges) == 28);
 };
 
 #[cfg(test)]
@@ -221,6 +237,22 @@ mod tests {
         assert!(mark.matches(0x0004_0539));
         assert!(!mark.matches(0x538));
         assert!(!Mark::default().matches(0));
+    }
+
+    #[test]
+    fn late_ports_are_every_other_one() {
+        let ports = |local_ports: [u16; 2]| {
+            let namespace = Namespace {
+                local_ports,
+                ..Namespace::default()
+            };
+            [0, 1, 2, u32::MAX].map(|random| namespace.late_port(random))
+        };
+        assert_eq!(ports([32768, 60999]), [32769, 32771, 32773, 42575]);
+        assert_eq!(ports([32768, 32771]), [32769, 32771, 32769, 32771]);
+        assert_eq!(ports([1, 65535]), [2, 4, 6, 8]);
+        assert_eq!(ports([40000, 40000]), [40000; 4]);
+        assert_eq!(ports([40000, 39999]), [40000; 4]);
     }
 
     #[test]

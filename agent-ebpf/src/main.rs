@@ -41,7 +41,7 @@ use crate::{
     carry::{leave, node, source},
     kernel::uapi::PASS,
     learn::{bind, hear},
-    steer::lookup,
+    steer::{lookup, port},
     unwrap::answer,
 };
 
@@ -130,6 +130,20 @@ fn truepeer_guard(ctx: SkBuffContext) -> i32 {
 fn truepeer_hear(ctx: SkBuffContext) -> i32 {
     hear::ingress(&ctx);
     PASS
+}
+
+/// A process of the root cgroup connects an AF_INET socket, perhaps a proxy in a client's name.
+#[cgroup_sock_addr(connect4)]
+fn truepeer_port4(ctx: SockAddrContext) -> i32 {
+    port::connect4(&ctx);
+    1
+}
+
+/// A process of the root cgroup connects an AF_INET6 socket, perhaps a proxy in a client's name.
+#[cgroup_sock_addr(connect6)]
+fn truepeer_port6(ctx: SockAddrContext) -> i32 {
+    port::connect6(&ctx);
+    1
 }
 
 /// A process of the root cgroup connects an AF_INET socket.

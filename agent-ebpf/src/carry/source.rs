@@ -6,16 +6,12 @@
 //! application's socket cannot express, if the rule wants that.
 
 use agent_common::{Address, Claim, Counter, Endpoint, trust::LocalSource};
-use aya_ebpf::{
-    bindings::{bpf_sock_addr, sockaddr},
-    helpers::generated::bpf_bind,
-    programs::SockAddrContext,
-};
+use aya_ebpf::programs::SockAddrContext;
 
 use crate::{
     guard,
     kernel::{
-        sockaddr::{ANY, SockAddr4, SockAddr6},
+        sockaddr::{ANY, SockAddr4, SockAddr6, bind},
         socket::Socket,
         syscall::SockAddr as _,
         uapi::{AF_INET, AF_INET6, EAFNOSUPPORT, PASS, REJECT},
@@ -110,13 +106,4 @@ fn is_inexpressible(ctx: &SockAddrContext, claim: &Claim, destination: &Endpoint
     let from = Endpoint::new(destination.address, 0);
     Socket::between(ctx, false, from, *destination)
         .is_some_and(|sk| sk.is_listener() && reveal::is_inexpressible(claim, &sk))
-}
-
-/// Binds the socket to an address only; the kernel chooses the port when it connects.
-#[inline(always)]
-fn bind<T>(ctx: &SockAddrContext, mut address: T) -> bool {
-    let sock_addr: *mut bpf_sock_addr = ctx.sock_addr;
-    let address: *mut sockaddr = core::ptr::from_mut(&mut address).cast();
-    // SAFETY: the helper reads as many bytes as it is told, which are the address's.
-    unsafe { bpf_bind(sock_addr, address, size_of::<T>() as i32) == 0 }
 }

@@ -108,6 +108,7 @@ pub(crate) trait InNetns: EbpfContext {
 
 impl InNetns for SockOpsContext {}
 impl InNetns for SockoptContext {}
+impl InNetns for SockAddrContext {}
 
 /// What happens to a TCP socket.
 pub(crate) trait SockOps: InNetns {

@@ -1,6 +1,7 @@
 //! Socket addresses as system calls and helpers take them.
 
 use agent_common::Address;
+use aya_ebpf::{bindings::sockaddr, helpers::generated::bpf_bind, programs::SockAddrContext};
 
 use super::uapi::{AF_INET, AF_INET6};
 
@@ -49,4 +50,13 @@ impl SockAddr6 {
             scope: 0,
         }
     }
+}
+
+/// Binds a socket that is about to connect. If the port is 0, it is bound to the address alone, and the kernel chooses the port.
+/// `false` if it cannot be bound: then it is bound to no address, unless it has a port already.
+#[inline(always)]
+pub(crate) fn bind<T>(ctx: &SockAddrContext, mut address: T) -> bool {
+    let address: *mut sockaddr = core::ptr::from_mut(&mut address).cast();
+    // SAFETY: the helper reads as many bytes as it is told, which are the address's.
+    unsafe { bpf_bind(ctx.sock_addr, address, size_of::<T>() as i32) == 0 }
 }

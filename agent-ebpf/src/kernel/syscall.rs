@@ -11,7 +11,8 @@ use aya_ebpf::{
 };
 
 use super::{
-    field::{field, non_null},
+    field::{field, field_alone, non_null},
+    sockaddr::ANY,
     uapi::REJECT,
 };
 use crate::maps::kernel_has;
@@ -30,6 +31,30 @@ pub(crate) trait SockAddr {
     #[inline(always)]
     fn socket(&self) -> Option<*mut c_void> {
         non_null(field!(self.sock_addr() => __bindgen_anon_1.sk)).map(<*mut _>::cast)
+    }
+
+    /// The socket's mark.
+    #[inline(always)]
+    fn mark(&self) -> Option<u32> {
+        let sk = non_null(field!(self.sock_addr() => __bindgen_anon_1.sk));
+        sk.map(|sk| field!(sk => mark))
+    }
+
+    /// The address that an AF_INET socket is bound to without a port; `None` if to none, or with one.
+    #[inline(always)]
+    fn chosen_v4(&self) -> Option<Address> {
+        let sk = non_null(field!(self.sock_addr() => __bindgen_anon_1.sk))?;
+        let address = field_alone!(sk => src_ip4);
+        (field_alone!(sk => src_port) == 0 && address != 0).then(|| Address::v4(address))
+    }
+
+    /// The address that an AF_INET6 socket is bound to without a port; `None` if to none, or with one.
+    #[inline(always)]
+    fn chosen_v6(&self) -> Option<Address> {
+        let sk = non_null(field!(self.sock_addr() => __bindgen_anon_1.sk))?;
+        let words = [0, 1, 2, 3].map(|word| field_alone!(sk => src_ip6[word]));
+        let address = Address::v6(words);
+        (field_alone!(sk => src_port) == 0 && address != ANY).then_some(address)
     }
 
     /// The address of an AF_INET socket's call.

@@ -147,11 +147,18 @@ pub(crate) fn believe(
     let Some(voucher) = snat::voucher(&client, syn).filter(is_for_here) else {
         return believe_hop(header, client, syn, claim);
     };
+    // Whoever believes a local process need not ask where the answer goes.
+    let conditions = if voucher.ifindex == 0 {
+        Claim::CONFIRMED
+    } else {
+        0
+    };
     *claim = Claim {
         client,
         original_dst: voucher.original_dst,
         rule: voucher.rule,
         evidence: voucher.evidence,
+        conditions,
         ..Claim::default()
     };
     Ok(())

@@ -7,6 +7,7 @@ mod affinity;
 pub(crate) mod listeners;
 pub(crate) mod lookup;
 pub(crate) mod outgoing;
+pub(crate) mod port;
 
 use agent_common::{Address, Counter, Endpoint, Namespace, Range};
 use aya_ebpf::{bindings::BPF_TCP_TIME_WAIT, programs::TcContext};

@@ -14,7 +14,7 @@ use super::plan::{self, Place, Rules};
 use crate::{
     datapath::{Job, Packets, Unwrapped},
     host::netns::Netns,
-    route,
+    route::{self, sysctl},
 };
 
 /// A network namespace in which something is to be done.
@@ -98,7 +98,10 @@ impl Served {
             netns.addresses()?.into_iter().map(Address::from).collect()
         };
         Ok(Self {
-            settings: plan::settings(&rules.steers, index)?,
+            settings: Namespace {
+                local_ports: sysctl::local_ports(&netns)?,
+                ..plan::settings(&rules.steers, index)?
+            },
             unwraps: plan::unwraps(&rules.unwraps, rules.refuses, netns.cookie(), index),
             nodes,
             addresses,

@@ -41,12 +41,11 @@ impl Datapath {
         }
         let mut loader = loader(&pins, origins, processes)?;
         let mut object = load_object(&mut loader, 0)?;
-        let needed: &[&str] = if processes {
-            &[program::LEARN, program::RELEASE]
-        } else {
-            &[program::LEARN]
-        };
-        let always = cgroups::attach_to_root(&mut object, &pins, cgroup, needed)?;
+        let mut needed = vec![program::LEARN, program::PORT4, program::PORT6];
+        if processes {
+            needed.push(program::RELEASE);
+        }
+        let always = cgroups::attach_to_root(&mut object, &pins, cgroup, &needed)?;
         pins.remove_maps(true)?;
         Ok(Self {
             pins,

@@ -67,7 +67,7 @@ impl fmt::Display for Section {
 }
 
 /// Every program of the object.
-const PURPOSES: [Purpose; 19] = {
+const PURPOSES: [Purpose; 21] = {
     const fn of(program: &'static str, section: Section, consequence: &'static str) -> Purpose {
         Purpose {
             program,
@@ -82,6 +82,8 @@ const PURPOSES: [Purpose; 19] = {
             consequence,
         }
     }
+    const PORTLESS: &str =
+        "a proxy may connect from a port that its client has: both connections are reset";
     const UNREVEALED: &str = "applications are told the last hop instead of the client";
     const UNBOUND: &str = "proxies that bind to a client's address are not believed";
     const UNSOURCED: &str = "proxies in a pod with Istio's rules connect from the wrong address, those that a policy denies wait, and IPv6 \
@@ -106,6 +108,8 @@ const PURPOSES: [Purpose; 19] = {
             Section::Steer,
             "connections to the host's own addresses are not brought to the proxy",
         ),
+        always(program::PORT4, PORTLESS),
+        always(program::PORT6, PORTLESS),
         of(
             program::UNWRAP,
             Section::Unwrap,

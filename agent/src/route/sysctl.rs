@@ -56,6 +56,16 @@ fn make_writable() -> io::Result<()> {
         .map_err(|_| io::ErrorKind::ReadOnlyFilesystem.into())
 }
 
+/// The first and the last of the ports from which the kernel lets sockets connect.
+pub fn local_ports(netns: &Netns) -> Result<[u16; 2]> {
+    const KEY: &str = "net.ipv4.ip_local_port_range";
+    let value = read(netns, KEY)?.unwrap_or_default();
+    let ports: Vec<u16> = value.split_whitespace().flat_map(str::parse).collect();
+    ports
+        .try_into()
+        .map_err(|_| anyhow!("{KEY} is no range of ports: {value:?}"))
+}
+
 /// Whether the namespace has IPv6.
 pub fn ipv6_enabled(netns: &Netns) -> Result<bool> {
     Ok(read(netns, "net.ipv6.conf.lo.disable_ipv6")?.as_deref() == Some("0"))

@@ -34,9 +34,11 @@ const MARK: u32 = 1337;
 /// The networks from which the client speaks for others.
 const SENDERS: [&str; 2] = ["10.77.0.0/24", "fd77::/64"];
 
-/// What is in place whatever is configured: who learns, and who reveals, which is on by default.
-const ALWAYS: [&str; 5] = [
+/// What is in place whatever is configured: who learns, who chooses ports, and who reveals, which is on by default.
+const ALWAYS: [&str; 7] = [
     program::LEARN,
+    program::PORT4,
+    program::PORT6,
     program::RELEASE,
     program::PEER4,
     program::PEER6,

@@ -1,20 +1,22 @@
 //! A sidecar: client, proxy and application in one namespace (Istio's interceptionMode TPROXY,
 //! without its iptables rules).
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
+use std::time::Duration;
 
 use agent_common::Counter;
 use anyhow::{Result, ensure};
+use socket2::Socket;
 use tests::agent::records::{known_to_application, no_origins, observed};
 use tests::agent::{Agent, Config, Steer};
-use tests::clients::load::{Application, Load};
+use tests::clients::load::{Application, Load, get};
 use tests::host::scenario;
 use tests::host::traces::Traces;
 use tests::proxies::own::Proxy;
 use tests::proxies::{any, any_v4, envoy};
 use tests::servers::report::Report;
-use tests::servers::web::Web;
+use tests::servers::web::{Web, parse_client};
 use tests::topology::{Family, Sidecar};
 
 /// A dual-stack application.
@@ -25,6 +27,9 @@ const PLAIN: u16 = 15001;
 const PLAIN_WEB: u16 = 15002;
 const PROXY: u16 = 15006;
 const MARK: u32 = 1337;
+/// How many clients connect at the same time, and how often each.
+const AT_ONCE: usize = 16;
+const EACH: usize = 300;
 
 #[test]
 fn envoy_original_src() {
@@ -84,6 +89,54 @@ fn own_proxy() {
         let _proxy = Proxy::sidecar(pod, any(PROXY), MARK)?;
         with_truepeer(directory, &sidecar)
     });
+}
+
+/// Clients of one address on the proxy's own host, which connect again and again. The kernel looks for a free port for them and
+/// for the proxy in the same order; where it found the same one for both, it reset both.
+#[test]
+fn clients_on_the_proxys_own_host() {
+    scenario(|directory| {
+        let sidecar = Sidecar::new()?;
+        let pod = &sidecar.pod;
+        let _web = Web::nginx(directory, pod, &[any_v4(WEB), any(WEB)])?;
+        let _proxy = envoy::transparent(directory, pod, PROXY, MARK)?;
+        let steer = Steer::new("inbound", pod, &["8081"], PROXY).on(Sidecar::INTERFACE);
+        let agent = Agent::start(directory, Config::new(directory, [steer])?)?;
+        for family in Family::ALL {
+            let target = (Sidecar::address(family), WEB).into();
+            let all = std::thread::scope(|scope| {
+                let client = || {
+                    sidecar
+                        .client
+                        .enter(|| (0..EACH).map(|_| ask(target)).collect())
+                };
+                let clients: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(client)).collect();
+                let asked = clients.into_iter();
+                let asked = asked.flat_map(|client| -> Vec<_> { client.join().expect("no panic") });
+                asked.collect::<Vec<Result<()>>>()
+            });
+            let failed: Vec<_> = all.iter().filter_map(|one| one.as_ref().err()).collect();
+            ensure!(
+                failed.is_empty(),
+                "{family:?}: {} of {} connections failed; the first: {:#}",
+                failed.len(),
+                all.len(),
+                failed[0]
+            );
+        }
+        no_origins(&agent)
+    });
+}
+
+/// Asks the web server who it sees, and ends the connection by a reset, as many clients do.
+fn ask(target: SocketAddr) -> Result<()> {
+    let stream = Socket::from(TcpStream::connect(target)?);
+    stream.set_linger(Some(Duration::ZERO))?;
+    let stream = TcpStream::from(stream);
+    let told = parse_client(&get(&stream)?)?;
+    let client = stream.local_addr()?.ip();
+    ensure!(told.ip() == client, "{client} is told as {told}");
+    Ok(())
 }
 
 /// Asserts that clients are kept with truepeer, and that it leaves the pod as it was.

@@ -70,7 +70,7 @@ impl Lines {
             evidence: Evidence::from_u8(origin.evidence)?.name(),
             client: origin.client.socket_addr(),
             original_dst: origin.original_dst.socket_addr(),
-            trusted_by: self.names.trusted_by(origin.rule),
+            trusted_by: (origin.rule != 0).then(|| self.names.trusted_by(origin.rule)),
         })
     }
 
@@ -125,7 +125,9 @@ struct Known {
     client: SocketAddr,
     original_dst: SocketAddr,
     evidence: &'static str,
-    trusted_by: String,
+    /// Nobody need be trusted for the packet's source, by which a policy judges whoever comes directly.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trusted_by: Option<String>,
 }
 
 /// The fields of a connection that was not refused.

@@ -125,6 +125,10 @@ fn a_refused_connection_says_why_and_names_a_client_only_if_it_is_known() {
         refused: Some("upstream"),
         ..summary()
     });
+    let mut direct = closed();
+    direct.origin.rule = 0;
+    direct.refused = Refusal::Denied as u32;
+    log.write(Summary::new(direct, None));
     drop(log);
     let lines = lines(&path);
     assert_eq!(lines[0]["refused"], "no_header");
@@ -141,6 +145,9 @@ fn a_refused_connection_says_why_and_names_a_client_only_if_it_is_known() {
     assert_eq!(lines[1]["refused"], "upstream");
     assert_eq!(lines[1]["client"], "203.0.113.7:51812");
     assert_eq!(lines[1]["trusted_by"], "steer inbound");
+    assert_eq!(lines[2]["refused"], "denied");
+    assert_eq!(lines[2]["client"], "203.0.113.7:51812");
+    assert_eq!(lines[2].get("trusted_by"), None);
 }
 
 #[test]

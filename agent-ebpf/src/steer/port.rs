@@ -1,0 +1,91 @@
+//! The port from which a sidecar's proxy connects to its application in a client's name.
+//!
+//! The client's own connection, which the proxy has accepted, has the same other end and the same address. Nothing tells the
+//! two apart but the client's port, so that both are reset if the kernel gives the proxy a port that the client has, or takes
+//! in the same moment. On the client's own host, it does so often: it looks for a free port in the same order for both. Here
+//! the proxy is given one of those that the kernel gives to clients last (the odd ones, as `ip_local_port_range` usually begins
+//! with an even one; `inet_hash_connect()` since Linux 4.2), and one from which nobody is connected to its application.
+
+use agent_common::{Address, Endpoint, Namespace, Range};
+use aya_ebpf::{helpers::generated::bpf_get_prandom_u32, programs::SockAddrContext};
+
+use crate::{
+    kernel::{
+        context::InNetns as _,
+        sockaddr::{SockAddr4, SockAddr6, bind},
+        socket::Socket,
+        syscall::SockAddr as _,
+    },
+    maps::{NAMESPACES, Replaced as _},
+};
+
+/// How many ports are tried. A client's connections seldom have more than a few of all.
+const TRIES: usize = 4;
+
+/// An AF_INET socket is about to connect.
+#[inline(always)]
+pub(crate) fn connect4(ctx: &SockAddrContext) {
+    let Some(source) = ctx.chosen_v4() else {
+        return;
+    };
+    choose(ctx, source, ctx.user_v4(), |port| {
+        bind(ctx, SockAddr4::new(source.0[3], port.to_be()))
+    });
+}
+
+/// An AF_INET6 socket is about to connect, perhaps to an IPv4 address in mapped form.
+#[inline(always)]
+pub(crate) fn connect6(ctx: &SockAddrContext) {
+    let Some(source) = ctx.chosen_v6() else {
+        return;
+    };
+    choose(ctx, source, ctx.user_v6(), |port| {
+        bind(ctx, SockAddr6::new(source.0, port.to_be()))
+    });
+}
+
+/// Gives a socket that is bound to the address `source` alone a port, if it is a proxy's that connects to an application
+/// behind it. Where no port is free, the kernel chooses.
+#[inline(always)]
+fn choose(
+    ctx: &SockAddrContext,
+    source: Address,
+    destination: Address,
+    bind: impl Fn(u16) -> bool,
+) {
+    let Some(namespace) = NAMESPACES.look_up(ctx.netns()) else {
+        return;
+    };
+    let destination = Endpoint::new(destination, ctx.user_port());
+    let is_marked = ctx
+        .mark()
+        .is_some_and(|mark| namespace.spoofed.matches(mark));
+    let is_steered =
+        |range: &Range| range.is_sidecar() && range.steers(range.ifindex, destination.port);
+    if !is_marked || namespace.find(is_steered).is_none() {
+        return;
+    }
+    for _ in 0..TRIES {
+        let port = pick(namespace);
+        if is_free(ctx, Endpoint::new(source, port), destination) && bind(port) {
+            return;
+        }
+    }
+    // A bind that fails forgets the address.
+    bind(0);
+}
+
+/// One of the ports that the kernel gives to clients last.
+#[inline(always)]
+fn pick(namespace: &Namespace) -> u16 {
+    // SAFETY: a helper without arguments.
+    let random = unsafe { bpf_get_prandom_u32() };
+    namespace.late_port(random)
+}
+
+/// Whether nobody at `source` is connected to `destination`, or about to be.
+#[inline(always)]
+fn is_free(ctx: &SockAddrContext, source: Endpoint, destination: Endpoint) -> bool {
+    let is_v6 = !destination.address.is_v4();
+    Socket::between(ctx, is_v6, source, destination).is_none_or(|sk| sk.is_listener())
+}
