@@ -7,7 +7,6 @@ use agent_common::origin::rule_id;
 use agent_common::steer::MAX_RANGES;
 use agent_common::trust::Statement;
 
-use super::Config;
 use super::fields::{Names, show_ports};
 use super::loops::{self, share};
 use super::problem::Problems;
@@ -16,6 +15,7 @@ use super::steer::{LocatedSteer, Steer};
 use super::toa::Toa;
 use super::trust::{LocatedTrust, Speakers, Trust, TrustedSenders};
 use super::unwrap::{LocatedUnwrap, Unwrap};
+use super::whole::Config;
 
 /// Notes everything in which steers contradict each other.
 pub(super) fn steers(steers: &[LocatedSteer], problems: &mut Problems) {

@@ -22,13 +22,10 @@ mod toa;
 mod trust;
 mod unwrap;
 mod value;
+mod whole;
 
 use std::{collections::HashSet, net::IpAddr, path::Path};
 
-use agent_common::{
-    toa::{Kinds, LEN_V4, LEN_V6},
-    trust::Statement,
-};
 use toml::de::{DeTable, DeValue};
 
 pub use self::{
@@ -42,10 +39,11 @@ pub use self::{
     relay::{Accept, Balance, Http, Protocol, Relay, Send},
     reveal::{Inexpressible, Reveal},
     steer::Steer,
-    text::Text,
+    text::{DEFAULT, Text},
     toa::Toa,
     trust::{Proxy, Rule, Speakers, Trust, TrustedSenders},
     unwrap::Unwrap,
+    whole::Config,
 };
 use self::{
     problem::Problems,
@@ -55,9 +53,6 @@ use self::{
     unwrap::LocatedUnwrap,
     value::nearest,
 };
-
-/// The default configuration, commented: what `truepeer config default` prints.
-pub const DEFAULT: &str = include_str!("default.toml");
 
 /// The sections of the file, each with its keys.
 const SECTIONS: [(&str, &[&str]); 9] = [
@@ -72,60 +67,7 @@ const SECTIONS: [(&str, &[&str]); 9] = [
     ("policy", &policy::KEYS),
 ];
 
-/// The whole configuration of an agent.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Config {
-    /// The agent itself.
-    pub agent: AgentSettings,
-    /// Who may speak for a client, in the order of the file.
-    pub trust: Vec<Trust>,
-    /// The TCP option by which a client is told.
-    pub toa: Toa,
-    /// Which processes are told the client.
-    pub reveal: Reveal,
-    /// Which connections are steered to local proxies, in the order of the file.
-    pub steer: Vec<Steer>,
-    /// Where the data path takes PROXY headers off, in the order of the file.
-    pub unwrap: Vec<Unwrap>,
-    /// To which destinations TOA is sent.
-    pub carry_toa: CarryToa,
-    /// Where the data path adds TOA to SYNs before the node's own NAT, in the order of the file.
-    pub carry_node: Vec<CarryNode>,
-    /// The agent's own relays, in the order of the file.
-    pub relay: Vec<Relay>,
-    /// Which clients may connect, in the order of the file.
-    pub policy: Vec<Policy>,
-}
-
 impl Config {
-    /// The TCP options that are read as TOA: none while nobody could be believed, and always those that this node
-    /// writes itself.
-    pub fn kinds(&self) -> Kinds {
-        match (self.believes(Statement::Toa), &self.carry_node[..]) {
-            (false, []) => Kinds::NONE,
-            (true, []) => self.toa.kinds,
-            _ => {
-                let kind = self.carry_toa.kind;
-                self.toa.kinds.with(kind, LEN_V4).with(kind, LEN_V6)
-            }
-        }
-    }
-
-    /// Whether this statement is believed of anybody.
-    pub fn believes(&self, statement: Statement) -> bool {
-        self.trust.iter().any(|rule| rule.believes(statement))
-    }
-
-    /// Whether any local proxy is believed.
-    pub fn believes_proxies(&self) -> bool {
-        self.trust.iter().any(Trust::believes_proxies)
-    }
-
-    /// Whether it is to be watched what relays connect to, as applications may not be able to express their clients.
-    pub fn watches_relays(&self) -> bool {
-        self.reveal.refuses() && self.relay.iter().any(Relay::speaks)
-    }
-
     /// What is valid, and probably not meant.
     pub fn doubts(&self) -> Vec<Doubt> {
         doubts::all(self)

@@ -7,7 +7,7 @@ use toml::de::{DeTable, DeValue};
 
 /// A section, or a key or an item of a list in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(crate) struct Place {
     /// The keys that lead to the section: `relay`, `carry.toa`.
     section: &'static str,
     /// Which of several sections of that name it is.

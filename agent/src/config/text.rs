@@ -5,9 +5,13 @@ use std::path::Path;
 use toml::de::DeTable;
 
 use super::{
-    Config, DEFAULT, Doubt,
+    doubts::Doubt,
     problem::{ConfigError, Problem},
+    whole::Config,
 };
+
+/// The default configuration, commented: what `truepeer config default` prints.
+pub const DEFAULT: &str = include_str!("default.toml");
 
 /// The text of a configuration, before it is checked.
 pub struct Text {

@@ -117,10 +117,6 @@ fn what_others_take_away_or_add() {
         )?;
         before.finds("ok", "rules and routes", &[])?;
 
-        run(pod
-            .command("tc")?
-            .args(["qdisc", "add", "dev", "eth0", "clsact"]))?;
-        let filter = "filter add dev eth0 ingress pref 7 matchall action ok";
         pod.ip("rule del pref 133
              -6 route flush table 133")?;
         pod.set_sysctl("net/ipv4/fwmark_reflect", "0")?;

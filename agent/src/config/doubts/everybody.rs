@@ -3,10 +3,11 @@
 use agent_common::trust::Statement;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::{Doubt, Place};
+use super::doubt::Doubt;
 use crate::config::{
-    Config,
+    place::Place,
     trust::{Proxy, Speakers},
+    whole::Config,
 };
 
 /// Where everybody is: all of IPv4, and the part of IPv6 that is routed between networks (RFC 4291, 2.4).

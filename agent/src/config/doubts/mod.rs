@@ -1,5 +1,6 @@
 //! What a valid configuration probably does not mean: `config check` and `doctor` warn of it.
 
+mod doubt;
 mod everybody;
 mod ports;
 mod relay;
@@ -8,47 +9,14 @@ mod speakers;
 
 use std::collections::HashSet;
 use std::net::IpAddr;
-use std::ops::RangeInclusive;
 
-use agent_common::trust::{Reach, Statement};
+use agent_common::trust::Reach;
 
-use super::Config;
-use super::fields::show_ports;
+pub use self::doubt::Doubt;
 use super::place::Place;
+use super::relay::Relay;
 use super::trust::{Speakers, Trust};
-
-/// Something in a valid configuration that probably is not meant.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Doubt {
-    /// The section that it is about.
-    pub section: String,
-    /// What is odd.
-    pub reason: String,
-    /// What follows.
-    pub consequence: String,
-    /// What to do about it.
-    pub remedy: String,
-    /// Where it is written.
-    pub(super) place: Place,
-}
-
-impl Doubt {
-    fn new(
-        section: impl Into<String>,
-        place: Place,
-        reason: impl Into<String>,
-        consequence: impl Into<String>,
-        remedy: impl Into<String>,
-    ) -> Self {
-        Self {
-            section: section.into(),
-            reason: reason.into(),
-            consequence: consequence.into(),
-            remedy: remedy.into(),
-            place,
-        }
-    }
-}
+use super::whole::Config;
 
 /// All that can be doubted without a look at a host.
 pub(super) fn all(config: &Config) -> Vec<Doubt> {
@@ -111,7 +79,7 @@ fn carry(config: &Config) -> Option<Doubt> {
         };
         reach == Some(Reach::Carry)
     };
-    let is_told = |relay: &super::Relay| {
+    let is_told = |relay: &Relay| {
         let mut upstreams = relay.upstream.iter();
         relay.speaks() && upstreams.any(|up| toa.to.iter().any(|to| to.contains(&up.ip())))
     };
@@ -125,24 +93,4 @@ fn carry(config: &Config) -> Option<Doubt> {
             "add `reach = \"carry\"` to the [[trust]] of the proxy that connects there, or leave `to` out",
         )
     })
-}
-
-/// Whether a rule believes a statement on connections to this port.
-fn is_believed(trust: &[Trust], statement: Statement, port: u16) -> bool {
-    let believes = |rule: &Trust| rule.believes(statement) && rule.concerns(port);
-    trust.iter().any(believes)
-}
-
-/// Ports as people write them: `port 80`, `ports 80, 8000-8010`.
-fn show(ports: &[u16]) -> String {
-    let mut ranges: Vec<RangeInclusive<u16>> = Vec::new();
-    for &port in ports {
-        match ranges.last_mut() {
-            Some(last) if last.end().checked_add(1) == Some(port) => *last = *last.start()..=port,
-            _ => ranges.push(port..=port),
-        }
-    }
-    let shown: Vec<String> = ranges.iter().map(show_ports).collect();
-    let word = if ports.len() == 1 { "port" } else { "ports" };
-    format!("{word} {}", shown.join(", "))
 }

@@ -2,8 +2,8 @@
 
 use std::ops::RangeInclusive;
 
-use super::{Doubt, Place, show};
-use crate::config::Config;
+use super::doubt::{Doubt, show};
+use crate::config::{place::Place, whole::Config};
 
 pub(super) fn all(config: &Config) -> Vec<Doubt> {
     let unwraps = config

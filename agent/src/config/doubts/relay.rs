@@ -5,12 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 
 use agent_common::trust::Statement;
 
-use super::{Doubt, Place, is_believed};
+use super::doubt::{Doubt, is_believed};
 use crate::config::{
-    Config,
     loops::{comes_to, unwrapped},
+    place::Place,
     relay::{Accept, Protocol, Relay, Send},
     reveal::{Inexpressible, Reveal},
+    whole::Config,
 };
 
 pub(super) fn all(config: &Config) -> Vec<Doubt> {

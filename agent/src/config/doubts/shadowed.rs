@@ -5,8 +5,11 @@ use std::collections::HashMap;
 use agent_common::trust::Statement;
 use ipnet::IpNet;
 
-use super::{Doubt, Place};
-use crate::config::trust::{Speakers, Trust};
+use super::doubt::Doubt;
+use crate::config::{
+    place::Place,
+    trust::{Speakers, Trust},
+};
 
 /// A prefix of a rule, and where it is written.
 struct Source {

@@ -2,11 +2,13 @@
 
 use agent_common::trust::Statement;
 
-use super::{Doubt, Place, is_believed, show};
+use super::doubt::{Doubt, is_believed, show};
 use crate::config::{
-    Config, Unwrap,
+    place::Place,
     relay::{Accept, Protocol, Relay},
     trust::{Speakers, Trust},
+    unwrap::Unwrap,
+    whole::Config,
 };
 
 pub(super) fn all(config: &Config) -> Vec<Doubt> {
