@@ -5,7 +5,7 @@ use std::{net::TcpListener, os::fd::AsRawFd, path::Path, process::Command};
 use truepeer::{
     config::Config,
     datapath::Pins,
-    doctor::{self, Check, Outcome},
+    doctor::{self, Check, Life, Outcome},
     host::netns::Netns,
 };
 
@@ -26,7 +26,7 @@ fn assert_has(lines: &[String], start: &str, part: &str) {
 /// Checks a configuration with these steers, without the probe.
 fn examine(steers: &str) -> Vec<String> {
     let config = Config::parse(steers, "test").unwrap();
-    let checks = doctor::run(false, &config);
+    let checks = doctor::run(false, &config, || Life::Gone);
     lines(&checks)
         .into_iter()
         .filter(|line| !line.contains(" probe "))
@@ -44,7 +44,7 @@ fn before_anything_is_installed_only_the_host_is_looked_at() {
         "[[steer]]\nname = \"a\"\nnetns = \"/run/netns/no\"\nports = [\"80\"]\nto = 1\n",
         "test",
     );
-    let checks = doctor::run(true, &config.unwrap());
+    let checks = doctor::run(true, &config.unwrap(), || Life::Gone);
     assert!(
         checks.iter().all(|c| c.outcome != Outcome::Fail),
         "{:#?}",
@@ -96,7 +96,7 @@ fn what_is_wrong_is_told_with_consequence_and_remedy() {
         "[[steer]]\nname = \"a\"\nnetns = \"/run/netns/no\"\nports = [\"80\"]\nto = 1\n",
         "test",
     );
-    let checks = doctor::run(false, &config.unwrap());
+    let checks = doctor::run(false, &config.unwrap(), || Life::Gone);
     let wrong: Vec<_> = checks.iter().filter(|c| c.outcome != Outcome::Ok).collect();
     assert!(!wrong.is_empty());
     for check in wrong {
@@ -115,7 +115,7 @@ fn what_is_wrong_is_told_with_consequence_and_remedy() {
 #[test]
 fn the_probes_try_each_verb_and_leave_nothing() {
     let config = Config::default();
-    let checks = doctor::run(false, &config);
+    let checks = doctor::run(false, &config, || Life::Gone);
     for verb in ["steer", "learn", "reveal", "carry", "guard", "unwrap"] {
         let start = format!("Ok probe {verb}");
         assert_has(&lines(&checks), &start, "IPv4 and IPv6");

@@ -1,12 +1,20 @@
 //! `truepeer config`
 
-use std::path::PathBuf;
+use std::{
+    collections::HashSet,
+    io::{Write as _, stderr},
+    net::IpAddr,
+    path::PathBuf,
+};
 
 use anyhow::Result;
 use clap::Subcommand;
 
-use super::output::print;
-use crate::config::{Config, DEFAULT, Doubt};
+use super::{output::print, summary};
+use crate::{
+    config::{DEFAULT, Text},
+    host::netns::Netns,
+};
 
 /// Check a configuration, or show the default one
 #[derive(Debug, clap::Args)]
@@ -17,9 +25,11 @@ pub(super) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Report everything that is wrong with a configuration
+    /// Report everything that is wrong with a configuration, and what it does
     ///
-    /// Nothing is attached. The exit code is 2 if something is wrong, and 0 if there are warnings only.
+    /// Nothing is attached. What the configuration does is printed to standard output, a line for each section; errors and
+    /// warnings, each with its line and its remedy, go to standard error. The exit code is 2 if something is wrong, and 0 if
+    /// there are warnings only.
     #[command(after_help = "Example:\n  truepeer config check truepeer.toml")]
     Check {
         /// The file; without it, the default configuration
@@ -34,30 +44,23 @@ pub(super) fn run(args: &Args) -> Result<()> {
     match &args.command {
         Command::Default => print(DEFAULT),
         Command::Check { file } => {
-            let config = Config::load(file.as_deref())?;
-            let names: Vec<_> = config.steer.iter().map(|s| s.name.as_str()).collect();
-            let steers = match names.as_slice() {
-                [] => "nothing is steered".into(),
-                [name] => format!("1 steer, {name}"),
-                names => format!("{} steers, {}", names.len(), names.join(", ")),
-            };
-            let doubts = config
-                .doubts()
-                .into_iter()
-                .chain(config.inexpressible_doubts());
-            let warnings: String = doubts.map(|doubt| warning(&doubt)).collect();
-            print(&format!("valid: {steers}\n{warnings}"))
+            let text = Text::read(file.as_deref())?;
+            let config = text.config()?;
+            let doubts = config.doubts().into_iter();
+            let doubts: Vec<_> = doubts.chain(config.upstream_doubts(&own())).collect();
+            print(&format!("valid\n{}", summary::of(&config)))?;
+            for doubt in doubts {
+                // There is nothing to do if standard error is closed.
+                let _ = writeln!(stderr(), "\n{}", text.warning(&doubt));
+            }
+            Ok(())
         }
     }
 }
 
-/// What probably is not meant, as a compiler shows it.
-fn warning(doubt: &Doubt) -> String {
-    let Doubt {
-        section,
-        reason,
-        consequence,
-        remedy,
-    } = doubt;
-    format!("warning: {section}: {reason}: {consequence}\n  = help: {remedy}\n")
+/// The addresses of this host, in all of the network namespaces that this process may enter.
+fn own() -> HashSet<IpAddr> {
+    let all = Netns::all().unwrap_or_default().into_iter();
+    all.flat_map(|netns| netns.addresses().unwrap_or_default())
+        .collect()
 }

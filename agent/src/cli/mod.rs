@@ -14,6 +14,7 @@ mod privileges;
 mod reader;
 mod run;
 mod status;
+mod summary;
 
 use std::{
     env,

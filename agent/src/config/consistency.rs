@@ -7,13 +7,15 @@ use agent_common::origin::rule_id;
 use agent_common::steer::MAX_RANGES;
 use agent_common::trust::Statement;
 
-use super::carry::CarryToa;
-use super::fields::Names;
+use super::fields::{Names, show_ports};
+use super::loops::{self, share};
 use super::problem::Problems;
 use super::relay::{Accept, LocatedRelay, Send};
 use super::steer::{LocatedSteer, Steer};
 use super::toa::Toa;
 use super::trust::{LocatedTrust, Speakers, Trust, TrustedSenders};
+use super::unwrap::{LocatedUnwrap, Unwrap};
+use super::whole::Config;
 
 /// Notes everything in which steers contradict each other.
 pub(super) fn steers(steers: &[LocatedSteer], problems: &mut Problems) {
@@ -194,48 +196,63 @@ pub(super) fn signatures(rules: &[LocatedTrust], toa: &Toa, problems: &mut Probl
     }
 }
 
+/// Notes unwraps that would refuse every connection, as nobody is believed.
+pub(super) fn unwraps(unwraps: &[LocatedUnwrap], trust: &[Trust], problems: &mut Problems) {
+    let senders = TrustedSenders::new(trust);
+    for LocatedUnwrap { unwrap, span } in unwraps {
+        let mut ports = unwrap.ports.iter().cloned().flatten();
+        if !unwrap.ports.is_empty() && !ports.any(|port| senders.believe(Statement::Proxy, port)) {
+            let ports: Vec<_> = unwrap.ports.iter().map(show_ports).collect();
+            unheard(span, &format!("to {}", ports.join(", ")), problems);
+        }
+    }
+}
+
+/// Notes that nobody is believed to send the PROXY headers that something waits for.
+fn unheard(span: &Range<usize>, target: &str, problems: &mut Problems) {
+    problems.add(
+        span.clone(),
+        format!("nobody is believed to send a PROXY header {target}: every connection would be refused"),
+        Some("add a section `[[trust]]` with the senders, such as `source = [\"10.0.0.0/8\"]`, and `says = [\"proxy\"]`".into()),
+    );
+}
+
 /// Notes everything in which relays contradict each other or other sections.
 pub(super) fn relays(
     relays: &[LocatedRelay],
     steers: &[LocatedSteer],
-    trust: &[Trust],
-    toa: &CarryToa,
+    config: &Config,
     problems: &mut Problems,
 ) {
-    let senders = TrustedSenders::new(trust);
+    let senders = TrustedSenders::new(&config.trust);
+    loops(relays, steers, problems);
     for (i, located) in relays.iter().enumerate() {
         let relay = &located.relay;
-        let is_same = |other: &&LocatedRelay| {
-            (&other.relay.netns, other.relay.listen) == (&relay.netns, relay.listen)
-        };
-        if relays[..i].iter().any(|other| is_same(&other)) {
-            problems.add(
-                located.listen.clone(),
-                format!("two relays listen on {}", relay.listen),
-                Some("join them, or give one another address or port".into()),
-            );
-        }
+        listens_alone(located, &relays[..i], config, problems);
         let port = relay.listen.port();
-        let mut ports = relay.ports(steers.iter().map(|located| &located.steer));
-        if relay.accept == Accept::Proxy && !ports.any(|p| senders.believe(Statement::Proxy, p)) {
+        let ports = || relay.ports(steers.iter().map(|located| &located.steer));
+        if relay.accept == Accept::Proxy && !ports().any(|p| senders.believe(Statement::Proxy, p)) {
+            unheard(&located.accept, &format!("to port {port}"), problems);
+        }
+        let takes = |unwrap: &&Unwrap| {
+            let is_unwrapped = |port| unwrap.ports.iter().any(|ports| ports.contains(&port));
+            unwrap.netns == relay.netns && ports().any(is_unwrapped)
+        };
+        if relay.accept == Accept::Proxy
+            && let Some(unwrap) = config.unwrap.iter().find(takes)
+        {
             problems.add(
                 located.accept.clone(),
-                format!("nobody is believed to send a PROXY header to port {port}: every connection would be refused"),
-                Some("add a section `[[trust]]` with the senders, such as `source = [\"10.0.0.0/8\"]`, and `says = [\"proxy\"]`".into()),
+                format!(
+                    "{} takes the PROXY headers off before the relay reads them: every connection would be refused",
+                    unwrap.title()
+                ),
+                Some("write `accept = \"plain\"`, or take the port out of the [[unwrap]]".into()),
             );
         }
-        for (upstream, span) in relay.upstream.iter().zip(&located.upstream) {
-            if *upstream == relay.listen {
-                problems.add(
-                    span.clone(),
-                    "the relay would connect to itself",
-                    Some(
-                        "`listen` is what clients connect to, `upstream` is where the servers are"
-                            .into(),
-                    ),
-                );
-            }
-            let knows_toa = toa.to.iter().any(|prefix| prefix.contains(&upstream.ip()));
+        for upstream in &relay.upstream {
+            let to = &config.carry_toa.to;
+            let knows_toa = to.iter().any(|prefix| prefix.contains(&upstream.ip()));
             if relay.send == Send::Toa && !knows_toa {
                 problems.add(
                     located.send.clone(),
@@ -247,5 +264,64 @@ pub(super) fn relays(
                 );
             }
         }
+    }
+}
+
+/// Notes it if another relay or the metrics have the relay's address.
+fn listens_alone(
+    located: &LocatedRelay,
+    earlier: &[LocatedRelay],
+    config: &Config,
+    problems: &mut Problems,
+) {
+    let LocatedRelay { relay, listen, .. } = located;
+    let is_taken = |other: &&LocatedRelay| {
+        other.relay.netns == relay.netns && share(other.relay.listen, relay.listen)
+    };
+    if let Some(other) = earlier.iter().find(is_taken) {
+        let message = match other.relay.listen == relay.listen {
+            true => format!("two relays listen on {}", relay.listen),
+            false => format!(
+                "{} takes the connections to {}",
+                other.relay.name(),
+                relay.listen
+            ),
+        };
+        let hint = "join them, or give one another address or port";
+        problems.add(listen.clone(), message, Some(hint.into()));
+    }
+    let metrics = config.agent.metrics.filter(|_| relay.netns.is_none());
+    if let Some(metrics) = metrics.filter(|metrics| share(*metrics, relay.listen)) {
+        problems.add(
+            listen.clone(),
+            format!("the agent's metrics are served on {metrics}"),
+            Some(
+                "give the relay another port, or set `metrics` of [agent] to another or to \"off\""
+                    .into(),
+            ),
+        );
+    }
+}
+
+/// Notes relays whose connections come back to them.
+fn loops(located: &[LocatedRelay], steers: &[LocatedSteer], problems: &mut Problems) {
+    let relays: Vec<_> = located
+        .iter()
+        .map(|located| located.relay.clone())
+        .collect();
+    let steers: Vec<_> = steers.iter().map(|located| located.steer.clone()).collect();
+    for found in loops::loops(&relays, &steers, &|_, _| false) {
+        let message = match &found.path[..] {
+            [_] => "the relay would connect to itself".to_owned(),
+            path => {
+                let names: Vec<_> = path.iter().map(|relay| relays[*relay].name()).collect();
+                format!("connections would go round: {}", names.join(", "))
+            }
+        };
+        problems.add(
+            located[found.path[0]].upstream[found.upstream].clone(),
+            message,
+            Some("`listen` is what clients connect to, `upstream` is where the servers are".into()),
+        );
     }
 }

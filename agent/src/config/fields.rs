@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::{Range, RangeInclusive};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::problem::Problems;
 use super::section::Section;
 use super::value::Located;
-use crate::host::netns::is_interface_name;
+use crate::host::{cgroups::cgroup2_mount, netns::is_interface_name};
 
 /// What it means that `ports` is empty.
 const CONCERNS_NONE: &str = "no connection is concerned";
@@ -195,6 +195,22 @@ pub(super) fn nearest_address(text: &str, default_port: u16) -> String {
     SocketAddr::new(ip, port.parse().unwrap_or(default_port)).to_string()
 }
 
+/// Where systemd mounts the hierarchy; the first, where it also mounts those of version 1.
+const CGROUP_MOUNTS: [&str; 2] = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
+
+/// The mount point of the hierarchy, here or on most hosts, that a path begins with, and what comes behind it.
+fn below_a_mount(path: &str) -> Option<(String, &str)> {
+    let here = cgroup2_mount().ok();
+    let here = here.as_deref().and_then(Path::to_str);
+    let mounts = here.into_iter().chain(CGROUP_MOUNTS);
+    let below = mounts.filter_map(|mount| {
+        let rest = path.strip_prefix(mount)?;
+        (mount != "/" && (rest.is_empty() || rest.starts_with('/')))
+            .then(|| (mount.to_owned(), rest))
+    });
+    below.min_by_key(|(_, rest)| rest.len())
+}
+
 /// Paths of cgroups, from the root of the hierarchy.
 pub(super) fn cgroups(
     key: &str,
@@ -203,15 +219,20 @@ pub(super) fn cgroups(
 ) -> Vec<String> {
     let paths: Vec<Located<&str>> = section.strings(key, problems).unwrap_or_default();
     for (path, span) in &paths {
-        if !path.starts_with('/') {
-            problems.add(
-                span.clone(),
-                format!(
-                    "`{key}` holds what is not a path from the root of the hierarchy: \"{path}\""
-                ),
-                Some(format!("write \"/{path}\"")),
-            );
-        }
+        let (message, meant) = if !path.starts_with('/') {
+            let message = "is not a path from the root of the hierarchy".to_owned();
+            (message, format!("/{path}"))
+        } else if let Some((mount, rest)) = below_a_mount(path) {
+            let message = format!("begins with {mount}, where the hierarchy is mounted");
+            (message, format!("/{}", rest.trim_start_matches('/')))
+        } else {
+            continue;
+        };
+        problems.add(
+            span.clone(),
+            format!("`{key}` holds what {message}: \"{path}\""),
+            Some(format!("write \"{meant}\"")),
+        );
     }
     let paths = paths.into_iter().map(|(path, _)| match path {
         "/" => path,

@@ -9,23 +9,23 @@ mod consistency;
 mod doubts;
 mod fields;
 pub mod keys;
+mod loops;
+mod place;
 mod policy;
 mod problem;
 mod relay;
 mod reveal;
 mod section;
 mod steer;
+mod text;
 mod toa;
 mod trust;
 mod unwrap;
 mod value;
+mod whole;
 
-use std::path::Path;
+use std::{collections::HashSet, net::IpAddr, path::Path};
 
-use agent_common::{
-    toa::{Kinds, LEN_V4, LEN_V6},
-    trust::Statement,
-};
 use toml::de::{DeTable, DeValue};
 
 pub use self::{
@@ -33,25 +33,26 @@ pub use self::{
     carry::{CarryNode, CarryToa},
     doubts::Doubt,
     fields::show_ports,
+    loops::{Loop, loops, unwrapped},
     policy::Policy,
     problem::ConfigError,
     relay::{Accept, Balance, Http, Protocol, Relay, Send},
     reveal::{Inexpressible, Reveal},
     steer::Steer,
+    text::{DEFAULT, Text},
     toa::Toa,
     trust::{Proxy, Rule, Speakers, Trust, TrustedSenders},
     unwrap::Unwrap,
+    whole::Config,
 };
 use self::{
     problem::Problems,
     relay::LocatedRelay,
     section::{Section, not_a_section, sections},
     steer::LocatedSteer,
+    unwrap::LocatedUnwrap,
     value::nearest,
 };
-
-/// The default configuration, commented: what `truepeer config default` prints.
-pub const DEFAULT: &str = include_str!("default.toml");
 
 /// The sections of the file, each with its keys.
 const SECTIONS: [(&str, &[&str]); 9] = [
@@ -66,105 +67,34 @@ const SECTIONS: [(&str, &[&str]); 9] = [
     ("policy", &policy::KEYS),
 ];
 
-/// The whole configuration of an agent.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Config {
-    /// The agent itself.
-    pub agent: AgentSettings,
-    /// Who may speak for a client, in the order of the file.
-    pub trust: Vec<Trust>,
-    /// The TCP option by which a client is told.
-    pub toa: Toa,
-    /// Which processes are told the client.
-    pub reveal: Reveal,
-    /// Which connections are steered to local proxies, in the order of the file.
-    pub steer: Vec<Steer>,
-    /// Where the data path takes PROXY headers off, in the order of the file.
-    pub unwrap: Vec<Unwrap>,
-    /// To which destinations TOA is sent.
-    pub carry_toa: CarryToa,
-    /// Where the data path adds TOA to SYNs before the node's own NAT, in the order of the file.
-    pub carry_node: Vec<CarryNode>,
-    /// The agent's own relays, in the order of the file.
-    pub relay: Vec<Relay>,
-    /// Which clients may connect, in the order of the file.
-    pub policy: Vec<Policy>,
-}
-
 impl Config {
-    /// The TCP options that are read as TOA: none while nobody could be believed, and always those that this node
-    /// writes itself.
-    pub fn kinds(&self) -> Kinds {
-        match (self.believes(Statement::Toa), &self.carry_node[..]) {
-            (false, []) => Kinds::NONE,
-            (true, []) => self.toa.kinds,
-            _ => {
-                let kind = self.carry_toa.kind;
-                self.toa.kinds.with(kind, LEN_V4).with(kind, LEN_V6)
-            }
-        }
-    }
-
-    /// Whether this statement is believed of anybody.
-    pub fn believes(&self, statement: Statement) -> bool {
-        self.trust.iter().any(|rule| rule.believes(statement))
-    }
-
-    /// Whether any local proxy is believed.
-    pub fn believes_proxies(&self) -> bool {
-        self.trust.iter().any(Trust::believes_proxies)
-    }
-
-    /// Whether it is to be watched what relays connect to, as applications may not be able to express their clients.
-    pub fn watches_relays(&self) -> bool {
-        self.reveal.refuses() && self.relay.iter().any(Relay::speaks)
-    }
-
     /// What is valid, and probably not meant.
     pub fn doubts(&self) -> Vec<Doubt> {
-        let carry = doubts::carry(&self.carry_toa, &self.trust, &self.relay);
-        let unwraps = self.unwrap.iter();
-        let unwraps = unwraps.filter_map(|unwrap| doubts::unwrap(unwrap, &self.trust));
-        let relays = self.relay.iter();
-        let relays = relays.filter_map(|relay| doubts::hops(relay, &self.steer, &self.trust));
-        carry.into_iter().chain(unwraps).chain(relays).collect()
+        doubts::all(self)
     }
 
-    /// Which relays cannot tell each client to each server; what servers there are decides whether that matters.
-    pub fn inexpressible_doubts(&self) -> Vec<Doubt> {
-        let relays = self.relay.iter();
-        relays
-            .filter_map(|relay| doubts::inexpressible(relay, &self.reveal))
-            .collect()
+    /// Which relays cannot tell each client to each server. What servers there are decides whether that matters. `own`
+    /// has the addresses of this host, in all of its network namespaces.
+    pub fn upstream_doubts(&self, own: &HashSet<IpAddr>) -> Vec<Doubt> {
+        doubts::upstreams(self, own)
     }
 
     /// Reads and checks a file; without a path, the default configuration.
     pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
-        let Some(path) = path else {
-            return Self::parse(DEFAULT, "default configuration");
-        };
-        let name = path.display().to_string();
-        let bytes = std::fs::read(path).map_err(|error| {
-            ConfigError::file(
-                &name,
-                format!("cannot read it: {error}"),
-                "`truepeer config default` prints a configuration to start from",
-            )
-        })?;
-        let text = String::from_utf8(bytes).map_err(|error| {
-            let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-            let line = 1 + valid.iter().filter(|&&byte| byte == b'\n').count();
-            ConfigError::file(
-                &name,
-                format!("line {line} is not UTF-8"),
-                "save the file as UTF-8",
-            )
-        })?;
-        Self::parse(&text, &name)
+        Text::read(path)?.config()
     }
 
     /// Checks the text of a configuration, which errors call `file_name`.
     pub fn parse(text: &str, file_name: &str) -> Result<Self, ConfigError> {
+        Self::parse_part(text, file_name, Self::check_whole)
+    }
+
+    /// Checks a text whose sections are a part of a configuration, or with `check_whole` all of it.
+    fn parse_part(
+        text: &str,
+        file_name: &str,
+        check_whole: impl FnOnce(&Self, &[LocatedUnwrap], &mut Problems),
+    ) -> Result<Self, ConfigError> {
         let (document, syntax) = DeTable::parse_recoverable(text);
         let mut problems = Problems::default();
         for error in syntax {
@@ -172,21 +102,28 @@ impl Config {
         }
         // Further checks would find errors only in what the parser made of broken lines.
         problems.done(text, file_name)?;
-        let config = Self::read(document.get_ref(), &mut problems);
+        let (config, unwraps) = Self::read(document.get_ref(), &mut problems);
+        check_whole(&config, &unwraps, &mut problems);
         problems.done(text, file_name)?;
         Ok(config)
     }
 
-    /// Checks a configuration in JSON, which errors call `source` and show as TOML.
+    /// Notes what a configuration lacks, and a pod's sections need not have.
+    fn check_whole(&self, unwraps: &[LocatedUnwrap], problems: &mut Problems) {
+        consistency::unwraps(unwraps, &self.trust, problems);
+    }
+
+    /// Checks sections in JSON, which errors call `source` and show as TOML.
     pub fn from_json(value: &serde_json::Value, source: &str) -> Result<Self, ConfigError> {
         let text = toml::to_string(value).map_err(|error| {
             ConfigError::file(source, error.to_string(), "write what TOML can say, too")
         })?;
-        Self::parse(&text, source)
+        Self::parse_part(&text, source, |_, _, _| ())
     }
 
-    fn read(document: &DeTable<'_>, problems: &mut Problems) -> Self {
+    fn read(document: &DeTable<'_>, problems: &mut Problems) -> (Self, Vec<LocatedUnwrap>) {
         let mut config = Self::default();
+        let mut unwraps = Vec::new();
         let mut trusts = Vec::new();
         let mut steers = Vec::new();
         let mut relays = Vec::new();
@@ -238,8 +175,8 @@ impl Config {
                 }
                 ("unwrap", _) => {
                     let sections = sections("unwrap", "[[unwrap]]", &unwrap::KEYS, value, problems);
-                    let read = |section| Unwrap::read(&section, problems);
-                    config.unwrap = sections.into_iter().filter_map(read).collect();
+                    let read = |section| LocatedUnwrap::read(&section, problems);
+                    unwraps = sections.into_iter().filter_map(read).collect();
                 }
                 ("relay", _) => {
                     let sections = sections("relay", "[[relay]]", &relay::KEYS, value, problems);
@@ -274,11 +211,13 @@ impl Config {
         }
         consistency::signatures(&trusts, &config.toa, problems);
         config.trust = trusts.into_iter().map(|located| located.rule).collect();
+        let located = unwraps.iter();
+        config.unwrap = located.map(|located| located.unwrap.clone()).collect();
         consistency::steers(&steers, problems);
-        consistency::relays(&relays, &steers, &config.trust, &config.carry_toa, problems);
+        consistency::relays(&relays, &steers, &config, problems);
         config.steer = steers.into_iter().map(|located| located.steer).collect();
         config.relay = relays.into_iter().map(|located| located.relay).collect();
-        config
+        (config, unwraps)
     }
 }
 

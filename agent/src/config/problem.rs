@@ -26,12 +26,13 @@ impl std::error::Error for ConfigError {}
 #[derive(Debug, Default)]
 pub(super) struct Problems(Vec<Problem>);
 
+/// A problem, or something that is shown as one.
 #[derive(Debug)]
-struct Problem {
-    span: Range<usize>,
-    message: String,
+pub(super) struct Problem {
+    pub(super) span: Range<usize>,
+    pub(super) message: String,
     /// Lines.
-    help: Vec<String>,
+    pub(super) help: Vec<String>,
 }
 
 impl Problems {
@@ -68,14 +69,15 @@ impl Problems {
         let rendered: Vec<_> = self
             .0
             .drain(..)
-            .map(|p| p.render(text, file_name))
+            .map(|p| p.render("error", text, file_name))
             .collect();
         Err(ConfigError(rendered.join("\n\n")))
     }
 }
 
 impl Problem {
-    fn render(&self, text: &str, file_name: &str) -> String {
+    /// The problem with its line of the text. `word` says how grave it is.
+    pub(super) fn render(&self, word: &str, text: &str, file_name: &str) -> String {
         let start = self.span.start.min(text.len());
         let number = text[..start].matches('\n').count() + 1;
         let line_start = text[..start].rfind('\n').map_or(0, |newline| newline + 1);
@@ -91,7 +93,7 @@ impl Problem {
         let column = before.chars().count() + 1;
         let gutter = " ".repeat(number.to_string().len());
         let mut out = format!(
-            "error: {}\n{gutter}--> {file_name}:{number}:{column}\n{gutter} |\n{number} | {}\n{gutter} | {indent}{carets}",
+            "{word}: {}\n{gutter}--> {file_name}:{number}:{column}\n{gutter} |\n{number} | {}\n{gutter} | {indent}{carets}",
             printable(&self.message),
             printable(line),
         );

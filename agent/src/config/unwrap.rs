@@ -1,6 +1,6 @@
 //! The sections `[[unwrap]]`.
 
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;
 
 use agent_common::unwrap::Versions;
@@ -25,6 +25,20 @@ pub struct Unwrap {
 }
 
 impl Unwrap {
+    /// What output calls it.
+    pub fn title(&self) -> String {
+        format!("[[unwrap]] on {}", self.interface)
+    }
+}
+
+/// An unwrap, and the place in the text that later checks point to.
+pub(super) struct LocatedUnwrap {
+    pub(super) unwrap: Unwrap,
+    /// Place of the header.
+    pub(super) span: Range<usize>,
+}
+
+impl LocatedUnwrap {
     /// Reads a section; `None` if it lacks its interface.
     pub(super) fn read(section: &Section<'_, '_>, problems: &mut Problems) -> Option<Self> {
         section.refuse_unknown(problems);
@@ -33,10 +47,13 @@ impl Unwrap {
         let ports = ports(section, problems);
         let versions = versions(section, problems);
         Some(Self {
-            netns,
-            interface: interface?,
-            ports: ports.into_iter().map(|(ports, _)| ports).collect(),
-            versions,
+            span: section.span.clone(),
+            unwrap: Unwrap {
+                netns,
+                interface: interface?,
+                ports: ports.into_iter().map(|(ports, _)| ports).collect(),
+                versions,
+            },
         })
     }
 }

@@ -72,6 +72,9 @@ mod tests {
     #[test]
     fn what_is_refused_is_left_out_and_the_rest_stays() {
         let text = r#"
+            [[trust]]
+            source = ["10.0.0.0/8"]
+            says = ["proxy"]
             [[unwrap]]
             interface = "eth0"
             ports = ["8000"]

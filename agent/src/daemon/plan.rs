@@ -204,6 +204,9 @@ mod tests {
     #[test]
     fn all_ports_of_an_interface_are_a_few_pages() {
         let text = r#"
+            [[trust]]
+            source = ["10.0.0.0/8"]
+            says = ["proxy"]
             [[unwrap]]
             interface = "eth0"
             ports = ["1-65535"]

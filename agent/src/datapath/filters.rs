@@ -126,6 +126,19 @@ fn link(
     )?)
 }
 
+/// Names of the filters of an interface and ids of their programs, 0 without one, in the order in which they run.
+pub(super) fn programs(interface: &str, direction: TcAttachType) -> Result<Vec<(String, u32)>> {
+    let mut filters = on(interface, direction)?;
+    // A priority itself is listed, too.
+    filters.retain(|filter| filter.handle != 0);
+    filters.sort_by_key(|filter| filter.priority);
+    let named = |filter: Filter| match filter.name.is_empty() {
+        true => (format!("a filter ({})", filter.kind), filter.program_id),
+        false => (filter.name, filter.program_id),
+    };
+    Ok(filters.into_iter().map(named).collect())
+}
+
 /// The filters of an interface.
 fn on(interface: &str, direction: TcAttachType) -> Result<Vec<Filter>> {
     let filters = dump(interface, direction)?;
@@ -217,7 +230,7 @@ pub(super) fn remove_qdisc(pins: &Pins, interface: &str) -> Result<()> {
 }
 
 /// What `tc` calls it.
-fn word(direction: TcAttachType) -> &'static str {
+pub(super) fn word(direction: TcAttachType) -> &'static str {
     match direction {
         TcAttachType::Egress => "egress",
         _ => "ingress",

@@ -67,6 +67,11 @@ impl PacketProgram {
         Self::all().find(|program| program.name == name)
     }
 
+    /// The job that it does.
+    pub(super) fn job(&self) -> Job {
+        self.job
+    }
+
     /// Every packet program.
     pub(super) fn all() -> impl Iterator<Item = &'static Self> {
         const { &Self::ALL }.iter()

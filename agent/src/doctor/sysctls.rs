@@ -9,16 +9,17 @@ use crate::{
     route::{self, Item, sysctl},
 };
 
-pub(super) fn check(netns: &Netns, steers: &[Steer]) -> Vec<Check> {
-    or_failed("sysctls", look(netns, steers))
+/// `in_place` says whether an agent has set what it sets.
+pub(super) fn check(netns: &Netns, steers: &[Steer], in_place: bool) -> Vec<Check> {
+    or_failed("sysctls", look(netns, steers, in_place))
 }
 
-fn look(netns: &Netns, steers: &[Steer]) -> Result<Vec<Check>> {
+fn look(netns: &Netns, steers: &[Steer], in_place: bool) -> Result<Vec<Check>> {
     let (gateways, sidecars): (Vec<_>, Vec<_>) = steers
         .iter()
         .cloned()
         .partition(|steer| steer.answers.is_some());
-    let mut checks = installed(netns, steers)?;
+    let mut checks = installed(netns, steers, in_place)?;
     for interface in Steer::interfaces(&sidecars) {
         checks.push(martians(netns, interface)?);
     }
@@ -30,8 +31,7 @@ fn look(netns: &Netns, steers: &[Steer]) -> Result<Vec<Check>> {
 }
 
 /// The sysctls that the agent sets.
-fn installed(netns: &Netns, steers: &[Steer]) -> Result<Vec<Check>> {
-    let is_running = route::rules(netns, false)?.iter().any(route::Rule::is_ours);
+fn installed(netns: &Netns, steers: &[Steer], in_place: bool) -> Result<Vec<Check>> {
     let ipv6 = sysctl::ipv6_enabled(netns)?;
     let mut checks = Vec::new();
     for item in route::items(steers) {
@@ -45,7 +45,7 @@ fn installed(netns: &Netns, steers: &[Steer]) -> Result<Vec<Check>> {
         let found = sysctl::read(netns, &key)?;
         let consequence = "answers to spoofed clients leave the host instead of going to the proxy";
         checks.push(match found {
-            Some(found) if found == value || !is_running => {
+            Some(found) if found == value || !in_place => {
                 let reason = if found == value {
                     "is set"
                 } else {

@@ -1,6 +1,6 @@
 //! Active health checks of a relay's upstreams.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use agent_common::proxy::{Endpoints, Peer};
 use anyhow::{Context as _, Result};
@@ -12,6 +12,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{preamble::Preamble, service::Service, upstream::CONNECT_TIMEOUT};
+use crate::config::Send;
 
 /// From one check to the next.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -30,7 +31,7 @@ pub(super) async fn watch(service: Arc<Service>) {
 /// Checks one upstream, and notes what came of it.
 async fn check(service: &Service, at: usize) {
     let address = service.balancer.address(at);
-    let outcome = time::timeout(CONNECT_TIMEOUT, reach(service, at)).await;
+    let outcome = time::timeout(CONNECT_TIMEOUT, reach(service.relay.send, address)).await;
     let outcome = outcome.context("timed out").flatten();
     service.metrics.set_up(address, outcome.is_ok());
     if service.balancer.set_up(at, outcome.is_ok()) {
@@ -42,13 +43,13 @@ async fn check(service: &Service, at: usize) {
 }
 
 /// Connects. An upstream that expects a PROXY header gets one that says `LOCAL`, which means a health check.
-async fn reach(service: &Service, at: usize) -> Result<()> {
-    let mut stream = TcpStream::connect(service.balancer.address(at)).await?;
+pub async fn reach(send: Send, upstream: SocketAddr) -> Result<()> {
+    let mut stream = TcpStream::connect(upstream).await?;
     let ends = Endpoints {
         source: stream.local_addr()?.into(),
         destination: stream.peer_addr()?.into(),
     };
-    let header = Preamble::default().next_header(service.relay.send, Peer::Local, ends);
+    let header = Preamble::default().next_header(send, Peer::Local, ends);
     stream.write_all(&header).await?;
     Ok(())
 }

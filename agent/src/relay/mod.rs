@@ -29,6 +29,7 @@ use anyhow::{Context as _, Result};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tracing::info;
 
+pub use self::health::reach;
 use self::{
     balance::Balancer, listener::Listener, metrics::Metrics, pipes::Pipes, service::Service,
 };

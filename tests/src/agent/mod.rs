@@ -2,6 +2,7 @@
 
 mod api;
 mod config;
+mod doctor;
 mod queries;
 pub mod records;
 mod running;
@@ -11,5 +12,6 @@ pub use self::api::{Peer, Peers};
 pub use self::config::{
     Carry, CarryNode, CarryToa, Config, Policy, Relay, Reveal, Settings, Steer, Toa, Trust, Unwrap,
 };
+pub use self::doctor::{Check, Visit};
 pub use self::running::{Agent, binary, truepeer};
 pub use self::speakers::{believing, telling};

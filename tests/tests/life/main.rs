@@ -1,5 +1,6 @@
 //! The life of an agent: its start and refusals, reloads, crashes and end, and what it says meanwhile.
 
+mod doctor;
 mod flood;
 mod readers;
 mod refused;

@@ -1,25 +1,14 @@
 //! Every program passes the kernel's verifier.
 
 use anyhow::{Result, ensure};
-use serde::Deserialize;
-use tests::agent::truepeer;
-
-/// A finding of `truepeer doctor`.
-#[derive(Deserialize)]
-struct Check {
-    name: String,
-    outcome: String,
-    reason: String,
-}
+use tests::agent::Visit;
 
 /// The doctor tries each program; what it says is printed: what the verifier did, and how long that took.
 #[test]
 fn each_is_taken() -> Result<()> {
-    let output = truepeer(&["doctor", "--pre", "--output", "json"])?;
-    let checks: Vec<Check> = serde_json::from_slice(&output.stdout)?;
     let mut refused = Vec::new();
     let mut taken = 0;
-    for check in checks {
+    for check in Visit::by(&["--pre"])?.checks {
         println!("{}: {}: {}", check.outcome, check.name, check.reason);
         if check.outcome == "fail" || (check.name == "programs" && check.outcome != "ok") {
             refused.push(check.reason);

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use agent_common::toa::{Kinds, LEN_V4, LEN_V6};
+
 use super::*;
 
 #[test]

@@ -202,3 +202,25 @@ fn the_former_section_is_told_as_rules() {
     );
     assert!(config.trust[0].has_local_source() && config.toa.keys.is_some());
 }
+
+#[test]
+fn the_mount_point_of_a_cgroup_is_no_part_of_its_path() {
+    for (written, meant) in [
+        ("/sys/fs/cgroup/a.slice/b", "/a.slice/b"),
+        ("/sys/fs/cgroup/unified/a.slice/", "/a.slice/"),
+        ("/sys/fs/cgroup", "/"),
+        ("/sys/fs/cgroup/", "/"),
+    ] {
+        let meant = format!("write \"{meant}\"");
+        let parts = ["where the hierarchy is mounted", "t.toml:2:11", &meant];
+        assert_has(
+            &error(&format!("[[trust]]\ncgroup = [\"{written}\"]\n")),
+            &parts,
+        );
+        let reveal = error(&format!("[reveal]\ncgroups = [\"{written}\"]\n"));
+        assert_has(&reveal, &["`cgroups`", &meant, "t.toml:2:12"]);
+    }
+    for other in ["/sys/fs/cgroups", "/system.slice", "/sys"] {
+        Config::parse(&format!("[[trust]]\ncgroup = [\"{other}\"]\n"), "t.toml").unwrap();
+    }
+}

@@ -6,9 +6,9 @@ use agent_common::unwrap::Versions;
 
 use super::*;
 
-/// An unwrap with these lines.
+/// An unwrap with these lines, and whom it believes.
 fn unwrap(lines: &str) -> String {
-    format!("[[unwrap]]\n{lines}\n")
+    format!("[[trust]]\nsource = [\"10.0.0.0/8\"]\nsays = [\"proxy\"]\n[[unwrap]]\n{lines}\n")
 }
 
 #[test]
@@ -51,4 +51,28 @@ fn what_is_wrong_with_an_unwrap_is_told() {
         &error(&unwrap("ports = [\"80\"]\ninterface = \"a/b\"")),
         &["a/b"],
     );
+}
+
+#[test]
+fn an_unwrap_that_believes_nobody_is_refused() {
+    let unwrap = "[[unwrap]]\ninterface = \"eth0\"\nports = [\"80\", \"90-95\"]\n";
+    let rule = "[[trust]]\nsource = [\"10.0.0.0/8\"]\n";
+    for rule in [
+        String::new(),
+        format!("{rule}says = [\"xff\"]\n"),
+        format!("{rule}says = [\"proxy\"]\nports = [\"81-89\"]\n"),
+    ] {
+        let found = error(&format!("{unwrap}{rule}"));
+        assert_has(
+            &found,
+            &[
+                "nobody is believed to send a PROXY header to 80, 90-95",
+                "t.toml:1:1",
+                "`says = [\"proxy\"]`",
+            ],
+        );
+    }
+    // Whom a pod's unwraps believe is for the agent's own configuration to say.
+    let section = serde_json::json!({"unwrap": [{"interface": "eth0", "ports": ["80"]}]});
+    assert!(Config::from_json(&section, "pod").is_ok());
 }

@@ -54,6 +54,21 @@ pub enum Proxy {
 }
 
 impl Trust {
+    /// What output calls the rule as a whole.
+    pub fn title(&self) -> String {
+        match (&self.name, &self.rules()[..]) {
+            (Some(name), _) => format!("trust \"{name}\""),
+            (None, [rule]) => format!("[[trust]] of {}", rule.name),
+            (None, [first, ..]) => format!("[[trust]] of {} and others", first.name),
+            (None, []) => "[[trust]]".into(),
+        }
+    }
+
+    /// Whether it is about connections to this port.
+    pub fn concerns(&self, port: u16) -> bool {
+        self.ports.is_empty() || self.ports.iter().any(|ports| ports.contains(&port))
+    }
+
     /// What output calls the rule when it believes this prefix.
     pub fn of_prefix(&self, prefix: &IpNet) -> Rule {
         self.rule(|| format!("source {prefix}"))
