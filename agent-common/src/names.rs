@@ -53,6 +53,10 @@ pub mod map {
     pub const NODES: &str = "NODES";
     /// Hash: this node's own [`crate::Address`] to nothing.
     pub const NODE_ADDRESSES: &str = "NODE_ADDRESSES";
+    /// Trie of prefixes: [`crate::local::Local`] to nothing: the addresses of network namespaces.
+    pub const LOCAL: &str = "LOCAL";
+    /// Hash: [`crate::node::Interface`] that is a port of another device to that one's [`crate::local::mac`].
+    pub const MASTERS: &str = "MASTERS";
     /// LRU hash: [`crate::node::Passage`] to [`crate::node::Given`].
     pub const PASSAGES: &str = "PASSAGES";
     /// LRU hash: [`crate::Connection`] to [`crate::unwrap::Handshake`].
@@ -75,7 +79,7 @@ pub mod map {
     /// LRU hash: [`crate::Syn`] that a policy refused to nothing.
     pub const REFUSED: &str = "REFUSED";
     /// Every map that is pinned.
-    pub const ALL: [&str; 35] = [
+    pub const ALL: [&str; 37] = [
         ORIGINS,
         NAMESPACES,
         COUNTERS,
@@ -101,6 +105,8 @@ pub mod map {
         UNWRAPS,
         NODES,
         NODE_ADDRESSES,
+        LOCAL,
+        MASTERS,
         PASSAGES,
         UNWRAPPING,
         LENGTHS,
@@ -173,4 +179,4 @@ pub const CREDENTIALS: &str = "CREDENTIALS";
 
 /// Version of every type in this crate that lives in a pinned map. Pins of another version are
 /// replaced, never read.
-pub const LAYOUT: u32 = 5;
+pub const LAYOUT: u32 = 6;

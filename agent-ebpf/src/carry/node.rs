@@ -44,7 +44,7 @@ struct Said {
 /// Handles one packet at tc ingress and returns the action for it.
 #[inline(always)]
 pub(crate) fn ingress(ctx: &TcContext) -> i32 {
-    let segment = match packet::read(ctx) {
+    let segment = match packet::arriving(ctx) {
         Ok(segment) => segment,
         Err(NoSegment::Other) => return TCX_NEXT,
         Err(NoSegment::Unreadable) => {

@@ -37,6 +37,12 @@ pub(crate) trait Skb {
         field!(self.skb() => ingress_ifindex)
     }
 
+    /// For whom a frame is that comes in: one of `PACKET_*`.
+    #[inline(always)]
+    fn packet_type(&self) -> u32 {
+        field!(self.skb() => pkt_type)
+    }
+
     /// Whether the packet has a VLAN tag by which it belongs to another interface. The kernel ignores a tag whose VLAN
     /// id is 0, which has a priority only.
     #[inline(always)]

@@ -2,6 +2,7 @@
 
 mod chain;
 mod forward;
+mod guests;
 mod header;
 mod inexpressible;
 mod integrity;
