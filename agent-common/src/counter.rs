@@ -93,11 +93,14 @@ pub enum Counter {
     UnwrapHidden = 40,
     /// SYNs whose TOA was ignored, or that were sent without it, because it may as well be TCP Fast Open's cookie.
     ToaAmbiguous = 41,
+    /// SYNs to ports with unwrap that passed untouched because no socket of the network namespace takes them: nobody listens, or
+    /// netfilter sends them elsewhere.
+    UnwrapElsewhere = 42,
 }
 
 impl Counter {
     /// Every counter, in the order of the slots.
-    pub const ALL: [Self; 42] = [
+    pub const ALL: [Self; 43] = [
         Self::Steered,
         Self::NoListener,
         Self::Drained,
@@ -140,6 +143,7 @@ impl Counter {
         Self::ToaUnanswered,
         Self::UnwrapHidden,
         Self::ToaAmbiguous,
+        Self::UnwrapElsewhere,
     ];
 
     /// Its name in `truepeer status` and, between `truepeer_` and `_total`, in the metrics.
@@ -187,6 +191,7 @@ impl Counter {
             Self::ToaUnanswered => "toa_unanswered",
             Self::UnwrapHidden => "unwrap_hidden",
             Self::ToaAmbiguous => "toa_ambiguous",
+            Self::UnwrapElsewhere => "unwrap_elsewhere",
         }
     }
 
@@ -276,6 +281,9 @@ impl Counter {
             }
             Self::ToaAmbiguous => {
                 "SYNs whose TOA was ignored or not sent because it may as well be TCP Fast Open's cookie"
+            }
+            Self::UnwrapElsewhere => {
+                "SYNs to ports with unwrap that passed untouched because nobody listens there or netfilter sends them elsewhere"
             }
         }
     }

@@ -61,6 +61,10 @@ pub mod map {
     pub const PASSAGES: &str = "PASSAGES";
     /// LRU hash: [`crate::Connection`] to [`crate::unwrap::Handshake`].
     pub const UNWRAPPING: &str = "UNWRAPPING";
+    /// LRU hash: [`crate::Connection`] without the sender's port to a [`crate::unwrap::Whereabouts`] (`u32`).
+    pub const WHEREABOUTS: &str = "WHEREABOUTS";
+    /// LRU hash: [`crate::Syn`] of a sender whose PROXY header no rule believes to nothing.
+    pub const UNTRUSTED: &str = "UNTRUSTED";
     /// LRU hash: [`crate::unwrap::Habit`] to the length of a header (`u32`).
     pub const LENGTHS: &str = "LENGTHS";
     /// Hash: [`crate::Connection`] to the difference between the server's and the sender's sequence
@@ -79,7 +83,7 @@ pub mod map {
     /// LRU hash: [`crate::Syn`] that a policy refused to nothing.
     pub const REFUSED: &str = "REFUSED";
     /// Every map that is pinned.
-    pub const ALL: [&str; 37] = [
+    pub const ALL: [&str; 39] = [
         ORIGINS,
         NAMESPACES,
         COUNTERS,
@@ -109,6 +113,8 @@ pub mod map {
         MASTERS,
         PASSAGES,
         UNWRAPPING,
+        WHEREABOUTS,
+        UNTRUSTED,
         LENGTHS,
         TRANSLATED,
         TRANSLATING,

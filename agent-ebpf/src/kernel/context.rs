@@ -66,6 +66,18 @@ pub(crate) trait Skb {
         non_null(field!(self.skb() => __bindgen_anon_2.sk))
     }
 
+    /// The own end of that socket, which is of IPv6 or of IPv4.
+    #[inline(always)]
+    fn socket_end(&self, is_v6: bool) -> Option<Endpoint> {
+        let sk = self.socket()?;
+        let address = if is_v6 {
+            Address::v6(field_alone!(sk => src_ip6))
+        } else {
+            Address::v4(field_alone!(sk => src_ip4))
+        };
+        Some(Endpoint::new(address, field_alone!(sk => src_port) as u16))
+    }
+
     /// The state of that socket: one of `BPF_TCP_*`.
     #[inline(always)]
     fn socket_state(&self) -> Option<u32> {

@@ -17,10 +17,27 @@ use super::{
 };
 use crate::maps::{LOCAL, NETNS};
 
-/// Whether the kernel would deliver the packet to this host, which it says by declining to forward it. Where it forwards
-/// nothing, it declines everything; then the addresses tell, which the agent knows.
+/// Where the kernel would bring a packet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Locality {
+    /// To this host.
+    Here,
+    /// To another one.
+    Elsewhere,
+    /// To this host or to nobody: the host does not forward, and its address is not known, as the agent has not seen it yet.
+    Unknown,
+}
+
+/// Whether the kernel would deliver the packet to this host.
 #[inline(always)]
 pub(crate) fn is_local(ctx: &TcContext, from: Address, to: Address) -> bool {
+    locality(ctx, from, to) == Locality::Here
+}
+
+/// Where the kernel would bring the packet: to this host if it declines to forward it. Where it forwards nothing, it declines
+/// everything; then the addresses tell, which the agent knows.
+#[inline(always)]
+pub(crate) fn locality(ctx: &TcContext, from: Address, to: Address) -> Locality {
     // SAFETY: all-zero is a valid value of this plain C structure.
     let mut params: FibParams = unsafe { core::mem::zeroed() };
     params.l4_protocol = TCP;
@@ -38,9 +55,10 @@ pub(crate) fn is_local(ctx: &TcContext, from: Address, to: Address) -> bool {
     // SAFETY: the parameters live on the stack and have the size that is passed.
     let answer = unsafe { bpf_fib_lookup(ctx.skb.skb.cast(), &mut params, size, 0) };
     match answer as u32 {
-        BPF_FIB_LKUP_RET_NOT_FWDED => true,
-        BPF_FIB_LKUP_RET_FWD_DISABLED => is_own(to),
-        _ => false,
+        BPF_FIB_LKUP_RET_NOT_FWDED => Locality::Here,
+        BPF_FIB_LKUP_RET_FWD_DISABLED if is_own(to) => Locality::Here,
+        BPF_FIB_LKUP_RET_FWD_DISABLED => Locality::Unknown,
+        _ => Locality::Elsewhere,
     }
 }
 

@@ -168,6 +168,17 @@ pub(crate) static UNWRAPS: HashMap<Page, PageVersions> =
 pub(crate) static UNWRAPPING: LruHashMap<Connection, Handshake> =
     LruHashMap::with_max_entries(1 << 16, 0);
 
+/// Where connections of a sender (with port 0) to a server went, as the SYN-ACK told: a [`Whereabouts`] as its number. There
+/// is an entry only where the SYN alone would be misjudged.
+#[map]
+pub(crate) static WHEREABOUTS: LruHashMap<Connection, u32> =
+    LruHashMap::with_max_entries(1 << 14, 0);
+
+/// SYNs to such ports that went on as they were, because no rule believes a header of their sender. If a server here answers,
+/// they are refused.
+#[map]
+pub(crate) static UNTRUSTED: LruHashMap<Syn, u8> = LruHashMap::with_max_entries(1 << 14, 0);
+
 /// Interfaces whose SYNs are given TOA before the node's own NAT.
 #[map]
 pub(crate) static NODES: HashMap<Interface, Node> =

@@ -84,8 +84,8 @@ fn bridged(mac: Option<&str>) -> Result<(Sidecar, Netns)> {
         "addr flush dev {0}
          addr add 10.77.0.2/24 dev {BRIDGE}
          addr add fd77::2/64 dev {BRIDGE} nodad
-         route add default via 10.77.0.1
-         -6 route add default via fd77::1",
+         route replace default via 10.77.0.1
+         -6 route replace default via fd77::1 dev {BRIDGE}",
         Sidecar::INTERFACE
     ))?;
     guest.ip("addr add 10.77.0.7/24 dev eth0
