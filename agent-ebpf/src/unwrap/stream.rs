@@ -130,7 +130,8 @@ impl Incoming {
             if !completes || self.tcp.has(RST) || self.is_forwarded(ctx) {
                 return Outcome::Passes;
             }
-            let is_untrusted = UNTRUSTED.look_up(self.opened_by()).is_some();
+            // Once: with SYN cookies, nothing is known of it by the next segment.
+            let is_untrusted = UNTRUSTED.remove(self.opened_by()).is_ok();
             return Outcome::Refused(if is_untrusted {
                 Refusal::Untrusted
             } else {

@@ -176,6 +176,10 @@ impl Pins {
         self.map(map::UNWRAPS)
     }
 
+    pub(super) fn whereabouts(&self) -> Result<HashMap<MapData, Plain<Connection>, u32>> {
+        self.map(map::WHEREABOUTS)
+    }
+
     pub(super) fn unwrapping(&self) -> Result<Handshakes> {
         self.map(map::UNWRAPPING)
     }

@@ -6,6 +6,7 @@ mod carry_node;
 mod check;
 mod configuration;
 mod confinement;
+mod elsewhere;
 mod expressible;
 mod kernel;
 mod keys;
@@ -52,6 +53,7 @@ pub fn run(pre: bool, config: &Config) -> Vec<Check> {
     }
     checks.extend(carry_node::check(config));
     checks.extend(configuration::check(config));
+    checks.extend(elsewhere::check(config));
     checks.extend(expressible::check(config));
     checks.extend(probe::check(host_is_fit, config));
     checks

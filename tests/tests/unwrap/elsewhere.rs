@@ -9,7 +9,7 @@ use std::path::Path;
 use agent_common::Counter;
 use anyhow::{Context, Result, ensure};
 use tests::agent::records::none_refused;
-use tests::agent::{Agent, Config};
+use tests::agent::{Agent, Config, truepeer};
 use tests::clients::tcp::{connect, seen};
 use tests::host::iptables;
 use tests::host::netns::Netns;
@@ -82,6 +82,21 @@ impl Stage<'_> {
         Ok(())
     }
 
+    fn doctor_tells(&self, agent: &Agent) -> Result<()> {
+        let config = agent.config().write()?;
+        let config = config.to_str().context("a path")?;
+        let said = truepeer(&["doctor", "--config", config])?.stdout;
+        let said = String::from_utf8_lossy(&said);
+        for family in Family::ALL {
+            let server = (self.target)(family);
+            let finding = format!("netfilter sends connections to {server} elsewhere");
+            // Lines are as long as a terminal is wide.
+            let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+            ensure!(said.contains(&finding), "{said}");
+        }
+        Ok(())
+    }
+
     fn run(&self, config: Config, mut untrusted: Config) -> Result<()> {
         untrusted.trust.clear();
         iptables::restore(self.host, self.directory, self.rules)?;
@@ -96,6 +111,7 @@ impl Stage<'_> {
         ensure!(repeated == 0, "{repeated} segments were sent again");
         let elsewhere = agent.counter(Counter::UnwrapElsewhere)?;
         ensure!(elsewhere == 20, "{elsewhere} instead of 20");
+        self.doctor_tells(&agent)?;
         // The rules go, and a server here answers what is taken for another's.
         iptables::restore(self.host, self.directory, |_| "*nat\nCOMMIT\n".into())?;
         self.is_unwrapped()?;
