@@ -95,11 +95,14 @@ pub enum Counter {
     ToaAmbiguous = 41,
     /// Connections whose PROXY header came when the server had given the handshake up.
     UnwrapLate = 42,
+    /// SYNs to ports with unwrap that passed untouched because no socket of the network namespace takes them: nobody listens, or
+    /// netfilter sends them elsewhere.
+    UnwrapElsewhere = 43,
 }
 
 impl Counter {
     /// Every counter, in the order of the slots.
-    pub const ALL: [Self; 43] = [
+    pub const ALL: [Self; 44] = [
         Self::Steered,
         Self::NoListener,
         Self::Drained,
@@ -143,6 +146,7 @@ impl Counter {
         Self::UnwrapHidden,
         Self::ToaAmbiguous,
         Self::UnwrapLate,
+        Self::UnwrapElsewhere,
     ];
 
     /// Its name in `truepeer status` and, between `truepeer_` and `_total`, in the metrics.
@@ -191,6 +195,7 @@ impl Counter {
             Self::UnwrapHidden => "unwrap_hidden",
             Self::ToaAmbiguous => "toa_ambiguous",
             Self::UnwrapLate => "unwrap_refused_late_header",
+            Self::UnwrapElsewhere => "unwrap_elsewhere",
         }
     }
 
@@ -283,6 +288,9 @@ impl Counter {
             }
             Self::UnwrapLate => {
                 "Connections refused because their PROXY header came when the server had given the handshake up"
+            }
+            Self::UnwrapElsewhere => {
+                "SYNs to ports with unwrap that passed untouched because nobody listens there or netfilter sends them elsewhere"
             }
         }
     }

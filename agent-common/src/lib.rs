@@ -14,6 +14,7 @@ pub mod counter;
 pub mod event;
 pub mod guard;
 pub mod kernel;
+pub mod local;
 pub mod names;
 pub mod node;
 pub mod options;

@@ -53,10 +53,18 @@ pub mod map {
     pub const NODES: &str = "NODES";
     /// Hash: this node's own [`crate::Address`] to nothing.
     pub const NODE_ADDRESSES: &str = "NODE_ADDRESSES";
+    /// Trie of prefixes: [`crate::local::Local`] to nothing: the addresses of network namespaces.
+    pub const LOCAL: &str = "LOCAL";
+    /// Hash: [`crate::node::Interface`] that is a port of another device to that one's [`crate::local::mac`].
+    pub const MASTERS: &str = "MASTERS";
     /// LRU hash: [`crate::node::Passage`] to [`crate::node::Given`].
     pub const PASSAGES: &str = "PASSAGES";
     /// LRU hash: [`crate::Connection`] to [`crate::unwrap::Handshake`].
     pub const UNWRAPPING: &str = "UNWRAPPING";
+    /// LRU hash: [`crate::Connection`] without the sender's port to a [`crate::unwrap::Whereabouts`] (`u32`).
+    pub const WHEREABOUTS: &str = "WHEREABOUTS";
+    /// LRU hash: [`crate::Syn`] of a sender whose PROXY header no rule believes to nothing.
+    pub const UNTRUSTED: &str = "UNTRUSTED";
     /// LRU hash: [`crate::unwrap::Habit`] to the length of a header (`u32`).
     pub const LENGTHS: &str = "LENGTHS";
     /// Hash: [`crate::Connection`] to the difference between the server's and the sender's sequence
@@ -75,7 +83,7 @@ pub mod map {
     /// LRU hash: [`crate::Syn`] that a policy refused to nothing.
     pub const REFUSED: &str = "REFUSED";
     /// Every map that is pinned.
-    pub const ALL: [&str; 35] = [
+    pub const ALL: [&str; 39] = [
         ORIGINS,
         NAMESPACES,
         COUNTERS,
@@ -101,8 +109,12 @@ pub mod map {
         UNWRAPS,
         NODES,
         NODE_ADDRESSES,
+        LOCAL,
+        MASTERS,
         PASSAGES,
         UNWRAPPING,
+        WHEREABOUTS,
+        UNTRUSTED,
         LENGTHS,
         TRANSLATED,
         TRANSLATING,
@@ -177,4 +189,4 @@ pub const CREDENTIALS: &str = "CREDENTIALS";
 
 /// Version of every type in this crate that lives in a pinned map. Pins of another version are
 /// replaced, never read.
-pub const LAYOUT: u32 = 7;
+pub const LAYOUT: u32 = 8;

@@ -129,6 +129,16 @@ impl Handshake {
     }
 }
 
+/// Where a connection to a port with unwrap goes: value of the `WHEREABOUTS` map, as its number.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whereabouts {
+    /// A socket of this network namespace takes it, with the address and port that the sender knows.
+    Here = 0,
+    /// Netfilter sends it to another host, pod, address or port.
+    Elsewhere = 1,
+}
+
 /// Key of the `LENGTHS` map: a sender to a port, whose next header probably has the length of its last.
 ///
 /// Layout (28 bytes): netns 0..8 as two words, sender 8..24, port 24..26, padding 26..28.

@@ -11,14 +11,12 @@ use aya_ebpf::{
     programs::TcContext,
 };
 
-use super::{
-    rewrite::{Headers, rewrite},
-    unreadable,
-};
+use super::unreadable;
 use crate::{
     kernel::{
         context::Skb as _,
         packet::{self, NoSegment, Segment},
+        rewrite::{Headers, rewrite},
         tcp::{ACK, SYN},
     },
     learn::{

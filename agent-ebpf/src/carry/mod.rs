@@ -3,7 +3,6 @@
 
 pub(crate) mod leave;
 pub(crate) mod node;
-mod rewrite;
 pub(crate) mod source;
 mod unreadable;
 

@@ -14,14 +14,12 @@ use aya_ebpf::{
     programs::TcContext,
 };
 
-use super::{
-    rewrite::{Headers, rewrite},
-    unreadable,
-};
+use super::unreadable;
 use crate::{
     kernel::{
         context::Skb as _,
         packet::{self, NoSegment, Segment},
+        rewrite::{Headers, rewrite},
     },
     learn::{
         snat, tag,
@@ -44,7 +42,7 @@ struct Said {
 /// Handles one packet at tc ingress and returns the action for it.
 #[inline(always)]
 pub(crate) fn ingress(ctx: &TcContext) -> i32 {
-    let segment = match packet::read(ctx) {
+    let segment = match packet::arriving(ctx) {
         Ok(segment) => segment,
         Err(NoSegment::Other) => return TCX_NEXT,
         Err(NoSegment::Unreadable) => {

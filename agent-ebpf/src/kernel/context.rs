@@ -37,6 +37,12 @@ pub(crate) trait Skb {
         field!(self.skb() => ingress_ifindex)
     }
 
+    /// For whom a frame is that comes in: one of `PACKET_*`.
+    #[inline(always)]
+    fn packet_type(&self) -> u32 {
+        field!(self.skb() => pkt_type)
+    }
+
     /// Whether the packet has a VLAN tag by which it belongs to another interface. The kernel ignores a tag whose VLAN
     /// id is 0, which has a priority only.
     #[inline(always)]
@@ -58,6 +64,18 @@ pub(crate) trait Skb {
     #[inline(always)]
     fn socket(&self) -> Option<*mut bpf_sock> {
         non_null(field!(self.skb() => __bindgen_anon_2.sk))
+    }
+
+    /// The own end of that socket, which is of IPv6 or of IPv4.
+    #[inline(always)]
+    fn socket_end(&self, is_v6: bool) -> Option<Endpoint> {
+        let sk = self.socket()?;
+        let address = if is_v6 {
+            Address::v6(field_alone!(sk => src_ip6))
+        } else {
+            Address::v4(field_alone!(sk => src_ip4))
+        };
+        Some(Endpoint::new(address, field_alone!(sk => src_port) as u16))
     }
 
     /// The state of that socket: one of `BPF_TCP_*`.

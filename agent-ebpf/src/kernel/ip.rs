@@ -9,7 +9,7 @@ use network_types::{
     ip::{IpProto, Ipv4Hdr, Ipv6Hdr},
 };
 
-use super::bytes::{Bytes, word, write};
+use super::bytes::{Bytes, copy, word, write};
 
 /// Numbers of protocols (IANA).
 pub(crate) const TCP: u8 = IpProto::Tcp as u8;
@@ -168,4 +168,27 @@ pub(crate) fn set_length(ctx: &TcContext, is_v6: bool, next: usize, length: usiz
     // SAFETY: the helper checks that the field lies in the packet.
     unsafe { bpf_l3_csum_replace(ctx.skb.skb, checksum, word(old), word(new), size) };
     write(&ctx.skb, at, &new, new.len(), 0);
+}
+
+/// Has source and destination of a frame at tc change places, which changes no checksum.
+#[inline(always)]
+pub(crate) fn swap_addresses(ctx: &TcContext, is_v6: bool) {
+    let header = EthHdr::LEN;
+    if is_v6 {
+        swap::<16, 32>(ctx, header + SOURCE_V6);
+    } else {
+        swap::<4, 8>(ctx, header + SOURCE_V4);
+    }
+}
+
+/// Has two addresses of `N` bytes each, `BOTH` bytes from `at` on, change places.
+#[inline(always)]
+fn swap<const N: usize, const BOTH: usize>(ctx: &TcContext, at: usize) {
+    let mut old = [0; BOTH];
+    if copy(&ctx.skb, at, &mut old, BOTH) {
+        let mut new = [0; BOTH];
+        new[..N].copy_from_slice(&old[N..]);
+        new[N..].copy_from_slice(&old[..N]);
+        write(&ctx.skb, at, &new, BOTH, 0);
+    }
 }

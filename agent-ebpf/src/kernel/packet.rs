@@ -1,6 +1,6 @@
 //! What a frame at tc is, as the kernel will take it.
 
-use agent_common::Endpoint;
+use agent_common::{Endpoint, local::mac, node::Interface};
 use aya_ebpf::programs::TcContext;
 use network_types::{
     eth::{EthHdr, EtherType},
@@ -13,8 +13,9 @@ use super::{
     context::Skb as _,
     ip::{Behind, Ip, TCP, behind_extensions, is_extension},
     tcp::{Tcp, ports},
-    uapi::VLAN_ID,
+    uapi::{PACKET_HOST, PACKET_OTHERHOST, VLAN_ID},
 };
+use crate::maps::{MASTERS, NETNS, Replaced as _};
 
 /// Offset in the Ethernet header.
 const ETHER_TYPE: usize = 12;
@@ -57,6 +58,35 @@ pub(crate) enum Hidden {
     Segment(Segment),
     /// A TCP header perhaps, or a part of one.
     Unknown,
+}
+
+/// Reads a frame that comes in. What is for another host is nobody's here, though the interface shows it: a frame to a guest
+/// behind a bridge or a macvlan device, or one that a switch mirrors.
+#[inline(always)]
+pub(crate) fn arriving(ctx: &TcContext) -> Result<Segment, NoSegment> {
+    if is_anothers(ctx) {
+        return Err(NoSegment::Other);
+    }
+    read(ctx)
+}
+
+/// Whether TCP takes no such frame on this interface. It takes none to several hosts, and none to another Ethernet address,
+/// except that of the bridge or another device whose port the interface is.
+#[inline(always)]
+fn is_anothers(ctx: &TcContext) -> bool {
+    match ctx.packet_type() {
+        PACKET_HOST => false,
+        PACKET_OTHERHOST => {
+            let port = Interface {
+                netns: NETNS.load(),
+                ifindex: ctx.ifindex(),
+                padding: 0,
+            };
+            let to = ctx.skb.read(0).map(mac);
+            MASTERS.look_up(port).copied() != to
+        }
+        _ => true,
+    }
 }
 
 /// Reads a frame of an Ethernet device.

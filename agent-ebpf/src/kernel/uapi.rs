@@ -32,6 +32,10 @@ pub(crate) const IPV6_TRANSPARENT: i32 = 75;
 /// At both levels (linux/netfilter_ipv4.h, linux/netfilter_ipv6/ip6_tables.h).
 pub(crate) const SO_ORIGINAL_DST: i32 = 80;
 
+/// For whom a frame is that comes in: for its interface, or for another Ethernet address (linux/if_packet.h).
+pub(crate) const PACKET_HOST: u32 = 0;
+pub(crate) const PACKET_OTHERHOST: u32 = 3;
+
 /// The bits of a VLAN tag that tell the VLAN; the others are a priority (`VLAN_VID_MASK` of the kernel's linux/if_vlan.h).
 pub(crate) const VLAN_ID: u32 = 0x0fff;
 

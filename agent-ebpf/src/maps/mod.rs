@@ -11,6 +11,7 @@ use agent_common::{
     Address, Claim, Connection, Counter, Listener, ListenerKey, Namespace, Origin, Syn,
     guard::{MAX_POLICIES, MAX_PREFIXES, Policy, Prefix, Tally},
     kernel::{Credentials, Version},
+    local::{Local, MAX_LOCALS},
     node::{Given, Interface, Node, Passage},
     ports::Ports,
     tag::{Keys, Signed, Spending},
@@ -167,6 +168,17 @@ pub(crate) static UNWRAPS: HashMap<Page, PageVersions> =
 pub(crate) static UNWRAPPING: LruHashMap<Connection, Handshake> =
     LruHashMap::with_max_entries(1 << 16, 0);
 
+/// Where connections of a sender (with port 0) to a server went, as the SYN-ACK told: a [`Whereabouts`] as its number. There
+/// is an entry only where the SYN alone would be misjudged.
+#[map]
+pub(crate) static WHEREABOUTS: LruHashMap<Connection, u32> =
+    LruHashMap::with_max_entries(1 << 14, 0);
+
+/// SYNs to such ports that went on as they were, because no rule believes a header of their sender. If a server here answers,
+/// they are refused.
+#[map]
+pub(crate) static UNTRUSTED: LruHashMap<Syn, u8> = LruHashMap::with_max_entries(1 << 14, 0);
+
 /// Interfaces whose SYNs are given TOA before the node's own NAT.
 #[map]
 pub(crate) static NODES: HashMap<Interface, Node> =
@@ -176,6 +188,16 @@ pub(crate) static NODES: HashMap<Interface, Node> =
 #[map]
 pub(crate) static NODE_ADDRESSES: HashMap<Address, u8> =
     HashMap::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
+
+/// The addresses of the network namespaces that are served, as their routes of type `local` say.
+#[map]
+pub(crate) static LOCAL: LpmTrie<Local, u8> =
+    LpmTrie::with_max_entries(MAX_LOCALS, BPF_F_NO_PREALLOC);
+
+/// Interfaces that are ports of a bridge or another device, with the Ethernet address of the topmost one.
+#[map]
+pub(crate) static MASTERS: HashMap<Interface, u64> =
+    HashMap::with_max_entries(MAX_NAMESPACES, BPF_F_NO_PREALLOC);
 
 /// SYNs for whose client this node vouches: those that came in by such an interface, and those of local proxies that go out
 /// with TOA. What is known of a voucher is changed in place, so that nobody overlooks it; it goes when it is evicted.

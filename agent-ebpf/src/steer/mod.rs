@@ -32,7 +32,7 @@ const LOOPBACK_V6: Address = Address::v6([0, 0, 0, 1_u32.to_be()]);
 /// Steers one packet at tc ingress.
 #[inline(always)]
 pub(crate) fn ingress(ctx: &TcContext) {
-    let segment = match packet::read(ctx) {
+    let segment = match packet::arriving(ctx) {
         Ok(segment) => segment,
         // A frame that cannot be read is left to the kernel, like one that concerns no steer.
         Err(NoSegment::Other | NoSegment::Unreadable) => return,

@@ -1,11 +1,11 @@
 //! What a server sends: its acknowledgments become those of bytes that the sender knows of.
 
 use agent_common::options::{NO_OPERATION, OPTIONS, SACK};
-use aya_ebpf::{bindings::tcx_action_base::TCX_NEXT, programs::TcContext};
+use aya_ebpf::{bindings::tcx_action_base::TCX_NEXT, macros::map, programs::TcContext};
 
 use super::{
-    incoming::{connection, versions},
-    translate,
+    incoming::{Reading, connection, versions},
+    translate, whereabouts,
 };
 use crate::{
     kernel::{
@@ -15,8 +15,12 @@ use crate::{
         tcp::{ACK, RST, SYN},
         uapi::CONNECTED,
     },
-    maps::{LINGERING, Replaced as _, UNWRAPPING},
+    maps::{LINGERING, Replaced as _, Scratch, UNWRAPPING},
 };
+
+/// The segment that this CPU handles. On the stack it would take too much room.
+#[map]
+static LEAVING: Scratch<Segment> = Scratch::new();
 
 /// Length of the padding, the kind and the length of selective acknowledgments.
 const HEAD: usize = 4;
@@ -33,21 +37,18 @@ pub(crate) fn egress(ctx: &TcContext) -> i32 {
     if is_connected && !translate::any() {
         return TCX_NEXT;
     }
-    let segment = match packet::read(ctx) {
-        Ok(segment) => segment,
-        Err(NoSegment::Other) => return TCX_NEXT,
-        // Fragments, and IPv6 packets too long for the length of their header (BIG TCP).
-        Err(NoSegment::Unreadable) => match packet::find(ctx) {
-            Hidden::Segment(segment) => segment,
-            Hidden::Nothing | Hidden::Unknown => return TCX_NEXT,
-        },
+    let Some(segment) = read(ctx) else {
+        return TCX_NEXT;
     };
     let tcp = &segment.tcp;
     if versions(ctx, segment.source.port).is_none() || !tcp.has(ACK) {
         return TCX_NEXT;
     }
+    if tcp.has(SYN) {
+        return whereabouts::answers(ctx, segment);
+    }
     let connection = connection(segment.destination, segment.source);
-    if (tcp.has(SYN) || tcp.has(RST))
+    if tcp.has(RST)
         && let Some(handshake) = UNWRAPPING.look_up(connection)
         && tcp.acknowledgment == handshake.first()
     {
@@ -62,10 +63,49 @@ pub(crate) fn egress(ctx: &TcContext) -> i32 {
     if let Some(delta) = delta {
         translate::acknowledgment(ctx, segment.offset, tcp.acknowledgment, delta);
         if tcp.length > OPTIONS {
-            translate_sack(ctx, &segment, delta);
+            translate_sack(ctx, segment, delta);
         }
     }
     TCX_NEXT
+}
+
+/// Reads a frame. Fragments, and IPv6 packets too long for the length of their header (BIG TCP), are read as well.
+#[inline(always)]
+fn read(ctx: &TcContext) -> Option<&'static Segment> {
+    let is_read = match read_plain(ctx) {
+        Reading::Whole => true,
+        Reading::Hidden => find_hidden(ctx),
+        Reading::Nothing => false,
+    };
+    if is_read {
+        LEAVING.get().map(|segment| &*segment)
+    } else {
+        None
+    }
+}
+
+/// Like [`find_hidden`] it has a stack of its own, which ends with it.
+#[inline(never)]
+fn read_plain(ctx: &TcContext) -> Reading {
+    match (packet::read(ctx), LEAVING.get()) {
+        (Ok(segment), Some(leaving)) => {
+            *leaving = segment;
+            Reading::Whole
+        }
+        (Err(NoSegment::Unreadable), _) => Reading::Hidden,
+        _ => Reading::Nothing,
+    }
+}
+
+#[inline(never)]
+fn find_hidden(ctx: &TcContext) -> bool {
+    match (packet::find(ctx), LEAVING.get()) {
+        (Hidden::Segment(segment), Some(leaving)) => {
+            *leaving = segment;
+            true
+        }
+        _ => false,
+    }
 }
 
 /// Whether the packet comes from a socket whose connection is established and has not ended. What answers

@@ -15,12 +15,10 @@ use crate::{
         bytes::{copy, write},
         context::Skb as _,
         ip::{SOURCE_V4, SOURCE_V6, TCP, set_length},
+        link::swap_macs,
     },
     maps::Scratch,
 };
-
-/// Length of both addresses of an Ethernet header.
-const MACS: usize = 12;
 
 /// A segment without payload.
 pub(super) struct Crafted {
@@ -180,12 +178,4 @@ fn checksum(pseudo: &mut Pseudo, tcp: &mut [u8; MAX_HEADER]) -> [u8; 2] {
     let sum = (sum & 0xffff) + (sum >> 16);
     let sum = (sum & 0xffff) + (sum >> 16);
     (!sum as u16).to_ne_bytes()
-}
-
-#[inline(always)]
-fn swap_macs(ctx: &TcContext) {
-    let mut macs = [0; MACS];
-    copy(&ctx.skb, 0, &mut macs, MACS);
-    let [a, b, c, d, e, f, g, h, i, j, k, l] = macs;
-    write(&ctx.skb, 0, &[g, h, i, j, k, l, a, b, c, d, e, f], MACS, 0);
 }

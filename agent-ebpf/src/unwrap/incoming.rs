@@ -59,7 +59,7 @@ impl Incoming {
     /// Like [`Self::find_hidden`] it has a stack of its own, which ends with it.
     #[inline(never)]
     fn read_plain(ctx: &TcContext) -> Option<&'static Self> {
-        match packet::read(ctx) {
+        match packet::arriving(ctx) {
             Ok(segment) => Self::fill(ctx, &segment, Reading::Whole),
             Err(NoSegment::Other) => None,
             Err(NoSegment::Unreadable) => Self::nothing(),

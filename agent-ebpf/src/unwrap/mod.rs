@@ -14,6 +14,8 @@ mod speaker;
 mod stream;
 mod tlvs;
 pub(crate) mod translate;
+mod turn;
+mod whereabouts;
 
 use agent_common::Counter;
 use aya_ebpf::{

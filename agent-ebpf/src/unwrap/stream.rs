@@ -2,7 +2,7 @@
 //! stream behind it.
 
 use agent_common::{
-    Claim, Connection, Counter, Evidence,
+    Claim, Connection, Counter, Evidence, Syn,
     trust::Statement,
     unwrap::{Habit, Handshake, Refusal, Versions},
 };
@@ -20,12 +20,12 @@ use super::{
 use crate::{
     guard,
     kernel::{
-        route,
+        route::{self, Locality},
         socket::Socket,
         tcp::{ACK, FIN, RST, SYN},
     },
     learn::trust,
-    maps::{HANDOVERS, LENGTHS, LINGERING, Replaced as _, UNWRAPPING},
+    maps::{HANDOVERS, LENGTHS, LINGERING, Replaced as _, UNTRUSTED, UNWRAPPING},
     reveal,
     tell::count,
 };
@@ -58,7 +58,7 @@ impl Incoming {
             return Outcome::Hidden;
         }
         if self.tcp.has(SYN) {
-            if self.tcp.has(ACK) || !self.is_local(ctx) {
+            if self.tcp.has(ACK) || !self.stays(ctx) {
                 return Outcome::Passes;
             }
             if self.reading == Reading::Hidden {
@@ -94,15 +94,17 @@ impl Incoming {
         if LINGERING.get_ptr(self.connection).is_some() {
             let _ = LINGERING.remove(self.connection);
         }
-        let handshake = match self.remember(speaker) {
-            Ok(handshake) => handshake,
-            Err(reason) => return Outcome::Refused(reason),
-        };
         // A header on the SYN itself (TCP Fast Open) could not be taken off. The sender repeats the SYN
         // without it.
         if self.payload != 0 {
             return Outcome::Dropped;
         }
+        let Some(handshake) = self.remember(speaker) else {
+            // Whoever answers tells whether it is refused.
+            let _ = UNTRUSTED.insert(self.opened_by(), 0, BPF_ANY.into());
+            let _ = UNWRAPPING.remove(self.connection);
+            return Outcome::Passes;
+        };
         if handshake.is_told != 0 || guard::is_guarded(self.connection.destination.port) {
             // The client is not known yet.
             speaker.is_pending = 1;
@@ -116,7 +118,7 @@ impl Incoming {
     #[inline(always)]
     fn handshake_goes_on(&self, ctx: &TcContext, found: &Socket) -> Outcome {
         if self.reading == Reading::Hidden {
-            return if self.is_local(ctx) {
+            return if self.stays(ctx) {
                 Outcome::Hidden
             } else {
                 Outcome::Passes
@@ -126,11 +128,16 @@ impl Incoming {
             // The handshake was evicted, or never begun. Without a header nothing may be established.
             let completes = !found.is_listener()
                 || found.sent_cookie(ctx, self.is_v6, self.offset, self.tcp.sequence);
-            return if completes && !self.tcp.has(RST) && self.is_local(ctx) {
-                Outcome::Refused(Refusal::NoHeader)
+            if !completes || self.tcp.has(RST) || self.is_forwarded(ctx) {
+                return Outcome::Passes;
+            }
+            // Once: with SYN cookies, nothing is known of it by the next segment.
+            let is_untrusted = UNTRUSTED.remove(self.opened_by()).is_ok();
+            return Outcome::Refused(if is_untrusted {
+                Refusal::Untrusted
             } else {
-                Outcome::Passes
-            };
+                Refusal::NoHeader
+            });
         };
         let is_first = self.tcp.sequence == handshake.isn.wrapping_add(1);
         if self.tcp.has(RST) {
@@ -285,21 +292,21 @@ impl Incoming {
         translate::sequence(ctx, self.offset, self.tcp.sequence, delta);
     }
 
-    /// Notes the handshake that begins, unless this is a repeated SYN. An entry is replaced and not changed
+    /// Notes the handshake that begins, unless this is a repeated SYN; `None`: no rule believes a header of its sender. An entry is replaced and not changed
     /// in place, because an entry of an LRU map may have become another connection's in the meantime.
     #[inline(always)]
-    fn remember(&self, speaker: &Claim) -> Result<Handshake, Refusal> {
+    fn remember(&self, speaker: &Claim) -> Option<Handshake> {
         let (address, is_told) = if speaker.names_client() {
             (speaker.client.address, 1)
         } else {
             (self.connection.source.address, 0)
         };
         let port = self.connection.destination.port;
-        let trusted = trust::sender(address).ok_or(Refusal::Untrusted)?;
-        let rule = trust::rule_for(&trusted, Statement::Proxy, port);
+        let trusted = trust::sender(address)?;
+        let rule = trust::rule_for(&trusted, Statement::Proxy, port)?;
         let handshake = Handshake {
             isn: self.tcp.sequence,
-            rule: rule.ok_or(Refusal::Untrusted)?,
+            rule,
             shift: self.usual_length() as u16,
             is_told,
             is_read: 0,
@@ -307,26 +314,32 @@ impl Incoming {
         // Usually there is no entry yet.
         let is_new = UNWRAPPING.insert(self.connection, handshake, BPF_NOEXIST.into());
         if is_new.is_ok() {
-            return Ok(handshake);
+            return Some(handshake);
         }
         let known = self.handshake();
         if let Some(again) = known.filter(|known| known.isn == self.tcp.sequence) {
-            return Ok(again);
+            return Some(again);
         }
         let _ = UNWRAPPING.insert(self.connection, handshake, BPF_ANY.into());
-        Ok(handshake)
+        Some(handshake)
     }
 
-    /// Whether the packet stays on this host. One that is forwarded is not for a server here, even if that
-    /// listens on all addresses.
+    /// Whether the packet goes on to another host. It is not for a server here, even if that listens on all addresses.
     #[inline(never)]
-    fn is_local(&self, ctx: &TcContext) -> bool {
-        let Connection {
-            source,
-            destination,
-            ..
-        } = self.connection;
-        route::is_local(ctx, source.address, destination.address)
+    fn is_forwarded(&self, ctx: &TcContext) -> bool {
+        let (from, to) = (&self.connection.source, &self.connection.destination);
+        route::locality(ctx, from.address, to.address) == Locality::Elsewhere
+    }
+
+    /// The SYN of a segment before the header, as its sender made it.
+    #[inline(always)]
+    fn opened_by(&self) -> Syn {
+        let is_syn = self.tcp.has(SYN);
+        Syn {
+            source: self.connection.source,
+            destination: self.connection.destination,
+            isn: self.tcp.sequence.wrapping_sub(u32::from(!is_syn)),
+        }
     }
 
     #[inline(always)]

@@ -6,7 +6,7 @@ use std::{
 };
 
 use agent_common::{
-    Mark, Namespace, Range,
+    Mark, Namespace, Range, local,
     node::{Interface, Node},
     origin::rule_id,
     unwrap::{Page, PageVersions, Versions},
@@ -16,6 +16,7 @@ use anyhow::{Result, bail};
 use crate::{
     config::{CarryNode, Steer, Unwrap},
     datapath::{Job, Unwrapped},
+    host::netns::Device,
 };
 
 /// Path of a network namespace; `None`: the agent's own.
@@ -129,8 +130,8 @@ pub(super) fn nodes(
     kind: u8,
     netns: u64,
     index: impl Fn(&str) -> Option<u32>,
-    master: impl Fn(u32) -> Result<u32>,
-) -> Result<Vec<(Interface, Node)>> {
+    master: impl Fn(u32) -> u32,
+) -> Vec<(Interface, Node)> {
     let mut interfaces: BTreeMap<u32, Node> = BTreeMap::new();
     for node in nodes {
         let Some(ifindex) = index(&node.interface) else {
@@ -139,20 +140,33 @@ pub(super) fn nodes(
         let known = match interfaces.entry(ifindex) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => {
-                new.insert(Node::new(rule_id(&node.rule()), kind, master(ifindex)?))
+                new.insert(Node::new(rule_id(&node.rule()), kind, master(ifindex)))
             }
         };
         for port in node.ports.iter().cloned().flatten() {
             known.ports.add(port);
         }
     }
-    let interface = |ifindex| Interface {
+    let interfaces = interfaces.into_iter();
+    let interfaces = interfaces.map(|(i, node)| (interface(netns, i), node));
+    interfaces.collect()
+}
+
+/// With which Ethernet address comes in what is for the devices above interfaces of the namespace with this cookie.
+pub(super) fn masters(netns: u64, topmost: &BTreeMap<u32, Device>) -> Vec<(Interface, u64)> {
+    let masters = topmost.iter().filter_map(|(index, device)| {
+        let mac = local::mac(device.mac?);
+        Some((interface(netns, *index), mac))
+    });
+    masters.collect()
+}
+
+fn interface(netns: u64, ifindex: u32) -> Interface {
+    Interface {
         netns,
         ifindex,
         padding: 0,
-    };
-    let interfaces = interfaces.into_iter();
-    Ok(interfaces.map(|(i, node)| (interface(i), node)).collect())
+    }
 }
 
 #[cfg(test)]

@@ -1,19 +1,20 @@
 //! What is in place in one network namespace, or is to be.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use agent_common::{
     Address, Namespace,
     node::{Interface, Node},
 };
 use anyhow::Result;
+use ipnet::IpNet;
 use tokio::{sync::mpsc::Sender, task::JoinHandle};
 use tracing::warn;
 
 use super::plan::{self, Place, Rules};
 use crate::{
     datapath::{Job, Packets, Unwrapped},
-    host::netns::Netns,
+    host::netns::{Device, Netns},
     route::{self, sysctl},
 };
 
@@ -23,8 +24,12 @@ pub(super) struct Served {
     pub(super) settings: Namespace,
     pub(super) unwraps: Unwrapped,
     pub(super) nodes: Vec<(Interface, Node)>,
-    /// The namespace's own addresses, if it has nodes.
+    /// The namespace's addresses that other hosts may know, if it has nodes.
     pub(super) addresses: HashSet<Address>,
+    /// The prefixes of all addresses that are its own.
+    pub(super) own: HashSet<IpNet>,
+    /// Interfaces that are attached to and are ports of others, with the Ethernet address ([`agent_common::local::mac`]) of the topmost one.
+    pub(super) masters: Vec<(Interface, u64)>,
     /// Name of each interface that is attached to, for what, and its index.
     pub(super) interfaces: Vec<(String, Job, u32)>,
     /// Whether the namespace has steers, which also look up sockets.
@@ -46,6 +51,16 @@ impl Drop for Served {
     }
 }
 
+/// The devices that these interfaces are ports of, by the interfaces' indices.
+fn topmost(netns: &Netns, interfaces: &[(String, Job, u32)]) -> Result<BTreeMap<u32, Device>> {
+    let indices: BTreeSet<_> = interfaces.iter().map(|(_, _, index)| *index).collect();
+    let device = |index| Ok((index, netns.topmost(index)?));
+    let devices = indices.into_iter().map(device);
+    let mut devices: BTreeMap<u32, Device> = devices.collect::<Result<_>>()?;
+    devices.retain(|index, device| device.index != *index);
+    Ok(devices)
+}
+
 /// Whether a namespace or an interface that is missing is an error, or comes later.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Missing {
@@ -55,7 +70,7 @@ pub(super) enum Missing {
 
 impl Served {
     /// Looks at a namespace, and says what is to be there. From now on, `changed` is told `place` when one of its
-    /// interfaces changes, or an address if that matters. `kind` is that of the TOA which nodes write.
+    /// interfaces or addresses changes. `kind` is that of the TOA which nodes write.
     ///
     /// # Errors
     ///
@@ -71,7 +86,7 @@ impl Served {
         // Before looking, so that no change goes by unseen.
         let changed = changed.clone();
         let watched = place.clone();
-        let mut links = netns.watch_links(!rules.nodes.is_empty())?;
+        let mut links = netns.watch_links()?;
         let watch = tokio::spawn(async move {
             while links.recv().await.is_some() && changed.send(watched.clone()).await.is_ok() {}
         });
@@ -88,10 +103,11 @@ impl Served {
                 None => warn!("interface {name} of {netns} is missing; waiting for it"),
             }
         }
-        // The masters and addresses of others are of no interest.
-        let nodes = plan::nodes(&rules.nodes, kind, netns.cookie(), index, |index| {
-            netns.master(index)
-        })?;
+        let topmost = topmost(&netns, &interfaces)?;
+        let cookie = netns.cookie();
+        let nodes = plan::nodes(&rules.nodes, kind, cookie, index, |index| {
+            topmost.get(&index).map_or(index, |device| device.index)
+        });
         let addresses = if nodes.is_empty() {
             HashSet::new()
         } else {
@@ -105,6 +121,8 @@ impl Served {
             unwraps: plan::unwraps(&rules.unwraps, rules.refuses, netns.cookie(), index),
             nodes,
             addresses,
+            own: netns.own_prefixes()?,
+            masters: plan::masters(cookie, &topmost),
             netns,
             interfaces,
             steers: !rules.steers.is_empty(),

@@ -199,6 +199,8 @@ impl Supervisor {
     fn put(&mut self, served: &mut Served) -> Result<()> {
         let netns = &served.netns;
         self.datapath.steer(netns, &served.settings)?;
+        self.datapath
+            .own(netns.cookie(), &served.own, &served.masters)?;
         for port in &served.proxies {
             self.datapath.adopt(netns, *port)?;
         }

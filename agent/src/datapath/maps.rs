@@ -5,6 +5,7 @@ use std::{cmp::Reverse, collections::HashSet, hash::Hash, io::ErrorKind};
 use agent_common::{
     Address, Claim, Connection, ListenerKey, Namespace, Origin,
     guard::{Policy, Prefix, Tally},
+    local::Local,
     names::map,
     node::{Interface, Node},
     ports::Ports,
@@ -51,6 +52,7 @@ plain!(
     Keys,
     Kinds,
     ListenerKey,
+    Local,
     LocalProxy,
     LocalSource,
     Namespace,
@@ -158,12 +160,24 @@ impl Pins {
         self.map(map::NODES)
     }
 
+    pub(super) fn local(&self) -> Result<LpmTrie<MapData, Plain<Local>, u8>> {
+        self.map(map::LOCAL)
+    }
+
+    pub(super) fn masters(&self) -> Result<HashMap<MapData, Plain<Interface>, u64>> {
+        self.map(map::MASTERS)
+    }
+
     pub(super) fn node_addresses(&self) -> Result<HashMap<MapData, Plain<Address>, u8>> {
         self.map(map::NODE_ADDRESSES)
     }
 
     pub(super) fn unwraps(&self) -> Result<Unwraps> {
         self.map(map::UNWRAPS)
+    }
+
+    pub(super) fn whereabouts(&self) -> Result<HashMap<MapData, Plain<Connection>, u32>> {
+        self.map(map::WHEREABOUTS)
     }
 
     pub(super) fn unwrapping(&self) -> Result<Handshakes> {

@@ -17,6 +17,7 @@ mod interfaces;
 mod jobs;
 mod learn;
 mod links;
+mod local;
 mod maps;
 mod object;
 #[cfg(test)]

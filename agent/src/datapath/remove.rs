@@ -20,6 +20,7 @@ impl Datapath {
     /// Forgets the settings of the namespace with this cookie.
     pub fn forget(&self, netns: u64) -> Result<()> {
         self.carry_node(netns, &[])?;
+        self.own(netns, &HashSet::new(), &[])?;
         removed(self.pins.namespaces()?.remove(&netns))?;
         Ok(())
     }

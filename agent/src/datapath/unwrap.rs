@@ -4,13 +4,13 @@
 //! the next ones without the data path: such connections are reset before their port is given up.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::SocketAddr,
 };
 
 use agent_common::{
     Connection,
-    unwrap::{Handshake, Page, PageVersions, Versions},
+    unwrap::{Handshake, Page, PageVersions, Versions, Whereabouts},
 };
 use anyhow::Result;
 use tracing::warn;
@@ -87,6 +87,20 @@ impl Datapath {
     /// Forgets translated connections that never got a socket. `before`: what the last call returned.
     pub fn sweep(&self, before: &Orphans) -> Result<Orphans> {
         sweep(&self.pins, before)
+    }
+}
+
+impl Pins {
+    /// The ports with unwrap from which netfilter sent some connections elsewhere, as the answers told.
+    pub fn elsewhere(&self) -> Result<BTreeSet<SocketAddr>> {
+        let mut servers = BTreeSet::new();
+        for entry in self.whereabouts()?.iter() {
+            let (Plain(connection), whereabouts) = entry?;
+            if whereabouts == Whereabouts::Elsewhere as u32 {
+                servers.insert(connection.destination.socket_addr());
+            }
+        }
+        Ok(servers)
     }
 }
 

@@ -8,6 +8,7 @@ mod cgroups;
 mod check;
 mod configuration;
 mod confinement;
+mod elsewhere;
 mod expressible;
 mod kernel;
 mod keys;
@@ -78,6 +79,7 @@ pub fn run(pre: bool, config: &Config, life: impl FnOnce() -> Life) -> Vec<Check
     checks.extend(carry_node::check(config));
     checks.extend(cgroups::check(config));
     checks.extend(configuration::check(config));
+    checks.extend(elsewhere::check(config));
     checks.extend(expressible::check(config));
     checks.extend(probe::check(host_is_fit, config));
     checks

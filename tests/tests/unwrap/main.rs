@@ -1,7 +1,9 @@
 //! unwrap: the kernel takes PROXY headers off the stream, with no proxy.
 
 mod chain;
+mod elsewhere;
 mod forward;
+mod guests;
 mod header;
 mod inexpressible;
 mod integrity;

@@ -20,6 +20,11 @@ pub(crate) fn on_server(directory: &Path, topology: &Gateway, ports: &[&str]) ->
     config(directory, &topology.server, "eth0", ports)
 }
 
+/// Takes headers of both versions off connections to `ports` of the gateway itself.
+pub(crate) fn on_gateway(directory: &Path, topology: &Gateway, ports: &[&str]) -> Result<Config> {
+    config(directory, &topology.gateway, Gateway::FRONT, ports)
+}
+
 fn config(directory: &Path, netns: &Netns, interface: &str, ports: &[&str]) -> Result<Config> {
     let mut config = Config::new(directory, [])?;
     config.trust.extend(Trust::saying(&["proxy"], SENDERS));

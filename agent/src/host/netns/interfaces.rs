@@ -1,10 +1,18 @@
 //! The interfaces of a network namespace.
 
-use std::{collections::HashSet, net::IpAddr};
+use std::{
+    collections::HashSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use anyhow::{Context, Result, bail};
 use futures_util::TryStreamExt as _;
-use netlink_packet_route::link::LinkAttribute;
+use ipnet::IpNet;
+use netlink_packet_route::{
+    AddressFamily,
+    link::LinkAttribute,
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
+};
 use nix::{
     errno::Errno,
     ifaddrs::getifaddrs,
@@ -25,6 +33,18 @@ pub struct Interface {
     /// Its name.
     pub name: String,
 }
+
+/// A device by what the kernel finds it by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Its index.
+    pub index: u32,
+    /// Its Ethernet address, if it has one.
+    pub mac: Option<[u8; 6]>,
+}
+
+/// The routing table of what is delivered here (`RT_TABLE_LOCAL` of linux/rtnetlink.h).
+const LOCAL_TABLE: u32 = 255;
 
 /// How many devices may be stacked (`MAX_NEST_DEV` of linux/netdevice.h).
 const MAX_NESTED: usize = 8;
@@ -102,6 +122,14 @@ impl Netns {
 
     /// The addresses of the namespace's interfaces that other hosts may know: neither loopback nor link-local ones.
     pub fn addresses(&self) -> Result<HashSet<IpAddr>> {
+        let is_known = |address: &IpAddr| match address {
+            IpAddr::V4(v4) => !v4.is_loopback(),
+            IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),
+        };
+        Ok(self.all_addresses()?.into_iter().filter(is_known).collect())
+    }
+
+    fn all_addresses(&self) -> Result<Vec<IpAddr>> {
         self.run(|| {
             let all = getifaddrs().context("cannot list addresses")?;
             let addresses = all.filter_map(|a| {
@@ -109,34 +137,47 @@ impl Netns {
                 let v4 = address.as_sockaddr_in().map(|a| a.ip().into());
                 v4.or_else(|| address.as_sockaddr_in6().map(|a| a.ip().into()))
             });
-            let is_known = |address: &IpAddr| match address {
-                IpAddr::V4(v4) => !v4.is_loopback(),
-                IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),
-            };
-            Ok(addresses.filter(is_known).collect())
+            Ok(addresses.collect())
         })
     }
 
     /// The topmost device that this interface is a port of, such as a bridge or a bond; without one, the interface itself.
-    pub fn master(&self, index: u32) -> Result<u32> {
+    pub fn topmost(&self, index: u32) -> Result<Device> {
         self.netlink(async |handle| {
-            let mut device = index;
+            let mut device = Device { index, mac: None };
             for _ in 0..MAX_NESTED {
-                let mut links = handle.link().get().match_index(device).execute();
+                let mut links = handle.link().get().match_index(device.index).execute();
                 let link = links.try_next().await.context("cannot look for a master")?;
-                let attributes = link.into_iter().flat_map(|link| link.attributes);
-                let above = attributes
-                    .into_iter()
-                    .find_map(|attribute| match attribute {
-                        LinkAttribute::Controller(index) => Some(index),
-                        _ => None,
-                    });
-                match above {
-                    Some(above) if above != 0 => device = above,
-                    _ => break,
+                let mut above = None;
+                for attribute in link.into_iter().flat_map(|link| link.attributes) {
+                    match attribute {
+                        LinkAttribute::Controller(index) if index != 0 => above = Some(index),
+                        LinkAttribute::Address(address) => device.mac = address.try_into().ok(),
+                        _ => {}
+                    }
                 }
+                let Some(index) = above else { break };
+                device = Device { index, mac: None };
             }
             Ok(device)
+        })
+    }
+
+    /// The prefixes of all addresses that are the namespace's own: those of its interfaces, and what its routes of type `local`
+    /// say besides. A new address is told of before it has such a route.
+    pub fn own_prefixes(&self) -> Result<HashSet<IpNet>> {
+        let addresses = self.all_addresses()?;
+        self.netlink(async |handle| {
+            let mut own: HashSet<_> = addresses.into_iter().map(IpNet::from).collect();
+            for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+                let mut filter = RouteMessage::default();
+                filter.header.address_family = family;
+                filter.attributes.push(RouteAttribute::Table(LOCAL_TABLE));
+                let routes = handle.route().get(filter).execute();
+                let routes: Vec<_> = routes.try_collect().await.context("cannot list routes")?;
+                own.extend(routes.iter().filter_map(own_prefix));
+            }
+            Ok(own)
         })
     }
 
@@ -150,6 +191,24 @@ impl Netns {
                 .any(|a| a.interface_name == name && a.flags.contains(up)))
         })
     }
+}
+
+/// What a route says that makes a prefix of addresses the namespace's own.
+fn own_prefix(route: &RouteMessage) -> Option<IpNet> {
+    if route.header.kind != RouteType::Local {
+        return None;
+    }
+    let all = match route.header.address_family {
+        AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        _ => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    let of = |attribute: &RouteAttribute| match attribute {
+        RouteAttribute::Destination(RouteAddress::Inet(address)) => Some(IpAddr::V4(*address)),
+        RouteAttribute::Destination(RouteAddress::Inet6(address)) => Some(IpAddr::V6(*address)),
+        _ => None,
+    };
+    let address = route.attributes.iter().find_map(of).unwrap_or(all);
+    IpNet::new(address, route.header.destination_prefix_length).ok()
 }
 
 #[cfg(test)]
@@ -167,6 +226,17 @@ mod tests {
             error.contains("\"ethO\"") && error.contains("lo"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn loopbacks_addresses_are_the_namespaces_own() {
+        let own = Netns::current().unwrap().own_prefixes().unwrap();
+        let is_own = |text: &str| {
+            own.iter()
+                .any(|p| p.contains(&text.parse::<IpAddr>().unwrap()))
+        };
+        assert!(is_own("127.0.0.1") && is_own("127.1.2.3"), "{own:?}");
+        assert!(!is_own("192.0.2.1"), "{own:?}");
     }
 
     #[test]

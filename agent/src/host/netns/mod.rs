@@ -5,6 +5,6 @@ mod namespace;
 mod watch;
 
 pub use self::{
-    interfaces::{Interface, is_interface_name},
+    interfaces::{Device, Interface, is_interface_name},
     namespace::{LOOPBACK, Netns, boot_id, cookie_of},
 };

@@ -8,17 +8,18 @@ use tokio::{io::unix::AsyncFd, sync::mpsc};
 use super::namespace::Netns;
 
 impl Netns {
-    /// A channel that gets a message whenever an interface of the namespace, or with `addresses` an address of one, appears,
-    /// changes or vanishes. Changes in quick succession may share a message. Dropping the receiver ends the watch.
+    /// A channel that gets a message whenever an interface of the namespace, or an address of one, appears, changes or
+    /// vanishes. Changes in quick succession may share a message. Dropping the receiver ends the watch.
     ///
     /// The caller must be within the async runtime.
-    pub fn watch_links(&self, addresses: bool) -> Result<mpsc::Receiver<()>> {
+    pub fn watch_links(&self) -> Result<mpsc::Receiver<()>> {
         let socket = self.run(|| {
             let mut socket = Socket::new(NETLINK_ROUTE)?;
-            let mut groups = vec![MulticastGroup::Link];
-            if addresses {
-                groups.extend([MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr]);
-            }
+            let groups = [
+                MulticastGroup::Link,
+                MulticastGroup::Ipv4Ifaddr,
+                MulticastGroup::Ipv6Ifaddr,
+            ];
             let groups = groups.into_iter().map(|group| 1 << (group as u32 - 1));
             socket.bind(&SocketAddr::new(0, groups.sum()))?;
             socket.set_non_blocking(true)?;

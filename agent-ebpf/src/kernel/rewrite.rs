@@ -1,6 +1,6 @@
-//! The TCP header of a SYN, read and replaced.
+//! The TCP header of a SYN or of its answer, read and replaced.
 //!
-//! A SYN has no payload, so its header can be rebuilt at the packet's end.
+//! Neither has a payload, so its header can be rebuilt at the packet's end.
 
 use core::ptr::read_volatile;
 
@@ -13,15 +13,13 @@ use aya_ebpf::{
 };
 use network_types::tcp::TcpHdr;
 
-use crate::{
-    kernel::{
-        bytes::{copy, write},
-        ip::set_length,
-        packet::Segment,
-        tcp::{CHECKSUM, LENGTH},
-    },
-    maps::Scratch,
+use super::{
+    bytes::{copy, write},
+    ip::set_length,
+    packet::Segment,
+    tcp::{CHECKSUM, LENGTH},
 };
+use crate::maps::Scratch;
 
 #[map]
 static TCP_HEADERS: Scratch<Headers> = Scratch::new();
@@ -29,9 +27,9 @@ static TCP_HEADERS: Scratch<Headers> = Scratch::new();
 /// A TCP header as it came in and as it goes on, each followed by zeros. On the stack they would take too
 /// much room.
 #[repr(C, align(8))]
-pub(super) struct Headers {
-    pub(super) old: [u8; HEADER_ROOM],
-    pub(super) new: [u8; HEADER_ROOM],
+pub(crate) struct Headers {
+    pub(crate) old: [u8; HEADER_ROOM],
+    pub(crate) new: [u8; HEADER_ROOM],
 }
 
 impl Headers {
@@ -42,7 +40,7 @@ impl Headers {
 
     /// This CPU's, with the header of the segment.
     #[inline(always)]
-    pub(super) fn read(ctx: &TcContext, segment: &Segment) -> Option<&'static mut Self> {
+    pub(crate) fn read(ctx: &TcContext, segment: &Segment) -> Option<&'static mut Self> {
         let headers = TCP_HEADERS.get()?;
         *headers = Self::EMPTY;
         let length = bounded(segment.tcp.length)?;
@@ -62,7 +60,7 @@ fn bounded(length: usize) -> Option<usize> {
 
 /// Replaces the packet's TCP header by the new one, which is to have this length.
 #[inline(always)]
-pub(super) fn rewrite(
+pub(crate) fn rewrite(
     ctx: &TcContext,
     segment: &Segment,
     headers: &mut Headers,
