@@ -15,12 +15,11 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use network_types::{
-    eth::EthHdr,
     ip::{Ipv4Hdr, Ipv6Hdr},
     tcp::TcpHdr,
 };
 
-use super::{bytes::Linear, uapi::AF_INET};
+use super::{bytes::Linear, link, uapi::AF_INET};
 use crate::tell::count;
 
 /// Longest IPv4 header.
@@ -124,7 +123,7 @@ impl Socket {
     #[inline(always)]
     pub(crate) fn sent_cookie(&self, ctx: &TcContext, is_v6: bool, offset: usize) -> bool {
         // The verifier rejects an unbounded offset into a packet.
-        if offset > EthHdr::LEN + MAX_IPV4 {
+        if offset > link::length() + MAX_IPV4 {
             return false;
         }
         let packet = Linear(ctx);
@@ -132,10 +131,10 @@ impl Socket {
             return false;
         };
         let (ip, length) = if is_v6 {
-            let ip = packet.at::<[u8; Ipv6Hdr::LEN]>(EthHdr::LEN);
+            let ip = packet.at::<[u8; Ipv6Hdr::LEN]>(link::length());
             (ip.map(<*const _>::cast), Ipv6Hdr::LEN)
         } else {
-            let ip = packet.at::<[u8; Ipv4Hdr::LEN]>(EthHdr::LEN);
+            let ip = packet.at::<[u8; Ipv4Hdr::LEN]>(link::length());
             (ip.map(<*const _>::cast), Ipv4Hdr::LEN)
         };
         let Some(ip): Option<*const u8> = ip else {

@@ -14,3 +14,4 @@ mod senders;
 mod servers;
 mod stage;
 mod tlvs;
+mod tunnel;
