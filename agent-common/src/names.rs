@@ -175,6 +175,12 @@ pub mod program {
 /// Global of the object: cookie of the namespace that this instance of the programs serves.
 pub const NETNS: &str = "NETNS";
 
+/// Global of the object: how many bytes are in front of the IP header of a frame (`u32`), [`ETHERNET`] or none.
+pub const LINK_HEADER: &str = "LINK_HEADER";
+
+/// Length of an Ethernet header.
+pub const ETHERNET: u32 = 14;
+
 /// Global of the object: not zero if processes are to be noted.
 pub const PROCESSES: &str = "PROCESSES";
 

@@ -54,6 +54,12 @@ pub(crate) trait Skb {
         is_tagged != 0 && tag & VLAN_ID != 0
     }
 
+    /// The protocol of the packet as the kernel knows it: an EtherType in network byte order.
+    #[inline(always)]
+    fn protocol(&self) -> u16 {
+        field!(self.skb() => protocol) as u16
+    }
+
     /// The packet's mark.
     #[inline(always)]
     fn mark(&self) -> u32 {

@@ -4,12 +4,12 @@ use agent_common::Address;
 use aya_ebpf::{
     bindings::BPF_F_RECOMPUTE_CSUM, helpers::generated::bpf_l3_csum_replace, programs::TcContext,
 };
-use network_types::{
-    eth::EthHdr,
-    ip::{IpProto, Ipv4Hdr, Ipv6Hdr},
-};
+use network_types::ip::{IpProto, Ipv4Hdr, Ipv6Hdr};
 
-use super::bytes::{Bytes, copy, word, write};
+use super::{
+    bytes::{Bytes, copy, word, write},
+    link,
+};
 
 /// Numbers of protocols (IANA).
 pub(crate) const TCP: u8 = IpProto::Tcp as u8;
@@ -152,7 +152,7 @@ pub(crate) fn behind_extensions(packet: &impl Bytes, ip: &Ip, end: usize) -> Beh
 /// Sets the length that the IP header of a frame at tc gives to what follows it, at `next`.
 #[inline(always)]
 pub(crate) fn set_length(ctx: &TcContext, is_v6: bool, next: usize, length: usize) {
-    let header = EthHdr::LEN;
+    let header = link::length();
     if is_v6 {
         let new = (length as u16).to_be_bytes();
         let at = header + PAYLOAD_LENGTH;
@@ -173,7 +173,7 @@ pub(crate) fn set_length(ctx: &TcContext, is_v6: bool, next: usize, length: usiz
 /// Has source and destination of a frame at tc change places, which changes no checksum.
 #[inline(always)]
 pub(crate) fn swap_addresses(ctx: &TcContext, is_v6: bool) {
-    let header = EthHdr::LEN;
+    let header = link::length();
     if is_v6 {
         swap::<16, 32>(ctx, header + SOURCE_V6);
     } else {

@@ -3,7 +3,7 @@
 use agent_common::{Endpoint, local::mac, node::Interface};
 use aya_ebpf::programs::TcContext;
 use network_types::{
-    eth::{EthHdr, EtherType},
+    eth::EtherType,
     ip::{Ipv4Hdr, Ipv6Hdr},
     tcp::TcpHdr,
 };
@@ -12,6 +12,7 @@ use super::{
     bytes::{Bytes, Linear},
     context::Skb as _,
     ip::{Behind, Ip, TCP, behind_extensions, is_extension},
+    link,
     tcp::{Tcp, ports},
     uapi::{PACKET_HOST, PACKET_OTHERHOST, VLAN_ID},
 };
@@ -22,10 +23,10 @@ const ETHER_TYPE: usize = 12;
 /// Types of the tags of VLANs: 802.1Q, and 802.1ad for the outer one of two.
 const VLAN: u16 = EtherType::Ieee8021q as u16;
 const SERVICE_VLAN: u16 = EtherType::Ieee8021ad as u16;
-/// How much of a frame must be linear to be read: the headers of Ethernet and IPv6, or those of Ethernet, IPv4 and TCP.
-const LINEAR: usize = EthHdr::LEN + Ipv6Hdr::LEN;
-/// The longest headers of Ethernet, IPv4 and TCP.
-const HEADERS: u32 = EthHdr::LEN as u32 + 60 + 60;
+/// How much must be linear behind the link header to be read: the header of IPv6, or those of IPv4 and TCP.
+const LINEAR: usize = Ipv6Hdr::LEN;
+/// The longest headers of IPv4 and TCP.
+const HEADERS: usize = 60 + 60;
 
 /// A TCP segment.
 pub(crate) struct Segment {
@@ -89,19 +90,19 @@ fn is_anothers(ctx: &TcContext) -> bool {
     }
 }
 
-/// Reads a frame of an Ethernet device.
+/// Reads a frame.
 #[inline(always)]
 pub(crate) fn read(ctx: &TcContext) -> Result<Segment, NoSegment> {
     if ctx.is_of_vlan() {
         return Err(NoSegment::Other);
     }
-    if ctx.data() + LINEAR > ctx.data_end() {
+    if ctx.data() + link::length() + LINEAR > ctx.data_end() {
         // Some network cards leave all that follows the Ethernet header outside the linear part. Too short a frame
         // stays as it is.
-        let _ = ctx.pull_data(ctx.len().min(HEADERS));
+        let _ = ctx.pull_data(ctx.len().min((link::length() + HEADERS) as u32));
     }
     let packet = Linear(ctx);
-    let ether_type = read_ether_type(&packet).ok_or(NoSegment::Unreadable)?;
+    let ether_type = read_ether_type(ctx, &packet).ok_or(NoSegment::Unreadable)?;
     let (ip, is_v6) = if ether_type == EtherType::Ipv4 as u16 {
         (read_v4(&packet)?, false)
     } else if ether_type == EtherType::Ipv6 as u16 {
@@ -118,8 +119,12 @@ pub(crate) fn read(ctx: &TcContext) -> Result<Segment, NoSegment> {
     Ok(segment)
 }
 
+/// What follows the link header. Without one, the device has told the kernel.
 #[inline(always)]
-fn read_ether_type(packet: &impl Bytes) -> Option<u16> {
+fn read_ether_type(ctx: &TcContext, packet: &impl Bytes) -> Option<u16> {
+    if link::length() == 0 {
+        return Some(ctx.protocol());
+    }
     packet.read(ETHER_TYPE).map(u16::from_ne_bytes)
 }
 
@@ -143,7 +148,7 @@ fn read_tag(packet: &impl Bytes, ether_type: u16) -> NoSegment {
     if ether_type != VLAN && ether_type != SERVICE_VLAN {
         return NoSegment::Other;
     }
-    match packet.read(EthHdr::LEN).map(u16::from_be_bytes) {
+    match packet.read(link::length()).map(u16::from_be_bytes) {
         Some(tag) if u32::from(tag) & VLAN_ID != 0 => NoSegment::Other,
         _ => NoSegment::Unreadable,
     }
@@ -151,8 +156,8 @@ fn read_tag(packet: &impl Bytes, ether_type: u16) -> NoSegment {
 
 #[inline(always)]
 fn read_v4(packet: &impl Bytes) -> Result<Ip, NoSegment> {
-    let ip = Ip::v4(packet, EthHdr::LEN).ok_or(NoSegment::Unreadable)?;
-    if ip.protocol != TCP || ip.next < EthHdr::LEN + Ipv4Hdr::LEN {
+    let ip = Ip::v4(packet, link::length()).ok_or(NoSegment::Unreadable)?;
+    if ip.protocol != TCP || ip.next < link::length() + Ipv4Hdr::LEN {
         return Err(NoSegment::Other);
     }
     if ip.is_fragment() {
@@ -163,7 +168,7 @@ fn read_v4(packet: &impl Bytes) -> Result<Ip, NoSegment> {
 
 #[inline(always)]
 fn read_v6(packet: &impl Bytes) -> Result<Ip, NoSegment> {
-    let ip = Ip::v6(packet, EthHdr::LEN).ok_or(NoSegment::Unreadable)?;
+    let ip = Ip::v6(packet, link::length()).ok_or(NoSegment::Unreadable)?;
     match ip.protocol {
         TCP => Ok(ip),
         protocol if is_extension(protocol) => Err(NoSegment::Unreadable),
@@ -175,12 +180,12 @@ fn read_v6(packet: &impl Bytes) -> Result<Ip, NoSegment> {
 #[inline(always)]
 pub(crate) fn find(ctx: &TcContext) -> Hidden {
     let packet = &ctx.skb;
-    let ether_type = read_ether_type(packet);
+    let ether_type = read_ether_type(ctx, packet);
     let is_v6 = ether_type == Some(EtherType::Ipv6 as u16);
     let ip = if is_v6 {
-        Ip::v6(packet, EthHdr::LEN)
+        Ip::v6(packet, link::length())
     } else if ether_type == Some(EtherType::Ipv4 as u16) {
-        Ip::v4(packet, EthHdr::LEN)
+        Ip::v4(packet, link::length())
     } else {
         // A tag without a VLAN within another, which nobody needs.
         None

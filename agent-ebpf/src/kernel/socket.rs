@@ -15,13 +15,13 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use network_types::{
-    eth::EthHdr,
     ip::{Ipv4Hdr, Ipv6Hdr},
     tcp::TcpHdr,
 };
 
 use super::{
     bytes::{Bytes as _, Linear},
+    link,
     tcp::SEQUENCE,
     uapi::AF_INET,
 };
@@ -136,10 +136,10 @@ impl Socket {
         };
         tcp[SEQUENCE..SEQUENCE + 4].copy_from_slice(&sequence.to_be_bytes());
         let (ip, length) = if is_v6 {
-            let ip = packet.at::<[u8; Ipv6Hdr::LEN]>(EthHdr::LEN);
+            let ip = packet.at::<[u8; Ipv6Hdr::LEN]>(link::length());
             (ip.map(<*const _>::cast), Ipv6Hdr::LEN)
         } else {
-            let ip = packet.at::<[u8; Ipv4Hdr::LEN]>(EthHdr::LEN);
+            let ip = packet.at::<[u8; Ipv4Hdr::LEN]>(link::length());
             (ip.map(<*const _>::cast), Ipv4Hdr::LEN)
         };
         let Some(ip): Option<*const u8> = ip else {

@@ -12,6 +12,7 @@ use agent_common::{
     guard::{MAX_POLICIES, MAX_PREFIXES, Policy, Prefix, Tally},
     kernel::{Credentials, Version},
     local::{Local, MAX_LOCALS},
+    names,
     node::{Given, Interface, Node, Passage},
     ports::Ports,
     tag::{Keys, Signed, Spending},
@@ -39,6 +40,10 @@ pub(crate) use self::{
 /// cannot ask for it before Linux 6.15.
 #[unsafe(no_mangle)]
 pub(crate) static NETNS: Global<u64> = Global::new(0);
+
+/// How many bytes are in front of the IP header on the devices that this instance of the packet programs is attached to.
+#[unsafe(no_mangle)]
+pub(crate) static LINK_HEADER: Global<u32> = Global::new(names::ETHERNET);
 
 /// The version of the kernel that these programs are loaded into, as its number.
 #[unsafe(no_mangle)]

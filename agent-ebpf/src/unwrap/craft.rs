@@ -7,7 +7,7 @@ use aya_ebpf::{
     macros::map,
     programs::TcContext,
 };
-use network_types::{eth::EthHdr, tcp::TcpHdr};
+use network_types::tcp::TcpHdr;
 
 use super::incoming::Incoming;
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
         bytes::{copy, write},
         context::Skb as _,
         ip::{SOURCE_V4, SOURCE_V6, TCP, set_length},
-        link::swap_macs,
+        link::{self, swap_macs},
     },
     maps::Scratch,
 };
@@ -105,7 +105,7 @@ impl Crafted {
     #[inline(always)]
     fn write_ip(&self, ctx: &TcContext, incoming: &Incoming, length: usize) {
         let addresses = self.addresses(incoming);
-        let at = EthHdr::LEN;
+        let at = link::length();
         set_length(ctx, incoming.is_v6, incoming.offset, length);
         if incoming.is_v6 {
             // SAFETY: eight words are 32 bytes.

@@ -74,7 +74,7 @@ impl Served {
     ///
     /// # Errors
     ///
-    /// When an interface is missing that may not be, or is no Ethernet device, or the steers do not fit.
+    /// When an interface is missing that may not be, or the steers do not fit.
     pub(super) fn survey(
         place: &Place,
         netns: Netns,
@@ -96,7 +96,6 @@ impl Served {
         for (name, job) in rules.jobs() {
             match index(name) {
                 Some(index) => {
-                    netns.check_ethernet(name)?;
                     interfaces.push((name.to_owned(), job, index));
                 }
                 None if missing == Missing::Fails => drop(netns.interface_index(name)?),

@@ -1,6 +1,10 @@
 //! Attaches packet programs to interfaces of a network namespace, and `sk_lookup` to the namespace.
 
-use std::{fs::File, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    path::Path,
+};
 
 use agent_common::names::program;
 use anyhow::{Context as _, Result, bail};
@@ -21,48 +25,30 @@ use super::{
     pins::Pins,
     programs,
 };
-use crate::host::netns::Netns;
+use crate::host::netns::{Framing, Netns};
 
 /// The packet programs of one network namespace: the kernel has taken them, and they are attached to nothing yet.
 pub struct Packets {
-    object: Ebpf,
+    /// Where IP begins in a frame is fixed when a program is loaded.
+    objects: BTreeMap<Framing, Ebpf>,
     netns: Netns,
-    /// Interfaces, and what is done there.
-    jobs: Vec<(String, Job)>,
+    /// Interfaces, how their frames begin, and what is done there.
+    jobs: Vec<(String, Framing, Job)>,
     /// Whether the namespace has steers, which also look up sockets.
     steers: bool,
 }
 
 impl Packets {
-    /// Those that do these jobs on interfaces of `netns`, and `sk_lookup` if the namespace has steers.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses one.
-    fn load(mut object: Ebpf, netns: &Netns, jobs: &[(&str, Job)], steers: bool) -> Result<Self> {
-        let packets = jobs.iter().flat_map(|(_, job)| PacketProgram::of(*job));
-        let names = packets.map(|program| program.name);
-        for name in names.chain(steers.then_some(program::LOOKUP)) {
-            programs::load(&mut object, name)?;
-        }
-        // The programs hold their maps, whose descriptors would add up over many namespaces.
-        let maps: Vec<_> = object.maps().map(|(name, _)| name.to_owned()).collect();
-        for map in maps {
-            object.take_map(&map);
-        }
-        let jobs = jobs.iter().map(|(name, job)| ((*name).to_owned(), *job));
-        Ok(Self {
-            object,
-            netns: netns.clone(),
-            jobs: jobs.collect(),
-            steers,
-        })
+    /// Names of the programs that go to interfaces whose frames begin so.
+    fn names(&self, framing: Framing) -> impl Iterator<Item = &'static str> {
+        let jobs = self.jobs.iter().filter(move |(_, of, _)| *of == framing);
+        jobs.flat_map(|(_, _, job)| PacketProgram::of(*job).map(|program| program.name))
     }
 
     /// Names of the pins that they are going to have.
     pub fn pins(&self) -> Vec<String> {
         let inode = self.netns.inode();
-        let packets = self.jobs.iter().flat_map(|(interface, job)| {
+        let packets = self.jobs.iter().flat_map(|(interface, _, job)| {
             PacketProgram::of(*job).map(move |p| links::on_interface(p.name, inode, interface))
         });
         let lookup = self.steers.then(|| links::of_lookup(inode));
@@ -82,13 +68,40 @@ impl Datapath {
         jobs: &[(&str, Job)],
         steers: bool,
     ) -> Result<Packets> {
-        Packets::load(self.load_for(netns.cookie())?, netns, jobs, steers)
+        let jobs = jobs.iter().map(|(name, job)| {
+            let framing = netns.framing(name)?;
+            Ok(((*name).to_owned(), framing, *job))
+        });
+        let mut packets = Packets {
+            objects: BTreeMap::new(),
+            netns: netns.clone(),
+            jobs: jobs.collect::<Result<_>>()?,
+            steers,
+        };
+        let mut framings: BTreeSet<_> = packets.jobs.iter().map(|(_, of, _)| *of).collect();
+        if framings.is_empty() && steers {
+            framings.insert(Framing::Ethernet);
+        }
+        let mut lookup = steers.then_some(program::LOOKUP);
+        for framing in framings {
+            let mut object = self.load_for(netns.cookie(), framing)?;
+            for name in packets.names(framing).chain(lookup.take()) {
+                programs::load(&mut object, name)?;
+            }
+            // The programs hold their maps, whose descriptors would add up over many namespaces.
+            let maps: Vec<_> = object.maps().map(|(name, _)| name.to_owned()).collect();
+            for map in maps {
+                object.take_map(&map);
+            }
+            packets.objects.insert(framing, object);
+        }
+        Ok(packets)
     }
 
     /// Attaches packet programs; what was attached to the same interfaces is replaced. Returns the names of the pins.
     pub fn attach(&self, packets: Packets) -> Result<Vec<String>> {
         let Packets {
-            mut object,
+            mut objects,
             netns,
             jobs,
             steers,
@@ -96,14 +109,17 @@ impl Datapath {
         let (pins, inode) = (&self.pins, netns.inode());
         netns.run(move || {
             let mut names = Vec::new();
-            for (interface, job) in &jobs {
+            for (interface, framing, job) in &jobs {
+                let object = objects.get_mut(framing).context("it was loaded")?;
                 for program in PacketProgram::of(*job) {
-                    let attached = attach_packets(&mut object, pins, inode, interface, program);
+                    let attached = attach_packets(object, pins, inode, interface, program);
                     names.push(attached.with_context(|| format!("cannot attach to {interface}"))?);
                 }
             }
             if steers {
-                let attached = attach_lookup(&mut object, pins, inode);
+                // The first one has it.
+                let object = objects.values_mut().next().context("it was loaded")?;
+                let attached = attach_lookup(object, pins, inode);
                 names.push(attached.context("cannot attach sk_lookup")?);
             }
             Ok(names)

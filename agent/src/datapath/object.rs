@@ -12,6 +12,7 @@ use super::{
     pins::Pins,
     programs::{self, OBJECT},
 };
+use crate::host::netns::Framing;
 
 /// The data path of this host. It stays in place when this value, or the agent, is gone: only
 /// [`super::remove`] takes it away.
@@ -40,7 +41,7 @@ impl Datapath {
             pins.create()?;
         }
         let mut loader = loader(&pins, origins, processes)?;
-        let mut object = load_object(&mut loader, 0)?;
+        let mut object = load_object(&mut loader, 0, Framing::Ethernet)?;
         let mut needed = vec![program::LEARN, program::PORT4, program::PORT6];
         if processes {
             needed.push(program::RELEASE);
@@ -62,9 +63,9 @@ impl Datapath {
         &self.pins
     }
 
-    /// Loads the object anew, for the packet programs of the namespace with this cookie.
-    pub(super) fn load_for(&mut self, netns: u64) -> Result<Ebpf> {
-        load_object(&mut self.loader, netns)
+    /// Loads the object anew, for the packet programs of devices like this in the namespace with this cookie.
+    pub(super) fn load_for(&mut self, netns: u64, framing: Framing) -> Result<Ebpf> {
+        load_object(&mut self.loader, netns, framing)
     }
 }
 
@@ -94,11 +95,16 @@ fn loader(pins: &Pins, origins: u32, processes: bool) -> Result<EbpfLoader<'stat
     Ok(loader)
 }
 
-/// Loads the object for the namespace with this cookie. Maps that are pinned are used again.
-fn load_object(loader: &mut EbpfLoader<'static>, netns: u64) -> Result<Ebpf> {
+/// Loads the object for devices like this in the namespace with this cookie. Maps that are pinned are used again.
+fn load_object(loader: &mut EbpfLoader<'static>, netns: u64, framing: Framing) -> Result<Ebpf> {
+    let link_header = match framing {
+        Framing::Ethernet => &names::ETHERNET,
+        Framing::Ip => &0,
+    };
     // The loader borrows globals for as long as it lives, which is as long as the agent: nine bytes
     // a namespace.
     loader
+        .override_global(names::LINK_HEADER, link_header, true)
         .override_global(names::NETNS, &*Box::leak(Box::new(netns)), true)
         .override_global(aya_log::LEVEL, &*Box::leak(Box::new(log_level())), true);
     loader.load(OBJECT).context("cannot load the BPF object")

@@ -34,7 +34,7 @@ fn interface(node: &CarryNode) -> Check {
     let title = node.rule();
     let look = || -> Result<String> {
         let index = netns.interface_index(&node.interface)?;
-        netns.check_ethernet(&node.interface)?;
+        netns.framing(&node.interface)?;
         Ok(format!("{} is number {index} in {netns}", node.interface))
     };
     match look() {

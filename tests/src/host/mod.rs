@@ -9,6 +9,7 @@ pub mod netns;
 pub(crate) mod pins;
 pub mod process;
 pub mod traces;
+pub mod tun;
 pub mod user;
 
 use std::fs::{File, Permissions};

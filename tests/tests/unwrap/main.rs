@@ -15,3 +15,4 @@ mod senders;
 mod servers;
 mod stage;
 mod tlvs;
+mod tunnel;

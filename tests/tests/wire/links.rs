@@ -26,8 +26,6 @@ use crate::stage::{HEADER, MARK, PROXY, REPORT, denied_clients, toa_arrives};
 
 /// A port that some clients are denied.
 const GUARDED: u16 = 8090;
-/// Where a namespace-wide steer takes connections from that no application listens for.
-const ANYWHERE: u16 = 9042;
 const INTERFACE: &str = Sidecar::INTERFACE;
 
 /// Puts a device on a cable's ends by this command of `ip`, which gets the other end's address.
@@ -91,8 +89,13 @@ fn policy() -> Policy {
 
 /// Steers, takes headers off, judges and reads TOA on what comes in by the device.
 fn every_verb(connect_by: impl FnOnce(&Netns, &Netns) -> Result<()>) {
+    every_verb_in(|_, client, pod| connect_by(client, pod));
+}
+
+/// The same with a device that needs files.
+fn every_verb_in(connect_by: impl FnOnce(&Path, &Netns, &Netns) -> Result<()>) {
     scenario(|directory| {
-        let sidecar = Sidecar::over(connect_by)?;
+        let sidecar = Sidecar::over(|client, pod| connect_by(directory, client, pod))?;
         let (client, pod) = (&sidecar.client, &sidecar.pod);
         let _report = Report::start(pod, any(REPORT))?;
         let _guarded = Report::start(pod, any(GUARDED))?;
@@ -173,34 +176,16 @@ fn geneve() {
     });
 }
 
-/// Packets of WireGuard have no Ethernet header. What reads packets refuses such a device; what works on sockets works.
+/// Packets of WireGuard have no Ethernet header.
 #[test]
 fn wireguard() {
-    scenario(|directory| {
-        let sidecar = Sidecar::over(|client, pod| tunnel(directory, client, pod))?;
-        let (client, pod) = (&sidecar.client, &sidecar.pod);
-        let _report = Report::start(pod, any(REPORT))?;
-        let _guarded = Report::start(pod, any(GUARDED))?;
-        toa_arrives(directory, client)?;
+    every_verb_in(tunnel);
+}
 
-        let steer = || Steer::new("in", pod, &["9000-9099"], REPORT);
-        for by_device in [
-            Config::new(directory, [steer().on(INTERFACE)])?,
-            Config {
-                unwrap: vec![Unwrap::new(pod, INTERFACE, &["8443"])],
-                ..Config::new(directory, [])?
-            },
-        ] {
-            let refused = Agent::start(directory, by_device).err();
-            let error = format!("{:#}", refused.context("the agent takes the device")?);
-            ensure!(error.contains("has no Ethernet header"), "{error}");
-        }
-        let mut config = Config::new(directory, [steer()])?;
-        config.policy.push(policy());
-        let _agent = Agent::start(directory, config)?;
-        few(client, ANYWHERE, Outcome::all_exact)?;
-        is_guarded(client)
-    });
+/// Those of GRE between two ends have none, either.
+#[test]
+fn gre() {
+    every_verb(|client, pod| on_cable(client, pod, |other| format!("type gre remote {other}")));
 }
 
 fn tunnel(directory: &Path, client: &Netns, pod: &Netns) -> Result<()> {

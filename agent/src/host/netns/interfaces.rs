@@ -10,13 +10,12 @@ use futures_util::TryStreamExt as _;
 use ipnet::IpNet;
 use netlink_packet_route::{
     AddressFamily,
-    link::LinkAttribute,
+    link::{LinkAttribute, LinkFlags, LinkLayerType},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
 };
 use nix::{
     errno::Errno,
     ifaddrs::getifaddrs,
-    libc,
     net::if_::{InterfaceFlags, if_indextoname, if_nameindex, if_nametoindex},
 };
 
@@ -41,6 +40,29 @@ pub struct Device {
     pub index: u32,
     /// Its Ethernet address, if it has one.
     pub mac: Option<[u8; 6]>,
+}
+
+/// What the frames of an interface begin with, where a packet program meets them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Framing {
+    /// An Ethernet header.
+    Ethernet,
+    /// An IP header, as on WireGuard's devices and other tunnels.
+    Ip,
+}
+
+impl Framing {
+    /// That of devices of a type with these flags.
+    fn of(kind: LinkLayerType, flags: LinkFlags) -> Option<Self> {
+        use LinkLayerType as Type;
+        match kind {
+            Type::Ether | Type::Loopback => Some(Self::Ethernet),
+            Type::None | Type::Ppp | Type::Tunnel | Type::Tunnel6 | Type::Rawip => Some(Self::Ip),
+            // With several other ends, its frames begin with the tunnel's own header.
+            Type::Ipgre | Type::Ip6gre if flags.contains(LinkFlags::Pointopoint) => Some(Self::Ip),
+            _ => None,
+        }
+    }
 }
 
 /// The routing table of what is delivered here (`RT_TABLE_LOCAL` of linux/rtnetlink.h).
@@ -98,26 +120,26 @@ impl Netns {
         )
     }
 
-    /// Fails if the packets of this interface do not begin with an Ethernet header, as those of some tunnels do not:
-    /// the data path would misread them.
-    pub fn check_ethernet(&self, name: &str) -> Result<()> {
-        let types = self.run(|| {
-            let addresses = getifaddrs().context("cannot list interfaces")?;
-            Ok(addresses
-                .filter(|a| a.interface_name == name)
-                .filter_map(|a| Some(a.address?.as_link_addr()?.hatype()))
-                .collect::<Vec<_>>())
-        })?;
-        if types
-            .iter()
-            .any(|t| [libc::ARPHRD_ETHER, libc::ARPHRD_LOOPBACK].contains(t))
-        {
-            return Ok(());
-        }
-        bail!(
-            "interface {name} of {self} has no Ethernet header: name one that has, such as the one that the \
-             tunnel's packets come in by"
-        )
+    /// How the frames of this interface begin.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such interface, or its frames begin in a way that the data path does not read.
+    pub fn framing(&self, name: &str) -> Result<Framing> {
+        let index = self.interface_index(name)?;
+        let header = self.netlink(async |handle| {
+            let mut links = handle.link().get().match_index(index).execute();
+            let link = links.try_next().await.context("cannot look for it")?;
+            Ok(link.context("it has gone")?.header)
+        });
+        let header = header.with_context(|| format!("interface {name} of {self}"))?;
+        Framing::of(header.link_layer_type, header.flags).with_context(|| {
+            format!(
+                "the packets of interface {name} of {self} begin neither with an Ethernet nor with an IP header ({}): name \
+                 another interface, such as the one that they come in by",
+                header.link_layer_type
+            )
+        })
     }
 
     /// The addresses of the namespace's interfaces that other hosts may know: neither loopback nor link-local ones.
@@ -242,8 +264,24 @@ mod tests {
     #[test]
     fn loopback_has_an_ethernet_header() {
         let netns = Netns::current().unwrap();
-        assert!(netns.check_ethernet("lo").is_ok());
-        assert!(netns.check_ethernet("ethO").is_err());
+        assert_eq!(netns.framing("lo").unwrap(), Framing::Ethernet);
+        assert!(netns.framing("ethO").is_err());
+    }
+
+    #[test]
+    fn tunnels_between_two_ends_have_no_header_of_their_own() {
+        let between_two = LinkFlags::Pointopoint;
+        for kind in [
+            LinkLayerType::None,
+            LinkLayerType::Ppp,
+            LinkLayerType::Tunnel,
+        ] {
+            assert_eq!(Framing::of(kind, between_two), Some(Framing::Ip));
+        }
+        let gre = |flags| Framing::of(LinkLayerType::Ipgre, flags);
+        assert_eq!(gre(between_two), Some(Framing::Ip));
+        assert_eq!(gre(LinkFlags::Broadcast), None);
+        assert_eq!(Framing::of(LinkLayerType::Sit, between_two), None);
     }
 
     #[test]
