@@ -12,3 +12,4 @@ mod senders;
 mod servers;
 mod stage;
 mod tlvs;
+mod versions;
