@@ -1,10 +1,12 @@
 //! Compiles the BPF programs and tells the agent where their object is.
 
+#[path = "../xtask/src/layouts.rs"]
+mod layouts;
 #[path = "../xtask/src/toolchain.rs"]
 mod toolchain;
 
 use std::{
-    env,
+    env, fs,
     path::{Path, PathBuf},
     process::{Command, ExitCode},
 };
@@ -27,7 +29,7 @@ fn build() -> Result<()> {
         println!("cargo:rerun-if-changed=../{path}/src");
         println!("cargo:rerun-if-changed=../{path}/Cargo.toml");
     }
-    for path in ["src/toolchain.rs", "bpf-link.sh"] {
+    for path in ["src/layouts.rs", "src/toolchain.rs", "bpf-link.sh"] {
         println!("cargo:rerun-if-changed=../xtask/{path}");
     }
 
@@ -35,8 +37,8 @@ fn build() -> Result<()> {
     let compiler = Compiler::find().context(missing)?;
     let linker = toolchain::find_linker().context(missing)?;
     // A target directory of its own never waits for the outer cargo's lock.
-    let target_dir =
-        PathBuf::from(env::var_os("OUT_DIR").context("cargo sets OUT_DIR")?).join("bpf");
+    let out_dir = PathBuf::from(env::var_os("OUT_DIR").context("cargo sets OUT_DIR")?);
+    let target_dir = out_dir.join("bpf");
     let architecture = env::var("CARGO_CFG_TARGET_ARCH").context("cargo sets its target")?;
     let output = compile(&compiler, &linker, &target_dir, &architecture)
         .output()
@@ -50,6 +52,9 @@ fn build() -> Result<()> {
     }
     let object = target_dir.join(TARGET).join("release/truepeer");
     println!("cargo:rustc-env=TRUEPEER_OBJECT={}", object.display());
+    let layouts = layouts::layouts(&fs::read(object)?).context("the BPF object's types")?;
+    let layouts: Vec<_> = layouts.into_iter().collect();
+    fs::write(out_dir.join("layouts.rs"), format!("&{layouts:?}"))?;
     Ok(())
 }
 

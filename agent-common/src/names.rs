@@ -82,6 +82,8 @@ pub mod map {
     pub const TALLIES: &str = "TALLIES";
     /// LRU hash: [`crate::Syn`] that a policy refused to nothing.
     pub const REFUSED: &str = "REFUSED";
+    /// What connections with a PROXY header need to go on: what one agent leaves the next, whatever else they share.
+    pub const STREAMS: [&str; 4] = [UNWRAPPING, TRANSLATED, TRANSLATING, LINGERING];
     /// Every map that is pinned.
     pub const ALL: [&str; 39] = [
         ORIGINS,
@@ -192,7 +194,3 @@ pub const CREDENTIALS_KNOWN: &str = "CREDENTIALS_KNOWN";
 
 /// Global of the object: a [`crate::kernel::Credentials`].
 pub const CREDENTIALS: &str = "CREDENTIALS";
-
-/// Version of every type in this crate that lives in a pinned map. Pins of another version are
-/// replaced, never read.
-pub const LAYOUT: u32 = 8;

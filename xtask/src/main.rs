@@ -6,6 +6,8 @@ mod chores;
 mod dist;
 mod fuzz;
 mod kernels;
+#[cfg(test)]
+mod layouts;
 mod lint;
 mod process;
 mod scenarios;

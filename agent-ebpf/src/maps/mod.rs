@@ -1,6 +1,7 @@
 //! All maps of the data path. The agent pins them, so that the programs of all namespaces share them and they
-//! outlive the agent.
+//! outlive the agent. What they hold is known from their types alone: another agent takes them over if it has the same.
 
+mod described;
 mod number;
 mod scratch;
 mod storage;
@@ -8,7 +9,9 @@ mod storage;
 use core::borrow::Borrow;
 
 use agent_common::{
-    Address, Claim, Connection, Counter, Listener, ListenerKey, Namespace, Origin, Syn,
+    Address, Claim, Closed, Connection, Counter, Evidence, Listener, ListenerKey, Namespace,
+    Origin, Syn,
+    event::Header,
     guard::{MAX_POLICIES, MAX_PREFIXES, Policy, Prefix, Tally},
     kernel::{Credentials, Version},
     local::{Local, MAX_LOCALS},
@@ -30,6 +33,7 @@ use aya_ebpf::{
     },
 };
 
+use self::described::Described;
 pub(crate) use self::{
     number::{add, exchange},
     scratch::Scratch,
@@ -71,8 +75,8 @@ pub(crate) static PROCESSES: Global<u8> = Global::new(1);
 
 /// Socket cookie to origin. Entries are allocated on demand and never evicted. The agent sets the size.
 #[map]
-pub(crate) static ORIGINS: HashMap<u64, Origin> =
-    HashMap::with_max_entries(1 << 20, BPF_F_NO_PREALLOC);
+pub(crate) static ORIGINS: Described<HashMap<u64, Origin>, Evidence> =
+    Described::new(HashMap::with_max_entries(1 << 20, BPF_F_NO_PREALLOC));
 
 /// Namespace cookie to what is to be done there.
 #[map]
@@ -82,16 +86,18 @@ const MAX_NAMESPACES: u32 = 4096;
 
 /// One slot a [`Counter`].
 #[map]
-pub(crate) static COUNTERS: PerCpuArray<u64> =
-    PerCpuArray::with_max_entries(Counter::ALL.len() as u32, 0);
+pub(crate) static COUNTERS: Described<PerCpuArray<u64>, Counter> =
+    Described::new(PerCpuArray::with_max_entries(Counter::ALL.len() as u32, 0));
 
 /// Closed connections, for the access log.
 #[map]
-pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
+pub(crate) static EVENTS: Described<RingBuf, Closed> =
+    Described::new(RingBuf::with_byte_size(4 << 20, 0));
 
 /// PROXY headers that say more than addresses, for people and logs.
 #[map]
-pub(crate) static HEADERS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+pub(crate) static HEADERS: Described<RingBuf, Header> =
+    Described::new(RingBuf::with_byte_size(1 << 20, 0));
 
 /// Listening sockets of the proxies, for `sk_lookup`.
 #[map]

@@ -10,6 +10,7 @@ use super::{
     answer, caller::Caller, door::Door, health, peers, places::Account, pods, report,
     socket::Socket, state::State,
 };
+use crate::host::{inherited::Inherited, netns::Netns};
 
 /// The API's sockets, bound but not served yet.
 pub struct Server {
@@ -20,15 +21,19 @@ pub struct Server {
 }
 
 impl Server {
-    /// Binds the Unix socket, and the TCP address of metrics and health.
+    /// Binds the Unix socket, and the TCP address of metrics and health, unless it has inherited a socket there.
     ///
     /// # Errors
     ///
     /// When another agent uses them, or they cannot be bound.
-    pub async fn bind(socket: &Path, metrics: Option<SocketAddr>) -> Result<Self> {
+    pub async fn bind(
+        socket: &Path,
+        metrics: Option<SocketAddr>,
+        inherited: &mut Inherited,
+    ) -> Result<Self> {
         let tcp = match metrics {
             None => None,
-            Some(address) => Some(TcpListener::bind(address).await.with_context(|| {
+            Some(address) => Some(listen(address, inherited).await.with_context(|| {
                 format!(
                     "cannot serve metrics at {address}: free the address, or set `metrics` to another \
                      or to \"off\""
@@ -77,5 +82,15 @@ impl Server {
         };
         tokio::join!(local, remote);
         Ok(())
+    }
+}
+
+async fn listen(address: SocketAddr, inherited: &mut Inherited) -> Result<TcpListener> {
+    match inherited.take(address, Netns::current()?.cookie()) {
+        Some(listener) => {
+            listener.set_nonblocking(true)?;
+            Ok(TcpListener::from_std(listener)?)
+        }
+        None => Ok(TcpListener::bind(address).await?),
     }
 }

@@ -26,6 +26,7 @@ use crate::{
         fixtures::{FakeOrigins, connection, names, origin},
         proxy_tlvs::ProxyTlvs,
     },
+    host::inherited::Inherited,
 };
 
 /// An API with a fake data path.
@@ -49,9 +50,13 @@ impl Fixture {
         let origins = FakeOrigins(cookies.iter().map(entry).collect());
         let (state, _) = State::new(Arc::new(origins), names(), &AgentSettings::default());
         let any = "127.0.0.1:0".parse().unwrap();
-        let server = Server::bind(&dir.path().join("run/sock"), Some(any))
-            .await
-            .unwrap();
+        let server = Server::bind(
+            &dir.path().join("run/sock"),
+            Some(any),
+            &mut Inherited::default(),
+        )
+        .await
+        .unwrap();
         let tcp = server.tcp.as_ref().unwrap().local_addr().unwrap();
         Self {
             dir,
@@ -310,13 +315,19 @@ async fn everybody_may_connect_and_a_second_agent_is_refused() {
     assert_eq!(mode(&api.socket()), 0o666);
     assert_eq!(mode(api.socket().parent().unwrap()), 0o755);
 
-    let error = Server::bind(&api.socket(), None).await.err().unwrap();
+    let error = Server::bind(&api.socket(), None, &mut Inherited::default())
+        .await
+        .err()
+        .unwrap();
     assert!(
         error.to_string().contains("another process answers"),
         "{error}"
     );
     let other = api.dir.path().join("other");
-    let error = Server::bind(&other, Some(api.tcp)).await.err().unwrap();
+    let error = Server::bind(&other, Some(api.tcp), &mut Inherited::default())
+        .await
+        .err()
+        .unwrap();
     assert!(error.to_string().contains("or to \"off\""), "{error}");
     assert!(!other.exists());
 }
@@ -327,7 +338,9 @@ async fn a_stale_socket_is_replaced_and_the_own_one_removed() {
     let path = dir.path().join("sock");
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     assert!(path.exists());
-    let server = Server::bind(&path, None).await.unwrap();
+    let server = Server::bind(&path, None, &mut Inherited::default())
+        .await
+        .unwrap();
     drop(server);
     assert!(!path.exists());
     assert!(
@@ -338,7 +351,10 @@ async fn a_stale_socket_is_replaced_and_the_own_one_removed() {
     );
 
     std::fs::write(&path, "precious").unwrap();
-    let error = Server::bind(&path, None).await.err().unwrap();
+    let error = Server::bind(&path, None, &mut Inherited::default())
+        .await
+        .err()
+        .unwrap();
     assert!(error.to_string().contains("not a socket"), "{error}");
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
 }

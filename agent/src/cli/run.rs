@@ -24,6 +24,10 @@ pub(super) struct Args {
     #[arg(long)]
     keep: bool,
 
+    /// Follow the agent that runs without a gap: take over its relays' sockets and have it serve only what they have begun
+    #[arg(long)]
+    takeover: bool,
+
     /// Leave out what this kernel refuses, and do the rest; without it, the agent does not start
     #[arg(long)]
     partial: bool,
@@ -48,5 +52,5 @@ pub(super) fn run(args: Args) -> Result<()> {
         Ok(config)
     };
     let config = load()?;
-    tokio::runtime::Runtime::new()?.block_on(daemon::run(config, Box::new(load)))
+    tokio::runtime::Runtime::new()?.block_on(daemon::run(config, Box::new(load), args.takeover))
 }

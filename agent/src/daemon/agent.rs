@@ -1,10 +1,6 @@
 //! A running agent: follows the host, the configuration and the pods until it is told to stop.
 
-use std::{
-    collections::BTreeSet,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use anyhow::Result;
 use tokio::{
@@ -16,8 +12,10 @@ use tracing::{debug, error, info, warn};
 
 use super::{
     adoption,
+    drain::drain,
     keeper::Keeper,
     plan::Place,
+    retired::Retired,
     served::Missing,
     signals::{Signals, Wish},
     supervisor::Supervisor,
@@ -31,6 +29,7 @@ use crate::{
         summary::{Summary, SummarySender},
     },
     datapath::{Events, Orphans, Pins},
+    host::inherited::Inherited,
     observe::access_log::AccessLog,
     relay::Relays,
     route::Journal,
@@ -68,7 +67,13 @@ pub(super) struct Agent {
 }
 
 impl Agent {
-    pub(super) async fn start(config: Config, load: Load, server: Server) -> Result<Self> {
+    /// Puts everything in place, with the sockets that a predecessor has left.
+    pub(super) async fn start(
+        config: Config,
+        load: Load,
+        server: Server,
+        inherited: Inherited,
+    ) -> Result<Self> {
         let names = Names::new(&config);
         let pins = Pins::new(&config.agent.bpffs);
         let (state, requests) = State::new(Arc::new(pins), names.clone(), &config.agent);
@@ -94,7 +99,7 @@ impl Agent {
         let claims = supervisor.datapath.claims()?;
         let (refusals, refused) = SummarySender::channel(failures);
         let (metrics, tlvs) = (state.metrics.relay.clone(), state.tlvs.clone());
-        let mut relays = Relays::new(claims, metrics, tlvs, refusals);
+        let mut relays = Relays::new(claims, metrics, tlvs, refusals, inherited);
         block_in_place(|| relays.apply(&config))?;
 
         let events = supervisor.datapath.events()?;
@@ -120,8 +125,9 @@ impl Agent {
         })
     }
 
-    /// Serves until a signal says to stop, then until the connections in progress have ended.
-    pub(super) async fn serve(mut self, mut signals: Signals) -> Result<()> {
+    /// Serves until a signal says to stop, then until the connections in progress have ended. Returns what is left of it if
+    /// another agent follows instead.
+    pub(super) async fn serve(mut self, signals: &mut Signals) -> Result<Option<Retired>> {
         let mut look = time::interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut sweep = time::interval(SWEEP);
@@ -134,6 +140,7 @@ impl Agent {
                 wish = signals.next() => match wish {
                     Wish::Stop => break,
                     Wish::Reload => self.reload(),
+                    Wish::HandOver => return Ok(Some(self.retire().await)),
                 },
                 Some(request) = self.requests.recv() => self.act(request),
                 Some(place) = self.changed.recv() => self.note_changed(place),
@@ -155,7 +162,29 @@ impl Agent {
         if !self.config.agent.keep {
             block_in_place(|| self.supervisor.drain())?;
         }
-        self.drain(&mut signals).await
+        drain(self.config.agent.drain, signals, || {
+            let left = self.in_progress();
+            self.note_ended();
+            left
+        })
+        .await?;
+        Ok(None)
+    }
+
+    /// Lets go of everything but the connections that relays have begun. What is in place stays.
+    async fn retire(mut self) -> Retired {
+        self.state.set_ready(false);
+        self.relays.close();
+        self.note_ended();
+        // The API's socket goes with its task.
+        self.tasks.shutdown().await;
+        Retired {
+            relays: self.relays,
+            state: self.state,
+            refused: self.refused,
+            log: self.log,
+            limit: self.config.agent.drain,
+        }
     }
 
     /// Has statistics and access log know of connections that have ended.
@@ -269,33 +298,6 @@ impl Agent {
                 info!("configuration read again");
             }
             Err(error) => error!("the new configuration is not taken up: {error:#}"),
-        }
-    }
-
-    /// Waits for the connections in progress, at most as long as configured or until another signal.
-    async fn drain(&mut self, signals: &mut Signals) -> Result<()> {
-        let limit = self.config.agent.drain;
-        let deadline = Instant::now() + limit;
-        let mut told = 0;
-        loop {
-            let left = self.in_progress()?;
-            self.note_ended();
-            if left == 0 {
-                return Ok(());
-            }
-            if Instant::now() >= deadline {
-                let seconds = limit.as_secs();
-                warn!("{left} connections were still in progress after {seconds} s");
-                return Ok(());
-            }
-            if left != told {
-                info!("waiting for {left} connections; another signal stops at once");
-                told = left;
-            }
-            tokio::select! {
-                () = time::sleep(FETCH) => {}
-                Wish::Stop = signals.next() => return Ok(()),
-            }
         }
     }
 

@@ -60,6 +60,7 @@ impl Supervisor {
     ///
     /// When something cannot be installed after all; then what was in place is put back as far as it goes.
     pub(super) fn commit(&mut self, change: Change) -> Result<()> {
+        let _full = self.datapath.end_former_streams()?;
         let keys_before = std::mem::replace(&mut self.keys, change.keys);
         let before = std::mem::replace(&mut self.wanted.config, change.config);
         let committed = self.replace(change.places);

@@ -18,36 +18,46 @@ impl Lock {
     ///
     /// When another agent has it: names its process.
     pub(super) fn take(directory: &Path) -> Result<Self> {
-        let open = || {
-            File::open(directory).with_context(|| format!("cannot open {}", directory.display()))
-        };
-        match Flock::lock(open()?, FlockArg::LockExclusiveNonblock) {
+        if let Some(lock) = Self::try_take(directory)? {
+            return Ok(lock);
+        }
+        let who = Self::holder(directory)?.map_or_else(
+            || "another agent".to_owned(),
+            |pid| format!("another agent (process {pid})"),
+        );
+        bail!(
+            "{who} serves {}: stop it first, take over from it (`truepeer run --takeover`), or set another `bpffs` and \
+             `socket`",
+            directory.display()
+        );
+    }
+
+    /// Takes the lock of `directory`; `None`: another agent has it.
+    pub(super) fn try_take(directory: &Path) -> Result<Option<Self>> {
+        match Flock::lock(open(directory)?, FlockArg::LockExclusiveNonblock) {
             // An agent that ended meanwhile may have removed the directory, whose lock then is worth nothing.
-            Ok(lock) if lock.metadata()?.ino() == open()?.metadata()?.ino() => Ok(Self(lock)),
-            Ok(_) => Self::take(directory),
-            Err((file, Errno::EWOULDBLOCK)) => {
-                let who = holder(&file).map_or_else(
-                    || "another agent".to_owned(),
-                    |pid| format!("another agent (process {pid})"),
-                );
-                bail!(
-                    "{who} serves {}: stop it first, or set another `bpffs` and `socket`",
-                    directory.display()
-                );
+            Ok(lock) if lock.metadata()?.ino() == open(directory)?.metadata()?.ino() => {
+                Ok(Some(Self(lock)))
             }
+            Ok(_) => Self::try_take(directory),
+            Err((_, Errno::EWOULDBLOCK)) => Ok(None),
             Err((_, errno)) => {
                 Err(errno).with_context(|| format!("cannot lock {}", directory.display()))
             }
         }
     }
+
+    /// The process that holds the lock of `directory`, as `/proc/locks` tells.
+    pub(super) fn holder(directory: &Path) -> Result<Option<i32>> {
+        let inode = open(directory)?.metadata()?.ino();
+        let locks = procfs::locks().unwrap_or_default();
+        let lock = locks
+            .into_iter()
+            .find(|lock| lock.inode == inode && lock.lock_type == procfs::LockType::FLock);
+        Ok(lock.and_then(|lock| lock.pid))
+    }
 }
 
-/// The process that holds the lock of `file`, as `/proc/locks` tells.
-fn holder(file: &File) -> Option<i32> {
-    let inode = file.metadata().ok()?.ino();
-    let locks = procfs::locks().ok()?;
-    let lock = locks
-        .into_iter()
-        .find(|lock| lock.inode == inode && lock.lock_type == procfs::LockType::FLock)?;
-    lock.pid
+fn open(directory: &Path) -> Result<File> {
+    File::open(directory).with_context(|| format!("cannot open {}", directory.display()))
 }

@@ -3,10 +3,13 @@
 mod adoption;
 mod agent;
 mod change;
+mod drain;
 mod keeper;
 mod lock;
 mod partial;
 mod plan;
+mod predecessor;
+mod retired;
 mod served;
 mod signals;
 mod supervisor;
@@ -24,27 +27,41 @@ use crate::{
     api::Server,
     config::Config,
     datapath::{self, Pins},
+    host::inherited::Inherited,
     route::{self, Journal},
 };
 
-/// Runs the agent until SIGTERM or SIGINT; SIGHUP reads the configuration again, by `load`.
+/// Runs the agent until SIGTERM or SIGINT; SIGHUP reads the configuration again, by `load`. With `takes_over`, the agent that
+/// runs already makes way for it.
 ///
 /// # Errors
 ///
 /// When something cannot be put in place. What a start without predecessor had installed is removed
 /// again.
-pub async fn run(config: Config, load: Load) -> Result<()> {
+pub async fn run(config: Config, load: Load, takes_over: bool) -> Result<()> {
     let started = Instant::now();
-    let signals = Signals::new()?;
-    let is_first = Pins::open(&config.agent.bpffs).is_err();
-    Pins::new(&config.agent.bpffs).create()?;
-    let lock = Lock::take(&config.agent.bpffs)?;
+    let mut signals = Signals::new()?;
+    let bpffs = &config.agent.bpffs;
+    let pins = Pins::new(bpffs);
+    let is_first = pins.is_empty()?;
+    pins.create()?;
+    let mut inherited = Inherited::of_systemd();
+    let lock = match takes_over {
+        true => predecessor::follow(bpffs, &mut inherited).await?,
+        false => Lock::take(bpffs)?,
+    };
     // Lock and socket are this agent's from here on, and so is what their journal and pins hold.
-    let server = Server::bind(&config.agent.socket, config.agent.metrics).await?;
-    let outcome = match Agent::start(config.clone(), load, server).await {
+    let server = Server::bind(&config.agent.socket, config.agent.metrics, &mut inherited).await?;
+    let outcome = match Agent::start(config.clone(), load, server, inherited).await {
         Ok(agent) => {
             info!("attached after {} ms", started.elapsed().as_millis());
-            agent.serve(signals).await
+            match agent.serve(&mut signals).await {
+                Ok(Some(retired)) => {
+                    drop(lock);
+                    return retired.serve(&mut signals).await;
+                }
+                served => served.map(drop),
+            }
         }
         Err(error) => Err(error),
     };

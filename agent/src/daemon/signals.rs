@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT stop the agent, SIGHUP has it read its configuration again.
+//! SIGTERM and SIGINT stop the agent, SIGHUP has it read its configuration again, SIGUSR2 hand over to another.
 
 use anyhow::{Context as _, Result};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -7,6 +7,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 pub(super) enum Wish {
     Stop,
     Reload,
+    HandOver,
 }
 
 /// The signals that the agent obeys.
@@ -14,6 +15,7 @@ pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     reload: Signal,
+    hand_over: Signal,
 }
 
 impl Signals {
@@ -24,6 +26,7 @@ impl Signals {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
             reload: listen(SignalKind::hangup())?,
+            hand_over: listen(SignalKind::user_defined2())?,
         })
     }
 
@@ -33,6 +36,7 @@ impl Signals {
             _ = self.terminate.recv() => Wish::Stop,
             _ = self.interrupt.recv() => Wish::Stop,
             _ = self.reload.recv() => Wish::Reload,
+            _ = self.hand_over.recv() => Wish::HandOver,
         }
     }
 }

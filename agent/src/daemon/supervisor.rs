@@ -232,9 +232,9 @@ impl Supervisor {
         };
         let unwanted = former.pins.iter();
         let unwanted = unwanted.filter(|name| !served.pins.contains(name));
-        let detached = self.datapath.detach(unwanted);
+        // A port is given up before the program that translates its connections goes.
         let unwrapped = self.datapath.unwrap(&former.unwraps, &served.unwraps);
-        detached.and(unwrapped)
+        unwrapped.and(self.datapath.detach(unwanted))
     }
 
     /// Takes away what is in place in a namespace.
@@ -250,10 +250,10 @@ impl Supervisor {
     /// Takes the data path away from a namespace. It goes on after a failure: what stays is not found again before the
     /// next reload.
     fn withdraw(&self, served: &Served) -> Result<()> {
-        let detached = self.datapath.detach(&served.pins);
         let unwrapped = self.datapath.unwrap(&served.unwraps, &Unwrapped::new());
+        let detached = self.datapath.detach(&served.pins);
         let forgotten = self.datapath.forget(served.netns.cookie());
-        detached.and(unwrapped).and(forgotten)
+        unwrapped.and(detached).and(forgotten)
     }
 }
 

@@ -9,8 +9,10 @@ use tracing::{level_filters::LevelFilter, warn};
 
 use super::{
     cgroups,
+    layout::{Definition, Set},
     pins::Pins,
     programs::{self, OBJECT},
+    streams,
 };
 use crate::host::netns::Framing;
 
@@ -32,14 +34,13 @@ pub struct Datapath {
 impl Datapath {
     /// Puts in place what learns origins, for all processes below `cgroup` (the root of the cgroup v2
     /// hierarchy). `origins` is the size of the map of origins; `processes` says whether to note who has a
-    /// connection. A data path that an agent left is taken over with its origins; at no moment do neither work.
+    /// connection. A data path that an agent left is taken over, with as much of what it knows as this version understands;
+    /// at no moment do neither work.
     pub fn load(root: &Path, origins: u32, processes: bool, cgroup: &Path) -> Result<Self> {
         let pins = Pins::new(root);
         pins.create()?;
-        if !can_take_over(&pins, origins) {
-            pins.remove_maps(false)?;
-            pins.create()?;
-        }
+        take_over(&pins, origins)?;
+        pins.create()?;
         let mut loader = loader(&pins, origins, processes)?;
         let mut object = load_object(&mut loader, 0, Framing::Ethernet)?;
         let mut needed = vec![program::LEARN, program::PORT4, program::PORT6];
@@ -47,7 +48,6 @@ impl Datapath {
             needed.push(program::RELEASE);
         }
         let always = cgroups::attach_to_root(&mut object, &pins, cgroup, &needed)?;
-        pins.remove_maps(true)?;
         Ok(Self {
             pins,
             loader,
@@ -69,18 +69,53 @@ impl Datapath {
     }
 }
 
-/// Whether the maps that are pinned fit this version and this configuration, and no end of a socket was missed:
-/// without the program that deletes origins, they may name sockets that are long gone.
-fn can_take_over(pins: &Pins, origins: u32) -> bool {
-    let was_learning = pins.link(program::LEARN).is_ok_and(|link| link.is_some());
-    let fits = pins.origins().and_then(|_| pins.namespaces()).is_ok();
-    let same_size = pins
-        .capacity(map::ORIGINS)
-        .is_ok_and(|size| size == origins);
-    if was_learning && fits && !same_size {
-        warn!("`origins` has changed: connections in progress become unknown");
+/// Removes the maps that are of no use: those that were made otherwise, and all if the end of a socket may have been missed.
+/// Those of other versions stay for as long as its programs run.
+fn take_over(pins: &Pins, origins: u32) -> Result<()> {
+    // Without the program that deletes origins, they may name sockets that are long gone.
+    if !pins.link(program::LEARN).is_ok_and(|link| link.is_some()) {
+        drop(streams::end(pins, |_| true)?);
+        return pins.remove_maps(|_| true);
     }
-    was_learning && fits && same_size
+    for set in Set::ALL {
+        if fits(pins, set, origins)? {
+            continue;
+        }
+        match set {
+            Set::Streams => drop(streams::end(pins, |path| {
+                path == pins.map_path(map::TRANSLATED)
+            })?),
+            Set::Knowledge => {
+                warn!("`origins` has changed: connections in progress become unknown")
+            }
+        }
+        pins.remove_maps(|name| name == set.directory())?;
+    }
+    Ok(())
+}
+
+/// Whether the maps of a set that are pinned are what this version and this configuration want.
+fn fits(pins: &Pins, set: Set, origins: u32) -> Result<bool> {
+    let pinned: Vec<_> = set
+        .maps()
+        .filter(|name| pins.map_path(name).exists())
+        .collect();
+    if pinned.is_empty() {
+        return Ok(true);
+    }
+    for name in &pinned {
+        let wanted = match Definition::of(name) {
+            wanted if *name == map::ORIGINS => wanted.with_room_for(origins),
+            wanted => wanted,
+        };
+        let Ok(map) = pins.map_data(name) else {
+            return Ok(false);
+        };
+        if !wanted.fits(&map.info()?)? {
+            return Ok(false);
+        }
+    }
+    Ok(pinned.len() == set.maps().count())
 }
 
 /// What is the same for each load of the object. To make it takes longer than all loads, because aya reads the

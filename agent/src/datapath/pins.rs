@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use agent_common::names::{LAYOUT, map};
+use agent_common::names::map;
 use anyhow::{Context as _, Result, bail};
 use aya::{
     maps::MapData,
@@ -16,7 +16,10 @@ use aya::{
     sys::SyscallError,
 };
 
-use super::bpffs::{self, OwnMount};
+use super::{
+    bpffs::{self, OwnMount},
+    layout::Set,
+};
 
 /// Prefix of a link's pin while the link is about to replace the one in use.
 const NEW: &str = "new:";
@@ -50,6 +53,11 @@ impl Pins {
         &self.root
     }
 
+    /// Whether no program is pinned, by any version.
+    pub fn is_empty(&self) -> Result<bool> {
+        Ok(self.link_names()?.is_empty() && self.filter_names()?.is_empty())
+    }
+
     /// The pins of a data path that is in place, with or without an agent.
     ///
     /// # Errors
@@ -77,8 +85,10 @@ impl Pins {
     pub fn create(&self) -> Result<()> {
         bpffs::provide(&self.root)?;
         bpffs::make_private(&self.root)?;
-        for directory in [self.maps(), self.links(), self.filters(), self.qdiscs()] {
-            fs::create_dir_all(&directory)
+        let maps = Set::ALL.map(|set| self.root.join(set.directory()));
+        let others = [self.links(), self.filters(), self.qdiscs()];
+        for directory in maps.iter().chain(&others) {
+            fs::create_dir_all(directory)
                 .with_context(|| format!("cannot create {}", directory.display()))?;
         }
         Ok(())
@@ -89,7 +99,7 @@ impl Pins {
         let mount = OwnMount::of(&self.root)?;
         let failed = || format!("cannot remove {}", self.root.display());
         if self.root.exists() {
-            self.remove_maps(false)?;
+            self.remove_maps(|_| true)?;
             for directory in [self.links(), self.filters(), self.qdiscs()] {
                 ignore_missing(fs::remove_dir_all(directory)).with_context(failed)?;
             }
@@ -105,10 +115,6 @@ impl Pins {
             ignore_missing(fs::remove_dir(&self.root)).with_context(failed)?;
         }
         Ok(())
-    }
-
-    fn maps(&self) -> PathBuf {
-        self.root.join(format!("maps-{LAYOUT}"))
     }
 
     fn links(&self) -> PathBuf {
@@ -127,7 +133,22 @@ impl Pins {
 
     /// Where the map with this name is pinned.
     pub(super) fn map_path(&self, name: &str) -> PathBuf {
-        self.maps().join(name)
+        self.root.join(Set::of(name).directory()).join(name)
+    }
+
+    /// Where maps with this name are pinned, by this version and by others.
+    pub(super) fn paths_of_all_versions(&self, name: &str) -> io::Result<Vec<PathBuf>> {
+        let sets = self.sets()?.into_iter();
+        let paths = sets.map(|set| self.root.join(set).join(name));
+        Ok(paths.filter(|path| path.exists()).collect())
+    }
+
+    /// The names of the directories in which sets of maps are pinned, by this version and by others.
+    fn sets(&self) -> io::Result<Vec<String>> {
+        let entries = fs::read_dir(&self.root)?.flatten();
+        let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let is_set = |name: &String| Set::ALL.iter().any(|set| name.starts_with(set.prefix()));
+        Ok(names.filter(is_set).collect())
     }
 
     /// Where the link with this name is pinned.
@@ -141,17 +162,20 @@ impl Pins {
         MapData::from_pin(&path).with_context(|| format!("cannot open {}", path.display()))
     }
 
-    /// Removes the maps of every version; `keep_current` spares those of this one.
-    pub(super) fn remove_maps(&self, keep_current: bool) -> Result<()> {
-        for entry in fs::read_dir(&self.root)?.flatten() {
-            let path = entry.path();
-            let is_maps = entry.file_name().to_string_lossy().starts_with("maps-");
-            if is_maps && !(keep_current && path == self.maps()) {
-                fs::remove_dir_all(&path)
-                    .with_context(|| format!("cannot remove {}", path.display()))?;
-            }
+    /// Removes the sets of maps, of any version, whose directory is `unwanted`.
+    pub(super) fn remove_maps(&self, unwanted: impl Fn(&str) -> bool) -> Result<()> {
+        for name in self.sets()?.iter().filter(|name| unwanted(name)) {
+            let path = self.root.join(name);
+            fs::remove_dir_all(&path)
+                .with_context(|| format!("cannot remove {}", path.display()))?;
         }
         Ok(())
+    }
+
+    /// Removes the maps of other versions.
+    pub(super) fn remove_former_maps(&self) -> Result<()> {
+        let is_current = |name: &str| Set::ALL.iter().any(|set| set.directory() == name);
+        self.remove_maps(|name| !is_current(name))
     }
 
     /// Has `pin` pin a link, as `name`. A link of that name is replaced in one step, and detached by that: at no

@@ -12,6 +12,7 @@ use super::{
     maps::removed,
     object::Datapath,
     pins::Pins,
+    streams,
     unwrap::{self, Unwrapped},
 };
 use crate::host::netns::Netns;
@@ -27,8 +28,10 @@ impl Datapath {
 
     /// Removes what another agent has left, and what the configuration no longer needs: detaches every program
     /// whose pin is not among `names`, forgets the settings of every namespace whose cookie is not among
-    /// `cookies`, and takes headers off `ports` only.
+    /// `cookies`, takes headers off `ports` only, and removes the maps of other versions.
     pub fn retain(&self, names: &[&str], cookies: &[u64], ports: &Unwrapped) -> Result<()> {
+        // Programs that translate connections go after these.
+        self.retain_unwraps(ports)?;
         let own = self.always.iter().chain(&self.by_need);
         let keep: HashSet<&str> = own
             .map(String::as_str)
@@ -45,7 +48,7 @@ impl Datapath {
         for cookie in known.iter().filter(|cookie| !cookies.contains(cookie)) {
             self.forget(*cookie)?;
         }
-        self.retain_unwraps(ports)
+        self.pins.remove_former_maps()
     }
 }
 
@@ -56,7 +59,12 @@ impl Datapath {
 ///
 /// When something could not be removed, or the namespaces cannot be listed; the rest is removed all the same.
 pub fn remove(pins: &Pins) -> Result<()> {
-    if let Err(error) = unwrap::reset(pins, |_| true) {
+    // Those of another version cannot be read, but for what they translate.
+    if let Err(error) = unwrap::close_all(pins) {
+        debug!("no unwrapped ports: {error:#}");
+    }
+    let full = streams::end(pins, |_| true);
+    if let Err(error) = &full {
         debug!("no translated connections: {error:#}");
     }
     // Before the pins go, because they say which qdiscs truepeer added.

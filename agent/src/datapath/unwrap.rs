@@ -1,7 +1,5 @@
 //! unwrap: on which ports PROXY headers are taken off.
-//!
-//! Where a connection's sequence numbers are translated, the server would take other bytes than the sender's for
-//! the next ones without the data path: such connections are reset before their port is given up.
+//! Translated connections are reset before their port is given up.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -10,17 +8,18 @@ use std::{
 
 use agent_common::{
     Connection,
+    names::map,
     unwrap::{Handshake, Page, PageVersions, Versions, Whereabouts},
 };
 use anyhow::Result;
-use tracing::warn;
 
 use super::{
-    maps::{Plain, found, removed},
+    maps::{Plain, Unwraps, found, removed},
     object::Datapath,
     pins::Pins,
+    streams::{self, Full, ends},
 };
-use crate::host::{netns::Netns, sockets};
+use crate::host::sockets;
 
 /// Ports on which headers are taken off, by pages.
 pub type Unwrapped = BTreeMap<Page, PageVersions>;
@@ -51,12 +50,8 @@ impl Datapath {
 
     /// Takes headers off these ports only, in all namespaces.
     pub(super) fn retain_unwraps(&self, ports: &Unwrapped) -> Result<()> {
-        let unwraps = self.pins.unwraps()?;
-        let known = unwraps.iter().map(|entry| {
-            let (Plain(page), Plain(versions)) = entry?;
-            Ok((page, versions))
-        });
-        self.replace_unwraps(&known.collect::<Result<_>>()?, ports)
+        let known = known(&self.pins.unwraps()?)?;
+        self.replace_unwraps(&known, ports)
     }
 
     /// Puts these pages in the place of those that the map has.
@@ -67,12 +62,15 @@ impl Datapath {
             gone.map(|port| (page.netns, port))
         });
         let gone: HashSet<_> = gone.collect();
+        let mut unwraps = self.pins.unwraps()?;
+        let mut known = known.clone();
         if !gone.is_empty() {
-            reset(&self.pins, |connection| {
+            close(&mut unwraps, &mut known, &gone)?;
+            streams::reset(&mut self.pins.translated()?, |connection| {
                 gone.contains(&(connection.netns, connection.destination.port))
             })?;
+            streams::reset_handshakes(&gone)?;
         }
-        let mut unwraps = self.pins.unwraps()?;
         for (page, versions) in wanted {
             if known.get(page) != Some(versions) {
                 unwraps.insert(Plain(*page), Plain(*versions), 0)?;
@@ -82,6 +80,17 @@ impl Datapath {
             unwraps.remove(&Plain(*page))?;
         }
         Ok(())
+    }
+
+    /// Resets the connections that other versions' programs translate, which have other maps than this one's and are about to
+    /// be replaced. Until the result is dropped, they begin no other.
+    ///
+    /// # Errors
+    ///
+    /// When pins, maps or namespaces cannot be listed.
+    pub fn end_former_streams(&self) -> Result<Full> {
+        let current = self.pins.map_path(map::TRANSLATED);
+        streams::end(&self.pins, |path| path != current)
     }
 
     /// Forgets translated connections that never got a socket. `before`: what the last call returned.
@@ -104,6 +113,48 @@ impl Pins {
     }
 }
 
+/// Has the programs refuse whatever comes to these ports of `known`, so that no connection begins to be translated there.
+fn close(unwraps: &mut Unwraps, known: &mut Unwrapped, ports: &HashSet<(u64, u16)>) -> Result<()> {
+    for (page, versions) in known {
+        let before = *versions;
+        for port in before.without(&PageVersions::NONE, page.number) {
+            if ports.contains(&(page.netns, port)) {
+                versions.set(port, Versions::EXPRESSED);
+            }
+        }
+        if *versions != before {
+            unwraps.insert(Plain(*page), Plain(*versions), 0)?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes headers off nothing any more; connections that this would break are reset.
+///
+/// # Errors
+///
+/// When a map cannot be read or written, or the namespaces cannot be listed.
+pub(super) fn close_all(pins: &Pins) -> Result<()> {
+    let mut unwraps = pins.unwraps()?;
+    let mut known = known(&unwraps)?;
+    let ports = known.iter().flat_map(|(page, versions)| {
+        let ports = versions.without(&PageVersions::NONE, page.number);
+        ports.map(|port| (page.netns, port))
+    });
+    let ports = ports.collect();
+    close(&mut unwraps, &mut known, &ports)?;
+    streams::reset_handshakes(&ports)
+}
+
+/// The pages of a map.
+fn known(unwraps: &Unwraps) -> Result<Unwrapped> {
+    let pages = unwraps.iter().map(|entry| {
+        let (Plain(page), Plain(versions)) = entry?;
+        Ok((page, versions))
+    });
+    pages.collect()
+}
+
 /// Entries without a socket, with what was known of the handshake.
 pub type Orphans = HashMap<Connection, Option<Handshake>>;
 
@@ -122,7 +173,7 @@ fn sweep(pins: &Pins, before: &Orphans) -> Result<Orphans> {
         let handshake = found(handshakes.get(key, 0))?;
         Ok(handshake.map(|Plain(handshake)| handshake))
     };
-    let namespaces = namespaces()?;
+    let namespaces = streams::namespaces()?;
     let mut by_netns: HashMap<u64, Vec<_>> = HashMap::new();
     for key in keys {
         by_netns.entry(key.0.netns).or_default().push(key);
@@ -144,50 +195,9 @@ fn sweep(pins: &Pins, before: &Orphans) -> Result<Orphans> {
             removed(translated.remove(key))?;
             if handshake(key)? != noted {
                 // One that has begun at this very moment may have lost its entry.
-                abort(&namespaces, &key.0);
+                streams::abort(&namespaces, &key.0);
             }
         }
     }
     Ok(orphans)
-}
-
-/// Resets those that are `gone`: at both ends, at once.
-pub(super) fn reset(pins: &Pins, gone: impl Fn(&Connection) -> bool) -> Result<()> {
-    let mut translated = pins.translated()?;
-    let keys = translated.keys().collect::<Result<Vec<_>, _>>()?;
-    let connections: Vec<_> = keys.iter().filter(|key| gone(&key.0)).collect();
-    if connections.is_empty() {
-        return Ok(());
-    }
-    let namespaces = namespaces()?;
-    for key in connections {
-        abort(&namespaces, &key.0);
-        // The end of the socket removed it, if there was one.
-        let _ = translated.remove(key);
-    }
-    Ok(())
-}
-
-fn abort(namespaces: &HashMap<u64, Netns>, connection: &Connection) {
-    let (local, remote) = ends(connection);
-    if let Some(netns) = namespaces.get(&connection.netns)
-        && let Err(error) = sockets::abort(netns, local, remote)
-    {
-        warn!("the connection from {remote} to {local} will break: {error:#}");
-    }
-}
-
-/// The server's end, and the sender's.
-fn ends(connection: &Connection) -> (SocketAddr, SocketAddr) {
-    let Connection {
-        source,
-        destination,
-        ..
-    } = connection;
-    (destination.socket_addr(), source.socket_addr())
-}
-
-/// Those of the host, by their cookies.
-fn namespaces() -> Result<HashMap<u64, Netns>> {
-    Ok(Netns::all()?.into_iter().map(|n| (n.cookie(), n)).collect())
 }

@@ -6,6 +6,7 @@ pub mod clock;
 pub mod confinement;
 pub mod descriptors;
 pub mod file;
+pub mod inherited;
 pub mod kernel;
 pub mod netns;
 mod proc;

@@ -3,12 +3,15 @@
 use std::{
     collections::{HashMap, HashSet, hash_map::Entry},
     fs,
-    os::fd::{OwnedFd, RawFd},
+    os::fd::{AsFd, OwnedFd, RawFd},
     path::Path,
 };
 
 use anyhow::Result;
-use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use rustix::{
+    io::Errno,
+    process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open},
+};
 
 use super::{
     cgroups::{CgroupPath, Hierarchy},
@@ -109,6 +112,30 @@ pub fn duplicate_sockets(inodes: &HashSet<u32>) -> Result<HashMap<u32, OwnedFd>>
             missing.insert(socket);
         }
     })?;
+    Ok(sockets)
+}
+
+/// Copies of all sockets of a process, by a handle of it and its id (`pidfd_getfd()`, Linux 5.6).
+///
+/// # Errors
+///
+/// When this process may not have them: it needs CAP_SYS_PTRACE.
+pub fn sockets_of(process: impl AsFd, pid: i32) -> Result<Vec<OwnedFd>> {
+    let mut sockets = Vec::new();
+    for file in fs::read_dir(format!("/proc/{pid}/fd"))?.flatten() {
+        let link = fs::read_link(file.path()).ok();
+        let fd = file.file_name().to_str().and_then(|fd| fd.parse().ok());
+        if let Some(fd) = fd
+            && link.as_deref().and_then(socket_inode).is_some()
+        {
+            match pidfd_getfd(&process, fd, PidfdGetfdFlags::empty()) {
+                Ok(socket) => sockets.push(socket),
+                // It was closed meanwhile.
+                Err(Errno::BADF) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
     Ok(sockets)
 }
 

@@ -21,7 +21,10 @@ use super::{
     activity::KEEPALIVE, connection, health, reason::RefusalReason, refuse::refuse,
     service::Service,
 };
-use crate::{connections::origins::Claims, host::descriptors};
+use crate::{
+    connections::origins::Claims,
+    host::{descriptors, inherited::Kept},
+};
 
 /// How many connections may wait to be accepted. The kernel lowers it to `net.core.somaxconn`.
 const BACKLOG: i32 = 65_535;
@@ -35,6 +38,7 @@ pub(super) struct Listener {
     pub(super) key: (Option<PathBuf>, SocketAddr),
     /// Inode of the namespace that the path named at the start.
     netns: Option<u64>,
+    kept: Kept,
     service: watch::Sender<Arc<Service>>,
     handle: Handle,
     accept: JoinHandle<()>,
@@ -51,6 +55,7 @@ impl Listener {
     ) -> Self {
         let health = handle.spawn(health::watch(service.clone()));
         let netns = key.0.as_deref().and_then(inode);
+        let kept = Kept::keep(&socket);
         let (sender, receiver) = watch::channel(service);
         let accept = handle.spawn(async move {
             match TcpListener::from_std(socket) {
@@ -61,6 +66,7 @@ impl Listener {
         Self {
             key,
             netns,
+            kept,
             service: sender,
             handle,
             accept,
@@ -72,6 +78,11 @@ impl Listener {
     pub(super) fn is_outdated(&self) -> bool {
         let now = self.key.0.as_deref().and_then(inode);
         now.is_some() && now != self.netns
+    }
+
+    /// Closes it for good: no later agent accepts what waits there.
+    pub(super) fn close(&self) {
+        self.kept.forget();
     }
 
     /// Serves connections that it accepts from now on by these settings.
@@ -101,23 +112,37 @@ fn inode(netns: &Path) -> Option<u64> {
 ///
 /// When the address is taken or foreign, or when the data path cannot follow the socket.
 pub(super) fn listen(address: SocketAddr, claims: &dyn Claims) -> Result<std::net::TcpListener> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM.nonblocking(),
-        None,
-    )?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
-    // What the server asks by itself ends at the relay. Accepted connections inherit this.
-    socket.set_tcp_keepalive(&KEEPALIVE)?;
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
     }
     socket.bind(&address.into())?;
+    let listener = prepare(socket, claims)?;
+    listener.listen(BACKLOG)?;
+    Ok(listener.into())
+}
+
+/// Makes a socket that listens already, whoever made it, one that [`Listener::start`] takes.
+///
+/// # Errors
+///
+/// When the data path cannot follow it.
+pub(super) fn take_up(
+    listener: std::net::TcpListener,
+    claims: &dyn Claims,
+) -> Result<std::net::TcpListener> {
+    Ok(prepare(listener.into(), claims)?.into())
+}
+
+fn prepare(socket: Socket, claims: &dyn Claims) -> Result<Socket> {
+    socket.set_nonblocking(true)?;
+    // What the server asks by itself ends at the relay. Accepted connections inherit this.
+    socket.set_tcp_keepalive(&KEEPALIVE)?;
     claims
         .follow(socket.as_fd())
         .context("the data path cannot follow it")?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    Ok(socket)
 }
 
 /// Accepts connections for ever, and serves each by the settings of the moment.

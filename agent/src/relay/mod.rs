@@ -36,7 +36,7 @@ use self::{
 use crate::{
     config::{Config, Relay, TrustedSenders},
     connections::{origins::Claims, summary::SummarySender, tlv_store::TlvStore},
-    host::{descriptors, netns::Netns},
+    host::{descriptors, inherited::Inherited, netns::Netns},
 };
 
 /// All relays of the configuration.
@@ -46,6 +46,8 @@ pub struct Relays {
     tlvs: Arc<TlvStore>,
     summaries: SummarySender,
     listeners: Vec<Listener>,
+    /// What listens already and nobody has taken up yet.
+    inherited: Inherited,
     /// Threads inside other namespaces, by the namespace's cookie. They outlive their listeners for as long as
     /// connections are in progress.
     runtimes: HashMap<u64, Runtime>,
@@ -56,12 +58,13 @@ pub struct Prepared(Vec<Option<(TcpListener, Handle)>>);
 
 impl Relays {
     /// No relay yet. The relays keep the TLVs of PROXY headers in `tlvs`, and send to `summaries` what they refuse
-    /// and which requests they serve.
+    /// and which requests they serve. The first that listen take up the sockets that they inherit.
     pub fn new(
         claims: Arc<dyn Claims>,
         metrics: Metrics,
         tlvs: Arc<TlvStore>,
         summaries: SummarySender,
+        inherited: Inherited,
     ) -> Self {
         Self {
             claims,
@@ -69,6 +72,7 @@ impl Relays {
             tlvs,
             summaries,
             listeners: Vec::new(),
+            inherited,
             runtimes: HashMap::new(),
         }
     }
@@ -129,6 +133,8 @@ impl Relays {
                 }
             }
         }
+        before.iter().for_each(Listener::close);
+        std::mem::take(&mut self.inherited).close();
     }
 
     /// Whether a relay listens in a namespace whose path names another one by now.
@@ -164,18 +170,16 @@ impl Relays {
 
     /// Binds a relay's listening socket; the result includes the runtime that is to serve it.
     fn bind(&mut self, relay: &Relay) -> Result<(TcpListener, Handle)> {
+        let netns = Netns::open_or_current(relay.netns.as_deref())?;
         let claims = &*self.claims;
-        let listen = || {
-            listener::listen(relay.listen, claims)
-                .with_context(|| format!("{} cannot listen", relay.name()))
+        let socket = match self.inherited.take(relay.listen, netns.cookie()) {
+            Some(listener) => listener::take_up(listener, claims),
+            None => netns.run(|| listener::listen(relay.listen, claims)),
         };
+        let socket = socket.with_context(|| format!("{} cannot listen", relay.name()))?;
         match &relay.netns {
-            None => Ok((listen()?, Handle::current())),
-            Some(path) => {
-                let netns = Netns::open(path)?;
-                let socket = netns.run(listen)?;
-                Ok((socket, self.inside(&netns)?))
-            }
+            None => Ok((socket, Handle::current())),
+            Some(_) => Ok((socket, self.inside(&netns)?)),
         }
     }
 

@@ -14,6 +14,8 @@ use crate::wait::{Limit, eventually};
 
 /// How long an agent may take to stop. It drains connections for 30 seconds by default.
 const STOP: Limit = Limit::secs(60);
+/// What the agent logs when it is in place.
+const ATTACHED: &str = "attached after";
 /// What the agent logs when it has taken up its configuration again.
 const READ_AGAIN: &str = "configuration read again";
 
@@ -36,16 +38,38 @@ impl Agent {
     pub fn start_binary(binary: &Path, directory: &Path, config: Config) -> Result<Self> {
         let mut command = Command::new(binary);
         command.args(["run", "--config"]).arg(config.write()?);
+        Self::start_command(command, directory, config)
+    }
+
+    /// Starts it by a command, which ends up as the agent, and waits until it is ready.
+    pub fn start_command(command: Command, directory: &Path, config: Config) -> Result<Self> {
+        let binary = command.get_program().into();
         let started = Instant::now();
         let mut process = Process::start("agent", command, directory)?;
         let socket = &config.agent.socket;
         process.wait_until_ready(|| Ok(matches!(get(socket, "/readyz"), Ok((200, _)))))?;
         Ok(Self {
             ready_after: started.elapsed(),
-            binary: binary.to_owned(),
+            binary,
             process,
             config,
         })
+    }
+
+    /// Starts another beside it, which takes over, and waits until that is in place. Returns the former one.
+    pub fn follow(&mut self, directory: &Path) -> Result<Self> {
+        let mut command = Command::new(&self.binary);
+        command
+            .args(["run", "--takeover", "--config"])
+            .arg(self.config.write()?);
+        let config = self.config.clone();
+        let mut next = None;
+        self.says(ATTACHED, || {
+            next = Some(Self::start_command(command, directory, config)?);
+            Ok(())
+        })?;
+        let next = next.context("it was started")?;
+        Ok(std::mem::replace(self, next))
     }
 
     /// Its configuration.

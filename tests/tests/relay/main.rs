@@ -1,5 +1,6 @@
 //! relay: user space takes and sends what the kernel cannot: HTTP headers, PROXY headers, balancing.
 
+mod handover;
 mod http;
 mod http_envoy;
 mod http_life;

@@ -16,3 +16,4 @@ mod servers;
 mod stage;
 mod tlvs;
 mod tunnel;
+mod versions;

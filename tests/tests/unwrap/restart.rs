@@ -1,7 +1,5 @@
 //! Agents that come and go while PROXY headers are taken off.
 
-use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 
 use agent_common::Counter;
@@ -9,61 +7,15 @@ use anyhow::{Context, Result, ensure};
 use tests::agent::records::{no_origins, none_refused};
 use tests::agent::{Agent, truepeer};
 use tests::clients::load::Load;
-use tests::clients::tcp::connect;
 use tests::host::scenario;
 use tests::host::traces::Traces;
-use tests::proxies::proxy_header::with_tlv;
 use tests::proxies::{any, gateway_routes, haproxy};
-use tests::servers::report::{Report, Seen};
+use tests::servers::report::Report;
 use tests::topology::{Family, Gateway, Sidecar};
 
-use crate::stage::{in_pod, on_server};
+use crate::stage::{Established, PORT, in_pod, on_server};
 
-const PORT: u16 = 8080;
 const SENDER: u16 = 15001;
-
-/// An established connection, whose client is known.
-struct Established(TcpStream);
-
-impl Established {
-    fn new(sidecar: &Sidecar, family: Family, tlv: Option<usize>) -> Result<Self> {
-        let client = SocketAddr::new(family.client(6), 4711);
-        let target = SocketAddr::new(Sidecar::address(family), PORT);
-        let mut stream = connect(&sidecar.client, target)?;
-        stream.write_all(&with_tlv(client, target, tlv))?;
-        let mut line = Vec::new();
-        while !line.ends_with(b"\n") {
-            let mut byte = [0];
-            stream.read_exact(&mut byte)?;
-            line.extend(byte);
-        }
-        let seen: Seen = serde_json::from_slice(&line)?;
-        ensure!(seen.accepted == client, "{seen:?}");
-        let mut established = Self(stream);
-        established.echoes()?;
-        Ok(established)
-    }
-
-    fn echoes(&mut self) -> Result<()> {
-        for text in ["ping\n", "a longer line of text\n"] {
-            self.0.write_all(text.as_bytes())?;
-            let mut echo = vec![0; text.len()];
-            self.0.read_exact(&mut echo)?;
-            ensure!(echo == text.as_bytes(), "{echo:?}");
-        }
-        Ok(())
-    }
-
-    fn is_reset(&mut self) -> Result<()> {
-        let read = self.0.read(&mut [0; 16]);
-        ensure!(
-            read.as_ref()
-                .is_err_and(|error| error.kind() == ErrorKind::ConnectionReset),
-            "{read:?}"
-        );
-        Ok(())
-    }
-}
 
 /// Native connections go on when `end` has taken everything away; translated ones are reset at once, and
 /// the server is as it was without truepeer.

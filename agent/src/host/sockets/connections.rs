@@ -78,6 +78,22 @@ pub fn abort(netns: &Netns, local: SocketAddr, remote: SocketAddr) -> Result<()>
     netns.run(|| ask(request, Some(SOCK_DESTROY), NLM_F_ACK, |_| {}))
 }
 
+/// The local and the remote end of each connection to the namespace that is not established yet.
+pub fn handshakes(netns: &Netns) -> Result<Vec<(SocketAddr, SocketAddr)>> {
+    let mut handshakes = Vec::new();
+    netns.run(|| {
+        dump(
+            StateFlags::SYN_RECV,
+            0,
+            ExtensionFlags::empty(),
+            |response| {
+                handshakes.push(ends(response));
+            },
+        )
+    })?;
+    Ok(handshakes)
+}
+
 /// Every connected or connecting socket of the namespace.
 pub fn connections(netns: &Netns) -> Result<Vec<SocketInfo>> {
     let mut sockets = Vec::new();

@@ -16,7 +16,7 @@ use socket2::SockRef;
 use tokio::sync::mpsc::Receiver;
 
 use super::*;
-use crate::connections::summary::Summary;
+use crate::{connections::summary::Summary, host::inherited::Inherited};
 
 /// What the relay told the data path.
 #[derive(Default)]
@@ -89,7 +89,13 @@ impl Fixture {
         let tlvs = Arc::new(TlvStore::default());
         let (sender, summaries) = SummarySender::channel(Counter::default());
         let metrics = Metrics::default();
-        let mut relays = Relays::new(notes.clone(), metrics, tlvs.clone(), sender);
+        let mut relays = Relays::new(
+            notes.clone(),
+            metrics,
+            tlvs.clone(),
+            sender,
+            Inherited::default(),
+        );
         relays.apply(&config).unwrap();
         Self {
             server,

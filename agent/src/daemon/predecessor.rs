@@ -1,0 +1,63 @@
+//! The agent that runs already, if another is to follow it without a gap.
+
+use std::{
+    os::fd::OwnedFd,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::time;
+use tracing::info;
+
+use super::lock::Lock;
+use crate::host::{inherited::Inherited, processes};
+
+/// How long it may take to let go of the data path.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How often the lock is tried meanwhile.
+const TRY: Duration = Duration::from_millis(10);
+
+/// Takes the lock of `directory` and, if an agent has it, copies of that agent's listening sockets: while neither agent accepts
+/// connections, they wait.
+///
+/// # Errors
+///
+/// When the agent cannot hand over, or does not; before it is asked, nothing has changed.
+pub(super) async fn follow(directory: &Path, inherited: &mut Inherited) -> Result<Lock> {
+    let Some(pid) = Lock::holder(directory)? else {
+        return Lock::take(directory);
+    };
+    let process = open(directory, pid)
+        .with_context(|| format!("cannot take over from process {pid}: stop it first"))?;
+    let sockets = processes::sockets_of(&process, pid);
+    inherited
+        .add(sockets.with_context(|| format!("cannot take over the sockets of process {pid}"))?);
+    pidfd_send_signal(&process, Signal::USR2)
+        .with_context(|| format!("cannot ask process {pid} to hand over"))?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(lock) = Lock::try_take(directory)? {
+            info!("took over from process {pid}");
+            return Ok(lock);
+        }
+        if Instant::now() >= deadline {
+            let seconds = PATIENCE.as_secs();
+            bail!("process {pid} has not handed over within {seconds} s: stop it first");
+        }
+        time::sleep(TRY).await;
+    }
+}
+
+/// A handle of the agent with this process id, which nobody else has from here on.
+fn open(directory: &Path, pid: i32) -> Result<OwnedFd> {
+    let id = Pid::from_raw(pid).context("it is in no process namespace that this one sees")?;
+    let process = pidfd_open(id, PidfdFlags::empty())?;
+    let status = procfs::process::Process::new(pid)?.status()?;
+    // Others that hold the lock, such as `truepeer detach`, would be killed by the signal.
+    let caught = status.sigcgt & 1 << (Signal::USR2.as_raw() - 1) != 0;
+    ensure!(caught, "it hands over to nobody");
+    ensure!(Lock::holder(directory)? == Some(pid), "it has just ended");
+    Ok(process)
+}
