@@ -26,7 +26,7 @@ fn look(unwrap: &Unwrap, config: &Config) -> Result<Vec<Check>> {
     let (title, interface) = (unwrap.title(), &unwrap.interface);
     let found = netns
         .interface_index(interface)
-        .and_then(|index| netns.check_ethernet(interface).map(|()| index));
+        .and_then(|index| netns.framing(interface).map(|_| index));
     let index = match found {
         Ok(index) => index,
         Err(error) => {
