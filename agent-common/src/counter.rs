@@ -93,11 +93,14 @@ pub enum Counter {
     UnwrapHidden = 40,
     /// SYNs whose TOA was ignored, or that were sent without it, because it may as well be TCP Fast Open's cookie.
     ToaAmbiguous = 41,
+    /// Origins removed because their sockets were gone although their end was not told. Counted by the agent, not by the data
+    /// path.
+    Swept = 42,
 }
 
 impl Counter {
     /// Every counter, in the order of the slots.
-    pub const ALL: [Self; 42] = [
+    pub const ALL: [Self; 43] = [
         Self::Steered,
         Self::NoListener,
         Self::Drained,
@@ -140,6 +143,7 @@ impl Counter {
         Self::ToaUnanswered,
         Self::UnwrapHidden,
         Self::ToaAmbiguous,
+        Self::Swept,
     ];
 
     /// Its name in `truepeer status` and, between `truepeer_` and `_total`, in the metrics.
@@ -187,6 +191,7 @@ impl Counter {
             Self::ToaUnanswered => "toa_unanswered",
             Self::UnwrapHidden => "unwrap_hidden",
             Self::ToaAmbiguous => "toa_ambiguous",
+            Self::Swept => "origins_swept",
         }
     }
 
@@ -277,6 +282,7 @@ impl Counter {
             Self::ToaAmbiguous => {
                 "SYNs whose TOA was ignored or not sent because it may as well be TCP Fast Open's cookie"
             }
+            Self::Swept => "Origins removed because their sockets had gone without a word",
         }
     }
 }

@@ -116,6 +116,8 @@ pub mod map {
 
 /// Programs, as named in the object; the kernel keeps 15 characters.
 pub mod program {
+    /// What all of them begin with.
+    pub const PREFIX: &str = "truepeer_";
     /// tc ingress of a steered or an `answers` interface.
     pub const STEER: &str = "truepeer_steer";
     /// tc ingress of an unwrapping interface.
@@ -173,4 +175,4 @@ pub const CREDENTIALS: &str = "CREDENTIALS";
 
 /// Version of every type in this crate that lives in a pinned map. Pins of another version are
 /// replaced, never read.
-pub const LAYOUT: u32 = 5;
+pub const LAYOUT: u32 = 6;

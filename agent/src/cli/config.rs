@@ -6,7 +6,10 @@ use anyhow::Result;
 use clap::Subcommand;
 
 use super::output::print;
-use crate::config::{Config, DEFAULT, Doubt};
+use crate::{
+    config::{Config, DEFAULT, Doubt},
+    doctor,
+};
 
 /// Check a configuration, or show the default one
 #[derive(Debug, clap::Args)]
@@ -46,7 +49,15 @@ pub(super) fn run(args: &Args) -> Result<()> {
                 .into_iter()
                 .chain(config.inexpressible_doubts());
             let warnings: String = doubts.map(|doubt| warning(&doubt)).collect();
-            print(&format!("valid: {steers}\n{warnings}"))
+            let missing = doctor::missing(&config).into_values();
+            let missing: String = missing
+                .map(|error| {
+                    format!(
+                        "note: this host does not have all of it, and an agent waits: {error:#}\n"
+                    )
+                })
+                .collect();
+            print(&format!("valid: {steers}\n{warnings}{missing}"))
         }
     }
 }

@@ -3,12 +3,20 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
+use hyper::Method;
+use serde::Deserialize;
+use tokio::runtime;
 
 use super::{
     arguments::{ConfigArgs, OutputArgs},
     output::{Format, print, print_json},
 };
-use crate::doctor::{self, Check, Outcome};
+use crate::{
+    api::{AgentReport, client},
+    config::Config,
+    doctor::{self, Check, Outcome},
+    observe::upkeep::PutBack,
+};
 
 /// Report what works on this host and what does not
 ///
@@ -34,13 +42,31 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let config = args.config.load()?;
-    let checks = doctor::run(args.pre, &config);
+    let mut checks = doctor::run(args.pre, &config);
+    if !args.pre {
+        checks.extend(doctor::put_back(&put_back(&config)?));
+    }
     match args.output.output {
         Format::Json => print_json(&checks)?,
         Format::Table => print(&text(&checks))?,
     }
     let has_failed = checks.iter().any(|check| check.outcome == Outcome::Fail);
     Ok(ExitCode::from(u8::from(has_failed)))
+}
+
+/// What the agent had to put back, if one runs and tells.
+fn put_back(config: &Config) -> Result<Vec<PutBack>> {
+    #[derive(Deserialize)]
+    struct Known {
+        agent: AgentReport,
+    }
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let asked = client::ask(&config.agent.socket, Method::GET, "/v1/status");
+    let reply = runtime.block_on(asked).ok().flatten();
+    let known = reply.and_then(|reply| serde_json::from_slice(&reply.body).ok());
+    Ok(known.map_or_else(Vec::new, |known: Known| known.agent.put_back))
 }
 
 /// A line for each check and, below each that found something wrong, its consequence and its remedy.

@@ -72,6 +72,8 @@ pub(super) type Prefixes<V> = LpmTrie<MapData, Plain<Address>, V>;
 pub(super) type Unwraps = HashMap<MapData, Plain<Page>, Plain<PageVersions>>;
 /// Handshakes of connections that begin with a PROXY header.
 pub(super) type Handshakes = HashMap<MapData, Plain<Connection>, Plain<Handshake>>;
+/// Translated connections with the differences between their sequence numbers.
+pub(super) type Translated = HashMap<MapData, Plain<Connection>, i32>;
 /// Ports with their policies.
 pub(super) type Policies = HashMap<MapData, u32, Plain<Policy>>;
 /// Prefixes of policies with their verdicts.
@@ -170,7 +172,7 @@ impl Pins {
         self.map(map::UNWRAPPING)
     }
 
-    pub(super) fn translated(&self) -> Result<HashMap<MapData, Plain<Connection>, i32>> {
+    pub(super) fn translated(&self) -> Result<Translated> {
         self.map(map::TRANSLATED)
     }
 

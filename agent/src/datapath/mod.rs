@@ -15,12 +15,14 @@ mod guard;
 mod host_rules;
 mod interfaces;
 mod jobs;
+mod leaks;
 mod learn;
 mod links;
 mod maps;
 mod object;
 #[cfg(test)]
 mod old_verifiers;
+mod ownership;
 mod pins;
 mod programs;
 mod remove;
@@ -32,9 +34,10 @@ mod unwrap;
 
 pub use events::{Diagnostics, Events};
 pub use host_rules::HostRules;
-pub use interfaces::Packets;
+pub use interfaces::{Missing, Packets};
 pub use jobs::Job;
 pub use object::Datapath;
+pub use ownership::{others, stranded};
 pub use pins::Pins;
 pub use programs::{Cost, Purpose, Section, try_all};
 pub use remove::remove;

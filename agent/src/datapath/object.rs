@@ -1,14 +1,18 @@
 //! The BPF object, and the data path that is made of it.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
 
 use agent_common::names::{self, map, program};
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use aya::{Ebpf, EbpfLoader};
 use tracing::{level_filters::LevelFilter, warn};
 
 use super::{
-    cgroups,
+    cgroups, ownership,
     pins::Pins,
     programs::{self, OBJECT},
 };
@@ -17,6 +21,8 @@ use super::{
 /// [`super::remove`] takes it away.
 pub struct Datapath {
     pub(super) pins: Pins,
+    /// Device and inode of their directory.
+    home: (u64, u64),
     loader: EbpfLoader<'static>,
     /// Holds the programs of the host, and the iterator that adopts listeners.
     pub(super) object: Ebpf,
@@ -35,6 +41,7 @@ impl Datapath {
     pub fn load(root: &Path, origins: u32, processes: bool, cgroup: &Path) -> Result<Self> {
         let pins = Pins::new(root);
         pins.create()?;
+        ownership::detach_stranded(&pins)?;
         if !can_take_over(&pins, origins) {
             pins.remove_maps(false)?;
             pins.create()?;
@@ -49,6 +56,7 @@ impl Datapath {
         let always = cgroups::attach_to_root(&mut object, &pins, cgroup, needed)?;
         pins.remove_maps(true)?;
         Ok(Self {
+            home: place(&pins)?,
             pins,
             loader,
             object,
@@ -63,10 +71,27 @@ impl Datapath {
         &self.pins
     }
 
+    /// Fails when the pins are out of reach.
+    pub fn reach(&self) -> Result<()> {
+        ensure!(
+            place(&self.pins).ok() == Some(self.home),
+            "the pins of this agent are no longer at {}: another file system is mounted over them, or somebody has removed \
+             them. Programs that are pinned elsewhere go on as they are; unmount what covers them, or start the agent anew",
+            self.pins.root().display()
+        );
+        Ok(())
+    }
+
     /// Loads the object anew, for the packet programs of the namespace with this cookie.
     pub(super) fn load_for(&mut self, netns: u64) -> Result<Ebpf> {
         load_object(&mut self.loader, netns)
     }
+}
+
+/// Device and inode of the directory of the pins.
+fn place(pins: &Pins) -> Result<(u64, u64)> {
+    let found = fs::metadata(pins.root())?;
+    Ok((found.dev(), found.ino()))
 }
 
 /// Whether the maps that are pinned fit this version and this configuration, and no end of a socket was missed:

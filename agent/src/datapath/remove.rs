@@ -11,6 +11,7 @@ use super::{
     jobs::PacketProgram,
     maps::removed,
     object::Datapath,
+    ownership,
     pins::Pins,
     unwrap::{self, Unwrapped},
 };
@@ -28,8 +29,8 @@ impl Datapath {
     /// whose pin is not among `names`, forgets the settings of every namespace whose cookie is not among
     /// `cookies`, and takes headers off `ports` only.
     pub fn retain(&self, names: &[&str], cookies: &[u64], ports: &Unwrapped) -> Result<()> {
-        let own = self.always.iter().chain(&self.by_need);
-        let keep: HashSet<&str> = own
+        let keep: HashSet<&str> = self
+            .names()
             .map(String::as_str)
             .chain(names.iter().copied())
             .collect();
@@ -55,7 +56,10 @@ impl Datapath {
 ///
 /// When something could not be removed, or the namespaces cannot be listed; the rest is removed all the same.
 pub fn remove(pins: &Pins) -> Result<()> {
-    if let Err(error) = unwrap::reset(pins, |_| true) {
+    let reset = pins
+        .translated()
+        .and_then(|mut translated| unwrap::reset(&mut translated, |_| true));
+    if let Err(error) = reset {
         debug!("no translated connections: {error:#}");
     }
     // Before the pins go, because they say which qdiscs truepeer added.
@@ -66,7 +70,9 @@ pub fn remove(pins: &Pins) -> Result<()> {
             }
         }
     });
-    pins.remove().and(looked)
+    // Another bpffs may be mounted over the pins, and somebody else may hold a link.
+    let detached = ownership::detach_all(pins);
+    pins.remove().and(looked).and(detached)
 }
 
 /// Removes truepeer's clsact filters from all interfaces of the calling thread's network namespace.

@@ -16,7 +16,7 @@ use anyhow::Result;
 use tracing::warn;
 
 use super::{
-    maps::{Plain, found, removed},
+    maps::{Plain, Translated, found, removed},
     object::Datapath,
     pins::Pins,
 };
@@ -68,7 +68,7 @@ impl Datapath {
         });
         let gone: HashSet<_> = gone.collect();
         if !gone.is_empty() {
-            reset(&self.pins, |connection| {
+            reset(&mut self.pins.translated()?, |connection| {
                 gone.contains(&(connection.netns, connection.destination.port))
             })?;
         }
@@ -138,8 +138,7 @@ fn sweep(pins: &Pins, before: &Orphans) -> Result<Orphans> {
 }
 
 /// Resets those that are `gone`: at both ends, at once.
-pub(super) fn reset(pins: &Pins, gone: impl Fn(&Connection) -> bool) -> Result<()> {
-    let mut translated = pins.translated()?;
+pub(super) fn reset(translated: &mut Translated, gone: impl Fn(&Connection) -> bool) -> Result<()> {
     let keys = translated.keys().collect::<Result<Vec<_>, _>>()?;
     let connections: Vec<_> = keys.iter().filter(|key| gone(&key.0)).collect();
     if connections.is_empty() {

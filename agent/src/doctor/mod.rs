@@ -11,15 +11,21 @@ mod kernel;
 mod keys;
 mod marks;
 mod mounts;
+mod named;
 mod namespace;
 mod probe;
 mod programs;
 mod proxy;
 mod sysctls;
+mod upkeep;
 
 use std::path::Path;
 
-pub use self::check::{Check, Outcome};
+pub use self::{
+    check::{Check, Outcome},
+    named::{Named, cgroups, missing, named},
+    upkeep::put_back,
+};
 use crate::{
     config::{Config, Steer},
     host::netns::Netns,
@@ -51,6 +57,7 @@ pub fn run(pre: bool, config: &Config) -> Vec<Check> {
         }
     }
     checks.extend(carry_node::check(config));
+    checks.extend(upkeep::stranded(&config.agent.bpffs));
     checks.extend(configuration::check(config));
     checks.extend(expressible::check(config));
     checks.extend(probe::check(host_is_fit, config));
