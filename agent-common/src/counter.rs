@@ -98,11 +98,14 @@ pub enum Counter {
     /// SYNs to ports with unwrap that passed untouched because no socket of the network namespace takes them: nobody listens, or
     /// netfilter sends them elsewhere.
     UnwrapElsewhere = 43,
+    /// Origins removed because their sockets were gone although their end was not told. Counted by the agent, not by the data
+    /// path.
+    Swept = 44,
 }
 
 impl Counter {
     /// Every counter, in the order of the slots.
-    pub const ALL: [Self; 44] = [
+    pub const ALL: [Self; 45] = [
         Self::Steered,
         Self::NoListener,
         Self::Drained,
@@ -147,6 +150,7 @@ impl Counter {
         Self::ToaAmbiguous,
         Self::UnwrapLate,
         Self::UnwrapElsewhere,
+        Self::Swept,
     ];
 
     /// Its name in `truepeer status` and, between `truepeer_` and `_total`, in the metrics.
@@ -196,6 +200,7 @@ impl Counter {
             Self::ToaAmbiguous => "toa_ambiguous",
             Self::UnwrapLate => "unwrap_refused_late_header",
             Self::UnwrapElsewhere => "unwrap_elsewhere",
+            Self::Swept => "origins_swept",
         }
     }
 
@@ -292,6 +297,7 @@ impl Counter {
             Self::UnwrapElsewhere => {
                 "SYNs to ports with unwrap that passed untouched because nobody listens there or netfilter sends them elsewhere"
             }
+            Self::Swept => "Origins removed because their sockets had gone without a word",
         }
     }
 }

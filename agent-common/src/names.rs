@@ -130,6 +130,8 @@ pub mod map {
 
 /// Programs, as named in the object; the kernel keeps 15 characters.
 pub mod program {
+    /// What all of them begin with.
+    pub const PREFIX: &str = "truepeer_";
     /// tc ingress of a steered or an `answers` interface.
     pub const STEER: &str = "truepeer_steer";
     /// tc ingress of an unwrapping interface.

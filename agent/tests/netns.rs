@@ -28,7 +28,7 @@ async fn a_watch_tells_when_interfaces_come_change_and_go() {
     // Ample, as a machine may be slow; it ends when the message comes.
     const SOON: Duration = Duration::from_secs(60);
     let netns = Netns::create().unwrap();
-    let mut links = netns.watch_links(true).unwrap();
+    let mut links = netns.watch(true).unwrap();
     for change in [
         "link add eth0 type veth peer name eth1",
         "link set eth0 up",

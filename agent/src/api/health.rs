@@ -21,10 +21,14 @@ pub(super) async fn scrape(
     Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }
 
-/// Answers `/readyz`.
+/// Answers `/readyz`. An agent that waits for something serves what is there, and is ready.
 pub(super) async fn readiness(Shared(state): Shared<Arc<State>>) -> Response {
     if state.is_ready() {
-        "ready\n".into_response()
+        let waiting = state.metrics.upkeep.waiting().into_iter();
+        let waiting: String = waiting
+            .map(|thing| format!("waiting for {thing}\n"))
+            .collect();
+        format!("ready\n{waiting}").into_response()
     } else {
         let text = "not ready: the agent is starting or draining\n";
         (StatusCode::SERVICE_UNAVAILABLE, text).into_response()

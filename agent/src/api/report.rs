@@ -10,7 +10,10 @@ use axum::{
 use serde::{Deserialize, Serialize};
 
 use super::{answer::Answer, caller::Caller, state::State};
-use crate::connections::{names::Names, origins::Status};
+use crate::{
+    connections::{names::Names, origins::Status},
+    observe::upkeep::PutBack,
+};
 
 /// The answer to `/v1/status`.
 #[derive(Clone, Debug, Serialize)]
@@ -68,6 +71,10 @@ pub struct AgentReport {
     pub ready: bool,
     /// When it started (RFC 3339).
     pub started: String,
+    /// What the configuration names and the host does not have yet.
+    pub waiting: Vec<String>,
+    /// What somebody had taken away and the agent put back, the latest first.
+    pub put_back: Vec<PutBack>,
 }
 
 /// Answers `/v1/status`.
@@ -81,6 +88,8 @@ pub(super) async fn status(
         pid: std::process::id(),
         ready: state.is_ready(),
         started: humantime::format_rfc3339_seconds(state.started).to_string(),
+        waiting: state.metrics.upkeep.waiting(),
+        put_back: state.metrics.upkeep.put_back(),
     };
     let report = Report::new(Some(agent), Status::clone(&datapath), &state.names);
     Ok(Json(report).into_response())

@@ -13,6 +13,7 @@ use clap::Subcommand;
 use super::{output::print, summary};
 use crate::{
     config::{DEFAULT, Text},
+    doctor,
     host::netns::Netns,
 };
 
@@ -52,6 +53,12 @@ pub(super) fn run(args: &Args) -> Result<()> {
             for doubt in doubts {
                 // There is nothing to do if standard error is closed.
                 let _ = writeln!(stderr(), "\n{}", text.warning(&doubt));
+            }
+            for error in doctor::missing(&config).values() {
+                let _ = writeln!(
+                    stderr(),
+                    "\nnote: this host does not have all of it, and an agent waits: {error:#}"
+                );
             }
             Ok(())
         }

@@ -74,11 +74,13 @@ fn life(config: &Config) -> Life {
             version,
             pid,
             ready,
+            put_back,
             ..
         }) => Life::Answers {
             version,
             pid,
             ready,
+            put_back,
         },
         Err(why) => Life::Silent(why),
     }

@@ -70,6 +70,21 @@ fn tables(known: &Known) -> Result<()> {
         None => "agent: not running\n\n".into(),
     };
     print(&agent)?;
+    if let Some(agent) = &known.agent {
+        let waiting = agent.waiting.iter();
+        let waiting = waiting.map(|thing| format!("waiting for {thing}\n"));
+        let put_back = agent.put_back.iter();
+        let put_back = put_back.map(|p| {
+            format!(
+                "put back {} (times: {}, last: {})\n",
+                p.what, p.times, p.last
+            )
+        });
+        let upkeep: String = waiting.chain(put_back).collect();
+        if !upkeep.is_empty() {
+            print(&format!("{upkeep}\n"))?;
+        }
+    }
 
     let row = |link: &Link| {
         vec![

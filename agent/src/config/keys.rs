@@ -68,35 +68,47 @@ impl Keys {
 /// A file of keys, which can change.
 pub struct KeyFile {
     path: PathBuf,
-    keys: Keys,
+    /// None while there never was a file.
+    keys: Option<Keys>,
     /// Why the last attempt to read it failed, so that each problem is logged once.
     problem: Option<String>,
 }
 
 impl KeyFile {
-    /// Reads the file for the first time.
+    /// Reads the file for the first time, if it is there.
+    ///
+    /// # Errors
+    ///
+    /// When it is there and does not hold keys.
     pub fn open(path: &Path) -> Result<Self> {
+        let keys = match path.exists() {
+            true => Some(Keys::read(path)?),
+            false => None,
+        };
         Ok(Self {
             path: path.to_owned(),
-            keys: Keys::read(path)?,
+            keys,
             problem: None,
         })
     }
 
-    /// The keys as last read.
-    pub fn keys(&self) -> &Keys {
-        &self.keys
+    /// The keys as last read; `None` while there never was a file.
+    pub fn keys(&self) -> Option<&Keys> {
+        self.keys.as_ref()
     }
 
     /// Reads the file again, and keeps the former keys if that fails. It compares contents, not times: a Secret is
     /// replaced by way of links.
     pub fn follow(&mut self) {
+        if self.keys.is_none() && !self.path.exists() {
+            return;
+        }
         let problem = match Keys::read(&self.path) {
             Ok(keys) => {
-                if keys != self.keys {
+                if self.keys != Some(keys) {
                     info!("keys read again: {}", self.path.display());
                 }
-                self.keys = keys;
+                self.keys = Some(keys);
                 None
             }
             Err(error) => Some(format!("{error:#}")),
@@ -104,7 +116,7 @@ impl KeyFile {
         if let Some(problem) = &problem
             && self.problem.as_ref() != Some(problem)
         {
-            error!("the former keys stay: {problem}");
+            error!("the former keys, if there are any, stay: {problem}");
         }
         self.problem = problem;
     }
@@ -159,22 +171,36 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_is_not_there_yet_is_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("keys");
+        let mut file = KeyFile::open(&path).unwrap();
+        file.follow();
+        assert!(file.keys().is_none() && file.problem.is_none());
+        fs::write(&path, A).unwrap();
+        file.follow();
+        assert!(file.keys().is_some());
+        fs::write(&path, "not a key").unwrap();
+        assert!(KeyFile::open(&path).is_err());
+    }
+
+    #[test]
     fn what_cannot_be_read_any_more_leaves_the_keys() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("keys");
         fs::write(&path, A).unwrap();
         let mut file = KeyFile::open(&path).unwrap();
-        let before = *file.keys();
+        let before = file.keys().copied();
         for text in ["", "not a key"] {
             fs::write(&path, text).unwrap();
             file.follow();
-            assert!(*file.keys() == before && file.problem.is_some());
+            assert!(file.keys().copied() == before && file.problem.is_some());
         }
         fs::remove_file(&path).unwrap();
         file.follow();
-        assert!(*file.keys() == before && file.problem.is_some());
+        assert!(file.keys().copied() == before && file.problem.is_some());
         fs::write(&path, B).unwrap();
         file.follow();
-        assert!(*file.keys() != before && file.problem.is_none());
+        assert!(file.keys().copied() != before && file.problem.is_none());
     }
 }

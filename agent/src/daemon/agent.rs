@@ -1,6 +1,11 @@
 //! A running agent: follows the host, the configuration and the pods until it is told to stop.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Result;
 use tokio::{
@@ -12,8 +17,10 @@ use tracing::{debug, error, info, warn};
 
 use super::{
     adoption,
+    awaited::Awaited,
     drain::drain,
     keeper::Keeper,
+    losses::{Loss, Losses},
     plan::Place,
     retired::Retired,
     served::Missing,
@@ -29,7 +36,8 @@ use crate::{
         summary::{Summary, SummarySender},
     },
     datapath::{Events, Orphans, Pins},
-    host::inherited::Inherited,
+    doctor,
+    host::{cgroup_watch::CgroupWatch, cgroups::cgroup2_mount, inherited::Inherited, netns::Netns},
     observe::access_log::AccessLog,
     relay::Relays,
     route::Journal,
@@ -57,6 +65,13 @@ pub(super) struct Agent {
     relays: Relays,
     /// Served namespaces of which an interface has changed.
     changed: Receiver<Place>,
+    awaited: Awaited,
+    cgroups: Option<CgroupWatch>,
+    /// Whether the pins are out of reach, so that nothing can be changed.
+    is_blind: bool,
+    losses: Losses,
+    /// Namespaces that are not followed yet, lest the agent fights with somebody.
+    delayed: BTreeSet<Place>,
     state: Arc<State>,
     events: Events,
     /// Whom the relays refused.
@@ -91,6 +106,11 @@ impl Agent {
         block_in_place(|| adoption::adopt(&state.containers, &directory))
             .unwrap_or_else(|error| warn!("pods are not adopted: {error:#}"));
         let keeper = Keeper::load(&config.agent.pods, pods, names, &mut supervisor)?;
+        let mut awaited = Awaited::new(state.metrics.upkeep.clone());
+        block_in_place(|| awaited.look(&config));
+        let cgroups = cgroup2_mount().and_then(|root| CgroupWatch::new(&root));
+        let cgroups = cgroups.inspect_err(|error| warn!("{error:#}; looking each second instead"));
+        let cgroups = cgroups.ok();
         block_in_place(|| {
             let change = supervisor.prepare(&config)?;
             supervisor.commit(change)
@@ -107,6 +127,7 @@ impl Agent {
         let mut tasks = JoinSet::new();
         tasks.spawn(server.serve(state.clone()));
         tasks.spawn(supervisor.datapath.diagnostics()?.forward());
+        tasks.spawn(supervisor.datapath.pins().clone().sweep_origins());
         state.set_ready(true);
         give_back_memory();
         Ok(Self {
@@ -117,6 +138,11 @@ impl Agent {
             requests,
             relays,
             changed,
+            awaited,
+            cgroups,
+            is_blind: false,
+            losses: Losses::new(state.metrics.upkeep.clone()),
+            delayed: BTreeSet::new(),
             state,
             events,
             refused,
@@ -144,6 +170,7 @@ impl Agent {
                 },
                 Some(request) = self.requests.recv() => self.act(request),
                 Some(place) = self.changed.recv() => self.note_changed(place),
+                () = changed(self.cgroups.as_ref()) => self.follow_cgroups(),
                 _ = look.tick() => self.look(),
                 _ = sweep.tick() => self.sweep(&mut orphans),
                 _ = fetch.tick() => self.note_ended(),
@@ -213,6 +240,9 @@ impl Agent {
     }
 
     fn sweep(&self, orphans: &mut Orphans) {
+        if self.is_blind {
+            return;
+        }
         match block_in_place(|| self.supervisor.datapath.sweep(orphans)) {
             Ok(now) => *orphans = now,
             Err(error) => warn!("cannot look for what connections have left: {error:#}"),
@@ -233,18 +263,41 @@ impl Agent {
         while let Ok(place) = self.changed.try_recv() {
             places.insert(place);
         }
-        self.follow(places);
+        match self.is_blind {
+            true => self.delayed.extend(places),
+            false => self.follow(places),
+        }
     }
 
-    /// Follows what tells of no change itself: namespaces and files.
+    /// Looks whether the pins are within reach.
+    fn look_for_pins(&mut self) {
+        let reached = self.supervisor.datapath.reach();
+        match &reached {
+            Err(error) if !self.is_blind => error!("{error:#}"),
+            Ok(()) if self.is_blind => info!("the pins of this agent are back"),
+            _ => {}
+        }
+        self.is_blind = reached.is_err();
+    }
+
+    /// Follows what tells of no change itself: namespaces, files, sysctls and links.
     fn look(&mut self) {
+        self.look_for_pins();
+        if self.is_blind {
+            return;
+        }
         if let Err(error) = block_in_place(|| self.supervisor.follow_keys()) {
+            error!("{error:#}");
+        }
+        block_in_place(|| self.awaited.look(&self.config));
+        self.follow_cgroups();
+        if let Err(error) = block_in_place(|| self.put_back_on_host()) {
             error!("{error:#}");
         }
         let looked = block_in_place(|| {
             self.state.containers.refresh();
             self.keeper.look(&mut self.supervisor)?;
-            if self.relays.is_outdated() {
+            if self.relays.is_outdated(&self.config) {
                 self.relays.apply(&self.config)?;
             }
             Ok::<_, anyhow::Error>(())
@@ -252,16 +305,56 @@ impl Agent {
         if let Err(error) = looked {
             error!("{error:#}");
         }
-        self.follow(self.supervisor.outdated());
+        let mut places = std::mem::take(&mut self.delayed);
+        places.extend(self.supervisor.outdated());
+        places.extend(self.supervisor.silently_lost());
+        self.follow(places);
+    }
+
+    /// Follows cgroups that have come and gone.
+    fn follow_cgroups(&mut self) {
+        if self.is_blind {
+            return;
+        }
+        if let Some(watch) = &self.cgroups {
+            watch.follow(doctor::cgroups(&self.config));
+        }
+        if let Err(error) = block_in_place(|| self.supervisor.follow_cgroups()) {
+            error!("{error:#}");
+        }
+    }
+
+    /// Puts back the programs that are attached for the whole host.
+    fn put_back_on_host(&mut self) -> Result<()> {
+        let missing = self.supervisor.datapath.missing_on_host()?;
+        let lost: Vec<_> = missing.into_iter().map(Loss::from).collect();
+        if !lost.is_empty() && self.losses.may_put_back(&lost, Instant::now()) {
+            self.supervisor.datapath.attach_missing()?;
+            self.losses.count(&lost);
+        }
+        Ok(())
     }
 
     fn follow(&mut self, places: impl IntoIterator<Item = Place>) {
         for place in places {
+            let lost = block_in_place(|| self.supervisor.lost(&place));
+            let lost = lost.unwrap_or_else(|error| {
+                debug!("{error:#}");
+                Vec::new()
+            });
+            if !self.losses.may_put_back(&lost, Instant::now()) {
+                self.delayed.insert(place);
+                continue;
+            }
             let followed = block_in_place(|| self.supervisor.follow(&place, Missing::Waits));
-            let Err(error) = followed else { continue };
+            let Err(error) = followed else {
+                self.losses.count(&lost);
+                continue;
+            };
             let path = place.as_deref();
-            if path.is_none_or(|path| self.supervisor.wanted.is_configured(path)) {
-                warn!("{error:#}; waiting for it");
+            let is_there = path.is_none_or(|path| Netns::open(path).is_ok());
+            if is_there && path.is_none_or(|path| self.supervisor.wanted.is_configured(path)) {
+                warn!("{error:#}");
             } else {
                 // Every pod that is removed loses its interfaces first.
                 debug!("{error:#}");
@@ -281,6 +374,7 @@ impl Agent {
         }
         let applied = block_in_place(|| {
             // All that can fail comes first.
+            refuse_misspelt(&new, &self.config)?;
             let change = self.supervisor.prepare(&new)?;
             let relays = self.relays.prepare(&new)?;
             self.supervisor.commit(change)?;
@@ -310,6 +404,25 @@ impl Agent {
         let maps = self.supervisor.datapath.pins().status()?.maps;
         let known = maps.first().map_or(0, |origins| origins.entries);
         Ok(known.max(self.relays.open()))
+    }
+}
+
+/// Refuses a configuration that names something for the first time which this host does not have: that is misspelt more
+/// often than late. What the former one named, too, is waited for.
+fn refuse_misspelt(new: &Config, former: &Config) -> Result<()> {
+    let known = doctor::named(former);
+    let mut missing = doctor::missing(new).into_iter();
+    match missing.find(|(named, _)| !known.contains(named)) {
+        Some((_, error)) => Err(error),
+        None => Ok(()),
+    }
+}
+
+/// Waits until a cgroup has come or gone.
+async fn changed(watch: Option<&CgroupWatch>) {
+    match watch {
+        Some(watch) => watch.changed().await,
+        None => future::pending().await,
     }
 }
 

@@ -1,10 +1,14 @@
 //! A change of the configuration: looked at whole, then put in place. One that fails leaves things as they were.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::unix::fs::MetadataExt as _,
+    path::Path,
+};
 
 use anyhow::Result;
 use tokio::runtime::Handle;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::{
     plan::Place,
@@ -14,36 +18,39 @@ use super::{
 use crate::{
     config::{Config, Relay, keys::KeyFile},
     datapath::HostRules,
+    doctor,
     host::netns::Netns,
 };
 
-/// A configuration that this host can have: all that it names is there, and the kernel has taken the programs.
+/// A configuration that this host can have: what it names of the host fits, and the kernel has taken the programs.
 pub(super) struct Change {
     config: Config,
     keys: Option<KeyFile>,
-    /// The namespaces that it names.
+    /// The namespaces that it names and that are there.
     places: Vec<(Place, Served)>,
 }
 
 impl Supervisor {
-    /// Looks whether the host can have this configuration. Changes nothing.
+    /// Looks whether the host can have this configuration. Changes nothing. Namespaces, interfaces, cgroups and files that are
+    /// missing may come later.
     ///
     /// # Errors
     ///
-    /// When a namespace, an interface, a cgroup or a file is missing, or the kernel refuses a program.
+    /// When an interface does not fit, a file holds no keys, or the kernel refuses a program.
     pub(super) fn prepare(&mut self, config: &Config) -> Result<Change> {
         let keys = config.toa.keys.as_deref().map(KeyFile::open).transpose()?;
         self.datapath.prepare(&rules(config, keys.as_ref()))?;
         let wanted = self.wanted.with(config);
         let configured = wanted.configured().into_iter();
-        let places = configured.map(|path| {
+        let is_there = |path: &Option<&Path>| path.is_none_or(|path| Netns::open(path).is_ok());
+        let places = configured.filter(is_there).map(|path| {
             let place = path.map(Path::to_owned);
             let rules = wanted.of(&place);
             let netns = Netns::open_or_current(path)?;
             let runtime = Handle::current();
             let served = netns.clone().run(|| {
                 let _guard = runtime.enter();
-                self.survey(&place, netns, &rules, config.carry_toa.kind, Missing::Fails)
+                self.survey(&place, netns, &rules, config.carry_toa.kind, Missing::Waits)
             })?;
             Ok((place, served))
         });
@@ -92,10 +99,10 @@ impl Supervisor {
             netns.run(|| self.install(&place, served))?;
             wanted.remove(&place);
         }
-        // A pod that has gone is no fault of the configuration.
+        // A namespace that is missing is told as such, and a pod that has gone is no fault of the configuration.
         for place in &wanted {
             if let Err(error) = self.follow(place, Missing::Waits) {
-                warn!("{error:#}; waiting for it");
+                debug!("{error:#}");
             }
         }
         for (place, _) in gone {
@@ -116,8 +123,32 @@ impl Supervisor {
         self.name_addresses()
     }
 
+    /// Follows the cgroups that the configuration names. The kernel knows them by numbers that are never used again.
+    pub(super) fn follow_cgroups(&mut self) -> Result<()> {
+        let now = self.find_cgroups();
+        if now != self.cgroups {
+            let rules = rules(&self.wanted.config, self.keys.as_ref());
+            self.datapath.follow_cgroups(&rules)?;
+            self.cgroups = now;
+        }
+        Ok(())
+    }
+
+    /// The cgroups that the configuration names, and the number of each that is there.
+    fn find_cgroups(&self) -> BTreeMap<String, Option<u64>> {
+        let number = |path: &str| {
+            let path = self.datapath.cgroup_at(path);
+            std::fs::metadata(path).ok().map(|found| found.ino())
+        };
+        let cgroups = doctor::cgroups(&self.wanted.config);
+        cgroups
+            .map(|path| (path.to_owned(), number(path)))
+            .collect()
+    }
+
     /// Tells the data path what holds for the whole host.
     fn instruct(&mut self) -> Result<()> {
+        self.cgroups = self.find_cgroups();
         let config = &self.wanted.config;
         let rules = rules(config, self.keys.as_ref());
         self.datapath.govern(&rules)?;
@@ -136,7 +167,7 @@ fn rules<'a>(config: &'a Config, keys: Option<&'a KeyFile>) -> HostRules<'a> {
     HostRules {
         trust: &config.trust,
         toa: config.kinds(),
-        keys: keys.map(KeyFile::keys),
+        keys: keys.and_then(KeyFile::keys),
         reveal: &config.reveal,
         carry: &config.carry_toa,
         relays: config.relay.iter().any(Relay::speaks),

@@ -2,10 +2,12 @@
 
 mod adoption;
 mod agent;
+mod awaited;
 mod change;
 mod drain;
 mod keeper;
 mod lock;
+mod losses;
 mod partial;
 mod plan;
 mod predecessor;
@@ -91,9 +93,25 @@ pub fn detach(config: &Config) -> Result<()> {
         .transpose()?;
     all([
         remove(config),
-        route::sweep_all().map(drop),
+        sweep(config),
         Pins::of_doctor(&config.agent.bpffs).remove(),
     ])
+}
+
+/// Removes rules and routes that no journal knows, by the tag that is the same for all agents: so not while the kernel runs
+/// another one's programs.
+fn sweep(config: &Config) -> Result<()> {
+    let others = datapath::others(&Pins::new(&config.agent.bpffs))?;
+    if others.is_empty() {
+        return route::sweep_all().map(drop);
+    }
+    for other in others {
+        let other = other.display();
+        info!(
+            "rules and routes stay that no journal knows: they may be those of the agent with `bpffs` {other}"
+        );
+    }
+    Ok(())
 }
 
 /// Removes what the journal and the pins know.

@@ -9,7 +9,7 @@ use agent_common::{
 use anyhow::Result;
 use ipnet::IpNet;
 use tokio::{sync::mpsc::Sender, task::JoinHandle};
-use tracing::warn;
+use tracing::debug;
 
 use super::plan::{self, Place, Rules};
 use crate::{
@@ -70,7 +70,8 @@ pub(super) enum Missing {
 
 impl Served {
     /// Looks at a namespace, and says what is to be there. From now on, `changed` is told `place` when one of its
-    /// interfaces or addresses changes. `kind` is that of the TOA which nodes write.
+    /// interfaces or addresses changes, and when somebody may have taken away what is in place. `kind` is that of the TOA which
+    /// nodes write.
     ///
     /// # Errors
     ///
@@ -86,7 +87,7 @@ impl Served {
         // Before looking, so that no change goes by unseen.
         let changed = changed.clone();
         let watched = place.clone();
-        let mut links = netns.watch_links()?;
+        let mut links = netns.watch()?;
         let watch = tokio::spawn(async move {
             while links.recv().await.is_some() && changed.send(watched.clone()).await.is_ok() {}
         });
@@ -99,7 +100,7 @@ impl Served {
                     interfaces.push((name.to_owned(), job, index));
                 }
                 None if missing == Missing::Fails => drop(netns.interface_index(name)?),
-                None => warn!("interface {name} of {netns} is missing; waiting for it"),
+                None => debug!("interface {name} of {netns} is missing"),
             }
         }
         let topmost = topmost(&netns, &interfaces)?;
@@ -139,6 +140,13 @@ impl Served {
         interfaces
             .map(|(name, job, _)| (name.as_str(), *job))
             .collect()
+    }
+
+    /// The index by which an interface is attached to.
+    pub(super) fn index(&self, interface: &str) -> Option<u32> {
+        let mut known = self.interfaces.iter();
+        let known = known.find(|(name, _, _)| name == interface);
+        known.map(|(_, _, index)| *index)
     }
 
     /// Whether the same programs are attached to the same of the namespace as in `before`.

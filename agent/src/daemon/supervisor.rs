@@ -7,6 +7,7 @@ use tokio::{runtime::Handle, sync::mpsc::Sender};
 use tracing::{info, warn};
 
 use super::{
+    losses::Loss,
     plan::{Place, Rules},
     served::{Missing, Served},
     wanted::Wanted,
@@ -15,7 +16,7 @@ use crate::{
     config::{AccessLogTarget, Config, keys::KeyFile},
     datapath::{Datapath, Unwrapped},
     host::{cgroups::cgroup2_mount, netns::Netns},
-    route::{self, Journal},
+    route::{self, Item, Journal},
     workloads::containers::Containers,
 };
 
@@ -30,6 +31,8 @@ pub(super) struct Supervisor {
     /// For the network namespaces of pods in which nothing is to be done.
     pub(super) containers: Containers,
     pub(super) served: BTreeMap<Place, Served>,
+    /// The cgroups that the configuration names, and their numbers as they were last seen.
+    pub(super) cgroups: BTreeMap<String, Option<u64>>,
     /// Told the namespace when an interface of a served one changes.
     changed: Sender<Place>,
 }
@@ -54,6 +57,7 @@ impl Supervisor {
             keys: None,
             containers,
             served: BTreeMap::new(),
+            cgroups: BTreeMap::new(),
             changed,
         })
     }
@@ -64,7 +68,7 @@ impl Supervisor {
             return Ok(());
         };
         keys.follow();
-        self.datapath.sign(Some(keys.keys()))
+        self.datapath.sign(keys.keys())
     }
 
     /// Does what is to be done in the namespace at `place`, as the host is now.
@@ -109,9 +113,46 @@ impl Supervisor {
                 bail!("interface {name} of {} is missing", served.netns);
             }
         }
+        if let Some(loss) = self.lost_in(served, |_| true)?.first() {
+            bail!("the {} is missing", loss.what);
+        }
+        Ok(())
+    }
+
+    /// What was put in place in the namespace at `place` and is not there any more.
+    pub(super) fn lost(&self, place: &Place) -> Result<Vec<Loss>> {
+        match self.served.get(place) {
+            Some(served) => self.lost_in(served, |_| true),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// The namespaces in which something is lost of which the kernel does not tell.
+    pub(super) fn silently_lost(&self) -> Vec<Place> {
+        let has_lost = |served: &Served| {
+            let lost = self.lost_in(served, Item::is_silent);
+            lost.is_ok_and(|lost| !lost.is_empty())
+        };
+        let places = self.served.iter().filter(|(_, served)| has_lost(served));
+        places.map(|(place, _)| place.clone()).collect()
+    }
+
+    /// What is lost of the programs in a namespace, and of its routing as far as `looks_at` says.
+    fn lost_in(
+        &self,
+        served: &Served,
+        looks_at: impl Fn(&Item) -> bool + Sync,
+    ) -> Result<Vec<Loss>> {
         let netns = &served.netns;
-        self.datapath.check(netns, &served.pins)?;
-        netns.run(|| route::check(netns, &served.routes))
+        netns.run(|| {
+            let programs = self
+                .datapath
+                .missing(netns, &served.pins, |name| served.index(name))?;
+            let routes = served.routes.iter().filter(|item| looks_at(item));
+            let routes = route::missing(netns, routes)?;
+            let programs = programs.into_iter().map(Loss::from);
+            Ok(programs.chain(routes.into_iter().map(Loss::from)).collect())
+        })
     }
 
     /// Named namespaces that are no longer the ones that are served.
@@ -150,12 +191,21 @@ impl Supervisor {
     ) -> Result<Served> {
         let mut served = Served::survey(place, netns, rules, kind, missing, &self.changed)?;
         let before = self.served.get(place);
-        if !before.is_some_and(|before| served.is_attached_in(before)) {
+        if !before.is_some_and(|before| self.is_attached(&served, before)) {
             let (jobs, netns) = (served.jobs(), &served.netns);
             let packets = self.datapath.load_packets(netns, &jobs, served.steers);
             served.packets = Some(packets.with_context(|| format!("cannot serve {netns}"))?);
         }
         Ok(served)
+    }
+
+    /// Whether all that is to be attached is, and was so `before`.
+    fn is_attached(&self, served: &Served, before: &Served) -> bool {
+        let missing = || {
+            let index = |name: &str| before.index(name);
+            self.datapath.missing(&before.netns, &before.pins, index)
+        };
+        served.is_attached_in(before) && missing().is_ok_and(|missing| missing.is_empty())
     }
 
     /// Puts in place what a survey has found possible in a namespace. Returns what is there besides and is not wanted.

@@ -32,15 +32,22 @@ struct OpenMaps {
     prefixes: PolicyPrefixes,
 }
 
-/// The map of origins, and what the relay counts of them.
-struct Learnt {
-    map: maps::Origins,
+/// The map of origins, and what the agent counts of them.
+pub(super) struct Learnt {
+    pub(super) map: maps::Origins,
     counters: PerCpuArray<MapData, u64>,
 }
 
 impl Learnt {
+    pub(super) fn open(pins: &Pins) -> Result<Self> {
+        Ok(Self {
+            map: pins.origins()?,
+            counters: pins.counters()?,
+        })
+    }
+
     /// Adds one to a counter that nobody else counts.
-    fn count(&mut self, counter: Counter) -> Result<()> {
+    pub(super) fn count(&mut self, counter: Counter) -> Result<()> {
         let mut values = self.counters.get(&(counter as u32), 0)?.to_vec();
         values[0] += 1;
         let values = PerCpuValues::try_from(values)?;
@@ -54,10 +61,7 @@ impl OpenMaps {
             claims: Mutex::new(pins.claims()?),
             policies: pins.policies()?,
             prefixes: pins.policy_prefixes()?,
-            origins: Mutex::new(Learnt {
-                map: pins.origins()?,
-                counters: pins.counters()?,
-            }),
+            origins: Mutex::new(Learnt::open(pins)?),
         })
     }
 

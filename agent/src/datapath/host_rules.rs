@@ -5,7 +5,13 @@ use std::path::PathBuf;
 use agent_common::{kernel::Version, names::program, toa::Kinds};
 use anyhow::Result;
 
-use super::{cgroups, object::Datapath, programs, reveal};
+use super::{
+    cgroups,
+    interfaces::{self, Missing},
+    links,
+    object::Datapath,
+    programs, reveal,
+};
 use crate::{
     config::{CarryToa, Policy, Reveal, Trust, keys::Keys},
     host::kernel,
@@ -34,12 +40,8 @@ impl Datapath {
     ///
     /// # Errors
     ///
-    /// When a cgroup is missing, or the kernel refuses a program.
+    /// When the kernel refuses a program.
     pub fn prepare(&mut self, rules: &HostRules<'_>) -> Result<()> {
-        self.proxies(rules.trust, rules.reveal.refuses())?;
-        for cgroup in self.told(rules.reveal) {
-            cgroups::id(&cgroup)?;
-        }
         let reveal: &[&str] = match rules.reveal.enabled {
             true => &reveal::PROGRAMS,
             false => &[],
@@ -51,11 +53,12 @@ impl Datapath {
     }
 
     /// Makes these rules hold instead of those before, and attaches the programs that they need. What no rule
-    /// needs any more stays until [`Datapath::retain`].
+    /// needs any more stays until [`Datapath::retain`]. Cgroups that are not there are left out, see
+    /// [`Datapath::follow_cgroups`].
     ///
     /// # Errors
     ///
-    /// When a cgroup is missing, or a program cannot be attached.
+    /// When a program cannot be attached.
     pub fn govern(&mut self, rules: &HostRules<'_>) -> Result<()> {
         self.sign(rules.keys)?;
         self.guard(rules.policies)?;
@@ -63,14 +66,53 @@ impl Datapath {
         let needed = needed(rules)?;
         let mut names =
             cgroups::attach_to_root(&mut self.object, &self.pins, &self.cgroup, &needed)?;
-        names.extend(self.attach_reveal(rules.reveal)?);
+        names.extend(self.attach_reveal(rules.reveal, &[])?);
         self.by_need = names;
         self.carry(rules.carry)?;
         self.read_toa(rules.toa)
     }
 
+    /// Makes these rules, which hold already, hold for the cgroups that are there now: a service that restarts gets a new one at
+    /// the same path.
+    pub fn follow_cgroups(&mut self, rules: &HostRules<'_>) -> Result<()> {
+        self.trust(rules.trust, rules.reveal.refuses())?;
+        let mut names = self.by_need.clone();
+        let attached = self.attach_reveal(rules.reveal, &names)?;
+        names.retain(|pin| links::cgroup(pin).1.is_none());
+        names.extend(attached);
+        let before = std::mem::replace(&mut self.by_need, names);
+        for gone in before.iter().filter(|pin| !self.by_need.contains(pin)) {
+            self.pins.unpin_link(gone)?;
+        }
+        Ok(())
+    }
+
+    /// Of the programs for the whole host, those that are not attached.
+    pub fn missing_on_host(&self) -> Result<Vec<Missing>> {
+        let missing = self
+            .names()
+            .map(|name| interfaces::missing(&self.pins, name));
+        missing.filter_map(Result::transpose).collect()
+    }
+
+    /// Attaches those again.
+    pub fn attach_missing(&mut self) -> Result<()> {
+        let names: Vec<_> = self.names().cloned().collect();
+        for name in names {
+            if interfaces::missing(&self.pins, &name)?.is_some() {
+                cgroups::attach_again(&mut self.object, &self.pins, &self.cgroup, name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The names of the pins of all programs for the whole host.
+    pub(super) fn names(&self) -> impl Iterator<Item = &String> {
+        self.always.iter().chain(&self.by_need)
+    }
+
     /// The directory of a cgroup that the configuration names.
-    pub(super) fn cgroup_at(&self, path: &str) -> PathBuf {
+    pub fn cgroup_at(&self, path: &str) -> PathBuf {
         self.cgroup.join(path.trim_start_matches('/'))
     }
 }

@@ -3,11 +3,12 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
+    os::fd::AsFd as _,
     path::Path,
 };
 
 use agent_common::names::program;
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use aya::{
     Ebpf,
     programs::{
@@ -22,6 +23,7 @@ use super::{
     jobs::{Job, PacketProgram},
     links,
     object::Datapath,
+    ownership,
     pins::Pins,
     programs,
 };
@@ -136,26 +138,54 @@ impl Datapath {
         detached.fold(Ok(()), Result::and)
     }
 
-    /// Fails when a program with one of these pins is not attached, all of which are in `netns`.
-    pub fn check(&self, netns: &Netns, names: &[String]) -> Result<()> {
-        netns.run(|| names.iter().try_for_each(|name| check(&self.pins, name)))
+    /// Of the programs with these pins, all of which are in `netns`, those that are not attached. `index` says which
+    /// interfaces they were attached to: with an interface that has gone, what was attached to it is not missing.
+    pub fn missing(
+        &self,
+        netns: &Netns,
+        names: &[String],
+        index: impl Fn(&str) -> Option<u32> + Sync,
+    ) -> Result<Vec<Missing>> {
+        netns.run(|| {
+            let mut all = Vec::new();
+            for name in names {
+                if let Some((_, _, interface)) = links::interface(name)
+                    && (index(&interface).is_none()
+                        || netns.find_interface(&interface)? != index(&interface))
+                {
+                    continue;
+                }
+                all.extend(missing(&self.pins, name)?);
+            }
+            Ok(all)
+        })
     }
 }
 
-/// Fails when the program with this pin is not attached in the calling thread's network namespace.
-fn check(pins: &Pins, name: &str) -> Result<()> {
-    if pins.link(name)?.is_some() {
-        return Ok(());
-    }
-    if let (Some(id), Some((program, _, interface))) = (pins.filter(name)?, links::interface(name))
-        && let Some(program) = PacketProgram::named(program)
-    {
-        if !filters::runs(&interface, program, id)? {
-            bail!("the filter {} on {interface} is missing", program.name);
-        }
-        return Ok(());
-    }
-    bail!("{} is missing", pins.link_path(name).display());
+/// A program that is to be attached and is not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// Which, and to what.
+    pub what: String,
+    /// Whether it was attached by a clsact filter, or else by a link.
+    pub is_filter: bool,
+}
+
+/// Whether the program with this pin is missing: in the calling thread's network namespace, if it is attached by a filter.
+pub(super) fn missing(pins: &Pins, name: &str) -> Result<Option<Missing>> {
+    let filter = pins.filter(name)?;
+    let is_attached = match (filter, links::interface(name)) {
+        (Some(id), Some((program, _, interface))) => match PacketProgram::named(program) {
+            Some(program) => filters::runs(&interface, program, id)?,
+            None => false,
+        },
+        _ => pins.link_info(name)?.is_some_and(|link| link.is_attached()),
+    };
+    let (program, target) = links::describe(name);
+    Ok((!is_attached).then(|| Missing {
+        what: format!("{program} on {target}"),
+        is_filter: filter.is_some(),
+    }))
 }
 
 /// Detaches the program with this pin, if there is one, from wherever it is.
@@ -181,6 +211,7 @@ pub(super) fn detach(pins: &Pins, name: &str) -> Result<()> {
 fn attach_lookup(object: &mut Ebpf, pins: &Pins, netns: u64) -> Result<String> {
     let here = File::open("/proc/thread-self/ns/net")?;
     let lookup: &mut SkLookup = programs::named(object, program::LOOKUP)?;
+    ownership::mark(pins, lookup.fd()?.as_fd())?;
     let id = lookup.attach(&here)?;
     let link = FdLink::from(lookup.take_link(id)?);
     let pin = links::of_lookup(netns);
@@ -198,11 +229,13 @@ fn attach_packets(
     program: &PacketProgram,
 ) -> Result<String> {
     let classifier: &mut SchedClassifier = programs::named(object, program.name)?;
+    ownership::mark(pins, classifier.fd()?.as_fd())?;
     let pin = links::on_interface(program.name, netns, interface);
     if replace(classifier, &pins.link_path(&pin)) {
         return Ok(pin);
     }
-    let tcx = TcAttachOptions::TcxOrder(LinkOrder::default());
+    let neighbour = neighbour(pins, netns, interface, program)?;
+    let tcx = TcAttachOptions::TcxOrder(order(neighbour.as_ref())?);
     match classifier.attach_with_options(interface, program.direction, tcx) {
         Ok(id) => {
             let link = FdLink::try_from(classifier.take_link(id)?)?;
@@ -222,6 +255,51 @@ fn attach_packets(
         Err(error) => return Err(error.into()),
     }
     Ok(pin)
+}
+
+/// Which of truepeer's own programs a program of the same hook runs next to.
+enum Neighbour {
+    /// This comes behind it.
+    Next(SchedClassifierLink),
+    /// This comes before it.
+    Previous(SchedClassifierLink),
+}
+
+/// The neighbour of a program on an interface; `None`: no other of truepeer's is attached to the hook.
+fn neighbour(
+    pins: &Pins,
+    netns: u64,
+    interface: &str,
+    program: &PacketProgram,
+) -> Result<Option<Neighbour>> {
+    let (before, behind) = program.neighbours();
+    let attached = |other: &PacketProgram| -> Result<Option<SchedClassifierLink>> {
+        let pin = links::on_interface(other.name, netns, interface);
+        let is_attached = pins.link_info(&pin)?.is_some_and(|link| link.is_attached());
+        let link = if is_attached { pins.link(&pin)? } else { None };
+        Ok(link.map(SchedClassifierLink::try_from).transpose()?)
+    };
+    for next in behind {
+        if let Some(link) = attached(next)? {
+            return Ok(Some(Neighbour::Next(link)));
+        }
+    }
+    for previous in before {
+        if let Some(link) = attached(previous)? {
+            return Ok(Some(Neighbour::Previous(link)));
+        }
+    }
+    Ok(None)
+}
+
+/// Where a program goes among all of its hook: next to truepeer's own, and else before everybody else's. Whoever comes before it
+/// could end the walk and have it miss segments whose sequence numbers it translates.
+fn order(neighbour: Option<&Neighbour>) -> Result<LinkOrder> {
+    Ok(match neighbour {
+        Some(Neighbour::Next(link)) => LinkOrder::before_link(link)?,
+        Some(Neighbour::Previous(link)) => LinkOrder::after_link(link)?,
+        None => LinkOrder::first(),
+    })
 }
 
 /// Has the link that is pinned at `path` run this program instead of another from one packet to the next: two at

@@ -72,8 +72,33 @@ impl PacketProgram {
         self.job
     }
 
+    /// The others of its hook that run before it and behind it, the nearest first.
+    pub(super) fn neighbours(&self) -> (Vec<&'static Self>, Vec<&'static Self>) {
+        let others = Self::all().filter(|p| p.direction == self.direction && p.name != self.name);
+        let (mut before, behind): (Vec<_>, _) = others.partition(|p| p.priority < self.priority);
+        before.reverse();
+        (before, behind)
+    }
+
     /// Every packet program.
     pub(super) fn all() -> impl Iterator<Item = &'static Self> {
         const { &Self::ALL }.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_are_in_the_order_of_the_jobs() {
+        let names = |all: Vec<&PacketProgram>| all.iter().map(|p| p.name).collect::<Vec<_>>();
+        let of = |name| {
+            let (before, behind) = PacketProgram::named(name).unwrap().neighbours();
+            (names(before), names(behind))
+        };
+        assert_eq!(of(program::STEER).0, [program::NODE, program::UNWRAP]);
+        assert_eq!(of(program::UNWRAP).1, [program::NODE, program::STEER]);
+        assert_eq!(of(program::LEAVE), (vec![program::ANSWER], vec![]));
     }
 }

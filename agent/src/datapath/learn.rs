@@ -40,13 +40,8 @@ impl Datapath {
 
     /// Says who may speak for a client, and whether connections of local proxies are refused (`refuses`) whose client an
     /// application cannot express.
-    ///
-    /// # Errors
-    ///
-    /// When a cgroup is missing.
     pub(super) fn trust(&self, rules: &[Trust], refuses: bool) -> Result<()> {
         let senders = TrustedSenders::new(rules);
-        // All that may be missing is looked for before anything changes.
         let proxies = self.proxies(rules, refuses)?;
         let (mut ports, mut sources) = (self.pins.trusted_ports()?, self.pins.local_sources()?);
         // What a rule refers to comes before it and goes after it. While its speakers change, a rule that stays believes on
@@ -71,12 +66,8 @@ impl Datapath {
         maps::replace(&mut ports, wanted)
     }
 
-    /// The local proxies that the rules believe.
-    ///
-    /// # Errors
-    ///
-    /// When a cgroup is missing.
-    pub(super) fn proxies(&self, rules: &[Trust], refuses: bool) -> Result<Proxies> {
+    /// The local proxies that the rules believe. Of a cgroup that is not there, there are none.
+    fn proxies(&self, rules: &[Trust], refuses: bool) -> Result<Proxies> {
         let mut all = Proxies::default();
         for rule in rules {
             let Speakers::Proxies {
@@ -100,7 +91,7 @@ impl Datapath {
                     Proxy::Uid(uid) => all.uids.push((*uid, believed)),
                     Proxy::Cgroup(path) => {
                         let cgroup = cgroups::id(&self.cgroup_at(path))?;
-                        all.cgroups.push((cgroup, believed));
+                        all.cgroups.extend(cgroup.map(|id| (id, believed)));
                     }
                 }
                 all.sources.extend(local_source.iter().map(|address| {

@@ -28,6 +28,14 @@ pub(super) fn on_cgroup(program: &str, cgroup: u64) -> String {
     format!("{program}:cgroup:{cgroup}")
 }
 
+/// Program and id of the cgroup that the pin of a program on a cgroup tells; `None`: it is on the root cgroup.
+pub(super) fn cgroup(pin: &str) -> (&str, Option<u64>) {
+    match pin.split_once(":cgroup:") {
+        Some((program, id)) => (program, id.parse().ok()),
+        None => (pin, None),
+    }
+}
+
 /// Program and target that a pin's name tells, for people.
 pub(super) fn describe(pin: &str) -> (String, String) {
     if let Some((program, netns, interface)) = interface(pin) {
@@ -58,5 +66,7 @@ mod tests {
         assert_eq!(target, "eth0.100 in network namespace 4026531840");
         assert_eq!(describe(&of_lookup(7)).1, "network namespace 7");
         assert_eq!(describe("truepeer_learn").1, "the root cgroup");
+        assert_eq!(cgroup("truepeer_learn"), ("truepeer_learn", None));
+        assert_eq!(cgroup(&on_cgroup(program::PEER4, 9)).1, Some(9));
     }
 }

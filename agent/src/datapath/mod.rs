@@ -16,6 +16,7 @@ mod host_rules;
 mod interfaces;
 mod jobs;
 mod layout;
+mod leaks;
 mod learn;
 mod links;
 mod local;
@@ -23,6 +24,7 @@ mod maps;
 mod object;
 #[cfg(test)]
 mod old_verifiers;
+mod ownership;
 mod pins;
 mod programs;
 mod remove;
@@ -36,9 +38,10 @@ mod unwrap;
 
 pub use events::{Diagnostics, Events};
 pub use host_rules::HostRules;
-pub use interfaces::Packets;
+pub use interfaces::{Missing, Packets};
 pub use jobs::Job;
 pub use object::Datapath;
+pub use ownership::{others, stranded};
 pub use pins::Pins;
 pub use programs::{Cost, Purpose, Section, try_all};
 pub use remove::remove;

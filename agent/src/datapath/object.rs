@@ -1,15 +1,20 @@
 //! The BPF object, and the data path that is made of it.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
 
 use agent_common::names::{self, map, program};
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use aya::{Ebpf, EbpfLoader};
 use tracing::{level_filters::LevelFilter, warn};
 
 use super::{
     cgroups,
     layout::{Definition, Set},
+    ownership,
     pins::Pins,
     programs::{self, OBJECT},
     streams,
@@ -20,6 +25,8 @@ use crate::host::netns::Framing;
 /// [`super::remove`] takes it away.
 pub struct Datapath {
     pub(super) pins: Pins,
+    /// Device and inode of their directory.
+    home: (u64, u64),
     loader: EbpfLoader<'static>,
     /// Holds the programs of the host, and the iterator that adopts listeners.
     pub(super) object: Ebpf,
@@ -39,6 +46,7 @@ impl Datapath {
     pub fn load(root: &Path, origins: u32, processes: bool, cgroup: &Path) -> Result<Self> {
         let pins = Pins::new(root);
         pins.create()?;
+        ownership::detach_stranded(&pins)?;
         take_over(&pins, origins)?;
         pins.create()?;
         let mut loader = loader(&pins, origins, processes)?;
@@ -49,6 +57,7 @@ impl Datapath {
         }
         let always = cgroups::attach_to_root(&mut object, &pins, cgroup, &needed)?;
         Ok(Self {
+            home: place(&pins)?,
             pins,
             loader,
             object,
@@ -63,10 +72,27 @@ impl Datapath {
         &self.pins
     }
 
+    /// Fails when the pins are out of reach.
+    pub fn reach(&self) -> Result<()> {
+        ensure!(
+            place(&self.pins).ok() == Some(self.home),
+            "the pins of this agent are no longer at {}: another file system is mounted over them, or somebody has removed \
+             them. Programs that are pinned elsewhere go on as they are; unmount what covers them, or start the agent anew",
+            self.pins.root().display()
+        );
+        Ok(())
+    }
+
     /// Loads the object anew, for the packet programs of devices like this in the namespace with this cookie.
     pub(super) fn load_for(&mut self, netns: u64, framing: Framing) -> Result<Ebpf> {
         load_object(&mut self.loader, netns, framing)
     }
+}
+
+/// Device and inode of the directory of the pins.
+fn place(pins: &Pins) -> Result<(u64, u64)> {
+    let found = fs::metadata(pins.root())?;
+    Ok((found.dev(), found.ino()))
 }
 
 /// Removes the maps that are of no use: those that were made otherwise, and all if the end of a socket may have been missed.

@@ -19,6 +19,7 @@ use aya::{
 use super::{
     bpffs::{self, OwnMount},
     layout::Set,
+    sys::{self, LinkInfo},
 };
 
 /// Prefix of a link's pin while the link is about to replace the one in use.
@@ -201,6 +202,17 @@ impl Pins {
             Err(LinkError::SyscallError(error)) if is_missing(&error) => Ok(None),
             Err(error) => Err(error).with_context(|| format!("cannot open {}", path.display())),
         }
+    }
+
+    /// What the kernel says of the link with this name; `None` when it is not, or no longer, pinned.
+    pub(super) fn link_info(&self, name: &str) -> Result<Option<LinkInfo>> {
+        let path = self.link_path(name);
+        let info = match sys::pinned(&path) {
+            Ok(link) => sys::link_info(&link).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        };
+        info.with_context(|| format!("cannot open {}", path.display()))
     }
 
     /// The id of the program that the clsact filter with this name runs; `None` when none is, or is no longer,

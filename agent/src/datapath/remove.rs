@@ -11,6 +11,7 @@ use super::{
     jobs::PacketProgram,
     maps::removed,
     object::Datapath,
+    ownership,
     pins::Pins,
     streams,
     unwrap::{self, Unwrapped},
@@ -32,8 +33,8 @@ impl Datapath {
     pub fn retain(&self, names: &[&str], cookies: &[u64], ports: &Unwrapped) -> Result<()> {
         // Programs that translate connections go after these.
         self.retain_unwraps(ports)?;
-        let own = self.always.iter().chain(&self.by_need);
-        let keep: HashSet<&str> = own
+        let keep: HashSet<&str> = self
+            .names()
             .map(String::as_str)
             .chain(names.iter().copied())
             .collect();
@@ -75,7 +76,9 @@ pub fn remove(pins: &Pins) -> Result<()> {
             }
         }
     });
-    pins.remove().and(looked)
+    // Another bpffs may be mounted over the pins, and somebody else may hold a link.
+    let detached = ownership::detach_all(pins);
+    pins.remove().and(looked).and(detached)
 }
 
 /// Removes truepeer's clsact filters from all interfaces of the calling thread's network namespace.

@@ -21,12 +21,12 @@ impl Datapath {
         }
     }
 
-    /// Attaches what tells clients to the processes of `reveal`. Returns the names of the pins.
-    ///
-    /// # Errors
-    ///
-    /// When a cgroup is missing.
-    pub(super) fn attach_reveal(&mut self, reveal: &Reveal) -> Result<Vec<String>> {
+    /// Attaches what tells clients to the processes of `reveal`, unless its pins are `known`. Returns the names of the pins.
+    pub(super) fn attach_reveal(
+        &mut self,
+        reveal: &Reveal,
+        known: &[String],
+    ) -> Result<Vec<String>> {
         let mut pins = Vec::new();
         for cgroup in self.told(reveal) {
             pins.extend(cgroups::attach_below(
@@ -34,6 +34,7 @@ impl Datapath {
                 &self.pins,
                 &cgroup,
                 &PROGRAMS,
+                known,
             )?);
         }
         Ok(pins)

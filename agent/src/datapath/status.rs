@@ -83,7 +83,7 @@ fn origins_in_use(counters: &[(Counter, u64)]) -> u64 {
         Counter::LearntXff,
     ];
     let learnt: u64 = learnt.map(of).iter().sum();
-    learnt.saturating_sub(of(Counter::Closed) + of(Counter::Forgotten))
+    learnt.saturating_sub(of(Counter::Closed) + of(Counter::Forgotten) + of(Counter::Swept))
 }
 
 /// The link that is pinned by this name; `None`: it is no longer.

@@ -43,7 +43,7 @@ fn interface(node: &CarryNode) -> Check {
             Outcome::Fail,
             title,
             format!("{error:#}"),
-            namespace::AT_START,
+            "the agent waits for an interface that is missing, and does not start with one of another kind",
             "correct `interface` of [[carry.node]], or create the interface",
         ),
     }

@@ -17,7 +17,7 @@ pub(super) fn check(path: &Path) -> Check {
             Outcome::Fail,
             NAME,
             format!("{error:#}"),
-            "the agent does not start, and one that runs keeps the keys that it has",
+            "signed TOA is neither believed nor sent with a tag until it has keys; an agent that has some keeps them",
             "write a line of 32 hexadecimal digits, such as `openssl rand -hex 16` prints, into the file that \
              `keys` of [toa] names",
         )

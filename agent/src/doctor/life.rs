@@ -6,7 +6,7 @@ use agent_common::names::program;
 use anyhow::Result;
 
 use super::check::{Check, Outcome};
-use crate::{config::Config, datapath::Pins};
+use crate::{config::Config, datapath::Pins, observe::upkeep::PutBack};
 
 const NAME: &str = "agent";
 
@@ -21,6 +21,8 @@ pub enum Life {
         pid: u32,
         /// Whether it neither starts nor drains.
         ready: bool,
+        /// What it had to put back.
+        put_back: Vec<PutBack>,
     },
     /// Something is there that does not answer as an agent: why.
     Silent(String),
@@ -67,7 +69,7 @@ fn judge(
     };
     const START: &str = "start it, and see its log for why it ended";
     match (life, pinned) {
-        (Life::Answers { version, pid, ready: true }, Ok(true)) => Check::ok(
+        (Life::Answers { version, pid, ready: true, .. }, Ok(true)) => Check::ok(
             NAME,
             format!("version {version} serves as process {pid}, and answers at {socket}"),
         ),
@@ -164,6 +166,7 @@ mod tests {
             version: "1".into(),
             pid: 7,
             ready,
+            put_back: Vec::new(),
         };
         let nothing = || Err(anyhow!("nothing is pinned"));
         for (life, pinned, has_socket, outcome, words) in [

@@ -15,6 +15,7 @@ mod keys;
 mod life;
 mod marks;
 mod mounts;
+mod named;
 mod namespace;
 mod probe;
 mod programs;
@@ -23,12 +24,14 @@ mod relays;
 mod routes;
 mod sysctls;
 mod unwraps;
+mod upkeep;
 
 use std::path::Path;
 
 pub use self::{
     check::{Check, Outcome},
     life::Life,
+    named::{Named, cgroups, missing, named},
 };
 use crate::{
     config::{Config, Relay, Steer},
@@ -52,6 +55,9 @@ pub fn run(pre: bool, config: &Config, life: impl FnOnce() -> Life) -> Vec<Check
     checks.extend(config.toa.keys.as_deref().map(keys::check));
     let (life, in_place) = (life(), life::is_in_place(config));
     checks.push(life::check(&life, config));
+    if let Life::Answers { put_back, .. } = &life {
+        checks.extend(upkeep::put_back(put_back));
+    }
     if in_place {
         checks.extend(attached::check(config));
         let relays = config.relay.iter().filter_map(Relay::route);
@@ -78,6 +84,7 @@ pub fn run(pre: bool, config: &Config, life: impl FnOnce() -> Life) -> Vec<Check
     checks.extend(relays::check(&life, config));
     checks.extend(carry_node::check(config));
     checks.extend(cgroups::check(config));
+    checks.extend(upkeep::stranded(&config.agent.bpffs));
     checks.extend(configuration::check(config));
     checks.extend(elsewhere::check(config));
     checks.extend(expressible::check(config));

@@ -7,8 +7,8 @@ use anyhow::{Error, Result};
 use super::check::{Check, Outcome, or_failed};
 use crate::{config::Steer, host::netns::Netns, route::sysctl};
 
-/// The consequence of whatever keeps the agent from starting.
-pub(super) const AT_START: &str = "the agent does not start";
+/// The consequence of what is missing.
+pub(super) const WAITS: &str = "the agent waits for it, and does nothing there until it comes";
 
 /// The finding that a namespace is missing.
 pub(super) fn missing(path: Option<&Path>, error: &Error) -> Check {
@@ -16,7 +16,7 @@ pub(super) fn missing(path: Option<&Path>, error: &Error) -> Check {
         format!("network namespace {}", p.display())
     });
     let remedy = "create it, correct `netns` in the configuration, or run as root";
-    Check::wrong(Outcome::Fail, name, format!("{error:#}"), AT_START, remedy)
+    Check::wrong(Outcome::Fail, name, format!("{error:#}"), WAITS, remedy)
 }
 
 pub(super) fn check(netns: &Netns, steers: &[Steer]) -> Vec<Check> {
@@ -33,7 +33,7 @@ fn look(netns: &Netns, steers: &[Steer]) -> Result<Vec<Check>> {
                 Outcome::Fail,
                 title,
                 format!("{error:#}"),
-                AT_START,
+                WAITS,
                 "correct `interface` or `answers` in the configuration, or create the interface",
             ),
         });
@@ -43,7 +43,7 @@ fn look(netns: &Netns, steers: &[Steer]) -> Result<Vec<Check>> {
             Outcome::Fail,
             "interface lo",
             format!("is down in {netns}"),
-            AT_START,
+            "the agent does not start",
             "`ip link set lo up` in that namespace",
         ));
     }

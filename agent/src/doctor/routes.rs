@@ -19,16 +19,14 @@ fn look(netns: &Netns, steers: &[Steer]) -> Result<Vec<Check>> {
     let mut items = route::items(steers);
     items.retain(|item| !matches!(item, Item::Sysctl { .. }) && (ipv6 || !item.is_ipv6()));
     let mut checks = Vec::new();
-    for item in &items {
-        if let Err(error) = route::check(netns, std::slice::from_ref(item)) {
-            checks.push(Check::wrong(
+    for item in route::missing(netns, &items)? {
+        checks.push(Check::wrong(
                 Outcome::Fail,
                 "rules and routes",
-                format!("{error:#}"),
+                format!("{item} is missing in {netns}"),
                 "answers to clients whose address a proxy uses leave the host instead of going to the proxy",
                 "find out who removed it, and start the agent anew, which installs it again",
             ));
-        }
     }
     if checks.is_empty() && !items.is_empty() {
         let all = format!("all {} of truepeer's are installed in {netns}", items.len());

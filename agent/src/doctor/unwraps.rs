@@ -34,7 +34,7 @@ fn look(unwrap: &Unwrap, config: &Config) -> Result<Vec<Check>> {
                 Outcome::Fail,
                 title,
                 format!("{error:#}"),
-                namespace::AT_START,
+                namespace::WAITS,
                 "correct `interface` of [[unwrap]], or create the interface",
             )]);
         }

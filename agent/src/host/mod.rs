@@ -1,6 +1,7 @@
 //! The host as Linux shows it: clocks, files, network namespaces, sockets, cgroups and processes.
 
 pub mod btf;
+pub mod cgroup_watch;
 pub mod cgroups;
 pub mod clock;
 pub mod confinement;

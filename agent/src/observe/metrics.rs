@@ -23,7 +23,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::{api::ApiRefusals, statistics::Statistics};
+use super::{api::ApiRefusals, statistics::Statistics, upkeep::Upkeep};
 use crate::{
     connections::{
         names::Names,
@@ -52,6 +52,8 @@ pub struct Metrics {
     pub access_log_omissions: Counter,
     /// Connections to the API that were refused.
     pub api_refusals: ApiRefusals,
+    /// What the agent waits for, and what it puts back.
+    pub upkeep: Upkeep,
     /// Counters of the relays.
     pub relay: relay::metrics::Metrics,
     /// Statistics of connections.
@@ -86,6 +88,8 @@ impl Metrics {
         );
         let api_refusals = ApiRefusals::default();
         api_refusals.register(&mut registry);
+        let upkeep = Upkeep::default();
+        upkeep.register(&mut registry);
         let relay = relay::metrics::Metrics::default();
         relay.register(&mut registry);
         statistics.register(&mut registry);
@@ -104,6 +108,7 @@ impl Metrics {
             access_log_failures,
             access_log_omissions,
             api_refusals,
+            upkeep,
             relay,
             statistics,
         }
@@ -262,6 +267,8 @@ mod tests {
             "truepeer_access_log_failures_total 1\n",
             "truepeer_api_refused_connections_total{limit=\"caller\"} 0\n",
             "truepeer_pod_refused_connections_total{namespace=\"shop\",pod=\"web-0\",container=\"\"} 1\n",
+            "truepeer_waiting 0\n",
+            "truepeer_put_back_total{kind=\"rule\"} 0\n",
             "truepeer_build_info{version=\"0.1.0\"} 1\n",
             "# TYPE truepeer_steered_connections counter\n",
             "\ntruepeer_start_time_seconds ",

@@ -53,7 +53,8 @@ pub struct Relays {
     runtimes: HashMap<u64, Runtime>,
 }
 
-/// For each relay of a configuration, its listening socket and the runtime that is to serve it; `None`: it listens already.
+/// For each relay of a configuration, its listening socket and the runtime that is to serve it; `None`: it listens already, or
+/// its network namespace is not there yet.
 pub struct Prepared(Vec<Option<(TcpListener, Handle)>>);
 
 impl Relays {
@@ -102,8 +103,8 @@ impl Relays {
         for relay in &config.relay {
             let is_it = |l: &Listener| l.key == key(relay) && !l.is_outdated();
             bound.push(match self.listeners.iter().any(is_it) {
-                true => None,
-                false => Some(self.bind(relay)?),
+                false if is_there(relay) => Some(self.bind(relay)?),
+                _ => None,
             });
         }
         Ok(Prepared(bound))
@@ -137,9 +138,12 @@ impl Relays {
         std::mem::take(&mut self.inherited).close();
     }
 
-    /// Whether a relay listens in a namespace whose path names another one by now.
-    pub fn is_outdated(&self) -> bool {
-        self.listeners.iter().any(Listener::is_outdated)
+    /// Whether a relay of this configuration listens in a namespace whose path names another one by now, or does not listen
+    /// although its namespace has come.
+    pub fn is_outdated(&self, config: &Config) -> bool {
+        let listens = |relay: &Relay| self.listeners.iter().any(|l| l.key == key(relay));
+        let may_listen = |relay: &Relay| !listens(relay) && is_there(relay);
+        self.listeners.iter().any(Listener::is_outdated) || config.relay.iter().any(may_listen)
     }
 
     /// Stops listening. Connections in progress go on.
@@ -200,6 +204,12 @@ impl Relays {
         self.runtimes.insert(netns.cookie(), runtime);
         Ok(handle)
     }
+}
+
+/// Whether a relay's network namespace is there.
+fn is_there(relay: &Relay) -> bool {
+    let path = relay.netns.as_deref();
+    path.is_none_or(|path| Netns::open(path).is_ok())
 }
 
 /// What tells one relay of a configuration from the next, whatever else changes.

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -67,16 +67,27 @@ impl From<&MarkRule> for Rule {
     }
 }
 
-/// Fails with the first of `items` that is not installed in `netns`, to which all of them belong. Expects no items for
-/// IPv6 where the namespace has none.
-pub fn check(netns: &Netns, items: &[Item]) -> Result<()> {
-    let ipv6 = items.is_empty() || sysctl::ipv6_enabled(netns)?;
-    for item in items.iter().filter(|item| ipv6 || !item.is_ipv6()) {
-        if !item.is_installed(netns)? {
-            bail!("the {item} is missing");
+/// Those of `items` that are not installed in `netns`, to which all of them belong. Expects no items for IPv6 where the
+/// namespace has none.
+pub fn missing<'a>(
+    netns: &Netns,
+    items: impl IntoIterator<Item = &'a Item>,
+) -> Result<Vec<&'a Item>> {
+    let mut ipv6 = None;
+    let mut missing = Vec::new();
+    for item in items {
+        if item.is_installed(netns)? {
+            continue;
+        }
+        let has_ipv6 = match ipv6 {
+            Some(known) => known,
+            None => *ipv6.insert(sysctl::ipv6_enabled(netns)?),
+        };
+        if has_ipv6 || !item.is_ipv6() {
+            missing.push(item);
         }
     }
-    Ok(())
+    Ok(missing)
 }
 
 /// The items that `steers` need, in the order in which they must be installed.
@@ -155,6 +166,11 @@ impl Item {
             Self::Rule { ipv6, .. } | Self::Route { ipv6, .. } => *ipv6,
             Self::Sysctl { key, .. } => key.starts_with("net.ipv6."),
         }
+    }
+
+    /// Whether the kernel does not tell when somebody changes it.
+    pub fn is_silent(&self) -> bool {
+        matches!(self, Self::Sysctl { .. })
     }
 
     /// What the item's removal must restore: the current value of a sysctl.

@@ -12,7 +12,7 @@ pub mod sysctl;
 mod table;
 
 pub use self::{
-    item::{Item, MarkRule, check, items},
+    item::{Item, MarkRule, items, missing},
     journal::Journal,
     netlink::PROTOCOL,
     rule::{PREFERENCE, Rule, rules},

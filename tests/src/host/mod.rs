@@ -1,6 +1,7 @@
 //! The frame of a scenario: one at a time on this host, and nothing left of it afterwards.
 
 pub mod apparmor;
+pub mod bpf;
 pub mod cgroup;
 pub mod iptables;
 pub mod kernel;

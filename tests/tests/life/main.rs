@@ -1,7 +1,10 @@
 //! The life of an agent: its start and refusals, reloads, crashes and end, and what it says meanwhile.
 
+mod awaited;
 mod doctor;
 mod flood;
+mod neighbours;
+mod put_back;
 mod readers;
 mod refused;
 mod reload;

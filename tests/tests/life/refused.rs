@@ -88,22 +88,6 @@ fn steers_that_overlap() {
     });
 }
 
-#[test]
-fn what_is_missing_is_named() {
-    scenario(|directory| {
-        let sidecar = Sidecar::new()?;
-        let before = sidecar.pod.enter(Traces::here)?;
-        let interface = inbound(&sidecar).on("eth9");
-        let config = Config::new(directory, [interface])?.write()?;
-        ensure_says(&refused(&config, 1)?, &["eth9", sidecar.pod.name()])?;
-        let mut namespace = inbound(&sidecar);
-        namespace.netns = Some("/run/netns/tp-none".into());
-        let config = Config::new(directory, [namespace])?.write()?;
-        ensure_says(&refused(&config, 1)?, &["/run/netns/tp-none"])?;
-        before.assert_unchanged(&sidecar.pod.enter(Traces::here)?)
-    });
-}
-
 /// Runs `tc` in the pod.
 fn tc(sidecar: &Sidecar, arguments: &str) -> Result<String> {
     run(sidecar.pod.command("tc")?.args(arguments.split(' ')))

@@ -1,0 +1,168 @@
+//! What a configuration names of the host: it may not be there yet, or go and come again.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Error, Result};
+
+use crate::{
+    config::{Config, Proxy, Speakers, Steer},
+    host::{cgroups::cgroup2_mount, netns::Netns},
+};
+
+/// Something of the host that a configuration names.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Named {
+    /// The network namespace at a path.
+    Namespace(PathBuf),
+    /// An interface of the network namespace at a path; without one, of the agent's own.
+    Interface(Option<PathBuf>, String),
+    /// A cgroup v2 path, from the root of the hierarchy.
+    Cgroup(String),
+    /// The file with the keys of signed TOA.
+    Keys(PathBuf),
+}
+
+/// All that a configuration names.
+pub fn named(config: &Config) -> BTreeSet<Named> {
+    let mut named = BTreeSet::new();
+    let mut in_namespace = |netns: Option<&Path>, interfaces: BTreeSet<&str>| {
+        named.extend(netns.map(|path| Named::Namespace(path.to_owned())));
+        let interface = |name: &str| Named::Interface(netns.map(Path::to_owned), name.into());
+        named.extend(interfaces.into_iter().map(interface));
+    };
+    for steer in &config.steer {
+        let interfaces = Steer::interfaces(std::slice::from_ref(steer));
+        in_namespace(steer.netns.as_deref(), interfaces);
+    }
+    for unwrap in &config.unwrap {
+        in_namespace(unwrap.netns.as_deref(), [&*unwrap.interface].into());
+    }
+    for node in &config.carry_node {
+        in_namespace(node.netns.as_deref(), [&*node.interface].into());
+    }
+    for relay in &config.relay {
+        let route = relay.route();
+        let interfaces = Steer::interfaces(route.as_slice());
+        in_namespace(relay.netns.as_deref(), interfaces);
+    }
+    named.extend(cgroups(config).map(|path| Named::Cgroup(path.to_owned())));
+    named.extend(config.toa.keys.clone().map(Named::Keys));
+    named
+}
+
+/// The cgroups that a configuration trusts, and those that it reveals clients to.
+pub fn cgroups(config: &Config) -> impl Iterator<Item = &str> {
+    let trusted = config.trust.iter().flat_map(|rule| match &rule.speakers {
+        Speakers::Proxies { proxies, .. } => proxies.as_slice(),
+        Speakers::Sources { .. } => &[],
+    });
+    let trusted = trusted.filter_map(|proxy| match proxy {
+        Proxy::Cgroup(path) => Some(path),
+        Proxy::Uid(_) => None,
+    });
+    let revealed = config.reveal.cgroups.iter();
+    let revealed = revealed.filter(|_| config.reveal.enabled);
+    trusted.chain(revealed).map(String::as_str)
+}
+
+/// What a configuration names and this host does not have now, each with what is wrong. Of a namespace that is missing, no
+/// interface is told.
+pub fn missing(config: &Config) -> BTreeMap<Named, Error> {
+    let mut missing = BTreeMap::new();
+    // Namespaces come before their interfaces.
+    for named in named(config) {
+        if let Named::Interface(Some(path), _) = &named
+            && missing.contains_key(&Named::Namespace(path.clone()))
+        {
+            continue;
+        }
+        if let Err(error) = named.look() {
+            missing.insert(named, error);
+        }
+    }
+    missing
+}
+
+impl Named {
+    /// Fails when this host does not have it.
+    fn look(&self) -> Result<()> {
+        match self {
+            Self::Namespace(path) => Netns::open(path).map(drop),
+            Self::Interface(path, name) => {
+                let netns = Netns::open_or_current(path.as_deref())?;
+                netns.interface_index(name).map(drop)
+            }
+            Self::Cgroup(path) => {
+                let path = cgroup2_mount()?.join(path.trim_start_matches('/'));
+                let found = std::fs::metadata(&path);
+                found.with_context(|| format!("cannot find the cgroup {}", path.display()))?;
+                Ok(())
+            }
+            Self::Keys(path) => {
+                let found = std::fs::metadata(path);
+                found.with_context(|| format!("cannot find the keys {}", path.display()))?;
+                Ok(())
+            }
+        }
+    }
+}
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Namespace(path) => write!(f, "the network namespace {}", path.display()),
+            Self::Interface(None, name) => write!(f, "the interface {name}"),
+            Self::Interface(Some(path), name) => {
+                write!(f, "the interface {name} of {}", path.display())
+            }
+            Self::Cgroup(path) => write!(f, "the cgroup {path}"),
+            Self::Keys(path) => write!(f, "the keys {}", path.display()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_told_once_and_what_is_there_is_not() {
+        let text = r#"
+            [[trust]]
+            cgroup = ["/", "/tp-none"]
+            says = ["bind"]
+            [toa]
+            keys = "/run/tp-none/keys"
+            [[steer]]
+            interface = "lo0"
+            ports = ["80"]
+            to = 15006
+            answers = ["lo1"]
+            [[unwrap]]
+            netns = "/run/netns/tp-none"
+            interface = "eth0"
+            ports = ["8000"]
+            [[unwrap]]
+            interface = "lo"
+            ports = ["8001"]
+        "#;
+        let config = Config::parse(text, "test").unwrap();
+        let missing = missing(&config);
+        let missing: Vec<_> = missing.keys().map(ToString::to_string).collect();
+        assert_eq!(
+            missing,
+            [
+                "the network namespace /run/netns/tp-none",
+                "the interface lo0",
+                "the interface lo1",
+                "the cgroup /tp-none",
+                "the keys /run/tp-none/keys",
+            ]
+        );
+        assert_eq!(named(&config).len(), missing.len() + 3);
+    }
+}
