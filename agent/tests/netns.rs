@@ -28,7 +28,7 @@ async fn a_watch_tells_when_interfaces_come_change_and_go() {
     // Ample, as a machine may be slow; it ends when the message comes.
     const SOON: Duration = Duration::from_secs(60);
     let netns = Netns::create().unwrap();
-    let mut links = netns.watch(true).unwrap();
+    let mut links = netns.watch().unwrap();
     for change in [
         "link add eth0 type veth peer name eth1",
         "link set eth0 up",
@@ -84,6 +84,6 @@ fn addresses_and_masters_are_told() {
     let addresses = ["192.0.2.1", "2001:db8::1"].map(|address| address.parse().unwrap());
     assert_eq!(netns.addresses().unwrap(), addresses.into());
     let index = |name| netns.interface_index(name).unwrap();
-    assert_eq!(netns.master(index("pod0")).unwrap(), index("cni0"));
-    assert_eq!(netns.master(index("eth0")).unwrap(), index("eth0"));
+    assert_eq!(netns.topmost(index("pod0")).unwrap().index, index("cni0"));
+    assert_eq!(netns.topmost(index("eth0")).unwrap().index, index("eth0"));
 }
