@@ -30,6 +30,7 @@ mod reveal;
 mod status;
 mod steer;
 mod sys;
+mod translated;
 mod unwrap;
 
 pub use events::{Diagnostics, Events};
@@ -41,4 +42,5 @@ pub use ownership::{others, stranded};
 pub use pins::Pins;
 pub use programs::{Cost, Purpose, Section, try_all};
 pub use remove::remove;
-pub use unwrap::{Orphans, Unwrapped};
+pub use translated::Orphans;
+pub use unwrap::Unwrapped;

@@ -24,7 +24,7 @@ use aya::{
 };
 use tracing::{debug, warn};
 
-use super::{pins::Pins, sys, unwrap};
+use super::{pins::Pins, sys, translated};
 use crate::host::cgroups::cgroup2_mount;
 
 /// The map's name, and its pin's.
@@ -157,8 +157,8 @@ fn reset_translated(id: u32) -> Result<()> {
     if MapInfo::from_id(id)?.name_as_str() != Some(map::TRANSLATED) {
         return Ok(());
     }
-    let translated = Map::HashMap(MapData::from_id(id)?);
-    unwrap::reset(&mut translated.try_into()?, |_| true)
+    let map = Map::HashMap(MapData::from_id(id)?);
+    translated::reset(&mut map.try_into()?, |_| true)
 }
 
 /// The links of all programs that say whose they are.

@@ -7,13 +7,8 @@ use nix::net::if_::if_nameindex;
 use tracing::{debug, warn};
 
 use super::{
-    filters, interfaces,
-    jobs::PacketProgram,
-    maps::removed,
-    object::Datapath,
-    ownership,
-    pins::Pins,
-    unwrap::{self, Unwrapped},
+    filters, interfaces, jobs::PacketProgram, maps::removed, object::Datapath, ownership,
+    pins::Pins, translated, unwrap::Unwrapped,
 };
 use crate::host::netns::Netns;
 
@@ -58,7 +53,7 @@ impl Datapath {
 pub fn remove(pins: &Pins) -> Result<()> {
     let reset = pins
         .translated()
-        .and_then(|mut translated| unwrap::reset(&mut translated, |_| true));
+        .and_then(|mut translated| translated::reset(&mut translated, |_| true));
     if let Err(error) = reset {
         debug!("no translated connections: {error:#}");
     }
