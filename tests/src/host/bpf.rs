@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 
 use anyhow::{Context as _, Result};
+use aya::programs::{SchedClassifier, TcAttachType};
 use nix::libc;
 use nix::net::if_::if_nametoindex;
 
@@ -20,6 +21,14 @@ const BPF_TCX_INGRESS: u32 = 46;
 
 /// The name of each program.
 pub const NAME: &str = "somebody_elses";
+
+/// The names of the TCX programs at ingress of an interface of the calling thread's network namespace, in the order in which
+/// they run.
+pub fn ingress(interface: &str) -> Result<Vec<String>> {
+    let (_, all) = SchedClassifier::query_tcx(interface, TcAttachType::Ingress)?;
+    let names = all.iter().filter_map(|program| program.name_as_str());
+    Ok(names.map(str::to_owned).collect())
+}
 
 /// `bpf_attr` of `BPF_PROG_LOAD`, as far as it is needed.
 #[repr(C)]

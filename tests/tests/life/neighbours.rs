@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use agent_common::Counter;
 use anyhow::{Result, ensure};
-use aya::programs::{SchedClassifier, TcAttachType};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use tests::agent::records::no_origins;
 use tests::agent::{Agent, Config, Steer, Trust, Unwrap, truepeer};
@@ -65,11 +64,7 @@ impl Stage {
 
     /// The programs at tc ingress of the pod's interface, in the order in which they run.
     fn ingress(&self) -> Result<Vec<String>> {
-        self.sidecar.pod.enter(|| {
-            let (_, all) = SchedClassifier::query_tcx(Sidecar::INTERFACE, TcAttachType::Ingress)?;
-            let names = all.iter().filter_map(|program| program.name_as_str());
-            Ok(names.map(str::to_owned).collect())
-        })
+        self.sidecar.pod.enter(|| bpf::ingress(Sidecar::INTERFACE))
     }
 }
 
