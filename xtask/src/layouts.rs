@@ -180,7 +180,9 @@ mod tests {
         let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
         let compiled = Command::new(rustc)
             .args(["--edition=2024", "--crate-type=cdylib", "-Cdebuginfo=2"])
-            .args([&source, "-o".as_ref(), &library])
+            .arg(&source)
+            .arg("-o")
+            .arg(&library)
             .output()
             .unwrap();
         assert!(compiled.status.success(), "{compiled:?}");

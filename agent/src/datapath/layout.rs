@@ -123,7 +123,7 @@ mod tests {
         }
         for (map, part) in [
             (map::ORIGINS, "evidence 132:u8 1"),
-            (map::ORIGINS, "Toa 4"),
+            (map::ORIGINS, "Toa 3"),
             (map::EVENTS, "received 160:u64 8"),
             (map::COUNTERS, "UnwrapTranslated"),
         ] {

@@ -32,6 +32,25 @@ impl Filled {
             self.1 += 1;
         }
     }
+
+    /// Resets all connections of the map. None is removed, as that would make room for another.
+    fn end(&mut self) -> Result<()> {
+        let mut known = HashSet::new();
+        loop {
+            self.fill();
+            // Until they are listed, whatever has begun has got its socket.
+            let namespaces = namespaces()?;
+            let keys = self.0.keys().collect::<Result<Vec<_>, _>>()?;
+            let real = keys.into_iter().filter(|key| key.0.destination.port != 0);
+            let new: Vec<_> = real.filter(|key| known.insert(key.0)).collect();
+            if new.is_empty() {
+                return Ok(());
+            }
+            for key in new {
+                abort(&namespaces, &key.0);
+            }
+        }
+    }
 }
 
 impl Drop for Filled {
@@ -69,12 +88,7 @@ pub(super) fn end(pins: &Pins, paths: impl Fn(&Path) -> bool) -> Result<Full> {
     });
     let mut full: Vec<_> = maps.map(|map| Filled(map, 0)).collect();
     for filled in &mut full {
-        // Those that end leave room, for others that might begin.
-        for _ in 0..2 {
-            filled.fill();
-            reset(&mut filled.0, |connection| connection.destination.port != 0)?;
-        }
-        filled.fill();
+        filled.end()?;
     }
     Ok(Full(full))
 }
