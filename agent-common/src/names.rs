@@ -173,4 +173,4 @@ pub const CREDENTIALS: &str = "CREDENTIALS";
 
 /// Version of every type in this crate that lives in a pinned map. Pins of another version are
 /// replaced, never read.
-pub const LAYOUT: u32 = 6;
+pub const LAYOUT: u32 = 7;

@@ -1,7 +1,13 @@
 //! What a server sends: its acknowledgments become those of bytes that the sender knows of.
 
-use agent_common::options::{NO_OPERATION, OPTIONS, SACK};
-use aya_ebpf::{bindings::tcx_action_base::TCX_NEXT, programs::TcContext};
+use agent_common::{
+    options::{NO_OPERATION, OPTIONS, SACK},
+    unwrap::{Handshake, stream::acknowledges_syn},
+};
+use aya_ebpf::{
+    bindings::{BPF_EXIST, tcx_action_base::TCX_NEXT},
+    programs::TcContext,
+};
 
 use super::{
     incoming::{connection, versions},
@@ -48,9 +54,16 @@ pub(crate) fn egress(ctx: &TcContext) -> i32 {
     }
     let connection = connection(segment.destination, segment.source);
     if (tcp.has(SYN) || tcp.has(RST))
-        && let Some(handshake) = UNWRAPPING.look_up(connection)
-        && tcp.acknowledgment == handshake.first()
+        && let Some(handshake) = UNWRAPPING.look_up(connection).copied()
+        && acknowledges_syn(&handshake, tcp.flags, tcp.acknowledgment)
     {
+        if tcp.has(SYN) && handshake.progress == Handshake::BEGUN {
+            let answered = Handshake {
+                progress: Handshake::ANSWERED,
+                ..handshake
+            };
+            let _ = UNWRAPPING.insert(connection, answered, BPF_EXIST.into());
+        }
         let shift = handshake.shift.into();
         translate::acknowledgment(ctx, segment.offset, tcp.acknowledgment, shift);
         return TCX_NEXT;
