@@ -92,7 +92,12 @@ pub fn before_established(
             Next::Passes(0)
         };
     }
-    let Some(handshake) = handshake else {
+    // What the listener gets is no part of a half-open connection. If it is not of the handshake that is known either, it is
+    // told so by the listener.
+    let is_its = |handshake: &Handshake| {
+        !known.is_listener() || segment.sequence.wrapping_sub(handshake.isn) <= u16::MAX.into()
+    };
+    let Some(handshake) = handshake.filter(is_its) else {
         // The handshake was evicted, or never begun. Without a header nothing may be established.
         let completes = !known.is_listener() || known.sent_cookie(segment.sequence);
         return if completes && !segment.has(RST) && known.is_local() {
@@ -181,11 +186,19 @@ pub fn completes(
     }
 }
 
-/// Whether a segment of the server acknowledges the SYN alone, as SYN-ACKs do and resets may: then the handshake's `shift` is to
-/// be subtracted from its acknowledgment number, and nothing else.
+/// Whether a segment of the server acknowledges the SYN alone: then the handshake's `shift` is to be subtracted from its
+/// acknowledgment number, and nothing else. SYN-ACKs do, resets may, and so does whatever a half-open connection answers,
+/// even if the header was read: it comes again. `is_connected`: the segment is sent by the socket of an established
+/// connection.
 #[inline(always)]
-pub fn acknowledges_syn(handshake: &Handshake, flags: u8, acknowledgment: u32) -> bool {
-    flags & (SYN | RST) != 0 && acknowledgment == handshake.first()
+pub fn acknowledges_syn(
+    handshake: &Handshake,
+    flags: u8,
+    acknowledgment: u32,
+    is_connected: bool,
+) -> bool {
+    let may_be = flags & (SYN | RST) != 0 || !is_connected;
+    may_be && acknowledgment == handshake.first()
 }
 
 #[cfg(test)]
@@ -284,6 +297,15 @@ mod tests {
         assert!(!begins(known, 2000, || true));
         assert!(begins(known, 2000, || false));
         assert!(begins(None, 2000, || unreachable!()));
+    }
+
+    #[test]
+    fn a_half_open_connection_acknowledges_no_header() {
+        let known = handshake(Handshake::READ);
+        assert!(acknowledges_syn(&known, ACK, 1029, false));
+        assert!(!acknowledges_syn(&known, ACK, 1029, true));
+        assert!(acknowledges_syn(&known, ACK | RST, 1029, true));
+        assert!(!acknowledges_syn(&known, SYN | ACK, 1030, false));
     }
 
     #[test]

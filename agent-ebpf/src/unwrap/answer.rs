@@ -53,9 +53,9 @@ pub(crate) fn egress(ctx: &TcContext) -> i32 {
         return TCX_NEXT;
     }
     let connection = connection(segment.destination, segment.source);
-    if (tcp.has(SYN) || tcp.has(RST))
+    if (tcp.has(SYN) || tcp.has(RST) || !is_connected)
         && let Some(handshake) = UNWRAPPING.look_up(connection).copied()
-        && acknowledges_syn(&handshake, tcp.flags, tcp.acknowledgment)
+        && acknowledges_syn(&handshake, tcp.flags, tcp.acknowledgment, is_connected)
     {
         if tcp.has(SYN) && handshake.progress == Handshake::BEGUN {
             let answered = Handshake {

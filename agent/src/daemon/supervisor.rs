@@ -230,9 +230,10 @@ impl Supervisor {
         };
         let unwanted = former.pins.iter();
         let unwanted = unwanted.filter(|name| !served.pins.contains(name));
-        let detached = self.datapath.detach(unwanted);
+        // While the programs are there.
         let unwrapped = self.datapath.unwrap(&former.unwraps, &served.unwraps);
-        detached.and(unwrapped)
+        let detached = self.datapath.detach(unwanted);
+        unwrapped.and(detached)
     }
 
     /// Takes away what is in place in a namespace.
@@ -248,10 +249,11 @@ impl Supervisor {
     /// Takes the data path away from a namespace. It goes on after a failure: what stays is not found again before the
     /// next reload.
     fn withdraw(&self, served: &Served) -> Result<()> {
-        let detached = self.datapath.detach(&served.pins);
+        // While the programs are there.
         let unwrapped = self.datapath.unwrap(&served.unwraps, &Unwrapped::new());
+        let detached = self.datapath.detach(&served.pins);
         let forgotten = self.datapath.forget(served.netns.cookie());
-        detached.and(unwrapped).and(forgotten)
+        unwrapped.and(detached).and(forgotten)
     }
 }
 

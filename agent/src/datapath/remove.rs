@@ -33,6 +33,8 @@ impl Datapath {
             .map(String::as_str)
             .chain(names.iter().copied())
             .collect();
+        // While the programs are there.
+        self.retain_unwraps(ports)?;
         let known = [self.pins.link_names()?, self.pins.filter_names()?];
         for name in known.iter().flatten() {
             if !keep.contains(name.as_str()) {
@@ -44,7 +46,7 @@ impl Datapath {
         for cookie in known.iter().filter(|cookie| !cookies.contains(cookie)) {
             self.forget(*cookie)?;
         }
-        self.retain_unwraps(ports)
+        Ok(())
     }
 }
 
@@ -55,7 +57,7 @@ impl Datapath {
 ///
 /// When something could not be removed, or the namespaces cannot be listed; the rest is removed all the same.
 pub fn remove(pins: &Pins) -> Result<()> {
-    if let Err(error) = unwrap::reset(pins, |_| true) {
+    if let Err(error) = unwrap::end_all(pins) {
         debug!("no translated connections: {error:#}");
     }
     // Before the pins go, because they say which qdiscs truepeer added.

@@ -1,7 +1,8 @@
 //! unwrap: on which ports PROXY headers are taken off.
 //!
-//! Where a connection's sequence numbers are translated, the server would take other bytes than the sender's for
-//! the next ones without the data path: such connections are reset before their port is given up.
+//! Where a connection's sequence numbers are translated, or its header is still to come, the server would take other bytes
+//! than the sender's for the next ones without the data path: such connections are reset before their port is given up. In
+//! the meantime none begins (`Versions::ENDING`), and the programs go on.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -10,15 +11,17 @@ use std::{
 
 use agent_common::{
     Connection,
+    names::map,
     unwrap::{Handshake, Page, PageVersions, Versions},
 };
 use anyhow::Result;
 use tracing::warn;
 
 use super::{
-    maps::{Plain, found, removed},
+    maps::{Plain, Unwraps, found, removed},
     object::Datapath,
     pins::Pins,
+    sys,
 };
 use crate::host::{netns::Netns, sockets};
 
@@ -67,12 +70,16 @@ impl Datapath {
             gone.map(|port| (page.netns, port))
         });
         let gone: HashSet<_> = gone.collect();
+        let mut unwraps = self.pins.unwraps()?;
         if !gone.is_empty() {
+            for (page, versions) in known {
+                let remain = wanted.get(page).unwrap_or(&PageVersions::NONE);
+                end(&mut unwraps, *page, *versions, remain)?;
+            }
             reset(&self.pins, |connection| {
                 gone.contains(&(connection.netns, connection.destination.port))
             })?;
         }
-        let mut unwraps = self.pins.unwraps()?;
         for (page, versions) in wanted {
             if known.get(page) != Some(versions) {
                 unwraps.insert(Plain(*page), Plain(*versions), 0)?;
@@ -137,16 +144,66 @@ fn sweep(pins: &Pins, before: &Orphans) -> Result<Orphans> {
     Ok(orphans)
 }
 
-/// Resets those that are `gone`: at both ends, at once.
-pub(super) fn reset(pins: &Pins, gone: impl Fn(&Connection) -> bool) -> Result<()> {
+/// Gives all ports up: no connection is touched any more, and those that would break are reset.
+pub(super) fn end_all(pins: &Pins) -> Result<()> {
+    let mut unwraps = pins.unwraps()?;
+    let all = unwraps.iter().collect::<Result<Vec<_>, _>>()?;
+    for (Plain(page), Plain(versions)) in all {
+        end(&mut unwraps, page, versions, &PageVersions::NONE)?;
+    }
+    reset(pins, |_| true)
+}
+
+/// From now on, no connection begins to be touched on those ports of a page that do not `remain`.
+fn end(
+    unwraps: &mut Unwraps,
+    page: Page,
+    mut versions: PageVersions,
+    remain: &PageVersions,
+) -> Result<()> {
+    let gone: Vec<_> = versions.without(remain, page.number).collect();
+    for port in &gone {
+        let ending = Versions(versions.of(*port).0 | Versions::ENDING.0);
+        versions.set(*port, ending);
+    }
+    if !gone.is_empty() {
+        unwraps.insert(Plain(page), Plain(versions), 0)?;
+    }
+    Ok(())
+}
+
+/// Resets those connections to ending ports that are `gone` and would break without the programs: at both ends, at once.
+fn reset(pins: &Pins, gone: impl Fn(&Connection) -> bool) -> Result<()> {
+    // No more handshakes begin.
+    sys::wait_for_programs();
+    let mut handshakes = pins.unwrapping()?;
+    // Entries that come and go may have the list begin again.
+    let most = 2 * pins.capacity(map::UNWRAPPING)? as usize;
+    let known: HashSet<_> = (handshakes.iter().take(most)).collect::<Result<_, _>>()?;
+    for (key, Plain(handshake)) in &known {
+        if gone(&key.0) && !handshake.is_untouched() {
+            removed(handshakes.remove(key))?;
+        }
+    }
+    // No more headers are read.
+    sys::wait_for_programs();
+    let namespaces = namespaces()?;
+    for (cookie, netns) in &namespaces {
+        for (local, remote) in sockets::half_open(netns)? {
+            let connection = Connection {
+                netns: *cookie,
+                source: remote.into(),
+                destination: local.into(),
+            };
+            // Those that have begun since then have an entry.
+            if gone(&connection) && found(handshakes.get(&Plain(connection), 0))?.is_none() {
+                abort(&namespaces, &connection);
+            }
+        }
+    }
     let mut translated = pins.translated()?;
     let keys = translated.keys().collect::<Result<Vec<_>, _>>()?;
-    let connections: Vec<_> = keys.iter().filter(|key| gone(&key.0)).collect();
-    if connections.is_empty() {
-        return Ok(());
-    }
-    let namespaces = namespaces()?;
-    for key in connections {
+    for key in keys.iter().filter(|key| gone(&key.0)) {
         abort(&namespaces, &key.0);
         // The end of the socket removed it, if there was one.
         let _ = translated.remove(key);

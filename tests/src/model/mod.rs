@@ -19,31 +19,44 @@ pub use self::server::{Known, Listening, Server};
 mod tests {
     use stateright::{Checker as _, Model as _};
 
-    use super::world::Limits;
+    use super::world::{Kind, Limits};
 
     fn check(limits: Limits) {
-        let checker = limits.checker().threads(2).spawn_bfs().join();
-        println!("{} states", checker.unique_state_count());
-        checker.assert_properties();
-    }
-
-    #[test]
-    fn one_connection() {
-        check(Limits {
-            sends: 3,
-            faults: 2,
-            isns: [100, 0],
-        });
-    }
-
-    #[test]
-    fn the_port_is_used_again() {
-        for isn in [120, 1 << 20] {
-            check(Limits {
-                sends: 4,
-                faults: 1,
-                isns: [100, isn],
-            });
+        let now = std::time::Instant::now();
+        let checker = limits.checker().threads(2).timeout(std::time::Duration::from_secs(12)).spawn_bfs().join();
+        println!("{limits:?}: {} states, depth {}, {:?}, done {}", checker.unique_state_count(), checker.max_depth(), now.elapsed(), checker.is_done());
+        for (name, path) in checker.discoveries() {
+            println!("{name}: {:?}", path.clone().into_actions());
+            if !name.starts_with("t") { for s in path.into_states() { println!("   {s:?}"); } }
         }
     }
+
+    #[test]
+    fn one() {
+        for kinds in ALL { for faults in 1..3 {
+            check(Limits { sends: 2, faults, kinds, isns: &[100] });
+        }}
+    }
+    #[test]
+    fn two() {
+        for isns in [&[100, 140], &[100, 1 << 20]] {
+            for kinds in SINGLE {
+            check(Limits {
+                sends: 3,
+                faults: 1,
+                kinds,
+                isns,
+            });
+            }
+        }
+    }
+    const ALL: [&[Kind]; 4] = [
+        &[Kind::Network, Kind::Server],
+        &[Kind::Network, Kind::Maps],
+        &[Kind::Server, Kind::Agent],
+        &[Kind::Maps, Kind::Agent],
+    ];
+    const SINGLE: [&[Kind]; 4] = [
+        &[Kind::Network], &[Kind::Maps], &[Kind::Agent], &[Kind::Server]
+    ];
 }

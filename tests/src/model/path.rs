@@ -196,18 +196,21 @@ impl Path {
         if self.port == Port::Untouched || !packet.has(ACK) {
             return 0;
         }
+        let is_connected = matches!(server.known, Known::Connected(_));
         if let Some(handshake) = &mut self.handshake
-            && acknowledges_syn(handshake, packet.flags, packet.acknowledgment)
+            && acknowledges_syn(
+                handshake,
+                packet.flags,
+                packet.acknowledgment,
+                is_connected,
+            )
         {
             if packet.has(SYN) {
                 handshake.progress = handshake.progress.max(Handshake::ANSWERED);
             }
             return handshake.shift.into();
         }
-        let lingering = match server.known {
-            Known::Connected(_) => None,
-            _ => self.lingering,
-        };
+        let lingering = self.lingering.filter(|_| !is_connected);
         self.delta.or(lingering).unwrap_or(0)
     }
 

@@ -23,10 +23,24 @@ const ROUNDS: usize = 12;
 pub(super) struct Limits {
     /// How many segments the sender sends.
     pub(super) sends: u8,
-    /// How many things go wrong.
+    /// How many things go wrong, and of which kinds.
     pub(super) faults: u8,
+    pub(super) kinds: &'static [Kind],
     /// The numbers of the sender's SYNs, one a connection.
-    pub(super) isns: [u32; 2],
+    pub(super) isns: &'static [u32],
+}
+
+/// What can go wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// The network loses and repeats segments.
+    Network,
+    /// The server has no room, or gives up.
+    Server,
+    /// Entries of maps are evicted; another connection changes what is expected.
+    Maps,
+    /// The agent gives the port up, and takes it up again.
+    Agent,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -42,6 +56,9 @@ pub(super) struct State {
     /// Whom the connection's origin names, and whether its SYN passed untouched.
     origin: Option<u8>,
     untouched: Vec<u32>,
+    /// Whether segments of the former connection were under way when the last one began. They may well take its place at the
+    /// server, with and without truepeer, and the sender waits.
+    is_late: bool,
     /// Whether the agent has reset what would break when the port is given up.
     is_reset: bool,
     /// The last refusal, and of which connection.
@@ -100,6 +117,7 @@ impl State {
             faults: limits.faults,
             origin: None,
             untouched: Vec::new(),
+            is_late: false,
             is_reset: false,
             refused: None,
         }
@@ -193,7 +211,7 @@ impl State {
     fn settles(&self) -> bool {
         let mut state = self.clone();
         state.server.listening.is_full = false;
-        for _ in 0..ROUNDS {
+        for round in 0..ROUNDS {
             if state.is_settled() {
                 return true;
             }
@@ -212,8 +230,8 @@ impl State {
                 }
                 _ => {}
             }
-            // Nobody waits for ever.
-            if state.up == self.up
+            // The server does not wait for ever.
+            if round == ROUNDS / 2
                 && let Known::HalfOpen(_) = state.server.known
             {
                 state.server.known = Known::Nothing;
@@ -231,6 +249,50 @@ impl State {
             _ => false,
         };
         !self.sender.is_alive() || is_served
+    }
+}
+
+impl Limits {
+    /// What can go wrong.
+    fn faults(&self, state: &State, actions: &mut Vec<Action>) {
+        let State {
+            path,
+            server,
+            up,
+            down,
+            ..
+        } = state;
+        for kind in self.kinds {
+            match kind {
+                Kind::Network => {
+                    actions.extend((0..up.len()).map(Action::LoseUp));
+                    actions.extend((0..down.len()).map(Action::LoseDown));
+                    actions.extend((0..up.len()).map(Action::AgainUp));
+                }
+                Kind::Server => {
+                    actions.push(Action::Queue);
+                    if matches!(server.known, Known::HalfOpen(_)) {
+                        actions.extend([Action::Repeat, Action::GiveUp]);
+                    }
+                }
+                Kind::Maps => {
+                    let entries = [
+                        (path.handshake.is_some(), Entry::Handshake),
+                        (path.lingering.is_some(), Entry::Lingering),
+                        (path.handover.is_some(), Entry::Handover),
+                    ];
+                    let there = entries.into_iter().filter(|(is_there, _)| *is_there);
+                    actions.extend(there.map(|(_, entry)| Action::Forget(entry)));
+                    let other = LENGTHS.into_iter().find(|l| u16::from(*l) != path.usual);
+                    actions.extend(other.map(Action::Expect));
+                }
+                Kind::Agent => match path.port {
+                    Port::Unwrapped => actions.push(Action::End),
+                    Port::Untouched => actions.push(Action::TakeUp),
+                    Port::Ending => {}
+                },
+            }
+        }
     }
 }
 
@@ -274,7 +336,7 @@ impl Model for Limits {
                 Phase::Open => {
                     let mut from = vec![sender.acknowledged, sender.sent];
                     from.dedup();
-                    let ends = [sender.header, sender.header + 1, sender.length()];
+                    let ends = [sender.header, sender.length()];
                     for from in from {
                         let ends = ends.into_iter().filter(|end| *end > from);
                         actions.extend(ends.map(|end| Action::Send(from, end)));
@@ -286,7 +348,8 @@ impl Model for Limits {
                 actions.push(Action::Leave);
             }
         }
-        if state.sends > 0 && !sender.is_alive() && sender.number == 1 {
+        let is_last = usize::from(sender.number) == self.isns.len();
+        if state.sends > 0 && !sender.is_alive() && !is_last {
             actions.extend(LENGTHS.map(Action::Open));
         }
         if let Known::Connected(connected) = &server.known
@@ -299,33 +362,8 @@ impl Model for Limits {
             Port::Ending => actions.push(Action::Reset),
             Port::Unwrapped | Port::Untouched => {}
         }
-        if state.faults == 0 {
-            return;
-        }
-        actions.extend((0..up.len()).map(Action::LoseUp));
-        actions.extend((0..down.len()).map(Action::LoseDown));
-        if up.len() < UNDER_WAY {
-            actions.extend((0..up.len()).map(Action::AgainUp));
-        }
-        if matches!(server.known, Known::HalfOpen(_)) {
-            actions.extend([Action::Repeat, Action::GiveUp]);
-        }
-        actions.push(Action::Queue);
-        if path.handshake.is_some() {
-            actions.push(Action::Forget(Entry::Handshake));
-        }
-        if path.lingering.is_some() {
-            actions.push(Action::Forget(Entry::Lingering));
-        }
-        if path.handover.is_some() {
-            actions.push(Action::Forget(Entry::Handover));
-        }
-        let other = LENGTHS.into_iter().find(|l| u16::from(*l) != path.usual);
-        actions.extend(other.map(Action::Expect));
-        match path.port {
-            Port::Unwrapped => actions.push(Action::End),
-            Port::Untouched => actions.push(Action::TakeUp),
-            Port::Ending => {}
+        if state.faults > 0 {
+            self.faults(state, actions);
         }
     }
 
@@ -347,6 +385,7 @@ impl Model for Limits {
                 state.up.push(reset);
             }
             Action::Open(header) => {
+                state.is_late = !state.up.is_empty();
                 state.sender = Sender::new(2, self.isns[1], header);
                 state.up.push(state.sender.syn());
             }
@@ -382,8 +421,11 @@ impl Model for Limits {
             Action::Reset => {
                 state.is_reset = true;
                 let is_half_open = matches!(state.server.known, Known::HalfOpen(_));
-                let begun = state.path.handshake.take();
+                let begun = state.path.handshake;
                 let is_touched = begun.is_some_and(|handshake| !handshake.is_untouched());
+                if is_touched {
+                    state.path.handshake = None;
+                }
                 if state.path.delta.is_some() || is_half_open && is_touched {
                     let reaction = state.server.abort();
                     state.follows(reaction);
@@ -406,7 +448,9 @@ impl Model for Limits {
                 state.is_right(limits)
             }),
             Property::always("an origin is true", |_, state: &State| state.is_true()),
-            Property::always("served or told", |_, state: &State| state.settles()),
+            Property::always("served or told", |_, state: &State| {
+                state.is_late || state.settles()
+            }),
             Property::sometimes("translated and served", |_, state: &State| {
                 state.path.delta.is_some() && state.is_settled() && state.sender.is_alive()
             }),

@@ -96,6 +96,14 @@ pub fn connections(netns: &Netns) -> Result<Vec<SocketInfo>> {
     Ok(sockets)
 }
 
+/// The ends of every half-open connection of the namespace (SYN_RECV): its own, and the other one.
+pub fn half_open(netns: &Netns) -> Result<Vec<(SocketAddr, SocketAddr)>> {
+    let mut all = Vec::new();
+    let (states, extensions) = (StateFlags::SYN_RECV, ExtensionFlags::empty());
+    netns.run(|| dump(states, 0, extensions, |response| all.push(ends(response))))?;
+    Ok(all)
+}
+
 /// The traffic of every connected or connecting socket of the namespace.
 pub fn traffic(netns: &Netns) -> Result<Vec<Traffic>> {
     let mut traffic = Vec::new();
