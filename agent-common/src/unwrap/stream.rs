@@ -92,13 +92,14 @@ pub fn before_established(
             Next::Passes(0)
         };
     }
-    // What the listener gets is no part of a half-open connection. If it is not of the handshake that is known either, it is
-    // told so by the listener.
-    let is_its = |handshake: &Handshake| {
-        !known.is_listener() || segment.sequence.wrapping_sub(handshake.isn) <= u16::MAX.into()
-    };
-    let Some(handshake) = handshake.filter(is_its) else {
-        // The handshake was evicted, or never begun. Without a header nothing may be established.
+    let is_first = |handshake: &Handshake| segment.sequence == handshake.isn.wrapping_add(1);
+    let is_given_up = handshake.is_some_and(|handshake| is_given_up(&handshake, known));
+    if is_given_up && segment.payload != 0 && handshake.is_some_and(|known| is_first(&known)) {
+        return Next::Refused(Refusal::Late);
+    }
+    let Some(handshake) = handshake.filter(|_| !is_given_up) else {
+        // It was evicted, given up, or never begun. Without a header nothing may be established; the listener answers the
+        // rest by a reset.
         let completes = !known.is_listener() || known.sent_cookie(segment.sequence);
         return if completes && !segment.has(RST) && known.is_local() {
             Next::Refused(Refusal::NoHeader)
@@ -106,12 +107,18 @@ pub fn before_established(
             Next::Passes(0)
         };
     };
+    // The SYN was noted again after the handshake had been evicted, perhaps with another length. Nobody but the server
+    // knows which number it expects, and it has not said.
+    let is_unknown = !known.is_listener() && handshake.progress < Handshake::ANSWERED;
     if handshake.is_untouched() {
-        return Next::Passes(0);
+        return if is_unknown && !segment.has(RST) {
+            Next::Refused(Refusal::Full)
+        } else {
+            Next::Passes(0)
+        };
     }
-    let is_first = segment.sequence == handshake.isn.wrapping_add(1);
     if segment.has(RST) {
-        return Next::Ends(if is_first {
+        return Next::Ends(if is_first(&handshake) {
             handshake.shift.into()
         } else {
             known.delta().unwrap_or(0)
@@ -119,13 +126,14 @@ pub fn before_established(
     }
     // The server may have the header already and wait for room in its queue. Then the header comes again
     // as well.
-    if !is_first {
+    if !is_first(&handshake) {
         return Next::Dropped;
     }
     if segment.payload != 0 {
-        return match refusal_of_header(&handshake, known) {
-            Some(refusal) => Next::Refused(refusal),
-            None => Next::Header,
+        return if is_unknown {
+            Next::Refused(Refusal::Full)
+        } else {
+            Next::Header
         };
     }
     if segment.has(FIN) {
@@ -135,17 +143,13 @@ pub fn before_established(
     Next::Dropped
 }
 
-/// Why the server must not have the header, though it be a good one.
+/// Whether the server has given the handshake up: the listener does not know of it, and sent no SYN cookie.
 #[inline(always)]
-fn refusal_of_header(handshake: &Handshake, known: &impl Known) -> Option<Refusal> {
-    if known.is_listener() {
-        // The listener does not know of the handshake, and sent no SYN cookie: the server has given it up.
-        let is_late = handshake.progress < Handshake::READ && !known.sent_cookie(handshake.first());
-        return is_late.then_some(Refusal::Late);
-    }
-    // The SYN was noted again after the handshake had been evicted, perhaps with another length. Nobody but the server
-    // knows which number it expects, and it has not said.
-    (handshake.progress < Handshake::ANSWERED).then_some(Refusal::Full)
+fn is_given_up(handshake: &Handshake, known: &impl Known) -> bool {
+    !handshake.is_untouched()
+        && known.is_listener()
+        && handshake.progress < Handshake::READ
+        && !known.sent_cookie(handshake.first())
 }
 
 /// How a header that was read completes the handshake.
@@ -276,14 +280,16 @@ mod tests {
 
     #[test]
     fn a_connection_to_a_port_that_is_given_up_passes() {
-        let untouched = Handshake {
-            shift: 0,
-            ..handshake(Handshake::BEGUN)
+        let next = |progress| {
+            let untouched = Handshake {
+                shift: 0,
+                ..handshake(progress)
+            };
+            before_established(Some(untouched), &HEADER, &HALF_OPEN)
         };
-        assert_eq!(
-            before_established(Some(untouched), &HEADER, &HALF_OPEN),
-            Next::Passes(0)
-        );
+        assert_eq!(next(Handshake::ANSWERED), Next::Passes(0));
+        // The half-open connection may be of a SYN that was touched.
+        assert_eq!(next(Handshake::BEGUN), Next::Refused(Refusal::Full));
         assert_eq!(
             before_established(None, &HEADER, &HALF_OPEN),
             Next::Refused(Refusal::NoHeader)

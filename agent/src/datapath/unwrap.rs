@@ -195,8 +195,11 @@ fn reset(pins: &Pins, gone: impl Fn(&Connection) -> bool) -> Result<()> {
                 source: remote.into(),
                 destination: local.into(),
             };
-            // Those that have begun since then have an entry.
-            if gone(&connection) && found(handshakes.get(&Plain(connection), 0))?.is_none() {
+            // Those that have begun since then have an entry, and the server has answered them.
+            let known = found(handshakes.get(&Plain(connection), 0))?;
+            let is_untouched =
+                known.is_some_and(|Plain(known)| known.progress == Handshake::ANSWERED);
+            if gone(&connection) && !is_untouched {
                 abort(&namespaces, &connection);
             }
         }

@@ -198,12 +198,7 @@ impl Path {
         }
         let is_connected = matches!(server.known, Known::Connected(_));
         if let Some(handshake) = &mut self.handshake
-            && acknowledges_syn(
-                handshake,
-                packet.flags,
-                packet.acknowledgment,
-                is_connected,
-            )
+            && acknowledges_syn(handshake, packet.flags, packet.acknowledgment, is_connected)
         {
             if packet.has(SYN) {
                 handshake.progress = handshake.progress.max(Handshake::ANSWERED);

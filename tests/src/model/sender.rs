@@ -138,8 +138,10 @@ impl Sender {
             Phase::Open if packet.has(RST) => {
                 if packet.sequence == self.expected {
                     self.phase = Phase::Told;
+                    return None;
                 }
-                None
+                // RFC 5961, 3.2: a challenge.
+                Some(self.bare(self.sent, ACK))
             }
             Phase::Open => {
                 if acknowledged > u32::from(self.sent) || packet.has(SYN) {

@@ -1,7 +1,7 @@
 //! A sender, a network that loses, repeats and reorders, the programs, and a server: all that can happen between them,
 //! for a model checker.
 
-use agent_common::unwrap::{Refusal, stream::SYN};
+use agent_common::unwrap::{Handshake, Refusal, stream::SYN};
 use stateright::{Model, Property};
 
 use super::{
@@ -19,7 +19,7 @@ const UNDER_WAY: usize = 2;
 const ROUNDS: usize = 12;
 
 /// What may happen, and how often.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Limits {
     /// How many segments the sender sends.
     pub(super) sends: u8,
@@ -56,6 +56,8 @@ pub(super) struct State {
     /// Whom the connection's origin names, and whether its SYN passed untouched.
     origin: Option<u8>,
     untouched: Vec<u32>,
+    /// Whether the application has all that the sender has to say.
+    is_served: bool,
     /// Whether segments of the former connection were under way when the last one began. They may well take its place at the
     /// server, with and without truepeer, and the sender waits.
     is_late: bool,
@@ -117,6 +119,7 @@ impl State {
             faults: limits.faults,
             origin: None,
             untouched: Vec::new(),
+            is_served: false,
             is_late: false,
             is_reset: false,
             refused: None,
@@ -149,6 +152,11 @@ impl State {
         {
             self.origin = self.path.accepted(connected.first);
         }
+        self.is_served |= match &self.server.known {
+            Known::Connected(connected) => connected.ended.0,
+            Known::Waiting(_) => true,
+            Known::Nothing | Known::HalfOpen(_) => false,
+        };
         if reaction.is_closed {
             self.path.closed();
             self.origin = None;
@@ -209,6 +217,9 @@ impl State {
     /// Whether the sender is served or told if nothing goes wrong any more: he repeats what is not acknowledged, and
     /// the network delivers.
     fn settles(&self) -> bool {
+        if self.is_settled() {
+            return true;
+        }
         let mut state = self.clone();
         state.server.listening.is_full = false;
         for round in 0..ROUNDS {
@@ -241,18 +252,14 @@ impl State {
     }
 
     fn is_settled(&self) -> bool {
-        let is_served = match &self.server.known {
-            Known::Connected(connected) => {
-                connected.ended.0 && self.sender.acknowledged == self.sender.length()
-            }
-            Known::Waiting(_) => true,
-            _ => false,
-        };
-        !self.sender.is_alive() || is_served
+        self.is_served || !self.sender.is_alive()
     }
 }
 
 impl Limits {
+    /// How many of the properties are examples of what is to happen sometimes.
+    pub(super) const EXAMPLES: usize = 4;
+
     /// What can go wrong.
     fn faults(&self, state: &State, actions: &mut Vec<Action>) {
         let State {
@@ -349,7 +356,7 @@ impl Model for Limits {
             }
         }
         let is_last = usize::from(sender.number) == self.isns.len();
-        if state.sends > 0 && !sender.is_alive() && !is_last {
+        if !is_last {
             actions.extend(LENGTHS.map(Action::Open));
         }
         if let Known::Connected(connected) = &server.known
@@ -370,8 +377,13 @@ impl Model for Limits {
     fn next_state(&self, last: &State, action: Action) -> Option<State> {
         let mut state = last.clone();
         match action {
-            Action::Syn | Action::Send(..) | Action::Leave | Action::Open(_) => state.sends -= 1,
-            Action::Up(_) | Action::Down(_) | Action::Close | Action::Reset | Action::Remove => {}
+            Action::Syn | Action::Send(..) | Action::Leave => state.sends -= 1,
+            Action::Up(_)
+            | Action::Down(_)
+            | Action::Open(_)
+            | Action::Close
+            | Action::Reset
+            | Action::Remove => {}
             _ => state.faults -= 1,
         }
         match action {
@@ -386,6 +398,7 @@ impl Model for Limits {
             }
             Action::Open(header) => {
                 state.is_late = !state.up.is_empty();
+                state.is_served = false;
                 state.sender = Sender::new(2, self.isns[1], header);
                 state.up.push(state.sender.syn());
             }
@@ -422,10 +435,9 @@ impl Model for Limits {
                 state.is_reset = true;
                 let is_half_open = matches!(state.server.known, Known::HalfOpen(_));
                 let begun = state.path.handshake;
-                let is_touched = begun.is_some_and(|handshake| !handshake.is_untouched());
-                if is_touched {
-                    state.path.handshake = None;
-                }
+                state.path.handshake = begun.filter(Handshake::is_untouched);
+                let is_answered = |handshake: Handshake| handshake.progress == Handshake::ANSWERED;
+                let is_touched = !state.path.handshake.is_some_and(is_answered);
                 if state.path.delta.is_some() || is_half_open && is_touched {
                     let reaction = state.server.abort();
                     state.follows(reaction);
