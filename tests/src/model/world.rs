@@ -190,18 +190,21 @@ impl State {
             return true;
         };
         let Some(first) = connected.received.first() else {
-            return true;
+            // A server that has the end has what comes before.
+            return !connected.ended.0;
         };
         let number = Sender::number_of(*first);
         let isn = limits.isns[usize::from(number) - 1];
         let is_untouched = self.untouched.contains(&isn) && connected.first == isn.wrapping_add(1);
-        let begins = |stream: Vec<u8>| stream.starts_with(&connected.received);
+        let is_it = |stream: Vec<u8>| {
+            let is_whole = connected.received.len() == stream.len();
+            stream.starts_with(&connected.received) && is_whole >= connected.ended.0
+        };
         if is_untouched {
-            LENGTHS
-                .iter()
-                .any(|header| begins(Sender::new(number, isn, *header).stream()))
+            let mut headers = LENGTHS.iter();
+            headers.any(|header| is_it(Sender::new(number, isn, *header).stream()))
         } else {
-            begins(Sender::new(number, isn, 0).data().collect())
+            is_it(Sender::new(number, isn, 0).data().collect())
         }
     }
 
