@@ -1,5 +1,7 @@
 //! unwrap: ports on which a PROXY header is taken off the stream, and their handshakes.
 
+pub mod stream;
+
 use crate::proxy;
 
 /// Key of the `UNWRAPS` map: neighbouring ports of an interface.
@@ -49,6 +51,8 @@ impl Versions {
     pub const V2: Self = Self(2);
     /// No version: a connection whose client the server's socket cannot express is refused.
     pub const EXPRESSED: Self = Self(4);
+    /// No version: the port is being given up. Handshakes that have begun go on; others pass untouched.
+    pub const ENDING: Self = Self(8);
 
     /// How many bits a port has in a page, and all of them.
     const WIDTH: u32 = 4;
@@ -105,23 +109,37 @@ impl PageVersions {
 
 /// A connection whose server has not established it yet: value of the `UNWRAPPING` map.
 ///
-/// Layout (12 bytes): isn 0..4, rule 4..8, shift 8..10, is_told 10, is_read 11.
+/// Layout (12 bytes): isn 0..4, rule 4..8, shift 8..10, is_told 10, progress 11.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Handshake {
     /// The sender's initial sequence number, host byte order.
     pub isn: u32,
     /// [`crate::origin::rule_id`] of the rule that believes the sender's header.
     pub rule: u32,
-    /// By how much the server's sequence number is higher: the expected length of the header.
+    /// By how much the server's sequence number is higher: the expected length of the header. 0: the port is being given
+    /// up, and nothing is taken off.
     pub shift: u16,
     /// 1 if TOA or this node told who sends the header; `HANDOVERS` has it, as a pending claim. Else 0.
     pub is_told: u8,
-    /// 1 if the header came and was let through to the server. Else 0.
-    pub is_read: u8,
+    /// [`Self::BEGUN`], [`Self::ANSWERED`] or [`Self::READ`].
+    pub progress: u8,
 }
 
 impl Handshake {
+    /// The SYN came.
+    pub const BEGUN: u8 = 0;
+    /// The server's SYN-ACK has shown that it expects [`Self::first`].
+    pub const ANSWERED: u8 = 1;
+    /// The header came and was let through to the server.
+    pub const READ: u8 = 2;
+
+    /// Whether the connection has no header that is to be taken off.
+    #[inline(always)]
+    pub const fn is_untouched(&self) -> bool {
+        self.shift == 0
+    }
+
     /// The sequence number of the first byte that the server expects.
     #[inline(always)]
     pub const fn first(&self) -> u32 {

@@ -10,6 +10,7 @@ pub mod balancer;
 pub mod clients;
 pub mod cluster;
 pub mod host;
+pub mod model;
 pub mod peer;
 pub mod proxies;
 pub mod roles;

@@ -4,11 +4,7 @@ use network_types::tcp::TcpHdr;
 
 use super::bytes::word;
 
-/// Flags.
-pub(crate) const FIN: u8 = 0x01;
-pub(crate) const SYN: u8 = 0x02;
-pub(crate) const RST: u8 = 0x04;
-pub(crate) const ACK: u8 = 0x10;
+pub(crate) use agent_common::unwrap::stream::{ACK, FIN, RST, SYN};
 
 /// Offsets.
 pub(crate) const SEQUENCE: usize = 4;

@@ -1,6 +1,9 @@
 //! What a server sends: its acknowledgments become those of bytes that the sender knows of.
 
-use agent_common::options::{NO_OPERATION, OPTIONS, SACK};
+use agent_common::{
+    options::{NO_OPERATION, OPTIONS, SACK},
+    unwrap::stream::acknowledges_syn,
+};
 use aya_ebpf::{bindings::tcx_action_base::TCX_NEXT, macros::map, programs::TcContext};
 
 use super::{
@@ -48,9 +51,9 @@ pub(crate) fn egress(ctx: &TcContext) -> i32 {
         return whereabouts::answers(ctx, segment);
     }
     let connection = connection(segment.destination, segment.source);
-    if tcp.has(RST)
+    if (tcp.has(RST) || !is_connected)
         && let Some(handshake) = UNWRAPPING.look_up(connection)
-        && tcp.acknowledgment == handshake.first()
+        && acknowledges_syn(handshake, tcp.flags, tcp.acknowledgment, is_connected)
     {
         let shift = handshake.shift.into();
         translate::acknowledgment(ctx, segment.offset, tcp.acknowledgment, shift);

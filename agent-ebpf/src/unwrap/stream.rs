@@ -4,7 +4,10 @@
 use agent_common::{
     Claim, Connection, Counter, Evidence, Syn,
     trust::Statement,
-    unwrap::{Habit, Handshake, Refusal, Versions},
+    unwrap::{
+        Habit, Handshake, Refusal, Versions,
+        stream::{Completion, Known, Next, Segment, before_established, begins, completes},
+    },
 };
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_NOEXIST, BPF_TCP_LISTEN, BPF_TCP_NEW_SYN_RECV, BPF_TCP_TIME_WAIT},
@@ -22,7 +25,7 @@ use crate::{
     kernel::{
         route::{self, Locality},
         socket::Socket,
-        tcp::{ACK, FIN, RST, SYN},
+        tcp::{ACK, SYN},
     },
     learn::trust,
     maps::{HANDOVERS, LENGTHS, LINGERING, Replaced as _, UNTRUSTED, UNWRAPPING},
@@ -99,12 +102,20 @@ impl Incoming {
         if self.payload != 0 {
             return Outcome::Dropped;
         }
-        let Some(handshake) = self.remember(speaker) else {
+        let Some(handshake) = self.remember(ctx, speaker) else {
             // Whoever answers tells whether it is refused.
             let _ = UNTRUSTED.insert(self.opened_by(), 0, BPF_ANY.into());
             let _ = UNWRAPPING.remove(self.connection);
             return Outcome::Passes;
         };
+        if handshake.is_untouched() {
+            return Outcome::Passes;
+        }
+        if handshake.isn != self.tcp.sequence {
+            // It begins nothing. What it says of its sender is not said of the connection that is known.
+            self.add_to_sequence(ctx, handshake.shift.into());
+            return Outcome::Passes;
+        }
         if handshake.is_told != 0 || guard::is_guarded(self.connection.destination.port) {
             // The client is not known yet.
             speaker.is_pending = 1;
@@ -117,60 +128,36 @@ impl Incoming {
     /// A segment before the server has established the connection.
     #[inline(always)]
     fn handshake_goes_on(&self, ctx: &TcContext, found: &Socket) -> Outcome {
-        if self.reading == Reading::Hidden {
-            return if self.stays(ctx) {
-                Outcome::Hidden
-            } else {
-                Outcome::Passes
-            };
-        }
-        let Some(handshake) = self.handshake() else {
-            // The handshake was evicted, or never begun. Without a header nothing may be established.
-            let completes = !found.is_listener()
-                || found.sent_cookie(ctx, self.is_v6, self.offset, self.tcp.sequence);
-            if !completes || self.tcp.has(RST) || self.is_forwarded(ctx) {
-                return Outcome::Passes;
-            }
-            // Once: with SYN cookies, nothing is known of it by the next segment.
-            let is_untrusted = UNTRUSTED.remove(self.opened_by()).is_ok();
-            return Outcome::Refused(if is_untrusted {
-                Refusal::Untrusted
-            } else {
-                Refusal::NoHeader
-            });
+        let handshake = self.handshake();
+        let place = Place {
+            incoming: self,
+            ctx,
+            found,
         };
-        let is_first = self.tcp.sequence == handshake.isn.wrapping_add(1);
-        if self.tcp.has(RST) {
-            if is_first {
-                self.add_to_sequence(ctx, handshake.shift.into());
-            } else {
-                self.stream_goes_on(ctx, translate::delta(&self.connection));
+        match before_established(handshake, &self.segment(), &place) {
+            Next::Passes(delta) => self.stream_goes_on(ctx, (delta != 0).then_some(delta)),
+            Next::Ends(delta) => {
+                self.add_to_sequence(ctx, delta);
+                translate::end(&self.connection);
+                Outcome::Passes
             }
-            // No socket will end it, as none was made. If the server does not take the reset for the
-            // sender's, it reads the repeated header again.
-            translate::end(&self.connection);
-            return Outcome::Passes;
-        }
-        // The server may have the header already and wait for room in its queue. Then the header comes again
-        // as well.
-        if !is_first {
-            return Outcome::Dropped;
-        }
-        if self.payload != 0 {
-            if found.is_listener() && handshake.is_read == 0 && self.is_late(ctx, found, handshake)
+            Next::Dropped => Outcome::Dropped,
+            Next::Hidden => Outcome::Hidden,
+            // Once: with SYN cookies, nothing is known of it by the next segment.
+            Next::Refused(Refusal::NoHeader)
+                if handshake.is_none() && UNTRUSTED.remove(self.opened_by()).is_ok() =>
             {
-                return Outcome::Refused(Refusal::Late);
+                Outcome::Refused(Refusal::Untrusted)
             }
-            if handshake.is_told != 0 {
-                self.use_tag(&handshake);
+            Next::Refused(reason) => Outcome::Refused(reason),
+            Next::Header => {
+                let handshake = handshake.unwrap_or_default();
+                if handshake.is_told != 0 {
+                    self.use_tag(&handshake);
+                }
+                self.header_arrives(ctx, found, handshake)
             }
-            return self.header_arrives(ctx, found, handshake);
         }
-        if self.tcp.has(FIN) {
-            return Outcome::Refused(Refusal::NoHeader);
-        }
-        // This is the handshake's ACK, which must not complete it.
-        Outcome::Dropped
     }
 
     /// The first bytes of the stream, which must be the header.
@@ -198,7 +185,8 @@ impl Incoming {
         if !self.is_allowed(&claim, handshake) {
             return Outcome::Refused(Refusal::Denied);
         }
-        let delta = i32::from(handshake.shift) - length as i32;
+        let Completion { delta, instead } =
+            completes(&handshake, &self.segment(), length, found.is_listener());
         if delta == 0 {
             translate::end(&self.connection);
         } else {
@@ -211,32 +199,18 @@ impl Incoming {
             claim.header = 0;
         }
         self.learn(&claim, length, handshake);
-        let is_alone = self.payload == length as usize;
-        // While the kernel uses SYN cookies it has no sequence number to trim by. The sender repeats what is
-        // cut off here.
-        if is_alone || found.is_listener() {
-            let fin = if is_alone { self.tcp.flags & FIN } else { 0 };
-            // The kernel ignores an ACK that ends where the stream begins if the server waits for payload
-            // (TCP_DEFER_ACCEPT, in `tcp_check_req()`). One byte on is within the window, too.
-            let ahead = fin == 0 && !found.is_listener();
-            Crafted {
-                sequence: handshake.first().wrapping_add(ahead.into()),
+        match instead {
+            Some((sequence, flags)) => Crafted {
+                sequence,
                 acknowledgment: self.tcp.acknowledgment,
-                flags: ACK | fin,
+                flags,
                 to_sender: false,
                 options: true,
             }
-            .overwrite(ctx, self);
-        } else {
-            self.add_to_sequence(ctx, delta);
+            .overwrite(ctx, self),
+            None => self.add_to_sequence(ctx, delta),
         }
         Outcome::Passes
-    }
-
-    /// Whether the server has given the handshake up: the listener does not know of it, and sent no SYN cookie.
-    #[inline(never)]
-    fn is_late(&self, ctx: &TcContext, found: &Socket, handshake: Handshake) -> bool {
-        !found.sent_cookie(ctx, self.is_v6, self.offset, handshake.first())
     }
 
     /// Notes what the header says, for `accept()` and for the sender's next connection. Like others here it
@@ -249,7 +223,7 @@ impl Incoming {
         }
         let _ = HANDOVERS.insert(self.syn(handshake), claim, flags);
         let read = Handshake {
-            is_read: 1,
+            progress: Handshake::READ,
             ..handshake
         };
         let _ = UNWRAPPING.insert(self.connection, read, flags);
@@ -292,10 +266,11 @@ impl Incoming {
         translate::sequence(ctx, self.offset, self.tcp.sequence, delta);
     }
 
-    /// Notes the handshake that begins, unless this is a repeated SYN; `None`: no rule believes a header of its sender. An entry is replaced and not changed
-    /// in place, because an entry of an LRU map may have become another connection's in the meantime.
+    /// Notes the handshake that begins, unless none does: the one that is known goes on. `None`: no rule believes a header of
+    /// its sender. An entry is replaced and not changed in place, because an entry of an LRU map may have become another
+    /// connection's in the meantime.
     #[inline(always)]
-    fn remember(&self, speaker: &Claim) -> Option<Handshake> {
+    fn remember(&self, ctx: &TcContext, speaker: &Claim) -> Option<Handshake> {
         let (address, is_told) = if speaker.names_client() {
             (speaker.client.address, 1)
         } else {
@@ -307,9 +282,13 @@ impl Incoming {
         let handshake = Handshake {
             isn: self.tcp.sequence,
             rule,
-            shift: self.usual_length() as u16,
+            shift: if self.versions.has(Versions::ENDING) {
+                0
+            } else {
+                self.usual_length() as u16
+            },
             is_told,
-            is_read: 0,
+            progress: Handshake::BEGUN,
         };
         // Usually there is no entry yet.
         let is_new = UNWRAPPING.insert(self.connection, handshake, BPF_NOEXIST.into());
@@ -317,11 +296,23 @@ impl Incoming {
             return Some(handshake);
         }
         let known = self.handshake();
-        if let Some(again) = known.filter(|known| known.isn == self.tcp.sequence) {
-            return Some(again);
+        if !begins(known, handshake.isn, || self.is_half_open(ctx)) {
+            return Some(known.unwrap_or(handshake));
         }
         let _ = UNWRAPPING.insert(self.connection, handshake, BPF_ANY.into());
         Some(handshake)
+    }
+
+    /// Whether the server waits for the end of a handshake.
+    #[inline(never)]
+    fn is_half_open(&self, ctx: &TcContext) -> bool {
+        let Connection {
+            source,
+            destination,
+            ..
+        } = self.connection;
+        let found = Socket::between(ctx, self.is_v6, source, destination);
+        found.is_some_and(|found| found.state() == BPF_TCP_NEW_SYN_RECV)
     }
 
     /// Whether the packet goes on to another host. It is not for a server here, even if that listens on all addresses.
@@ -339,6 +330,16 @@ impl Incoming {
             source: self.connection.source,
             destination: self.connection.destination,
             isn: self.tcp.sequence.wrapping_sub(u32::from(!is_syn)),
+        }
+    }
+
+    #[inline(always)]
+    fn segment(&self) -> Segment {
+        Segment {
+            sequence: self.tcp.sequence,
+            flags: self.tcp.flags,
+            payload: self.payload,
+            is_whole: self.reading == Reading::Whole,
         }
     }
 
@@ -366,5 +367,40 @@ impl Incoming {
             port: self.connection.destination.port,
             padding: 0,
         }
+    }
+}
+
+/// A segment beside the socket that it would go to.
+struct Place<'a> {
+    incoming: &'a Incoming,
+    ctx: &'a TcContext,
+    found: &'a Socket,
+}
+
+impl Known for Place<'_> {
+    #[inline(always)]
+    fn is_local(&self) -> bool {
+        if self.incoming.reading == Reading::Hidden {
+            self.incoming.stays(self.ctx)
+        } else {
+            !self.incoming.is_forwarded(self.ctx)
+        }
+    }
+
+    #[inline(always)]
+    fn is_listener(&self) -> bool {
+        self.found.is_listener()
+    }
+
+    /// Like others here it is not inlined, because whatever is inlined shares one stack frame.
+    #[inline(never)]
+    fn sent_cookie(&self, sequence: u32) -> bool {
+        let Incoming { is_v6, offset, .. } = *self.incoming;
+        self.found.sent_cookie(self.ctx, is_v6, offset, sequence)
+    }
+
+    #[inline(always)]
+    fn delta(&self) -> Option<i32> {
+        translate::delta(&self.incoming.connection)
     }
 }

@@ -6,11 +6,11 @@
 
 use agent_common::{
     Address, Connection, Counter, Endpoint, Syn,
-    unwrap::{Refusal, Whereabouts},
+    unwrap::{Handshake, Refusal, Whereabouts},
 };
 use aya_ebpf::{
     bindings::{
-        BPF_ANY, BPF_TCP_LISTEN,
+        BPF_ANY, BPF_EXIST, BPF_TCP_LISTEN,
         tcx_action_base::{TCX_DROP, TCX_NEXT},
     },
     programs::TcContext,
@@ -91,6 +91,13 @@ pub(super) fn answers(ctx: &TcContext, segment: &Segment) -> i32 {
             return TCX_NEXT;
         }
         if who != Some(Whereabouts::Elsewhere) {
+            if handshake.progress == Handshake::BEGUN {
+                let answered = Handshake {
+                    progress: Handshake::ANSWERED,
+                    ..handshake
+                };
+                let _ = UNWRAPPING.insert(connection, answered, BPF_EXIST.into());
+            }
             let shift = handshake.shift.into();
             translate::acknowledgment(ctx, segment.offset, tcp.acknowledgment, shift);
             return TCX_NEXT;

@@ -38,6 +38,8 @@ impl Datapath {
             .map(String::as_str)
             .chain(names.iter().copied())
             .collect();
+        // While the programs are there.
+        self.retain_unwraps(ports)?;
         let known = [self.pins.link_names()?, self.pins.filter_names()?];
         for name in known.iter().flatten() {
             if !keep.contains(name.as_str()) {
@@ -61,7 +63,7 @@ impl Datapath {
 /// When something could not be removed, or the namespaces cannot be listed; the rest is removed all the same.
 pub fn remove(pins: &Pins) -> Result<()> {
     // Those of another version cannot be read, but for what they translate.
-    if let Err(error) = unwrap::close_all(pins) {
+    if let Err(error) = unwrap::end_all(pins) {
         debug!("no unwrapped ports: {error:#}");
     }
     let full = streams::end(pins, |_| true);

@@ -114,33 +114,12 @@ pub(super) fn reset(translated: &mut Translated, gone: impl Fn(&Connection) -> b
     Ok(())
 }
 
-/// Resets connections to these ports, each with the cookie of its namespace, which are not established yet: what the server
-/// expects of them is translated.
-pub(super) fn reset_handshakes(ports: &HashSet<(u64, u16)>) -> Result<()> {
-    let namespaces = namespaces()?;
-    for (cookie, netns) in &namespaces {
-        if !ports.iter().any(|(of, _)| of == cookie) {
-            continue;
-        }
-        for (local, remote) in sockets::handshakes(netns)? {
-            if ports.contains(&(*cookie, local.port())) {
-                warn_of(sockets::abort(netns, local, remote), local, remote);
-            }
-        }
-    }
-    Ok(())
-}
-
 /// Resets a connection, if there is one.
 pub(super) fn abort(namespaces: &HashMap<u64, Netns>, connection: &Connection) {
     let (local, remote) = ends(connection);
-    if let Some(netns) = namespaces.get(&connection.netns) {
-        warn_of(sockets::abort(netns, local, remote), local, remote);
-    }
-}
-
-fn warn_of(aborted: Result<()>, local: SocketAddr, remote: SocketAddr) {
-    if let Err(error) = aborted {
+    if let Some(netns) = namespaces.get(&connection.netns)
+        && let Err(error) = sockets::abort(netns, local, remote)
+    {
         warn!("the connection from {remote} to {local} will break: {error:#}");
     }
 }

@@ -1,5 +1,5 @@
 //! Calls of bpf(2) that aya 0.14 does not offer: it makes the link of a `cgroup/sockopt` program but cannot pin it, and
-//! does not tell what a link is attached to.
+//! does not tell what a link is attached to. And a wait for programs that run.
 
 use std::{
     ffi::CString,
@@ -198,4 +198,15 @@ fn bpf<T>(command: libc::c_long, attributes: &T) -> io::Result<i32> {
         return Err(io::Error::last_os_error());
     }
     Ok(result as i32)
+}
+
+/// Waits until every BPF program that runs now has ended, and what it let through has reached its socket: packets are
+/// delivered within the read-side critical section (RCU) in which tc programs run.
+pub(super) fn wait_for_programs() {
+    // `MEMBARRIER_CMD_GLOBAL` of linux/membarrier.h: `synchronize_rcu()`, unless one processor is all there is; then no
+    // program is in the middle of a packet while this process runs.
+    const GLOBAL: libc::c_int = 1;
+    // SAFETY: a system call without pointers. It fails where processors have no tick (`nohz_full`): then there is nothing
+    // better than to go on.
+    unsafe { libc::syscall(libc::SYS_membarrier, GLOBAL, 0, 0) };
 }

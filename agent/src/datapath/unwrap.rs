@@ -1,5 +1,8 @@
 //! unwrap: on which ports PROXY headers are taken off.
-//! Translated connections are reset before their port is given up.
+//!
+//! Where a connection's sequence numbers are translated, or its header is still to come, the server would take other bytes
+//! than the sender's for the next ones without the data path: such connections are reset before their port is given up. In
+//! the meantime none begins (`Versions::ENDING`), and the programs go on.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -17,7 +20,8 @@ use super::{
     maps::{Plain, Unwraps, found, removed},
     object::Datapath,
     pins::Pins,
-    streams::{self, Full, ends},
+    streams::{self, Full, abort, ends, namespaces},
+    sys,
 };
 use crate::host::sockets;
 
@@ -63,13 +67,14 @@ impl Datapath {
         });
         let gone: HashSet<_> = gone.collect();
         let mut unwraps = self.pins.unwraps()?;
-        let mut known = known.clone();
         if !gone.is_empty() {
-            close(&mut unwraps, &mut known, &gone)?;
-            streams::reset(&mut self.pins.translated()?, |connection| {
+            for (page, versions) in known {
+                let remain = wanted.get(page).unwrap_or(&PageVersions::NONE);
+                end(&mut unwraps, *page, *versions, remain)?;
+            }
+            reset(&self.pins, |connection| {
                 gone.contains(&(connection.netns, connection.destination.port))
             })?;
-            streams::reset_handshakes(&gone)?;
         }
         for (page, versions) in wanted {
             if known.get(page) != Some(versions) {
@@ -111,39 +116,6 @@ impl Pins {
         }
         Ok(servers)
     }
-}
-
-/// Has the programs refuse whatever comes to these ports of `known`, so that no connection begins to be translated there.
-fn close(unwraps: &mut Unwraps, known: &mut Unwrapped, ports: &HashSet<(u64, u16)>) -> Result<()> {
-    for (page, versions) in known {
-        let before = *versions;
-        for port in before.without(&PageVersions::NONE, page.number) {
-            if ports.contains(&(page.netns, port)) {
-                versions.set(port, Versions::EXPRESSED);
-            }
-        }
-        if *versions != before {
-            unwraps.insert(Plain(*page), Plain(*versions), 0)?;
-        }
-    }
-    Ok(())
-}
-
-/// Takes headers off nothing any more; connections that this would break are reset.
-///
-/// # Errors
-///
-/// When a map cannot be read or written, or the namespaces cannot be listed.
-pub(super) fn close_all(pins: &Pins) -> Result<()> {
-    let mut unwraps = pins.unwraps()?;
-    let mut known = known(&unwraps)?;
-    let ports = known.iter().flat_map(|(page, versions)| {
-        let ports = versions.without(&PageVersions::NONE, page.number);
-        ports.map(|port| (page.netns, port))
-    });
-    let ports = ports.collect();
-    close(&mut unwraps, &mut known, &ports)?;
-    streams::reset_handshakes(&ports)
 }
 
 /// The pages of a map.
@@ -200,4 +172,67 @@ fn sweep(pins: &Pins, before: &Orphans) -> Result<Orphans> {
         }
     }
     Ok(orphans)
+}
+
+/// Gives all ports up: no connection is touched any more, and those that would break are reset.
+pub(super) fn end_all(pins: &Pins) -> Result<()> {
+    let mut unwraps = pins.unwraps()?;
+    let all = unwraps.iter().collect::<Result<Vec<_>, _>>()?;
+    for (Plain(page), Plain(versions)) in all {
+        end(&mut unwraps, page, versions, &PageVersions::NONE)?;
+    }
+    reset(pins, |_| true)
+}
+
+/// From now on, no connection begins to be touched on those ports of a page that do not `remain`.
+fn end(
+    unwraps: &mut Unwraps,
+    page: Page,
+    mut versions: PageVersions,
+    remain: &PageVersions,
+) -> Result<()> {
+    let gone: Vec<_> = versions.without(remain, page.number).collect();
+    for port in &gone {
+        let ending = Versions(versions.of(*port).0 | Versions::ENDING.0);
+        versions.set(*port, ending);
+    }
+    if !gone.is_empty() {
+        unwraps.insert(Plain(page), Plain(versions), 0)?;
+    }
+    Ok(())
+}
+
+/// Resets those connections to ending ports that are `gone` and would break without the programs: at both ends, at once.
+fn reset(pins: &Pins, gone: impl Fn(&Connection) -> bool) -> Result<()> {
+    // No more handshakes begin.
+    sys::wait_for_programs();
+    let mut handshakes = pins.unwrapping()?;
+    // Entries that come and go may have the list begin again.
+    let most = 2 * pins.capacity(map::UNWRAPPING)? as usize;
+    let known: HashSet<_> = (handshakes.iter().take(most)).collect::<Result<_, _>>()?;
+    for (key, Plain(handshake)) in &known {
+        if gone(&key.0) && !handshake.is_untouched() {
+            removed(handshakes.remove(key))?;
+        }
+    }
+    // No more headers are read.
+    sys::wait_for_programs();
+    let namespaces = namespaces()?;
+    for (cookie, netns) in &namespaces {
+        for (local, remote) in sockets::half_open(netns)? {
+            let connection = Connection {
+                netns: *cookie,
+                source: remote.into(),
+                destination: local.into(),
+            };
+            // Those that have begun since then have an entry, and the server has answered them.
+            let known = found(handshakes.get(&Plain(connection), 0))?;
+            let is_untouched =
+                known.is_some_and(|Plain(known)| known.progress == Handshake::ANSWERED);
+            if gone(&connection) && !is_untouched {
+                abort(&namespaces, &connection);
+            }
+        }
+    }
+    streams::reset(&mut pins.translated()?, gone)
 }

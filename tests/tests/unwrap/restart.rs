@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use tests::agent::records::{no_origins, none_refused};
 use tests::agent::{Agent, truepeer};
 use tests::clients::load::Load;
+use tests::clients::tcp::{assert_reset, connect};
 use tests::host::scenario;
 use tests::host::traces::Traces;
 use tests::proxies::{any, gateway_routes, haproxy};
@@ -89,6 +90,48 @@ fn configuration_read_again() {
         translated.is_reset()?;
         let target = (Sidecar::address(Family::V4), PORT).into();
         Load::new([target]).run(&sidecar.client).all_exact()
+    });
+}
+
+/// The header has not come yet when the port is given up, and is not as long as the server was told: it never gets a part
+/// of it.
+fn waits(give_up: impl Fn(Agent) -> Result<Option<Agent>>) {
+    scenario(|directory| {
+        let sidecar = Sidecar::new()?;
+        let _report = Report::start(&sidecar.pod, any(PORT))?;
+        let mut config = in_pod(directory, &sidecar, &["8080"])?;
+        config.agent.drain = Some(0);
+        let agent = Agent::start(directory, config)?;
+        let target = |family| SocketAddr::new(Sidecar::address(family), PORT);
+        let waiting = Family::ALL.map(|family| connect(&sidecar.client, target(family)));
+        let _agent = give_up(agent)?;
+        for (stream, family) in waiting.into_iter().zip(Family::ALL) {
+            let mut stream = stream?;
+            let client = SocketAddr::new(family.client(6), 4711);
+            stream.write_all(&with_tlv(client, target(family), Some(9)))?;
+            assert_reset(stream, "a header to a port that was given up")?;
+        }
+        Load::new(Family::ALL.map(target))
+            .run(&sidecar.client)
+            .all_exact()
+    });
+}
+
+#[test]
+fn port_given_up_before_the_header() {
+    waits(|agent| {
+        let mut config = agent.config().clone();
+        config.unwrap[0].ports = vec!["8081".into()];
+        agent.reload(&config)?;
+        Ok(Some(agent))
+    });
+}
+
+#[test]
+fn agent_stopped_before_the_header() {
+    waits(|agent| {
+        ensure!(agent.stop()?.success(), "the agent's exit status");
+        Ok(None)
     });
 }
 

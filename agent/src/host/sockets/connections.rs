@@ -78,22 +78,6 @@ pub fn abort(netns: &Netns, local: SocketAddr, remote: SocketAddr) -> Result<()>
     netns.run(|| ask(request, Some(SOCK_DESTROY), NLM_F_ACK, |_| {}))
 }
 
-/// The local and the remote end of each connection to the namespace that is not established yet.
-pub fn handshakes(netns: &Netns) -> Result<Vec<(SocketAddr, SocketAddr)>> {
-    let mut handshakes = Vec::new();
-    netns.run(|| {
-        dump(
-            StateFlags::SYN_RECV,
-            0,
-            ExtensionFlags::empty(),
-            |response| {
-                handshakes.push(ends(response));
-            },
-        )
-    })?;
-    Ok(handshakes)
-}
-
 /// Every connected or connecting socket of the namespace.
 pub fn connections(netns: &Netns) -> Result<Vec<SocketInfo>> {
     let mut sockets = Vec::new();
@@ -110,6 +94,14 @@ pub fn connections(netns: &Netns) -> Result<Vec<SocketInfo>> {
         })
     })?;
     Ok(sockets)
+}
+
+/// The ends of every half-open connection of the namespace (SYN_RECV): its own, and the other one.
+pub fn half_open(netns: &Netns) -> Result<Vec<(SocketAddr, SocketAddr)>> {
+    let mut all = Vec::new();
+    let (states, extensions) = (StateFlags::SYN_RECV, ExtensionFlags::empty());
+    netns.run(|| dump(states, 0, extensions, |response| all.push(ends(response))))?;
+    Ok(all)
 }
 
 /// The traffic of every connected or connecting socket of the namespace.

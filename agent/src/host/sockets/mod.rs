@@ -7,6 +7,6 @@ mod listeners;
 mod tests;
 
 pub use self::{
-    connections::{SocketInfo, Traffic, abort, connections, cookie, exist, handshakes, traffic},
+    connections::{SocketInfo, Traffic, abort, connections, cookie, exist, half_open, traffic},
     listeners::{ListenerInfo, listeners},
 };
