@@ -66,6 +66,37 @@ pub enum Next {
     Header,
 }
 
+impl Next {
+    /// All of it in one number, which is what a BPF function with a stack of its own can return: what it is in the low half,
+    /// with what, in the high one.
+    #[inline(always)]
+    pub const fn packed(self) -> u64 {
+        let (what, with) = match self {
+            Self::Passes(delta) => (0, delta as u32),
+            Self::Ends(delta) => (1, delta as u32),
+            Self::Dropped => (2, 0),
+            Self::Hidden => (3, 0),
+            Self::Refused(reason) => (4, reason as u32),
+            Self::Header => (5, 0),
+        };
+        what | (with as u64) << 32
+    }
+
+    /// What was [`packed`](Self::packed).
+    #[inline(always)]
+    pub fn unpacked(packed: u64) -> Self {
+        let with = (packed >> 32) as u32;
+        match packed as u32 {
+            0 => Self::Passes(with as i32),
+            1 => Self::Ends(with as i32),
+            3 => Self::Hidden,
+            4 => Refusal::from_u32(with).map_or(Self::Dropped, Self::Refused),
+            5 => Self::Header,
+            _ => Self::Dropped,
+        }
+    }
+}
+
 /// A SYN to a connection whose handshake may be known. `true`: it begins another handshake, which takes the place of the known
 /// one. While the server has a half-open connection, a SYN with another number cannot begin one: it is an old duplicate, or
 /// the server answers so that the sender resets what is half open. Were the handshake replaced, what comes of the half-open
@@ -312,6 +343,21 @@ mod tests {
         assert!(!acknowledges_syn(&known, ACK, 1029, true));
         assert!(acknowledges_syn(&known, ACK | RST, 1029, true));
         assert!(!acknowledges_syn(&known, SYN | ACK, 1030, false));
+    }
+
+    #[test]
+    fn what_is_packed_is_unpacked_as_it_was() {
+        let refused = Refusal::ALL.map(Next::Refused);
+        let others = [
+            Next::Passes(0),
+            Next::Passes(-24),
+            Next::Ends(28),
+            Next::Header,
+        ];
+        let more = [Next::Dropped, Next::Hidden];
+        for next in refused.into_iter().chain(others).chain(more) {
+            assert_eq!(Next::unpacked(next.packed()), next);
+        }
     }
 
     #[test]

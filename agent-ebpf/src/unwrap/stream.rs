@@ -128,13 +128,7 @@ impl Incoming {
     /// A segment before the server has established the connection.
     #[inline(always)]
     fn handshake_goes_on(&self, ctx: &TcContext, found: &Socket) -> Outcome {
-        let handshake = self.handshake();
-        let place = Place {
-            incoming: self,
-            ctx,
-            found,
-        };
-        match before_established(handshake, &self.segment(), &place) {
+        match Next::unpacked(self.next(ctx, found)) {
             Next::Passes(delta) => self.stream_goes_on(ctx, (delta != 0).then_some(delta)),
             Next::Ends(delta) => {
                 self.add_to_sequence(ctx, delta);
@@ -145,19 +139,30 @@ impl Incoming {
             Next::Hidden => Outcome::Hidden,
             // Once: with SYN cookies, nothing is known of it by the next segment.
             Next::Refused(Refusal::NoHeader)
-                if handshake.is_none() && UNTRUSTED.remove(self.opened_by()).is_ok() =>
+                if self.handshake().is_none() && UNTRUSTED.remove(self.opened_by()).is_ok() =>
             {
                 Outcome::Refused(Refusal::Untrusted)
             }
             Next::Refused(reason) => Outcome::Refused(reason),
             Next::Header => {
-                let handshake = handshake.unwrap_or_default();
+                let handshake = self.handshake().unwrap_or_default();
                 if handshake.is_told != 0 {
                     self.use_tag(&handshake);
                 }
                 self.header_arrives(ctx, found, handshake)
             }
         }
+    }
+
+    /// What is to be done with a segment before the server has established the connection, as [`Next::packed`].
+    #[inline(never)]
+    fn next(&self, ctx: &TcContext, found: &Socket) -> u64 {
+        let place = Place {
+            incoming: self,
+            ctx,
+            found,
+        };
+        before_established(self.handshake(), &self.segment(), &place).packed()
     }
 
     /// The first bytes of the stream, which must be the header.

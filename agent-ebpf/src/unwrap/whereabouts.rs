@@ -107,12 +107,7 @@ pub(super) fn answers(ctx: &TcContext, segment: &Segment) -> i32 {
         turn::reset_server(ctx, segment);
         return TCX_DROP;
     }
-    let syn = Syn {
-        source: connection.source,
-        destination: connection.destination,
-        isn: tcp.acknowledgment.wrapping_sub(1),
-    };
-    let is_untrusted = UNTRUSTED.look_up(syn).is_some();
+    let is_untrusted = is_untrusted(&connection, tcp.acknowledgment);
     if who != Some(Whereabouts::Here) {
         if is_untrusted && who == Some(Whereabouts::Elsewhere) {
             remember(&connection, Whereabouts::Elsewhere);
@@ -134,6 +129,17 @@ pub(super) fn answers(ctx: &TcContext, segment: &Segment) -> i32 {
     remember(&connection, Whereabouts::Here);
     turn::reset_server(ctx, segment);
     TCX_DROP
+}
+
+/// Whether nobody believes a header of whoever sent the SYN that is acknowledged.
+#[inline(never)]
+fn is_untrusted(connection: &Connection, acknowledgment: u32) -> bool {
+    let syn = Syn {
+        source: connection.source,
+        destination: connection.destination,
+        isn: acknowledgment.wrapping_sub(1),
+    };
+    UNTRUSTED.look_up(syn).is_some()
 }
 
 #[inline(never)]

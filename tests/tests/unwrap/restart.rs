@@ -1,5 +1,7 @@
 //! Agents that come and go while PROXY headers are taken off.
 
+use std::io::Write as _;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use agent_common::Counter;
@@ -10,6 +12,7 @@ use tests::clients::load::Load;
 use tests::clients::tcp::{assert_reset, connect};
 use tests::host::scenario;
 use tests::host::traces::Traces;
+use tests::proxies::proxy_header::with_tlv;
 use tests::proxies::{any, gateway_routes, haproxy};
 use tests::servers::report::Report;
 use tests::topology::{Family, Gateway, Sidecar};
