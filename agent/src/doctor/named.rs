@@ -138,6 +138,7 @@ mod tests {
             [toa]
             keys = "/run/tp-none/keys"
             [[steer]]
+            name = "in"
             interface = "lo0"
             ports = ["80"]
             to = 15006
