@@ -42,6 +42,37 @@ fn syn_repeated() {
     });
 }
 
+/// An old duplicate of a former SYN takes nothing from the handshake under way.
+#[test]
+fn old_syn_before_the_header() {
+    scenario(|directory| {
+        let stage = Stage::new(directory)?;
+        for (number, family) in (20..).zip(Family::ALL) {
+            let client = SocketAddr::new(family.client(6), 4711);
+            let target = SocketAddr::new(Sidecar::address(family), PORT);
+            for header in [v2(client, target), with_tlv(client, target, Some(40))] {
+                let case = Case {
+                    raw: &stage.raw,
+                    number,
+                    client,
+                    source: SocketAddr::new(family.balancer(1), 40_000 + header.len() as u16),
+                    target,
+                    options: &LINUX,
+                    header: &header,
+                };
+                let mut connection = case.connect()?;
+                let old = case.isn().wrapping_sub(1 << 24);
+                stage.raw.syn(case.source, target, old, &LINUX)?;
+                connection.send(&case.with(b"ping\n"))?;
+                case.answered(&mut connection, "ping\n")?;
+                connection.reset()?;
+            }
+        }
+        none_refused(&stage.agent)?;
+        no_origins(&stage.agent)
+    });
+}
+
 /// Sends the first segment once more.
 fn repeat(connection: &Connection<'_>, case: &Case<'_>, payload: &[u8]) -> Result<()> {
     let sent = case.with(payload);
