@@ -135,6 +135,9 @@ mod tests {
             [[trust]]
             cgroup = ["/", "/tp-none"]
             says = ["bind"]
+            [[trust]]
+            source = ["10.0.0.0/8"]
+            says = ["proxy"]
             [toa]
             keys = "/run/tp-none/keys"
             [[steer]]
