@@ -188,7 +188,7 @@ impl Namespace {
     #[inline(always)]
     pub const fn late_port(&self, random: u32) -> u16 {
         let [first, last] = self.local_ports;
-        let pairs = (last.saturating_sub(first) as u32 + 1) / 2;
+        let pairs = (last.saturating_sub(first) as u32).div_ceil(2);
         match random.checked_rem(pairs) {
             Some(pair) => first + 1 + 2 * pair as u16,
             None => first,

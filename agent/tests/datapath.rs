@@ -99,7 +99,7 @@ fn everything_attaches_is_taken_over_and_goes() -> Result<()> {
         let names: Vec<_> = names.iter().map(String::as_str).collect();
         datapath.retain(&names, &[netns.cookie()], &Unwrapped::new())?;
         let status = Pins::open(&root)?.status()?;
-        assert_eq!(status.links.len(), 8, "{status:?}");
+        assert_eq!(status.links.len(), 10, "{status:?}");
         for name in names.iter().filter(|name| name.contains("eth0")) {
             let link = FdLink::from(PinnedLink::from_pin(root.join("links").join(name))?);
             links.insert(link.info()?.id());
