@@ -144,13 +144,7 @@ impl Incoming {
                 Outcome::Refused(Refusal::Untrusted)
             }
             Next::Refused(reason) => Outcome::Refused(reason),
-            Next::Header => {
-                let handshake = self.handshake().unwrap_or_default();
-                if handshake.is_told != 0 {
-                    self.use_tag(&handshake);
-                }
-                self.header_arrives(ctx, found, handshake)
-            }
+            Next::Header => self.header_arrives(ctx, found),
         }
     }
 
@@ -167,7 +161,15 @@ impl Incoming {
 
     /// The first bytes of the stream, which must be the header.
     #[inline(never)]
-    fn header_arrives(&self, ctx: &TcContext, found: &Socket, handshake: Handshake) -> Outcome {
+    fn header_arrives(&self, ctx: &TcContext, found: &Socket) -> Outcome {
+        // Looked up once more: as an argument it would take the caller's stack, too. It may have become another SYN's.
+        let is_its = |known: &Handshake| self.tcp.sequence == known.isn.wrapping_add(1);
+        let Some(handshake) = self.handshake().filter(is_its) else {
+            return Outcome::Dropped;
+        };
+        if handshake.is_told != 0 {
+            self.use_tag(&handshake);
+        }
         let mut claim = Claim::default();
         if let Some(reason) = Refusal::from_u32(self.speaker(&handshake, &mut claim)) {
             return Outcome::Refused(reason);
