@@ -56,19 +56,18 @@ impl Connections {
     }
 
     fn all_go_on(&mut self) -> Result<()> {
-        let all = self.native.iter_mut().chain(&mut self.translated);
-        all.map(Established::echoes).collect()
+        let mut all = self.native.iter_mut().chain(&mut self.translated);
+        all.try_for_each(Established::echoes)
     }
 
     /// Those that are translated end, and only those.
     fn translated_are_reset(&mut self) -> Result<()> {
-        let reset: Result<()> = self
+        let reset = self
             .translated
             .iter_mut()
-            .map(Established::is_reset)
-            .collect();
+            .try_for_each(Established::is_reset);
         reset.context("translated")?;
-        let on: Result<()> = self.native.iter_mut().map(Established::echoes).collect();
+        let on = self.native.iter_mut().try_for_each(Established::echoes);
         on.context("native")
     }
 }
