@@ -116,12 +116,12 @@ fn everything_attaches_is_taken_over_and_goes() -> Result<()> {
     let names = datapath.attach(packets)?;
     let names: Vec<_> = names.iter().map(String::as_str).collect();
     datapath.retain(&names, &[netns.cookie()], &Unwrapped::new())?;
-    assert_eq!(Pins::open(&root)?.status()?.links.len(), 3);
+    assert_eq!(Pins::open(&root)?.status()?.links.len(), 5);
     // With another size, the maps are new, and a namespace that was dropped is detached.
     let datapath = Datapath::load(&root, 2000, true, &cgroup()?)?;
     datapath.retain(&[], &[], &Unwrapped::new())?;
     let status = datapath.pins().status()?;
-    assert_eq!((status.links.len(), status.maps[0].max_entries), (2, 2000));
+    assert_eq!((status.links.len(), status.maps[0].max_entries), (4, 2000));
     assert_eq!(status.maps[1].entries, 0);
     datapath::remove(&Pins::new(&root))?;
     assert!(!root.exists());
