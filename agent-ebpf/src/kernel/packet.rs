@@ -72,8 +72,9 @@ pub(crate) fn arriving(ctx: &TcContext) -> Result<Segment, NoSegment> {
 }
 
 /// Whether TCP takes no such frame on this interface. It takes none to several hosts, and none to another Ethernet address,
-/// except that of the bridge or another device whose port the interface is.
-#[inline(always)]
+/// except that of the bridge or another device whose port the interface is. Inlined, it would have the verifier follow all that
+/// comes behind it once for each way that leads there.
+#[inline(never)]
 fn is_anothers(ctx: &TcContext) -> bool {
     match ctx.packet_type() {
         PACKET_HOST => false,

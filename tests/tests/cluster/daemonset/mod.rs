@@ -4,6 +4,7 @@
 mod stage;
 
 use std::fs;
+use std::net::Ipv6Addr;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -34,6 +35,7 @@ fn agents_follow_each_other_and_leave_nothing_behind() {
         let toml = fs::read_to_string(deploy().join("kustomize/agent/truepeer.toml"))?;
         // A relay listens on a port that needs a capability.
         let relay = "[[relay]]\nlisten = \"[::1]:443\"\nupstream = [\"[::1]:80\"]\n";
+        let _upstream = Report::start(&node, (Ipv6Addr::LOCALHOST, 80).into())?;
         let toml = format!("{toml}\n{relay}");
         fs::write(directories.root.join("config/truepeer.toml"), toml)?;
         let node = Node {
