@@ -39,19 +39,37 @@ struct Said {
     claim: Claim,
 }
 
+/// The segment that this CPU handles.
+#[map]
+static COMING: Scratch<Segment> = Scratch::new();
+
+/// How much of a frame was read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Frame {
+    /// A segment.
+    Segment,
+    /// Nothing, though it may have one.
+    Unreadable,
+    /// What is no segment.
+    Other,
+}
+
 /// Handles one packet at tc ingress and returns the action for it.
 #[inline(always)]
 pub(crate) fn ingress(ctx: &TcContext) -> i32 {
-    let segment = match packet::arriving(ctx) {
-        Ok(segment) => segment,
-        Err(NoSegment::Other) => return TCX_NEXT,
-        Err(NoSegment::Unreadable) => {
+    match read(ctx) {
+        Frame::Segment => {}
+        Frame::Other => return TCX_NEXT,
+        Frame::Unreadable => {
             if !unreadable::is_syn(ctx, |port| node(ctx, port).is_some()) {
                 return TCX_NEXT;
             }
             count(Counter::NodeHidden);
             return TCX_DROP;
         }
+    }
+    let Some(segment) = COMING.get() else {
+        return TCX_NEXT;
     };
     if !segment.tcp.opens() {
         return TCX_NEXT;
@@ -60,8 +78,21 @@ pub(crate) fn ingress(ctx: &TcContext) -> i32 {
         return TCX_NEXT;
     };
     match kinds() {
-        Some(kinds) => passes(ctx, &segment, node, kinds),
+        Some(kinds) => passes(ctx, segment, node, kinds),
         None => TCX_NEXT,
+    }
+}
+
+/// Reads a frame to [`COMING`]. Whichever way it was read, the verifier then follows what comes behind in one state.
+#[inline(never)]
+fn read(ctx: &TcContext) -> Frame {
+    match (packet::arriving(ctx), COMING.get()) {
+        (Ok(segment), Some(coming)) => {
+            *coming = segment;
+            Frame::Segment
+        }
+        (Err(NoSegment::Unreadable), _) => Frame::Unreadable,
+        _ => Frame::Other,
     }
 }
 
