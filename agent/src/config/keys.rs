@@ -116,7 +116,10 @@ impl KeyFile {
         if let Some(problem) = &problem
             && self.problem.as_ref() != Some(problem)
         {
-            error!("the former keys, if there are any, stay: {problem}");
+            match self.keys {
+                Some(_) => error!("the former keys stay: {problem}"),
+                None => error!("there are no keys yet: {problem}"),
+            }
         }
         self.problem = problem;
     }

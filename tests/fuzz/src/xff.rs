@@ -91,7 +91,7 @@ fn client(hops: Hops<'_>, told: &[u8], peer: IpAddr) -> Option<SocketAddr> {
     }
 }
 
-/// The address in an entry: `A`, `A:P`, `[A]` or `[A]:P`, where only IPv6 has brackets, and A is one host's.
+/// The address in an entry: `A`, `A:P`, `[A]` or `[A]:P`, where only IPv6 has brackets.
 fn entry(text: &[u8]) -> Option<SocketAddr> {
     let text = text.trim_ascii();
     let (ip, port) = match text.strip_prefix(b"[") {
@@ -113,7 +113,7 @@ fn entry(text: &[u8]) -> Option<SocketAddr> {
         },
     };
     let port = port.map_or(Some(0), plain::port)?;
-    Some(plain::canonical(SocketAddr::new(ip, port))).filter(|told| plain::is_of_a_host(*told))
+    Some(plain::canonical(SocketAddr::new(ip, port)))
 }
 
 /// The next hop learns of this one and of the same client, and of nothing that a stranger says.
