@@ -6,8 +6,10 @@
 //! the proxy is given one of those that the kernel gives to clients last (the odd ones, as `ip_local_port_range` usually begins
 //! with an even one; `inet_hash_connect()` since Linux 4.2), and one from which nobody is connected to its application.
 
-use agent_common::{Address, Endpoint, Namespace, Range};
-use aya_ebpf::{helpers::generated::bpf_get_prandom_u32, programs::SockAddrContext};
+use agent_common::{Address, Connection, Endpoint, Namespace, Range};
+use aya_ebpf::{
+    bindings::BPF_ANY, helpers::generated::bpf_get_prandom_u32, programs::SockAddrContext,
+};
 
 use crate::{
     kernel::{
@@ -16,7 +18,7 @@ use crate::{
         socket::Socket,
         syscall::SockAddr as _,
     },
-    maps::{NAMESPACES, Replaced as _},
+    maps::{NAMESPACES, OWN, Replaced as _},
 };
 
 /// How many ports are tried. A client's connections seldom have more than a few of all.
@@ -87,5 +89,15 @@ fn pick(namespace: &Namespace) -> u16 {
 #[inline(always)]
 fn is_free(ctx: &SockAddrContext, source: Endpoint, destination: Endpoint) -> bool {
     let is_v6 = !destination.address.is_v4();
-    Socket::between(ctx, is_v6, source, destination).is_none_or(|sk| sk.is_listener())
+    let own = Connection {
+        netns: ctx.netns(),
+        source,
+        destination,
+    };
+    // Where there is no connection, the kernel asks `sk_lookup` for the listener, which leaves this host's own connections
+    // alone. Nothing is left of it if the proxy does not connect after all.
+    let _ = OWN.insert(own, 0, BPF_ANY.into());
+    let found = Socket::between(ctx, is_v6, source, destination);
+    let _ = OWN.remove(own);
+    found.is_none_or(|sk| sk.is_listener())
 }
