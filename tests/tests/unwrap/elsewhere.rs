@@ -19,7 +19,7 @@ use tests::proxies::proxy_header::v2;
 use tests::servers::report::Report;
 use tests::topology::{Family, Gateway, Sidecar};
 
-use crate::stage::{in_pod, on_gateway};
+use crate::stage::{distrust, in_pod, on_gateway};
 
 /// The port that is unwrapped.
 const PORT: u16 = 8080;
@@ -98,7 +98,7 @@ impl Stage<'_> {
     }
 
     fn run(&self, config: Config, mut untrusted: Config) -> Result<()> {
-        untrusted.trust.clear();
+        distrust(&mut untrusted);
         iptables::restore(self.host, self.directory, self.rules)?;
         self.is_led_elsewhere()?;
         let agent = Agent::start(self.directory, config)?;

@@ -24,6 +24,8 @@ use tests::servers::report::Report;
 use tests::topology::{Family, Sidecar};
 use tests::wait::{Limit, eventually};
 
+use crate::stage::distrust;
+
 /// Ports that are unwrapped and steered.
 const HEADER: u16 = 8443;
 const REPORT: u16 = 8080;
@@ -189,7 +191,7 @@ fn others_addresses() {
         let _server = Listener::start(host, any(HEADER), false, serve)?;
         forwards(host, false)?;
         let mut config = both_verbs(directory, host)?;
-        config.trust.clear();
+        distrust(&mut config);
         let agent = Agent::start(directory, config)?;
         host.ip(&format!("link set {} address {MAC}", Sidecar::INTERFACE))?;
         for family in Family::ALL {

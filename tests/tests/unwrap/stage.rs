@@ -97,3 +97,11 @@ impl Established {
         Ok(())
     }
 }
+
+/// Has the agent believe somebody else's headers only.
+pub(crate) fn distrust(config: &mut Config) {
+    config.trust.clear();
+    config
+        .trust
+        .extend(Trust::saying(&["proxy"], ["192.0.2.0/24"]));
+}
