@@ -19,7 +19,7 @@ use crate::stage::{Established, PORT, in_pod};
 /// A field of a map in which what the agent knows is.
 const KNOWN: &str = "received 160:u64 8";
 /// A field of a map that connections need to go on.
-const NEEDED: &str = "is_told 10:u16 2";
+const NEEDED: &str = "is_told 10:u8 1";
 
 /// An agent of another version: the same one, but a field in its maps has another name.
 fn another_version(directory: &Path, field: &str) -> Result<PathBuf> {
