@@ -56,17 +56,26 @@ pub fn named(config: &Config) -> BTreeSet<Named> {
 
 /// The cgroups that a configuration trusts, and those that it reveals clients to.
 pub fn cgroups(config: &Config) -> impl Iterator<Item = &str> {
-    let trusted = config.trust.iter().flat_map(|rule| match &rule.speakers {
-        Speakers::Proxies { proxies, .. } => proxies.as_slice(),
-        Speakers::Sources { .. } => &[],
-    });
-    let trusted = trusted.filter_map(|proxy| match proxy {
-        Proxy::Cgroup(path) => Some(path),
-        Proxy::Uid(_) => None,
+    cgroups_of_sections(config).map(|(_, path)| path)
+}
+
+/// The same, each behind the title of its section.
+pub(super) fn cgroups_of_sections(config: &Config) -> impl Iterator<Item = (String, &str)> {
+    let trusted = config.trust.iter().flat_map(|rule| {
+        let proxies: &[Proxy] = match &rule.speakers {
+            Speakers::Proxies { proxies, .. } => proxies,
+            Speakers::Sources { .. } => &[],
+        };
+        let paths = proxies.iter().filter_map(|proxy| match proxy {
+            Proxy::Cgroup(path) => Some(path),
+            Proxy::Uid(_) => None,
+        });
+        paths.map(|path| (rule.title(), path.as_str()))
     });
     let revealed = config.reveal.cgroups.iter();
     let revealed = revealed.filter(|_| config.reveal.enabled);
-    trusted.chain(revealed).map(String::as_str)
+    let revealed = revealed.map(|path| ("[reveal]".to_owned(), path.as_str()));
+    trusted.chain(revealed)
 }
 
 /// What a configuration names and this host does not have now, each with what is wrong. Of a namespace that is missing, no
@@ -89,7 +98,7 @@ pub fn missing(config: &Config) -> BTreeMap<Named, Error> {
 
 impl Named {
     /// Fails when this host does not have it.
-    fn look(&self) -> Result<()> {
+    pub(super) fn look(&self) -> Result<()> {
         match self {
             Self::Namespace(path) => Netns::open(path).map(drop),
             Self::Interface(path, name) => {
