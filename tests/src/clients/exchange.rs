@@ -10,6 +10,8 @@ use crate::wait::Limit;
 
 /// The length of a block, in bytes.
 pub const BLOCK: usize = 1 << 16;
+/// More blocks than any scenario asks for. What is read as a larger number is a header that nobody took off.
+const MOST_BLOCKS: u64 = 1 << 20;
 const DONE: &[u8] = b"done\n";
 
 /// Block `n` of a stream: no two are alike, nor is any a shifted other.
@@ -46,12 +48,18 @@ fn exchange(stream: &TcpStream, blocks: u64) -> io::Result<()> {
 }
 
 /// The server's side, for a [`crate::host::listener::Listener`]: reads the number of blocks, says whom it sees, exchanges
-/// them, and says when all were right.
+/// them, and says when all were right. Ends the connection when what it reads is no number of blocks.
 pub fn serve(mut stream: TcpStream, client: SocketAddr) -> io::Result<()> {
     let mut blocks = [0; 8];
     stream.read_exact(&mut blocks)?;
+    let blocks = u64::from_be_bytes(blocks);
+    if blocks > MOST_BLOCKS {
+        return Err(io::Error::other(format!(
+            "{blocks} blocks are no number of blocks"
+        )));
+    }
     writeln!(stream, "{}", canonical(client))?;
-    exchange(&stream, u64::from_be_bytes(blocks))?;
+    exchange(&stream, blocks)?;
     stream.write_all(DONE)
 }
 
