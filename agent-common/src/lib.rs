@@ -12,6 +12,7 @@ pub mod affinity;
 pub mod claim;
 pub mod counter;
 pub mod event;
+pub mod fast_open;
 pub mod guard;
 pub mod kernel;
 pub mod local;

@@ -8,7 +8,7 @@
 //! are as long as TOA is that of TCP Fast Open (RFC 7413, 4.1.1), with a cookie of 4 or 16 bytes; Linux takes it for one.
 
 use crate::{
-    Address, Endpoint,
+    Address, Endpoint, fast_open,
     options::{self, HEADER_ROOM, byte, word},
     tag,
 };
@@ -18,15 +18,10 @@ pub const LEN_V4: u8 = 8;
 /// Length of the option with an IPv6 address.
 pub const LEN_V6: u8 = 20;
 
-/// The kinds for experiments.
-const EXPERIMENTS: [u8; 2] = [253, 254];
-/// The identifier of TCP Fast Open among them.
-const FAST_OPEN: u16 = 0xf989;
-
 /// Whether TOA of this kind with this port may as well be TCP Fast Open's cookie. It is neither believed nor sent.
 #[inline(always)]
 pub const fn is_ambiguous(kind: u8, port: u16) -> bool {
-    port == FAST_OPEN && (kind == EXPERIMENTS[0] || kind == EXPERIMENTS[1])
+    fast_open::is_experiment(kind, port)
 }
 
 /// Which options are taken for TOA: value of the one slot of the `TOA` map.

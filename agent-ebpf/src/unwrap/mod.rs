@@ -7,6 +7,7 @@
 
 pub(crate) mod answer;
 mod craft;
+mod fast_open;
 mod header;
 mod incoming;
 mod refuse;

@@ -16,7 +16,7 @@ use aya_ebpf::{
 
 use super::{
     craft::Crafted,
-    header,
+    fast_open, header,
     incoming::{Incoming, Reading},
     tlvs, translate,
 };
@@ -97,9 +97,8 @@ impl Incoming {
         if LINGERING.get_ptr(self.connection).is_some() {
             let _ = LINGERING.remove(self.connection);
         }
-        // A header on the SYN itself (TCP Fast Open) could not be taken off. The sender repeats the SYN
-        // without it.
-        if self.payload != 0 {
+        // A header on the SYN itself could not be taken off. The sender repeats the SYN without it.
+        if self.payload != 0 || !fast_open::take_off(ctx, self) {
             return Outcome::Dropped;
         }
         let Some(handshake) = self.remember(ctx, speaker) else {

@@ -2,6 +2,7 @@
 
 pub mod during;
 pub mod exchange;
+pub mod fast_open;
 pub mod http;
 pub mod load;
 pub mod raw;

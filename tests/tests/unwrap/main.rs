@@ -2,6 +2,7 @@
 
 mod chain;
 mod elsewhere;
+mod fast_open;
 mod forward;
 mod guests;
 mod header;

@@ -1,16 +1,14 @@
 //! TCP Fast Open (RFC 7413): what comes with the SYN reaches the application only from whom it may, and as whose it is.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 
 use agent_common::Counter;
 use anyhow::{Context, Result, ensure};
-use nix::libc::MSG_FASTOPEN;
-use socket2::{Domain, Protocol, Socket, Type};
 use tests::agent::{Agent, Config, Policy, Steer, Trust, Unwrap, believing, telling};
+use tests::clients::fast_open::{Cookies, allow, connect, opened};
 use tests::clients::load::PING;
 use tests::clients::tcp::seen;
-use tests::host::listener::set_transparent;
 use tests::host::netns::Netns;
 use tests::host::scenario;
 use tests::proxies::any;
@@ -18,46 +16,16 @@ use tests::proxies::own::Proxy;
 use tests::proxies::proxy_header::v2;
 use tests::servers::report::{Report, Seen};
 use tests::topology::{Family, Sidecar};
-use tests::wait::{Limit, SOON};
+use tests::wait::Limit;
 
 use crate::stage::{HEADER, MARK, PROXY, REPORT, client, denied_clients};
-
-/// Client and server, both without cookies, and for all listeners (ip-sysctl.rst, `tcp_fastopen`).
-const WITHOUT_COOKIES: &str = "1543";
 
 fn sidecar() -> Result<Sidecar> {
     let sidecar = Sidecar::new()?;
     for netns in [&sidecar.client, &sidecar.pod] {
-        netns.set_sysctl("net/ipv4/tcp_fastopen", WITHOUT_COOKIES)?;
+        allow(netns, Cookies::Unasked)?;
     }
     Ok(sidecar)
-}
-
-/// Connects with `data` on the SYN. A `source` that is not the sender's own makes it a proxy's connection.
-fn connect(
-    netns: &Netns,
-    source: Option<SocketAddr>,
-    target: SocketAddr,
-    data: &[u8],
-) -> Result<TcpStream> {
-    netns.enter(|| {
-        let domain = Domain::for_address(target);
-        let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_write_timeout(Some(SOON.here()))?;
-        socket.set_read_timeout(Some(SOON.here()))?;
-        if let Some(source) = source {
-            set_transparent(&socket, domain)?;
-            socket.bind(&source.into())?;
-        }
-        let sent = socket.send_to_with_flags(data, &target.into(), MSG_FASTOPEN)?;
-        ensure!(sent == data.len(), "{sent} bytes were sent");
-        Ok(socket.into())
-    })
-}
-
-/// How many connections began with data.
-fn opened(pod: &Netns) -> Result<u64> {
-    pod.tcp_counter("TCPFastOpenPassive")
 }
 
 /// Sends a ping with the SYN, and returns whom the application sees when its echo has come.
