@@ -11,6 +11,7 @@ use aya_ebpf::{
     helpers::generated::{
         bpf_sk_assign, bpf_sk_release, bpf_skc_lookup_tcp, bpf_tcp_check_syncookie,
     },
+    macros::map,
     programs::TcContext,
 };
 use aya_log_ebpf::debug;
@@ -25,7 +26,26 @@ use super::{
     tcp::SEQUENCE,
     uapi::AF_INET,
 };
-use crate::tell::count;
+use crate::{maps::Scratch, tell::count};
+
+/// Not zero while a program on this CPU looks for a socket. Where there is no connection, the kernel asks `sk_lookup` for the
+/// listener, as it does for a packet.
+#[map]
+static ASKING: Scratch<u32> = Scratch::new();
+
+#[inline(always)]
+fn set_asking(is_asking: bool) {
+    if let Some(asking) = ASKING.get() {
+        *asking = is_asking.into();
+    }
+}
+
+/// Whether it is a program that looks for a socket, and no packet. A packet that interrupts a system call which looks for one
+/// is taken for the latter.
+#[inline(always)]
+pub(crate) fn is_asked_by_program() -> bool {
+    ASKING.get().is_some_and(|asking| *asking != 0)
+}
 
 /// A socket that a lookup found, released when dropped.
 pub(crate) struct Socket(*mut bpf_sock);
@@ -83,8 +103,10 @@ impl Socket {
         };
         // The namespace of the packet's device, or of the socket that makes the call.
         let netns = BPF_F_CURRENT_NETNS as u64;
+        set_asking(true);
         // SAFETY: the tuple is at least `size` long, and only read.
         let sk = unsafe { bpf_skc_lookup_tcp(ctx.as_ptr(), &mut tuple, size as u32, netns, 0) };
+        set_asking(false);
         if sk.is_null() { None } else { Some(Self(sk)) }
     }
 

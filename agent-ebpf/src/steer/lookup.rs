@@ -5,7 +5,7 @@ use aya_ebpf::programs::SkLookupContext;
 
 use super::affinity;
 use crate::{
-    kernel::{context::SkLookup as _, ip::TCP, uapi::AF_INET6},
+    kernel::{context::SkLookup as _, ip::TCP, socket::is_asked_by_program, uapi::AF_INET6},
     maps::{NAMESPACES, NETNS, OWN, PROXIES, Replaced as _, kernel_has},
     tell::count,
 };
@@ -44,7 +44,7 @@ pub(crate) fn lookup(ctx: &SkLookupContext) {
     }
     // tc ingress has already counted what came in by a steered interface.
     let tally = |counter| {
-        if range.ifindex == 0 {
+        if range.ifindex == 0 && !is_asked_by_program() {
             count(counter);
         }
     };

@@ -1,20 +1,25 @@
 //! A client passes hop after hop: a load balancer tells it in a PROXY header, truepeer takes that off, a sidecar binds to
 //! the client, and an application that knows nothing of all that sees it.
 
+use agent_common::Counter;
 use anyhow::ensure;
 use tests::agent::records::no_origins;
-use tests::agent::{Agent, Config, Trust, Unwrap};
+use tests::agent::{Agent, Config, Steer, Trust, Unwrap};
 use tests::clients::load::Load;
 use tests::host::scenario;
 use tests::host::user::UID;
 use tests::proxies::{Route, any, any_of_family, envoy, haproxy, local_routes};
 use tests::servers::report::Report;
-use tests::topology::{Family, Gateway};
+use tests::topology::{Family, Gateway, Sidecar};
+
+use crate::stage::{Established, in_pod};
 
 /// Where the load balancer listens for IPv4; it listens on the next port for IPv6, and so does the sidecar.
 const BALANCER: u16 = 9100;
 const SIDECAR: u16 = 8000;
 const APPLICATION: u16 = 8080;
+/// Where what is steered goes.
+const PROXY: u16 = 15006;
 
 #[test]
 fn load_balancer_sidecar_application() {
@@ -67,5 +72,25 @@ fn load_balancer_sidecar_application() {
         sidecar.stop()?;
         balancer.stop()?;
         no_origins(&agent)
+    });
+}
+
+/// A connection that is unwrapped and steered is steered once, though unwrap looks for its listener as well.
+#[test]
+fn steered_in_the_same_namespace() {
+    scenario(|directory| {
+        let sidecar = Sidecar::new()?;
+        let _proxy = Report::start(&sidecar.pod, any(PROXY))?;
+        let mut config = in_pod(directory, &sidecar, &["8080"])?;
+        config
+            .steer
+            .push(Steer::new("in", &sidecar.pod, &["8080"], PROXY));
+        let agent = Agent::start(directory, config)?;
+        for (family, number) in Family::ALL.into_iter().zip(1..) {
+            Established::new(&sidecar, family, None)?;
+            let steered = agent.counter(Counter::Steered)?;
+            ensure!(steered == number, "{steered} instead of {number}");
+        }
+        Ok(())
     });
 }
