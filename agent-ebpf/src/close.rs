@@ -31,18 +31,32 @@ pub(crate) fn changed(ctx: &SockOpsContext, state: u32) {
             ctx.call_for(BPF_SOCK_OPS_PARSE_ALL_HDR_OPT_CB_FLAG);
         }
         BPF_TCP_FIN_WAIT2 => note_fin(ctx, Origin::FIN_ACKED),
-        BPF_TCP_CLOSE_WAIT => note_fin(ctx, Origin::FIN_RECEIVED),
+        BPF_TCP_CLOSE_WAIT | BPF_TCP_CLOSING => note_fin(ctx, Origin::FIN_RECEIVED),
         BPF_TCP_CLOSE => closed(ctx),
         _ => {}
     }
 }
 
-/// Looks at a segment that comes in after this end's FIN.
+/// Looks at a segment that comes in after this end's FIN. A FIN before which data is missing has not been received, and may
+/// never be.
 #[inline(always)]
 pub(crate) fn received(ctx: &SockOpsContext) {
-    if ctx.tcp_flags() & FIN != 0 {
+    if ctx.tcp_flags() & FIN == 0 {
+        return;
+    }
+    let Some((first, fin)) = ctx.segment() else {
+        return;
+    };
+    let next = ctx.rcv_nxt();
+    if is_up_to(first, next) && is_up_to(next, fin) {
         note_fin(ctx, Origin::FIN_RECEIVED);
     }
+}
+
+/// Whether a sequence number is not behind another.
+#[inline(always)]
+fn is_up_to(number: u32, other: u32) -> bool {
+    other.wrapping_sub(number) < 1 << 31
 }
 
 #[inline(always)]
@@ -82,17 +96,18 @@ fn closed(ctx: &SockOpsContext) {
 /// Bytes of payload that came in: TCP's count without the FIN.
 #[inline(always)]
 fn payload_received(ctx: &SockOpsContext, origin: &Origin) -> u64 {
-    ctx.bytes_received() - u64::from(origin.fins & Origin::FIN_RECEIVED)
+    (ctx.bytes_received()).saturating_sub(u64::from(origin.fins & Origin::FIN_RECEIVED))
 }
 
 /// Bytes of payload that the other end acknowledged: TCP's count without the FIN.
 #[inline(always)]
 fn payload_acked(ctx: &SockOpsContext, origin: &Origin) -> u64 {
     let last = ctx.arg(0);
-    let fin = origin.fins & Origin::FIN_ACKED != 0
-        || last == BPF_TCP_CLOSING
-        || (last == BPF_TCP_LAST_ACK && ctx.snd_una() == ctx.snd_nxt());
-    ctx.bytes_acked() - u64::from(fin)
+    // In these states a reset may come instead.
+    let is_last = last == BPF_TCP_CLOSING || last == BPF_TCP_LAST_ACK;
+    let fin =
+        origin.fins & Origin::FIN_ACKED != 0 || (is_last && ctx.snd_una() == ctx.snd_nxt());
+    (ctx.bytes_acked()).saturating_sub(fin.into())
 }
 
 /// Notes which process gives a socket up, because sockops programs do not run in a process's name.

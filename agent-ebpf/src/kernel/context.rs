@@ -14,9 +14,11 @@ use aya_ebpf::{
     },
 };
 
+use network_types::tcp::TcpHdr;
+
 use super::{
     field::{field, field_alone, non_null},
-    tcp::FLAGS,
+    tcp::{FLAGS, Tcp},
     uapi::{AF_INET, VLAN_ID},
 };
 use crate::maps::{NAMESPACES, Replaced as _};
@@ -231,6 +233,25 @@ pub(crate) trait SockOps: InNetns {
         // SAFETY: a reference is valid for reads.
         header[HEADER_ROOM - 1] = unsafe { read_volatile(&flags) ^ read_volatile(&flags) };
         header[FLAGS] == flags
+    }
+
+    /// The sequence numbers of the first byte of the segment that the call is about, and of what follows its payload: its FIN, if
+    /// it has one. `None` if the kernel does not show it.
+    #[inline(always)]
+    fn segment(&self) -> Option<(u32, u32)> {
+        let start = field!(self.ops() => __bindgen_anon_3.skb_data) as usize;
+        let end = field!(self.ops() => __bindgen_anon_4.skb_data_end) as usize;
+        if start + TcpHdr::LEN > end {
+            return None;
+        }
+        // SAFETY: a header without options lies before the segment's end; all that headers have is aligned.
+        let header = unsafe { read_volatile(start as *const [u8; TcpHdr::LEN]) };
+        let Tcp {
+            sequence, length, ..
+        } = Tcp::new(&header);
+        let all = field!(self.ops() => skb_len);
+        let payload = all.saturating_sub(length as u32);
+        Some((sequence, sequence.wrapping_add(payload)))
     }
 
     /// The flags of the TCP header that the call is about.

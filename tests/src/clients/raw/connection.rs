@@ -117,6 +117,14 @@ impl<'a> Connection<'a> {
         self.raw.send(self.source, self.target, tcp, options, &[])
     }
 
+    /// Sends the end, whose sequence number is `skip` ahead of what comes next, without having seen the other's.
+    pub fn end_ahead(&self, skip: u32) -> Result<()> {
+        let mut tcp = self.header();
+        tcp.fin = true;
+        tcp.sequence_number = self.sequence.wrapping_add(skip);
+        self.raw.send(self.source, self.target, tcp, &[], &[])
+    }
+
     /// The next bytes that come in.
     pub fn receive(&mut self) -> Result<String> {
         let expected = self.expected;

@@ -1,5 +1,6 @@
 //! PROXY headers segment by segment: lost, repeated, out of order, and connections that end before them.
 
+mod ends;
 mod stage;
 
 use std::io::{Read, Write};
@@ -258,17 +259,22 @@ fn ignored_reset() {
     });
 }
 
+/// A server that tells its client whom it sees, and is the first to close.
+fn greeter(stage: &Stage) -> Result<Listener> {
+    let greet = |mut stream: TcpStream, client: SocketAddr| {
+        stream.write_all(canonical(client).to_string().as_bytes())?;
+        stream.shutdown(Shutdown::Write)?;
+        stream.read_to_end(&mut Vec::new()).map(drop)
+    };
+    Listener::start(&stage.sidecar.pod, any(GREETER), false, greet)
+}
+
 /// The server closes first, and its socket waits while the port is used again.
 #[test]
 fn port_used_again_while_the_server_waits() {
     scenario(|directory| {
         let stage = Stage::new(directory)?;
-        let greeter = |mut stream: TcpStream, client: SocketAddr| {
-            stream.write_all(canonical(client).to_string().as_bytes())?;
-            stream.shutdown(Shutdown::Write)?;
-            stream.read_to_end(&mut Vec::new()).map(drop)
-        };
-        let _greeter = Listener::start(&stage.sidecar.pod, any(GREETER), false, greeter)?;
+        let _greeter = greeter(&stage)?;
         stage.each(|case| {
             let target = SocketAddr::new(case.target.ip(), GREETER);
             let case = Case { target, ..*case };
