@@ -13,7 +13,7 @@ mod world;
 
 pub use self::packet::Packet;
 pub use self::path::{Path, Port};
-pub use self::server::{Known, Listening, Server};
+pub use self::server::{Connected, Known, Listening, Reaction, Server};
 
 #[cfg(test)]
 mod tests {

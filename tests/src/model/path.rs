@@ -38,7 +38,7 @@ pub struct Path {
     pub delta: Option<i32>,
     /// `LINGERING`.
     pub lingering: Option<i32>,
-    /// `HANDOVERS`: the number of a SYN as the server sees it, and the first byte of the header that was read.
+    /// `HANDOVERS`: the number of a SYN as the server sees it, and whom the header names that was read.
     pub handover: Option<(u32, u8)>,
 }
 
@@ -82,8 +82,10 @@ impl stream::Known for Place<'_> {
     }
 
     fn sent_cookie(&self, sequence: u32) -> bool {
-        self.server
-            .sent_cookie(sequence, self.packet.acknowledgment)
+        // `bpf_tcp_check_syncookie()` wants an ACK.
+        self.packet.has(ACK)
+            && !self.packet.has(SYN | RST)
+            && (self.server).sent_cookie(sequence, self.packet.acknowledgment)
     }
 
     fn delta(&self) -> Option<i32> {
@@ -92,21 +94,25 @@ impl stream::Known for Place<'_> {
 }
 
 impl Path {
-    /// `truepeer_unwrap`: a segment comes in. `read`: the length of a header.
+    /// `truepeer_unwrap`: a segment comes in. `read`: the length of a header, and whom it names.
     pub fn ingress(
         &mut self,
         packet: &Packet,
         server: &Server,
-        read: impl Fn(&[u8]) -> Result<u32, Refusal>,
+        read: impl Fn(&[u8]) -> Result<(u32, u8), Refusal>,
     ) -> Let {
         if self.port == Port::Untouched {
             return Let::through(packet, 0);
         }
         if packet.has(SYN) {
-            return self.syn(packet, server);
+            return if packet.has(ACK) {
+                Let::through(packet, 0)
+            } else {
+                self.syn(packet, server)
+            };
         }
         match server.known {
-            Known::Waiting(_) => return Let::through(packet, self.lingering.unwrap_or(0)),
+            Known::Waiting { .. } => return Let::through(packet, self.lingering.unwrap_or(0)),
             Known::Connected(_) => return Let::through(packet, self.delta.unwrap_or(0)),
             Known::Nothing | Known::HalfOpen(_) => {}
         }
@@ -124,7 +130,7 @@ impl Path {
             Next::Dropped | Next::Hidden => Let::default(),
             Next::Refused(refusal) => self.refuse(packet, refusal),
             Next::Header => match read(&packet.payload) {
-                Ok(length) => self.header(packet, server, length),
+                Ok(header) => self.header(packet, server, header),
                 Err(refusal) => self.refuse(packet, refusal),
             },
         }
@@ -132,6 +138,9 @@ impl Path {
 
     fn syn(&mut self, packet: &Packet, server: &Server) -> Let {
         self.lingering = None;
+        if !packet.payload.is_empty() {
+            return Let::default();
+        }
         let new = Handshake {
             isn: packet.sequence,
             shift: if self.port == Port::Ending {
@@ -151,7 +160,7 @@ impl Path {
         Let::through(packet, handshake.shift.into())
     }
 
-    fn header(&mut self, packet: &Packet, server: &Server, length: u32) -> Let {
+    fn header(&mut self, packet: &Packet, server: &Server, (length, client): (u32, u8)) -> Let {
         let handshake = self.handshake.unwrap_or_default();
         let is_listener = server.known == Known::Nothing;
         let completion = completes(&handshake, &packet.segment(), length, is_listener);
@@ -160,7 +169,7 @@ impl Path {
         if length != u32::from(handshake.shift) {
             self.usual = length as u16;
         }
-        self.handover = Some((handshake.first().wrapping_sub(1), packet.payload[0]));
+        self.handover = Some((handshake.first().wrapping_sub(1), client));
         self.handshake = Some(Handshake {
             progress: Handshake::READ,
             ..handshake
@@ -205,6 +214,9 @@ impl Path {
             }
             return handshake.shift.into();
         }
+        if packet.has(SYN) {
+            return 0;
+        }
         let lingering = self.lingering.filter(|_| !is_connected);
         self.delta.or(lingering).unwrap_or(0)
     }
@@ -224,5 +236,15 @@ impl Path {
         if let Some(delta) = self.delta.take() {
             self.lingering = Some(delta);
         }
+    }
+
+    /// The agent gives the port up: the handshake is forgotten if it was touched. Returns whether the connection would break
+    /// without the programs, and is to be reset.
+    pub fn give_up(&mut self, server: &Server) -> bool {
+        let is_half_open = matches!(server.known, Known::HalfOpen(_));
+        self.handshake = self.handshake.filter(Handshake::is_untouched);
+        let is_answered = |handshake: Handshake| handshake.progress == Handshake::ANSWERED;
+        let is_touched = !self.handshake.is_some_and(is_answered);
+        self.delta.is_some() || is_half_open && is_touched
     }
 }

@@ -43,12 +43,12 @@ pub(super) struct Sender {
     expected: u32,
 }
 
-/// The length of the header at the beginning of a payload.
-pub(super) fn read(payload: &[u8]) -> Result<u32, Refusal> {
+/// The length of the header at the beginning of a payload, and whom it names: itself, by any of its bytes.
+pub(super) fn read(payload: &[u8]) -> Result<(u32, u8), Refusal> {
     let length = payload.iter().take_while(|byte| **byte & HEADER != 0);
     match length.count() as u32 {
         0 => Err(Refusal::NoHeader),
-        length => Ok(length),
+        length => Ok((length, payload[0])),
     }
 }
 

@@ -29,8 +29,13 @@ pub enum Known {
     HalfOpen(u32),
     /// A connection.
     Connected(Connected),
-    /// A connection that has ended (TIME_WAIT). The number is what was expected last.
-    Waiting(u32),
+    /// A connection that has ended (TIME_WAIT).
+    Waiting {
+        /// What was expected last.
+        next: u32,
+        /// The number behind all that was sent.
+        sent: u32,
+    },
 }
 
 /// A connection.
@@ -42,6 +47,12 @@ pub struct Connected {
     pub received: Vec<u8>,
     /// Whether the sender has finished, and whether the server has.
     pub ended: (bool, bool),
+    /// Whether the server has finished first, and waits in the end.
+    waits: bool,
+    /// Whether the sender has acknowledged the server's end.
+    pub is_acknowledged: bool,
+    /// Segments before which another has to come.
+    early: Vec<Packet>,
 }
 
 impl Connected {
@@ -49,6 +60,56 @@ impl Connected {
     pub fn next(&self) -> u32 {
         let length = self.received.len() as u32 + u32::from(self.ended.0);
         self.first.wrapping_add(length)
+    }
+
+    /// The number behind the SYN-ACK.
+    pub fn own(&self) -> u32 {
+        Server::isn(self.first.wrapping_sub(1)).wrapping_add(1)
+    }
+
+    /// The number behind all that the server has sent.
+    fn sent(&self) -> u32 {
+        self.own().wrapping_add(self.ended.1.into())
+    }
+
+    /// What is left of it when both have finished.
+    fn then(&self) -> Known {
+        if self.waits {
+            Known::Waiting {
+                next: self.next(),
+                sent: self.sent(),
+            }
+        } else {
+            Known::Nothing
+        }
+    }
+
+    fn acknowledges(&self) -> Packet {
+        Packet::bare(self.sent(), self.next(), ACK)
+    }
+
+    /// Takes a segment, and those that came before it although it precedes them.
+    fn take(&mut self, packet: &Packet) {
+        self.early.push(Packet {
+            acknowledgment: 0,
+            flags: packet.flags & FIN,
+            ..packet.clone()
+        });
+        loop {
+            let next = self.next();
+            let is_due = |early: &Packet| next.wrapping_sub(early.sequence) < 1 << 31;
+            let Some(at) = self.early.iter().position(is_due) else {
+                break;
+            };
+            let due = self.early.swap_remove(at);
+            let ahead = next.wrapping_sub(due.sequence) as usize;
+            if ahead <= due.payload.len() && !self.ended.0 {
+                self.received.extend(&due.payload[ahead..]);
+                self.ended.0 = due.has(FIN);
+            }
+        }
+        self.early.sort();
+        self.early.dedup();
     }
 }
 
@@ -70,8 +131,8 @@ pub struct Reaction {
     pub answer: Option<Packet>,
     /// The connection was established by it.
     pub is_accepted: bool,
-    /// The connection's socket has gone.
-    pub is_closed: bool,
+    /// The connection whose socket has gone.
+    pub closed: Option<Connected>,
 }
 
 impl Server {
@@ -94,12 +155,15 @@ impl Server {
         self.cookies.contains(&syn) && acknowledgment == Self::isn(syn).wrapping_add(1)
     }
 
-    /// Repeats the SYN-ACK.
+    /// Repeats the SYN-ACK, or the end.
     pub fn repeat(&self) -> Option<Packet> {
-        let Known::HalfOpen(next) = self.known else {
-            return None;
-        };
-        Some(Self::syn_ack(next.wrapping_sub(1)))
+        match &self.known {
+            Known::HalfOpen(next) => Some(Self::syn_ack(next.wrapping_sub(1))),
+            Known::Connected(connected) if connected.ended.1 && !connected.is_acknowledged => {
+                Some(Packet::bare(connected.own(), connected.next(), FIN | ACK))
+            }
+            _ => None,
+        }
     }
 
     fn syn_ack(syn: u32) -> Packet {
@@ -111,22 +175,26 @@ impl Server {
         let Known::Connected(connected) = &mut self.known else {
             return None;
         };
+        let end = Packet::bare(connected.sent(), connected.next(), FIN | ACK);
         connected.ended.1 = true;
-        let sequence = Self::isn(connected.first.wrapping_sub(1)).wrapping_add(1);
-        Some(Packet::bare(sequence, connected.next(), FIN | ACK))
+        connected.waits = !connected.ended.0;
+        Some(end)
     }
 
-    /// Somebody destroys the socket (`tcp_abort()`).
+    /// Somebody destroys the socket (`tcp_abort()`, or `tcp_disconnect()`).
     pub fn abort(&mut self) -> Reaction {
         let known = std::mem::take(&mut self.known);
         let Known::Connected(connected) = known else {
             return Reaction::default();
         };
-        let sent = 1 + u32::from(connected.ended.1);
-        let sequence = Self::isn(connected.first.wrapping_sub(1)).wrapping_add(sent);
+        let reset = Packet {
+            flags: RST | ACK,
+            ..connected.acknowledges()
+        };
         Reaction {
-            answer: Some(Packet::bare(sequence, connected.next(), RST | ACK)),
-            is_closed: true,
+            // `tcp_need_reset()`: there is nobody to be told.
+            answer: (connected.ended != (true, true)).then_some(reset),
+            closed: Some(connected),
             ..Reaction::default()
         }
     }
@@ -137,7 +205,7 @@ impl Server {
             Known::Nothing => self.listener(packet),
             Known::HalfOpen(next) => self.half_open(packet, next),
             Known::Connected(_) => self.connected(packet),
-            Known::Waiting(next) => self.waiting(packet, next),
+            Known::Waiting { next, sent } => self.waiting(packet, next, sent),
         }
     }
 
@@ -153,7 +221,8 @@ impl Server {
             return Reaction::default();
         }
         if packet.has(ACK) {
-            return if !self.sent_cookie(packet.sequence, packet.acknowledgment) {
+            let is_cookie = self.sent_cookie(packet.sequence, packet.acknowledgment);
+            return if packet.has(SYN) || !is_cookie {
                 Self::answers(packet.reset())
             } else if self.listening.is_full {
                 Reaction::default()
@@ -164,15 +233,19 @@ impl Server {
         if !packet.has(SYN) || self.listening.is_full {
             return Reaction::default();
         }
-        if self.listening.cookies {
-            if !self.cookies.contains(&packet.sequence) {
-                self.cookies.push(packet.sequence);
-                self.cookies.sort_unstable();
-            }
-        } else {
-            self.known = Known::HalfOpen(packet.sequence.wrapping_add(1));
+        if !self.listening.cookies {
+            return self.open(packet);
+        }
+        if !self.cookies.contains(&packet.sequence) {
+            self.cookies.push(packet.sequence);
+            self.cookies.sort_unstable();
         }
         Self::answers(Some(Self::syn_ack(packet.sequence)))
+    }
+
+    fn open(&mut self, syn: &Packet) -> Reaction {
+        self.known = Known::HalfOpen(syn.sequence.wrapping_add(1));
+        Self::answers(Some(Self::syn_ack(syn.sequence)))
     }
 
     fn half_open(&mut self, packet: &Packet, next: u32) -> Reaction {
@@ -218,47 +291,79 @@ impl Server {
         let Known::Connected(connected) = &mut self.known else {
             return Reaction::default();
         };
-        let own = Self::isn(connected.first.wrapping_sub(1)).wrapping_add(1);
-        let sent = own.wrapping_add(u32::from(connected.ended.1));
         let next = connected.next();
-        if packet.has(SYN) || packet.has(RST) && packet.sequence != next {
-            let is_challenged = packet.has(SYN) || is_within(packet, next);
-            let challenge = Packet::bare(sent, next, ACK);
-            return Self::answers(is_challenged.then_some(challenge));
-        }
+        let challenge = connected.acknowledges();
         if packet.has(RST) {
-            self.known = Known::Nothing;
-            return Reaction {
-                is_closed: true,
-                ..Reaction::default()
+            // A sender that has finished may not know that its end was taken (`tcp_reset_check()`).
+            let is_before_end = connected.ended.0 && packet.sequence.wrapping_add(1) == next;
+            if packet.sequence != next && !is_before_end {
+                return Self::answers(is_within(packet, next).then_some(challenge));
+            }
+            return self.ends(None, Known::Nothing);
+        }
+        if packet.has(SYN) {
+            return Self::answers(Some(challenge));
+        }
+        if !packet.has(ACK) {
+            return Reaction::default();
+        }
+        let is_old = end(packet).wrapping_sub(next) >= 1 << 31;
+        if is_old || packet.sequence.wrapping_sub(next) as i32 >= WINDOW as i32 {
+            return Self::answers(Some(challenge));
+        }
+        let sent = connected.sent();
+        connected.is_acknowledged |= connected.ended.1 && packet.acknowledgment == sent;
+        if connected.is_acknowledged && connected.ended.0 {
+            let then = connected.then();
+            return self.ends(None, then);
+        }
+        if end(packet) == packet.sequence {
+            let is_behind = packet.sequence.wrapping_sub(next) >= 1 << 31;
+            return Self::answers(is_behind.then_some(challenge));
+        }
+        if connected.ended.0 && end(packet).wrapping_sub(next) as i32 > 0 {
+            // The sender has finished, and goes on (`tcp_rcv_state_process()`).
+            let is_behind = packet.sequence.wrapping_sub(next) < 1 << 31;
+            let length = end(packet).wrapping_sub(u32::from(packet.has(FIN)));
+            return if is_behind || length.wrapping_sub(next) as i32 <= 0 {
+                Reaction::default()
+            } else {
+                self.ends(packet.reset(), Known::Nothing)
             };
         }
-        let is_new = end(packet) != next || packet.sequence != next;
-        let ahead = next.wrapping_sub(packet.sequence) as usize;
-        if ahead <= packet.payload.len() && !connected.ended.0 {
-            connected.received.extend(&packet.payload[ahead..]);
-            connected.ended.0 = packet.has(FIN);
+        connected.take(packet);
+        let answer = connected.acknowledges();
+        if connected.is_acknowledged && connected.ended.0 {
+            let then = connected.then();
+            return self.ends(Some(answer), then);
         }
-        let answer = is_new.then(|| Packet::bare(sent, connected.next(), ACK));
-        let is_acknowledged = packet.has(ACK) && packet.acknowledgment == own.wrapping_add(1);
-        let mut is_closed = false;
-        if connected.ended == (true, true) && is_acknowledged {
-            // Who closes first waits. It does not matter here who did.
-            self.known = Known::Waiting(connected.next());
-            is_closed = true;
-        }
+        Self::answers(Some(answer))
+    }
+
+    /// The connection ends.
+    fn ends(&mut self, answer: Option<Packet>, then: Known) -> Reaction {
+        let closed = match std::mem::replace(&mut self.known, then) {
+            Known::Connected(connected) => Some(connected),
+            _ => None,
+        };
         Reaction {
             answer,
-            is_closed,
+            closed,
             ..Reaction::default()
         }
     }
 
-    fn waiting(&mut self, packet: &Packet, next: u32) -> Reaction {
-        let is_later = packet.sequence.wrapping_sub(next) < 1 << 31 && packet.sequence != next;
+    fn waiting(&mut self, packet: &Packet, next: u32, sent: u32) -> Reaction {
+        // As `after()` of the kernel has it.
+        let is_later = next.wrapping_sub(packet.sequence) >= 1 << 31;
         if packet.has(SYN) && !packet.has(ACK) && is_later {
             self.known = Known::Nothing;
-            return self.listener(packet);
+            // There is no cookie for it.
+            return if self.listening.is_full {
+                Reaction::default()
+            } else {
+                self.open(packet)
+            };
         }
         if packet.has(RST) {
             if packet.sequence == next {
@@ -266,8 +371,8 @@ impl Server {
             }
             return Reaction::default();
         }
-        let is_bare = packet.payload.is_empty() && !packet.has(SYN | FIN);
-        Self::answers((!is_bare).then(|| Packet::bare(packet.acknowledgment, next, ACK)))
+        let is_last = packet.sequence == next && end(packet) == next;
+        Self::answers((!is_last).then(|| Packet::bare(sent, next, ACK)))
     }
 }
 

@@ -1,7 +1,7 @@
 //! A sender, a network that loses, repeats and reorders, the programs, and a server: all that can happen between them,
 //! for a model checker.
 
-use agent_common::unwrap::{Handshake, Refusal, stream::SYN};
+use agent_common::unwrap::{Refusal, stream::SYN};
 use stateright::{Model, Property};
 
 use super::{
@@ -154,10 +154,10 @@ impl State {
         }
         self.is_served |= match &self.server.known {
             Known::Connected(connected) => connected.ended.0,
-            Known::Waiting(_) => true,
+            Known::Waiting { .. } => true,
             Known::Nothing | Known::HalfOpen(_) => false,
         };
-        if reaction.is_closed {
+        if reaction.closed.is_some() {
             self.path.closed();
             self.origin = None;
         }
@@ -436,12 +436,7 @@ impl Model for Limits {
             Action::End => state.path.port = Port::Ending,
             Action::Reset => {
                 state.is_reset = true;
-                let is_half_open = matches!(state.server.known, Known::HalfOpen(_));
-                let begun = state.path.handshake;
-                state.path.handshake = begun.filter(Handshake::is_untouched);
-                let is_answered = |handshake: Handshake| handshake.progress == Handshake::ANSWERED;
-                let is_touched = !state.path.handshake.is_some_and(is_answered);
-                if state.path.delta.is_some() || is_half_open && is_touched {
+                if state.path.give_up(&state.server) {
                     let reaction = state.server.abort();
                     state.follows(reaction);
                     state.path.delta = None;
@@ -476,7 +471,8 @@ impl Model for Limits {
                 state.refused == Some((1, Refusal::Full)) && state.sender.phase == Phase::Told
             }),
             Property::sometimes("translated while it waits", |_, state: &State| {
-                state.path.lingering.is_some() && matches!(state.server.known, Known::Waiting(_))
+                state.path.lingering.is_some()
+                    && matches!(state.server.known, Known::Waiting { .. })
             }),
         ]
     }
