@@ -105,8 +105,7 @@ fn payload_acked(ctx: &SockOpsContext, origin: &Origin) -> u64 {
     let last = ctx.arg(0);
     // In these states a reset may come instead.
     let is_last = last == BPF_TCP_CLOSING || last == BPF_TCP_LAST_ACK;
-    let fin =
-        origin.fins & Origin::FIN_ACKED != 0 || (is_last && ctx.snd_una() == ctx.snd_nxt());
+    let fin = origin.fins & Origin::FIN_ACKED != 0 || (is_last && ctx.snd_una() == ctx.snd_nxt());
     (ctx.bytes_acked()).saturating_sub(fin.into())
 }
 

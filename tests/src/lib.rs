@@ -13,6 +13,7 @@ pub mod host;
 pub mod model;
 pub mod peer;
 pub mod proxies;
+pub mod random;
 pub mod roles;
 pub mod servers;
 pub mod table;

@@ -3,6 +3,7 @@
 mod api;
 mod config;
 mod doctor;
+mod maps;
 mod queries;
 pub mod records;
 mod running;
@@ -13,5 +14,6 @@ pub use self::config::{
     Carry, CarryNode, CarryToa, Config, Policy, Relay, Reveal, Settings, Steer, Toa, Trust, Unwrap,
 };
 pub use self::doctor::{Check, Visit};
+pub use self::maps::{Entries, Maps};
 pub use self::running::{Agent, binary, truepeer};
 pub use self::speakers::{believing, telling};

@@ -18,3 +18,4 @@ mod stage;
 mod tlvs;
 mod tunnel;
 mod versions;
+mod walk;

@@ -59,6 +59,21 @@ impl Raw {
         let syn_ack = answer.tcp.sequence_number;
         Connection::established(self, (source, target), sequence, syn_ack).map(Some)
     }
+
+    /// The option with the cookie that the target gives the source for TCP Fast Open (RFC 7413, 4.1.1).
+    pub fn fast_open(&self, source: SocketAddr, target: SocketAddr) -> Result<Vec<u8>> {
+        const KIND: u8 = 34;
+        let none = [KIND, 2];
+        self.syn(source, target, 0, &none)?;
+        let answer = self.receive(target, source, SOON.here(), |segment| segment.tcp.syn)?;
+        let answer = answer.with_context(|| format!("an answer of {target}: not within {SOON}"))?;
+        let options = answer.tcp.options.as_slice();
+        let at = options
+            .windows(2)
+            .position(|option| option[0] == KIND && option[1] > 2);
+        let at = at.with_context(|| format!("no cookie in {options:?}"))?;
+        Ok(options[at..at + usize::from(options[at + 1])].to_vec())
+    }
 }
 
 impl<'a> Connection<'a> {

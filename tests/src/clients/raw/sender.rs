@@ -44,7 +44,7 @@ pub struct Raw {
     v4: Socket,
     v6: Socket,
     /// Every packet that the namespace receives or sends.
-    packets: Socket,
+    pub(super) packets: Socket,
 }
 
 /// A segment that came in.
@@ -224,7 +224,7 @@ impl Raw {
     }
 }
 
-fn parse(packet: &[u8]) -> Option<(SocketAddr, SocketAddr, Segment)> {
+pub(super) fn parse(packet: &[u8]) -> Option<(SocketAddr, SocketAddr, Segment)> {
     let sliced = SlicedPacket::from_ip(packet).ok()?;
     let (from, to, tcp) = tcp_of(&sliced)?;
     let segment = Segment {
