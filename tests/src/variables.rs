@@ -7,6 +7,8 @@ use anyhow::{Context, Result};
 
 /// How many connections a scenario makes, or how many SYNs.
 const CONNECTIONS: &str = "TRUEPEER_CONNECTIONS";
+/// What a random choice is made from.
+const SEED: &str = "TRUEPEER_SEED";
 
 /// How many connections or SYNs a scenario is to make; `None`: as many as it makes by itself.
 ///
@@ -15,6 +17,18 @@ const CONNECTIONS: &str = "TRUEPEER_CONNECTIONS";
 /// When the variable holds something else.
 pub fn connections<N: FromStr<Err: Error + Send + Sync + 'static>>() -> Result<Option<N>> {
     number(CONNECTIONS)
+}
+
+/// The number from which whatever is random in a scenario is made: the variable's, or another one each time. It is printed.
+///
+/// # Errors
+///
+/// When the variable holds something else.
+pub fn seed() -> Result<u64> {
+    let now = std::time::UNIX_EPOCH.elapsed()?.as_secs();
+    let seed = number(SEED)?.unwrap_or(now);
+    println!("{SEED}={seed}");
+    Ok(seed)
 }
 
 /// The number in a variable, if it is set.

@@ -3,9 +3,9 @@
 
 use std::net::SocketAddr;
 
+use tests::random::Random;
 use tests::topology::Family;
 
-use super::random::Random;
 use super::segment::{ACK, FLAGS, SYN, Segment, TCP, addresses, checksum};
 
 /// Types of frames and of the tags in them.

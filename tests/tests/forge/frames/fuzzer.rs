@@ -8,19 +8,17 @@ use anyhow::Result;
 use etherparse::SlicedPacket;
 use tests::clients::raw::{tcp_of, toa};
 use tests::host::netns::Netns;
+use tests::random::Random;
 use tests::topology::Family;
-use tests::variables::{self, connections};
+use tests::variables::{connections, seed};
 use tests::wait::eventually;
 
 use super::disguise::Disguise;
-use super::random::Random;
 use super::segment::{ACK, PSH, SYN, Segment};
 use super::wire::Wire;
 
 /// How many SYNs are sent if nobody wants another number.
 pub(super) const ENOUGH: u32 = 20_000;
-/// What the first of them depends on, and all that follows.
-const SEED: &str = "TRUEPEER_SEED";
 /// How many SYNs are sent before answers are read.
 const BATCH: u32 = 32;
 /// How many SYNs are remembered, lest a long run need much memory.
@@ -59,9 +57,7 @@ pub(super) fn sends(address: IpAddr) -> bool {
 impl Fuzzer {
     /// Sends from this interface to these targets.
     pub(super) fn new(netns: &Netns, interface: &str, targets: Vec<SocketAddr>) -> Result<Self> {
-        let now = std::time::UNIX_EPOCH.elapsed()?.as_secs();
-        let seed = variables::number(SEED)?.unwrap_or(now);
-        println!("{SEED}={seed}");
+        let seed = seed()?;
         Ok(Self {
             wire: Wire::new(netns, interface)?,
             random: Random::new(seed),

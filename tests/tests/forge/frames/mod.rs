@@ -5,7 +5,6 @@
 
 mod disguise;
 mod fuzzer;
-mod random;
 mod segment;
 mod watch;
 mod wire;

@@ -3,10 +3,11 @@
 use std::cell::Cell;
 
 /// A generator (xorshift64*).
-pub(super) struct Random(Cell<u64>);
+pub struct Random(Cell<u64>);
 
 impl Random {
-    pub(super) fn new(seed: u64) -> Self {
+    /// Begins with this number.
+    pub fn new(seed: u64) -> Self {
         // Zero would stay zero.
         Self(Cell::new(seed.wrapping_mul(2).wrapping_add(1)))
     }
@@ -20,25 +21,28 @@ impl Random {
         state.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    pub(super) fn number(&self) -> u32 {
+    /// Any number.
+    pub fn number(&self) -> u32 {
         (self.next() >> 32) as u32
     }
 
     /// One of the numbers below `end`.
-    pub(super) fn below(&self, end: usize) -> usize {
+    pub fn below(&self, end: usize) -> usize {
         self.number() as usize % end
     }
 
     /// True once in so many times.
-    pub(super) fn once_in(&self, times: usize) -> bool {
+    pub fn once_in(&self, times: usize) -> bool {
         self.below(times) == 0
     }
 
-    pub(super) fn pick<T: Copy>(&self, among: &[T]) -> T {
+    /// One of these.
+    pub fn pick<T: Copy>(&self, among: &[T]) -> T {
         among[self.below(among.len())]
     }
 
-    pub(super) fn bytes(&self, number: usize) -> Vec<u8> {
+    /// So many bytes.
+    pub fn bytes(&self, number: usize) -> Vec<u8> {
         (0..number).map(|_| self.number() as u8).collect()
     }
 }
