@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::str::FromStr;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -9,6 +10,8 @@ use anyhow::{Context, Result};
 const CONNECTIONS: &str = "TRUEPEER_CONNECTIONS";
 /// What a random choice is made from.
 const SEED: &str = "TRUEPEER_SEED";
+/// How many seconds a soak takes.
+const SOAK: &str = "TRUEPEER_SOAK_SECONDS";
 
 /// How many connections or SYNs a scenario is to make; `None`: as many as it makes by itself.
 ///
@@ -29,6 +32,15 @@ pub fn seed() -> Result<u64> {
     let seed = number(SEED)?.unwrap_or(now);
     println!("{SEED}={seed}");
     Ok(seed)
+}
+
+/// How long a soak takes; `None`: as long as by itself.
+///
+/// # Errors
+///
+/// When the variable holds something else.
+pub fn soak() -> Result<Option<Duration>> {
+    Ok(number(SOAK)?.map(Duration::from_secs))
 }
 
 /// The number in a variable, if it is set.
