@@ -16,6 +16,8 @@ pub mod proxies;
 pub mod random;
 pub mod roles;
 pub mod servers;
+pub mod soak;
+pub mod stop;
 pub mod table;
 pub mod topology;
 pub mod variables;

@@ -2,30 +2,11 @@
 
 use std::cell::Cell;
 
-use anyhow::Result;
-
-use crate::variables;
-
-/// The variable with the number on which all others depend.
-const SEED: &str = "TRUEPEER_SEED";
-
-/// The number in the variable, or another one each time. It is printed, so that what failed can be had again.
-///
-/// # Errors
-///
-/// When the variable holds no number.
-pub fn seed() -> Result<u64> {
-    let now = std::time::UNIX_EPOCH.elapsed()?.as_secs();
-    let seed = variables::number(SEED)?.unwrap_or(now);
-    println!("{SEED}={seed}");
-    Ok(seed)
-}
-
 /// A generator (xorshift64*).
 pub struct Random(Cell<u64>);
 
 impl Random {
-    /// The generator with this seed.
+    /// Begins with this number.
     pub fn new(seed: u64) -> Self {
         // Zero would stay zero.
         Self(Cell::new(seed.wrapping_mul(2).wrapping_add(1)))

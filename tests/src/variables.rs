@@ -2,11 +2,16 @@
 
 use std::error::Error;
 use std::str::FromStr;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 /// How many connections a scenario makes, or how many SYNs.
 const CONNECTIONS: &str = "TRUEPEER_CONNECTIONS";
+/// What a random choice is made from.
+const SEED: &str = "TRUEPEER_SEED";
+/// How many seconds a soak takes.
+const SOAK: &str = "TRUEPEER_SOAK_SECONDS";
 
 /// How many connections or SYNs a scenario is to make; `None`: as many as it makes by itself.
 ///
@@ -15,6 +20,27 @@ const CONNECTIONS: &str = "TRUEPEER_CONNECTIONS";
 /// When the variable holds something else.
 pub fn connections<N: FromStr<Err: Error + Send + Sync + 'static>>() -> Result<Option<N>> {
     number(CONNECTIONS)
+}
+
+/// The number from which whatever is random in a scenario is made: the variable's, or another one each time. It is printed.
+///
+/// # Errors
+///
+/// When the variable holds something else.
+pub fn seed() -> Result<u64> {
+    let now = std::time::UNIX_EPOCH.elapsed()?.as_secs();
+    let seed = number(SEED)?.unwrap_or(now);
+    println!("{SEED}={seed}");
+    Ok(seed)
+}
+
+/// How long a soak takes; `None`: as long as by itself.
+///
+/// # Errors
+///
+/// When the variable holds something else.
+pub fn soak() -> Result<Option<Duration>> {
+    Ok(number(SOAK)?.map(Duration::from_secs))
 }
 
 /// The number in a variable, if it is set.

@@ -6,6 +6,7 @@ use std::{
     fs::{self, File},
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf, absolute},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -111,6 +112,42 @@ fn run_scenarios(filter: Option<&str>) -> Result<()> {
         bail!("end-to-end tests failed: {}", failed.join(", "));
     }
     Ok(())
+}
+
+/// Reads a number of hours.
+pub(crate) fn hours(text: &str) -> Result<Duration, String> {
+    let hours: f64 = text.parse().map_err(|error| format!("{error}"))?;
+    let time = Duration::try_from_secs_f64(hours * 3600.0).ok();
+    time.filter(|time| time.as_secs() > 0)
+        .ok_or_else(|| "not a positive number of hours: 0.05 are three minutes".into())
+}
+
+/// Runs the scenario of the soak for so long.
+pub(crate) fn soak(time: Duration) -> Result<()> {
+    const SOAK: &str = "soak";
+    require_root()?;
+    setup::toolchain()?;
+    tools::install()?;
+    let built = |subcommand: &str, arguments: &[&str]| {
+        executables(cargo(subcommand).args(HOST_CRATES).args(arguments))
+    };
+    let truepeer = binary(&built("build", &["--bin", "truepeer"])?, "truepeer")?;
+    let tests = built("test", &["--test", SOAK, "--no-run"])?;
+    let test = tests
+        .iter()
+        .find(|built| built.is_test && built.name == SOAK)
+        .context("cargo built no soak")?;
+    let seconds = time.as_secs().to_string();
+    let variables = [
+        ("TRUEPEER_BIN", truepeer.as_path()),
+        ("TRUEPEER_SOAK_SECONDS", Path::new(&seconds)),
+    ];
+    let mut command = as_root(&test.path, &variables)?;
+    command
+        .args(["--nocapture", "--test-threads=1"])
+        .current_dir(&test.package);
+    // The program replaces this process, so that Ctrl-C and the exit code are its own.
+    Err(command.exec()).context("cannot start it")
 }
 
 /// Runs the benchmark.

@@ -97,6 +97,23 @@ enum Chore {
         #[arg(long, requires = "kernel")]
         arch: Option<Architecture>,
     },
+    /// Load every way to an application while agents are killed, replaced and reloaded around it (root)
+    ///
+    /// Connections by steer, bind, unwrap, relays for TCP and HTTP, TOA and nothing at all, over IPv4 and IPv6, compare every
+    /// byte and ask whom the application sees. Meanwhile the agent is killed, restarted, taken over from, replaced by other
+    /// versions, and reads good and bad configurations; a trusted service restarts, rules and programs are removed, maps are
+    /// filled, and packets are lost and reordered. Each event is printed, and every minute a table. The first thing that is
+    /// not as promised ends the soak, with what had happened before. TRUEPEER_SEED chooses the events; it is printed.
+    /// Ctrl-C removes everything.
+    #[command(
+        after_help = "Examples:\n  cargo xtask soak --hours 8\n  cargo xtask soak --hours 0.05\n  \
+                            TRUEPEER_SEED=1795955747 cargo xtask soak --hours 0.5"
+    )]
+    Soak {
+        /// How long, at least; fractions are possible
+        #[arg(long, value_parser = chores::hours)]
+        hours: std::time::Duration,
+    },
     /// Measure steering, evidence and getpeername(), each against going without (root)
     #[command(
         after_help = "Examples:\n  cargo xtask bench\n  cargo xtask bench --json figures.json\n  \
@@ -170,6 +187,7 @@ fn main() -> ExitCode {
         Chore::Test {
             filter, unit, e2e, ..
         } => chores::test(filter.as_deref(), unit, e2e),
+        Chore::Soak { hours } => chores::soak(hours),
         Chore::Bench { json, args } => chores::bench(json.as_deref(), &args),
         Chore::Fuzz {
             name: Some(name),

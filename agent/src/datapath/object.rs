@@ -14,7 +14,7 @@ use tracing::{level_filters::LevelFilter, warn};
 use super::{
     cgroups,
     layout::{Definition, Set},
-    ownership,
+    links, ownership,
     pins::Pins,
     programs::{self, OBJECT},
     streams,
@@ -48,6 +48,7 @@ impl Datapath {
         pins.create()?;
         ownership::detach_stranded(&pins)?;
         take_over(&pins, origins)?;
+        detach_strange_lookups(&pins)?;
         pins.create()?;
         let mut loader = loader(&pins, origins, processes)?;
         let mut object = load_object(&mut loader, 0, Framing::Ethernet)?;
@@ -118,6 +119,18 @@ fn take_over(pins: &Pins, origins: u32) -> Result<()> {
         pins.remove_maps(|name| name == set.directory())?;
     }
     Ok(())
+}
+
+/// Detaches `sk_lookup` where it uses other maps than these programs will. Who begins connections on this host is written into
+/// these maps from now on; it would not know, and would bring a proxy's own connections back to the proxy, over and over. Until
+/// it is attached anew, what it would steer passes.
+fn detach_strange_lookups(pins: &Pins) -> Result<()> {
+    if pins.map_path(map::OWN).exists() {
+        return Ok(());
+    }
+    let pinned = pins.link_names()?.into_iter();
+    let mut lookups = pinned.filter(|name| links::describe(name).0 == program::LOOKUP);
+    lookups.try_for_each(|name| pins.unpin_link(&name))
 }
 
 /// Whether the maps of a set that are pinned are what this version and this configuration want.

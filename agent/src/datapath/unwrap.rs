@@ -60,22 +60,8 @@ impl Datapath {
 
     /// Puts these pages in the place of those that the map has.
     fn replace_unwraps(&self, known: &Unwrapped, wanted: &Unwrapped) -> Result<()> {
-        let gone = known.iter().flat_map(|(page, versions)| {
-            let remain = wanted.get(page).unwrap_or(&PageVersions::NONE);
-            let gone = versions.without(remain, page.number);
-            gone.map(|port| (page.netns, port))
-        });
-        let gone: HashSet<_> = gone.collect();
         let mut unwraps = self.pins.unwraps()?;
-        if !gone.is_empty() {
-            for (page, versions) in known {
-                let remain = wanted.get(page).unwrap_or(&PageVersions::NONE);
-                end(&mut unwraps, *page, *versions, remain)?;
-            }
-            reset(&self.pins, |connection| {
-                gone.contains(&(connection.netns, connection.destination.port))
-            })?;
-        }
+        give_up(&self.pins, &mut unwraps, known, wanted)?;
         for (page, versions) in wanted {
             if known.get(page) != Some(versions) {
                 unwraps.insert(Plain(*page), Plain(*versions), 0)?;
@@ -177,11 +163,31 @@ fn sweep(pins: &Pins, before: &Orphans) -> Result<Orphans> {
 /// Gives all ports up: no connection is touched any more, and those that would break are reset.
 pub(super) fn end_all(pins: &Pins) -> Result<()> {
     let mut unwraps = pins.unwraps()?;
-    let all = unwraps.iter().collect::<Result<Vec<_>, _>>()?;
-    for (Plain(page), Plain(versions)) in all {
-        end(&mut unwraps, page, versions, &PageVersions::NONE)?;
+    let known = known(&unwraps)?;
+    give_up(pins, &mut unwraps, &known, &Unwrapped::new())?;
+    streams::reset(&mut pins.translated()?, |_| true)
+}
+
+/// Gives up the ports that are `known` and not `wanted`. Whoever begins a connection to another port is left alone.
+fn give_up(
+    pins: &Pins,
+    unwraps: &mut Unwraps,
+    known: &Unwrapped,
+    wanted: &Unwrapped,
+) -> Result<()> {
+    let mut gone = HashSet::new();
+    for (page, versions) in known {
+        let remain = wanted.get(page).unwrap_or(&PageVersions::NONE);
+        let ports = versions.without(remain, page.number);
+        gone.extend(ports.map(|port| (page.netns, port)));
+        end(unwraps, *page, *versions, remain)?;
     }
-    reset(pins, |_| true)
+    if gone.is_empty() {
+        return Ok(());
+    }
+    reset(pins, |connection| {
+        gone.contains(&(connection.netns, connection.destination.port))
+    })
 }
 
 /// From now on, no connection begins to be touched on those ports of a page that do not `remain`.

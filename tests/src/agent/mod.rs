@@ -8,6 +8,9 @@ mod queries;
 pub mod records;
 mod running;
 mod speakers;
+pub mod spoilt;
+pub mod taken;
+pub mod version;
 
 pub use self::api::{Peer, Peers};
 pub use self::config::{

@@ -58,7 +58,12 @@ impl Agent {
 
     /// Starts another beside it, which takes over, and waits until that is in place. Returns the former one.
     pub fn follow(&mut self, directory: &Path) -> Result<Self> {
-        let mut command = Command::new(&self.binary);
+        self.follow_by(&self.binary.clone(), directory)
+    }
+
+    /// Starts this binary beside it, which takes over, and waits until that is in place. Returns the former one.
+    pub fn follow_by(&mut self, binary: &Path, directory: &Path) -> Result<Self> {
+        let mut command = Command::new(binary);
         command
             .args(["run", "--takeover", "--config"])
             .arg(self.config.write()?);

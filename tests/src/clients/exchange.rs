@@ -1,9 +1,11 @@
 //! Streams whose every byte is checked, in both directions at the same time.
 
+use std::error::Error;
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::Result;
 
 use crate::host::listener::canonical;
 use crate::wait::Limit;
@@ -28,6 +30,38 @@ fn block(n: u64) -> Vec<u8> {
     bytes
 }
 
+/// What is not as it was sent.
+#[derive(Debug)]
+struct Different(String);
+
+impl fmt::Display for Different {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is not what was sent", self.0)
+    }
+}
+
+impl Error for Different {}
+
+/// The error of bytes that are not what was sent.
+pub(crate) fn different(what: impl fmt::Display) -> io::Error {
+    io::Error::other(Different(what.to_string()))
+}
+
+/// Whether bytes were not what was sent.
+pub fn is_different(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|error| error.is::<Different>())
+}
+
+/// Expects block `n`.
+fn receive(mut stream: &TcpStream, n: u64, room: &mut [u8]) -> io::Result<()> {
+    stream.read_exact(room)?;
+    if room == block(n) {
+        Ok(())
+    } else {
+        Err(different(format_args!("block {n}")))
+    }
+}
+
 /// Sends a number of blocks, and expects as many at the same time.
 fn exchange(stream: &TcpStream, blocks: u64) -> io::Result<()> {
     std::thread::scope(|scope| {
@@ -35,14 +69,8 @@ fn exchange(stream: &TcpStream, blocks: u64) -> io::Result<()> {
             let mut stream = stream;
             (0..blocks).try_for_each(|n| stream.write_all(&block(n)))
         });
-        let mut stream = stream;
-        let mut bytes = vec![0; BLOCK];
-        for n in 0..blocks {
-            stream.read_exact(&mut bytes)?;
-            if bytes != block(n) {
-                return Err(io::Error::other(format!("block {n} is not what was sent")));
-            }
-        }
+        let mut room = vec![0; BLOCK];
+        (0..blocks).try_for_each(|n| receive(stream, n, &mut room))?;
         writer.join().expect("no panic")
     })
 }
@@ -69,21 +97,62 @@ pub fn serve(mut stream: TcpStream, client: SocketAddr) -> io::Result<()> {
 /// # Errors
 ///
 /// When a byte is not what was sent.
-pub fn with_server(mut stream: TcpStream, header: &[u8], blocks: u64) -> Result<SocketAddr> {
+pub fn with_server(stream: TcpStream, header: &[u8], blocks: u64) -> Result<SocketAddr> {
     stream.set_read_timeout(Some(Limit::secs(60).here()))?;
-    stream.write_all(&[header, &blocks.to_be_bytes()].concat())?;
-    let mut line = String::new();
-    while !line.ends_with('\n') {
-        let mut byte = [0];
-        stream.read_exact(&mut byte)?;
-        line.push(byte[0].into());
+    let asked = Exchange::begin(stream, header, blocks)?;
+    exchange(&asked.stream, blocks)?;
+    let seen = asked.seen;
+    asked.end()?;
+    Ok(seen)
+}
+
+/// The client's side of an exchange that goes on, block by block.
+pub struct Exchange {
+    stream: TcpStream,
+    /// Whom the server sees.
+    pub seen: SocketAddr,
+    next: u64,
+    room: Vec<u8>,
+}
+
+impl Exchange {
+    /// Sends `header`, if any, and how many blocks are to go each way, and reads whom the server sees.
+    pub fn begin(mut stream: TcpStream, header: &[u8], blocks: u64) -> io::Result<Self> {
+        stream.write_all(&[header, &blocks.to_be_bytes()].concat())?;
+        let mut line = String::new();
+        while !line.ends_with('\n') {
+            let mut byte = [0];
+            stream.read_exact(&mut byte)?;
+            line.push(byte[0].into());
+        }
+        let seen = line.trim_end().parse();
+        Ok(Self {
+            seen: seen.map_err(|_| io::Error::other(format!("the answer {line:?}")))?,
+            stream,
+            next: 0,
+            room: vec![0; BLOCK],
+        })
     }
-    exchange(&stream, blocks)?;
-    stream.shutdown(Shutdown::Write)?;
-    let mut done = Vec::new();
-    stream.read_to_end(&mut done)?;
-    ensure!(done == DONE, "{done:?}");
-    line.trim_end()
-        .parse()
-        .with_context(|| format!("the answer {line:?}"))
+
+    /// Has the next block go each way.
+    pub fn block(&mut self) -> io::Result<()> {
+        self.stream.write_all(&block(self.next))?;
+        receive(&self.stream, self.next, &mut self.room)?;
+        self.next += 1;
+        Ok(())
+    }
+
+    /// Waits until the server has said that all blocks were right.
+    pub fn end(mut self) -> io::Result<()> {
+        self.stream.shutdown(Shutdown::Write)?;
+        let mut done = Vec::new();
+        self.stream.read_to_end(&mut done)?;
+        if done != DONE {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                format!("{done:?} in the end"),
+            ));
+        }
+        Ok(())
+    }
 }

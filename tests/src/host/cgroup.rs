@@ -1,7 +1,11 @@
 //! Control groups (v2) for processes that are trusted as a group.
 
+use std::fs::File;
+use std::io::Write as _;
 use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::{fs, io};
 
 use anyhow::{Context as _, Result};
@@ -41,6 +45,19 @@ impl Cgroup {
     pub fn add(&self, below: &str, pid: u32) -> Result<()> {
         let processes = self.root.join(&self.name).join(below).join("cgroup.procs");
         fs::write(&processes, pid.to_string()).with_context(|| processes.display().to_string())
+    }
+
+    /// Has what `command` starts be in the cgroup from its first moment on, whichever user's it is.
+    pub fn admit(&self, command: &mut Command) -> Result<()> {
+        let processes = self.root.join(&self.name).join("cgroup.procs");
+        let file = File::options().write(true).open(&processes);
+        let file = file.with_context(|| processes.display().to_string())?;
+        // SAFETY: between fork and exec the closure makes one system call and allocates nothing.
+        unsafe {
+            // Zero is the process that writes it. The kernel asks what whoever opened the file may.
+            command.pre_exec(move || (&file).write_all(b"0"));
+        }
+        Ok(())
     }
 
     /// Runs `f` with this process in the cgroup: what it starts stays there.

@@ -26,11 +26,17 @@ impl Gateway {
 
     /// Lays it out.
     pub fn new() -> Result<Self> {
+        Self::over(|gateway, server| gateway.connect(Self::BACK, server, "eth0"))
+    }
+
+    /// Lays it out with what `connect` makes between gateway and server: an interface `back` at one end, and `eth0` at the
+    /// other.
+    pub fn over(connect: impl FnOnce(&Netns, &Netns) -> Result<()>) -> Result<Self> {
         let client = client()?;
         let gateway = Netns::new("gateway")?;
         let server = Netns::new("server")?;
         client.connect("eth0", &gateway, Self::FRONT)?;
-        gateway.connect(Self::BACK, &server, "eth0")?;
+        connect(&gateway, &server)?;
         client.ip("addr add 10.77.0.1/24 dev eth0
              addr add fd77::1/64 dev eth0
              route add 10.78.0.0/24 via 10.77.0.2

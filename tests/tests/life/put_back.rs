@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
+use tests::agent::taken::{TAKEN, command, pin, put_back};
 use tests::agent::{Agent, Config, Steer, truepeer};
 use tests::clients::load::Load;
-use tests::host::netns::{Netns, run};
 use tests::host::traces::Traces;
 use tests::host::{kernel, scenario};
 use tests::proxies::any;
@@ -19,26 +19,6 @@ const PROXY: u16 = 15006;
 const MARK: u32 = 1337;
 /// How long it may take until something is back.
 const BACK: Limit = Limit::secs(2);
-
-/// What an administrator or another manager of the network does.
-const TAKEN: [(&str, &str); 6] = [
-    ("rule", "ip rule del pref 133"),
-    ("rule", "ip -6 rule del pref 133"),
-    ("route", "ip route flush table 133"),
-    ("route", "ip -6 route flush table 133"),
-    ("sysctl", "sysctl -qw net.ipv4.tcp_fwmark_accept=0"),
-    ("sysctl", "sysctl -qw net.ipv6.fwmark_reflect=0"),
-];
-
-fn command(pod: &Netns, line: &str) -> Result<()> {
-    let mut words = line.split(' ');
-    let program = words.next().context("not empty")?;
-    run(pod.command(program)?.args(words)).map(drop)
-}
-
-fn put_back(agent: &Agent, kind: &str) -> Result<u64> {
-    agent.metric(&format!("truepeer_put_back_total{{kind=\"{kind}\"}}"))
-}
 
 /// Runs `take`, and waits until what it took away is counted as put back and connections go through the proxy again.
 fn comes_back(
@@ -105,16 +85,10 @@ fn rules_routes_sysctls_and_programs() {
             "truepeer_learn",
             "truepeer_peer4",
         ] {
-            let status = agent.status()?;
-            let mut links = status["links"].as_array().context("links")?.iter();
-            let link = links.find(|link| link["program"] == program);
-            let pin = link
-                .and_then(|link| link["pin"].as_str())
-                .context(program)?;
-            if pin.contains("/links/") {
-                let what = format!("rm {pin}");
+            if let Some(pin) = pin(&agent, program)? {
+                let what = format!("rm {}", pin.display());
                 comes_back(&agent, &sidecar, ("link", &what), || {
-                    Ok(std::fs::remove_file(pin)?)
+                    Ok(std::fs::remove_file(&pin)?)
                 })?;
             }
         }

@@ -7,7 +7,8 @@ use anyhow::{Result, ensure};
 use ipnet::IpNet;
 use nix::sys::signal::Signal;
 use tests::agent::records::{no_origins, none_refused};
-use tests::agent::{Agent, Carry, CarryNode, Config, Relay, Steer, Trust, Unwrap};
+use tests::agent::spoilt::{REFUSED, spoilt};
+use tests::agent::{Agent, Config, Relay, Steer, Trust, Unwrap};
 use tests::clients::load::Load;
 use tests::host::scenario;
 use tests::proxies::own::Proxy;
@@ -27,8 +28,6 @@ const BEHIND: u16 = 8083;
 /// Where the load balancer listens, one for each family: before headers are taken off, and before the relays.
 const TO_UNWRAPPED: u16 = 15001;
 const TO_RELAY: u16 = 15011;
-/// What the agent says when it stays with the configuration that it has.
-const REFUSED: &str = "configuration is not ";
 
 /// Steer, unwrap and relay on the server.
 fn config(directory: &Path, gateway: &Gateway) -> Result<Config> {
@@ -49,87 +48,6 @@ fn config(directory: &Path, gateway: &Gateway) -> Result<Config> {
             .push(Relay::proxy(server, listen, upstream, "reveal"));
     }
     Ok(config)
-}
-
-/// Ways to make a good configuration one that this host cannot have.
-fn bad(good: &Config, gateway: &Gateway) -> Vec<(&'static str, Config)> {
-    let server = &gateway.server;
-    let change = |change: &dyn Fn(&mut Config)| {
-        let mut config = good.clone();
-        // What is good about it is not taken up either: these ports are no longer unwrapped and steered.
-        config.unwrap[0].ports = vec!["8090".into()];
-        config.steer[0].ports = vec!["8091".into()];
-        change(&mut config);
-        config
-    };
-    let gone = |config: &mut Config| {
-        config.unwrap.push(Unwrap {
-            netns: Some("/run/netns/tp-none".into()),
-            ..config.unwrap[0].clone()
-        });
-    };
-    vec![
-        (
-            "with a relay on a port in use",
-            change(&|config| {
-                let upstream = (Family::V4.localhost(), BEHIND).into();
-                let relay = Relay::proxy(server, any(UNWRAPPED), upstream, "reveal");
-                config.relay.push(relay);
-            }),
-        ),
-        (
-            "with a second unwrap on no interface",
-            change(&|config| {
-                config.unwrap.push(Unwrap::new(server, "eth9", &["8009"]));
-            }),
-        ),
-        (
-            "with a misspelt interface of an unwrap",
-            change(&|config| {
-                config.unwrap[0].interface = "eth9".into();
-            }),
-        ),
-        (
-            "with a misspelt interface of a steer",
-            change(&|config| {
-                config.steer[0].interface = Some("eth9".into());
-            }),
-        ),
-        (
-            "with a node on no interface",
-            change(&|config| {
-                config.carry = Some(Carry {
-                    node: vec![CarryNode::new(server, "eth9", &["8009"])],
-                    ..Carry::default()
-                });
-            }),
-        ),
-        ("with no such namespace", change(&gone)),
-        (
-            "with no such cgroup that is trusted",
-            change(&|config| {
-                config.trust.push(Trust::cgroup("/tp-none".into()));
-            }),
-        ),
-        (
-            "with no such cgroup to reveal to",
-            change(&|config| {
-                config.reveal.cgroups = vec!["/tp-none".into()];
-            }),
-        ),
-        (
-            "with no such file of keys",
-            change(&|config| {
-                config.toa.keys = Some("/run/tp-none".into());
-            }),
-        ),
-        (
-            "with a nonsensical port",
-            change(&|config| {
-                config.unwrap[0].ports = vec!["0-70000".into()];
-            }),
-        ),
-    ]
 }
 
 #[test]
@@ -170,7 +88,7 @@ fn what_fails_leaves_no_trace() {
         let good = agent.config().clone();
         let ((_, by_steer), by_header) = told.during(&gateway.client, |told| {
             steered.during(&gateway.client, |steered| {
-                for (when, config) in bad(&good, &gateway) {
+                for (when, config) in spoilt(&good)? {
                     agent.says(REFUSED, || {
                         config.write()?;
                         agent.signal(Signal::SIGHUP)

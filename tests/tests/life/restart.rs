@@ -10,11 +10,13 @@ use agent_common::Counter;
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 use tests::agent::records::{known, no_origins};
-use tests::agent::{Agent, Config, Steer, truepeer};
+use tests::agent::version::KNOWN;
+use tests::agent::{Agent, Config, Steer, binary, truepeer};
 use tests::clients::load::{Load, Outcome};
 use tests::host::process::Process;
 use tests::host::scenario;
 use tests::host::traces::Traces;
+use tests::proxies::own::Proxy;
 use tests::proxies::{any, envoy};
 use tests::servers::report::Report;
 use tests::topology::{Family, Sidecar};
@@ -211,6 +213,28 @@ fn agent_killed() {
         let config = agent.kill()?.write()?;
         let detach = truepeer(&["detach", "--config", &config.display().to_string()])?;
         ensure!(detach.status.success(), "{detach:?}");
+        stage.as_before()
+    });
+}
+
+/// The proxy's own connections never come back to it, though the programs of two versions do not share their maps.
+#[test]
+fn another_version_started() {
+    scenario(|directory| {
+        let stage = Stage::new(directory)?;
+        let _proxy = Proxy::sidecar(&stage.sidecar.pod, any(PROXY), MARK)?;
+        let other = KNOWN.another_version(directory)?;
+        let agent = Agent::start(directory, stage.config()?)?;
+        let (agent, outcome) = stage.under_load(|| {
+            let mut agent = agent;
+            for version in [&other, &binary()?, &other] {
+                agent = Agent::start_binary(version, directory, agent.kill()?)?;
+            }
+            Ok(agent)
+        })?;
+        outcome.all_kept()?;
+        ensure!(outcome.exact == 0, "not all through the proxy: {outcome:?}");
+        ensure!(agent.stop()?.success(), "the agent's exit status");
         stage.as_before()
     });
 }

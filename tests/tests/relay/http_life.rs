@@ -153,3 +153,22 @@ fn a_policy_judges_each_request() {
 fn a_policy_of_the_application_judges_each_request() {
     judges_each_request(&APPLICATION.to_string());
 }
+
+/// Those who have connected and not asked yet are answered.
+#[test]
+fn a_new_configuration_before_the_first_request() {
+    const CLIENTS: usize = 20;
+    scenario(|directory| {
+        let topology = Gateway::new()?;
+        let _web = Web::echo(directory, &topology.server, APPLICATION)?;
+        let relays = for_http(relays(&topology.server, "reveal"), Some(1));
+        let agent = Agent::start(directory, config(directory, relays)?)?;
+        let connect = |n: usize| Client::connect(&topology.gateway, relay_of(Family::ALL[n % 2]));
+        let clients = (0..CLIENTS).map(connect).collect::<Result<Vec<_>, _>>()?;
+        agent.reload(agent.config())?;
+        for mut client in clients {
+            client.ask("")?;
+        }
+        no_origins(&agent)
+    });
+}

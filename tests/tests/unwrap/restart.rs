@@ -9,13 +9,16 @@ use anyhow::{Context, Result, ensure};
 use tests::agent::records::{no_origins, none_refused};
 use tests::agent::{Agent, truepeer};
 use tests::clients::load::Load;
+use tests::clients::raw::{LINUX, Raw};
 use tests::clients::tcp::{assert_reset, connect};
+use tests::host::netns::Netns;
 use tests::host::scenario;
 use tests::host::traces::Traces;
 use tests::proxies::proxy_header::with_tlv;
 use tests::proxies::{any, gateway_routes, haproxy};
 use tests::servers::report::Report;
 use tests::topology::{Family, Gateway, Sidecar};
+use tests::wait::eventually;
 
 use crate::stage::{Established, PORT, in_pod, on_server};
 
@@ -135,6 +138,48 @@ fn agent_stopped_before_the_header() {
     waits(|agent| {
         ensure!(agent.stop()?.success(), "the agent's exit status");
         Ok(None)
+    });
+}
+
+/// Half-open connections of a namespace, of both families.
+fn half_open(pod: &Netns) -> Result<usize> {
+    // proc_pid_net(5): the fourth field is the state; 03 is SYN_RECV.
+    const SYN_RECV: &str = "03";
+    let tables = pod.enter(|| {
+        ["tcp", "tcp6"].map(|name| std::fs::read_to_string(format!("/proc/thread-self/net/{name}")))
+    });
+    let mut count = 0;
+    for table in tables {
+        let table = table?;
+        let states = table
+            .lines()
+            .filter_map(|line| line.split_whitespace().nth(3));
+        count += states.filter(|state| *state == SYN_RECV).count();
+    }
+    Ok(count)
+}
+
+/// Handshakes with another port are none of the agent's.
+#[test]
+fn agent_stopped_during_another_ports_handshake() {
+    const OTHER: u16 = PORT + 1;
+    scenario(|directory| {
+        let sidecar = Sidecar::new()?;
+        let pod = &sidecar.pod;
+        let _others = [PORT, OTHER].map(|port| Report::start(pod, any(port)));
+        let agent = Agent::start(directory, in_pod(directory, &sidecar, &["8080"])?)?;
+        let raw = Raw::new(&sidecar.client)?;
+        for family in Family::ALL {
+            let target = (Sidecar::address(family), OTHER).into();
+            raw.syn((family.balancer(1), 4711).into(), target, 0x1000, &LINUX)?;
+        }
+        eventually("both are half open", || {
+            Ok((half_open(pod)? == Family::ALL.len()).then_some(()))
+        })?;
+        ensure!(agent.stop()?.success(), "the agent's exit status");
+        let left = half_open(pod)?;
+        ensure!(left == Family::ALL.len(), "{left} are half open");
+        Ok(())
     });
 }
 

@@ -2,10 +2,11 @@
 //! byte by byte, or is reset at both ends.
 
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, ensure};
+use tests::agent::version::{KNOWN, NEEDED};
 use tests::agent::{Agent, Config, binary};
 use tests::host::scenario;
 use tests::host::traces::Traces;
@@ -15,27 +16,6 @@ use tests::topology::{Family, Sidecar};
 use tests::wait::eventually;
 
 use crate::stage::{Established, PORT, in_pod};
-
-/// A field of a map in which what the agent knows is.
-const KNOWN: &str = "received 160:u64 8";
-/// A field of a map that connections need to go on.
-const NEEDED: &str = "is_told 10:u8 1";
-
-/// An agent of another version: the same one, but a field in its maps has another name.
-fn another_version(directory: &Path, field: &str) -> Result<PathBuf> {
-    let mut agent = std::fs::read(binary()?)?;
-    let places: Vec<_> = (0..agent.len() - field.len())
-        .filter(|at| agent[*at..].starts_with(field.as_bytes()))
-        .collect();
-    ensure!(!places.is_empty(), "no map has the field {field:?}");
-    for at in places {
-        agent[at] = agent[at].to_ascii_uppercase();
-    }
-    let path = directory.join("another-version");
-    std::fs::write(&path, agent)?;
-    std::fs::set_permissions(&path, std::fs::metadata(binary()?)?.permissions())?;
-    Ok(path)
-}
 
 /// Connections of both families.
 struct Connections {
@@ -112,7 +92,7 @@ fn no_section() {
 #[test]
 fn a_version_that_knows_other_things() {
     killed(|config, directory, connections, sidecar| {
-        let other = another_version(directory, KNOWN)?;
+        let other = KNOWN.another_version(directory)?;
         let agent = Agent::start_binary(&other, directory, config)?;
         connections.all_go_on()?;
         let mut later = Connections::new(sidecar)?;
@@ -126,7 +106,7 @@ fn a_version_that_knows_other_things() {
 #[test]
 fn a_version_that_translates_otherwise() {
     killed(|config, directory, connections, sidecar| {
-        let other = another_version(directory, NEEDED)?;
+        let other = NEEDED.another_version(directory)?;
         let agent = Agent::start_binary(&other, directory, config)?;
         connections.translated_are_reset()?;
         let mut later = Connections::new(sidecar)?;
@@ -140,7 +120,7 @@ fn a_version_that_translates_otherwise() {
 #[test]
 fn detached_by_another_version() {
     killed(|config, directory, connections, _| {
-        let other = another_version(directory, NEEDED)?;
+        let other = NEEDED.another_version(directory)?;
         let config = config.write()?;
         let detach = std::process::Command::new(other)
             .args(["detach", "--config"])
@@ -161,7 +141,7 @@ fn versions_that_follow_each_other_under_load() {
             let _report = Report::start(&sidecar.pod, any(PORT))?;
             let mut config = in_pod(directory, &sidecar, &["8080"])?;
             config.agent.drain = Some(1);
-            let other = another_version(directory, field)?;
+            let other = field.another_version(directory)?;
             let agent = Agent::start(directory, config)?;
             let (is_done, good) = (AtomicBool::new(false), AtomicUsize::new(0));
             std::thread::scope(|scope| {

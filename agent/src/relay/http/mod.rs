@@ -143,7 +143,7 @@ async fn begins_http2(stream: &TcpStream, first: &mut Vec<u8>) -> Option<bool> {
     }
 }
 
-/// Drives a connection to its end, by way of `end` once `settings` change. Returns what took too long, or
+/// Drives a connection to its end, by way of `end` once `settings` change, but not before its first request. Returns what took too long, or
 /// `None` when the connection ended by itself.
 async fn drive<C: Future<Output = hyper::Result<()>>>(
     connection: C,
@@ -154,6 +154,11 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
 ) -> Option<Expired> {
     let mut connection = pin!(connection);
     let mut is_ending = false;
+    // A connection without a request yet would be closed, and its first request with it.
+    let mut changed = pin!(async {
+        session.timeouts.requested().await;
+        let _ = settings.changed().await;
+    });
     loop {
         tokio::select! {
             ended = connection.as_mut() => {
@@ -162,7 +167,7 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
                 }
                 return None;
             }
-            _ = settings.changed(), if !is_ending => {
+            () = changed.as_mut(), if !is_ending => {
                 is_ending = true;
                 end(connection.as_mut());
             }

@@ -16,6 +16,8 @@ pub(super) struct Timeouts {
     waiting: Mutex<Waiting>,
     /// Wakes [`Timeouts::expired`] when the next head begins.
     head_begins: Notify,
+    /// Wakes [`Timeouts::requested`].
+    request_begins: Notify,
 }
 
 #[derive(Default)]
@@ -42,6 +44,7 @@ impl Timeouts {
             activity: Activity::start(),
             waiting: Mutex::default(),
             head_begins: Notify::new(),
+            request_begins: Notify::new(),
         }
     }
 
@@ -60,6 +63,12 @@ impl Timeouts {
         let mut waiting = self.waiting.lock().expect("no holder panics");
         waiting.requests += 1;
         waiting.head = None;
+        self.request_begins.notify_one();
+    }
+
+    /// Returns once there has been a request. To be called by one task.
+    pub(super) async fn requested(&self) {
+        self.request_begins.notified().await;
     }
 
     /// Notes that a request has been answered.

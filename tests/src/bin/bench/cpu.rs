@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use nix::time::{ClockId, clock_getcpuclockid, clock_gettime};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 
-use crate::stop::Stop;
+use tests::stop::Stop;
 
 /// How long the machine is watched at a time.
 const WATCH: Duration = Duration::from_millis(300);

@@ -22,7 +22,7 @@ use crate::idle;
 use crate::pod::{PORT, directory, steering};
 use crate::proc::value;
 use crate::stats::Spread;
-use crate::stop::Stop;
+use tests::stop::Stop;
 
 /// How many agents are started.
 const STARTS: usize = 7;

@@ -11,7 +11,7 @@ use crate::application::IDLE;
 use crate::client::open;
 use crate::pod::Pod;
 use crate::proc::value;
-use crate::stop::Stop;
+use tests::stop::Stop;
 
 /// How many connections are open: fewer than the 1,024 at which Envoy stops by itself.
 const CONNECTIONS: usize = 1000;

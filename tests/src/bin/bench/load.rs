@@ -11,9 +11,9 @@ use crate::idle::{self, Idle};
 use crate::pod::{CROWD, Pod};
 use crate::progress::{Progress, WARM_UP};
 use crate::stats;
-use crate::stop::Stop;
 use crate::syn::Account;
 use crate::work::Work;
+use tests::stop::Stop;
 
 /// One connection in so many may fail: a sidecar's proxy may choose the very port that the client
 /// has, and then both connections have the same addresses.

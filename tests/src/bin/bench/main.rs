@@ -20,7 +20,6 @@ mod proc;
 mod progress;
 mod report;
 mod stats;
-mod stop;
 mod syn;
 mod variant;
 mod work;
@@ -38,8 +37,8 @@ use tests::host::turn;
 use crate::arguments::Arguments;
 use crate::pod::Pod;
 use crate::report::{Report, Samples};
-use crate::stop::Stop;
 use crate::variant::Variant;
+use tests::stop::Stop;
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();

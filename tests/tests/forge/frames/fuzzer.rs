@@ -8,9 +8,9 @@ use anyhow::Result;
 use etherparse::SlicedPacket;
 use tests::clients::raw::{tcp_of, toa};
 use tests::host::netns::Netns;
-use tests::random::{Random, seed};
+use tests::random::Random;
 use tests::topology::Family;
-use tests::variables::connections;
+use tests::variables::{connections, seed};
 use tests::wait::eventually;
 
 use super::disguise::Disguise;

@@ -10,8 +10,8 @@ mod stage;
 use agent_common::unwrap::Refusal;
 use anyhow::{Context as _, ensure};
 use tests::host::scenario;
-use tests::random::{Random, seed};
-use tests::variables::connections;
+use tests::random::Random;
+use tests::variables::{connections, seed};
 
 use self::connection::{ACCEPTED, Walk};
 use self::stage::Stage;
