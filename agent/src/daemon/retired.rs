@@ -14,7 +14,8 @@ use super::{
     signals::{Signals, Wish},
 };
 use crate::{
-    api::State, connections::summary::Summary, observe::access_log::AccessLog, relay::Relays,
+    api::State, connections::summary::Summary, host::service, observe::access_log::AccessLog,
+    relay::Relays,
 };
 
 /// How often it looks whether connections have ended.
@@ -36,7 +37,10 @@ impl Retired {
     /// watches over it would start another agent, which would take over in turn.
     pub(super) async fn serve(mut self, signals: &mut Signals) -> Result<()> {
         let open = self.relays.open();
-        info!("another agent takes over; {open} connections of relays go on in this process");
+        let text =
+            format!("another agent takes over; {open} connections of relays go on in this process");
+        info!("{text}");
+        service::tell_status(&text);
         let mut look = time::interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut was_told = false;
@@ -50,7 +54,9 @@ impl Retired {
                 _ = look.tick() => self.note_ended(),
             }
             if self.relays.open() == 0 && !std::mem::replace(&mut was_told, true) {
-                info!("no connection is left in this process: it waits for SIGTERM");
+                let text = "no connection is left in this process: it waits for SIGTERM";
+                info!("{text}");
+                service::tell_status(text);
             }
         }
         drain(self.limit, signals, || {

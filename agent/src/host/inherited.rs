@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashSet,
-    io,
     net::{SocketAddr, TcpListener},
     os::fd::{AsFd, FromRawFd as _, OwnedFd},
 };
@@ -11,7 +10,7 @@ use rustix::net::sockopt::{socket_acceptconn, socket_cookie};
 use sd_notify::NotifyState;
 use tracing::warn;
 
-use super::netns::cookie_of;
+use super::{netns::cookie_of, service::told};
 
 /// Listening TCP sockets that another process has made, each once.
 #[derive(Default)]
@@ -90,11 +89,5 @@ impl Kept {
     pub fn forget(&self) {
         let state = [NotifyState::FdStoreRemove, NotifyState::FdName(&self.0)];
         told(sd_notify::notify(&state));
-    }
-}
-
-fn told(said: io::Result<()>) {
-    if let Err(error) = said {
-        warn!("systemd is not told which sockets to keep: {error}");
     }
 }
