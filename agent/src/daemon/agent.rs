@@ -22,7 +22,7 @@ use super::{
     keeper::Keeper,
     losses::{Loss, Losses},
     plan::Place,
-    retired::Retired,
+    retired::{Begun, Retired, Return},
     served::Missing,
     signals::{Signals, Wish},
     supervisor::Supervisor,
@@ -84,17 +84,20 @@ pub(super) struct Agent {
     /// Whom the relays refused.
     refused: Receiver<Summary>,
     log: AccessLog,
+    former: Vec<Arc<State>>,
     /// The API and the data path's messages, for as long as the agent runs.
     tasks: JoinSet<Result<()>>,
 }
 
 impl Agent {
-    /// Puts everything in place, with the sockets that a predecessor has left.
+    /// Puts everything in place, with the sockets that a predecessor has left, beside what `former` agents of this process have
+    /// begun.
     pub(super) async fn start(
         config: Config,
         load: Load,
         server: Server,
         inherited: Inherited,
+        former: Vec<Arc<State>>,
     ) -> Result<Self> {
         let names = Names::new(&config);
         let pins = Pins::new(&config.agent.bpffs);
@@ -156,6 +159,7 @@ impl Agent {
             events,
             refused,
             log,
+            former,
             tasks,
         })
     }
@@ -212,16 +216,28 @@ impl Agent {
     /// Lets go of everything but the connections that relays have begun. What is in place stays.
     async fn retire(mut self) -> Retired {
         self.state.set_ready(false);
+        let sockets = Inherited::of_this_process().unwrap_or_else(|error| {
+            warn!("nobody listens if the agent that takes over fails: {error:#}");
+            Inherited::default()
+        });
         self.relays.close();
         self.note_ended();
         // The API's socket goes with its task.
         self.tasks.shutdown().await;
         Retired {
-            relays: self.relays,
-            state: self.state,
-            refused: self.refused,
-            log: self.log,
             limit: self.config.agent.drain,
+            begun: Begun {
+                relays: self.relays,
+                state: self.state,
+                refused: self.refused,
+                log: self.log,
+            },
+            back: Some(Return {
+                config: self.config,
+                load: self.load,
+                sockets,
+                former: self.former,
+            }),
         }
     }
 
@@ -434,12 +450,14 @@ impl Agent {
     /// How many connections are open that would end with the agent: of the relays and, unless the data
     /// path stays, those with an origin.
     fn in_progress(&self) -> Result<u64> {
+        let former = self.former.iter().map(|state| state.metrics.relay.open());
+        let relayed = self.relays.open() + former.sum::<u64>();
         if self.config.agent.keep {
-            return Ok(self.relays.open());
+            return Ok(relayed);
         }
         let maps = self.supervisor.datapath.pins().status()?.maps;
         let known = maps.first().map_or(0, |origins| origins.entries);
-        Ok(known.max(self.relays.open()))
+        Ok(known.max(relayed))
     }
 }
 

@@ -23,7 +23,13 @@ use anyhow::{Result, bail};
 use tokio::task::block_in_place;
 use tracing::info;
 
-use self::{agent::Agent, lock::Lock, signals::Signals};
+use self::{
+    agent::Agent,
+    lock::Lock,
+    predecessor::Predecessor,
+    retired::{Beginning, Retired},
+    signals::Signals,
+};
 pub use self::{agent::Load, partial::Partial};
 use crate::{
     api::Server,
@@ -41,27 +47,62 @@ use crate::{
 /// When something cannot be put in place. What a start without predecessor had installed is removed
 /// again.
 pub async fn run(config: Config, load: Load, takes_over: bool) -> Result<()> {
-    let started = Instant::now();
     let mut signals = Signals::new()?;
     let bpffs = &config.agent.bpffs;
     let pins = Pins::new(bpffs);
-    let is_first = pins.is_empty()?;
+    let mut is_first = pins.is_empty()?;
     pins.create()?;
     let mut inherited = Inherited::of_systemd();
-    let lock = match takes_over {
+    let (lock, mut predecessor) = match takes_over {
         true => predecessor::follow(bpffs, &mut inherited).await?,
-        false => Lock::take(bpffs)?,
+        false => (Lock::take(bpffs)?, None),
     };
+    let mut beginning = Beginning {
+        config,
+        load,
+        lock,
+        inherited,
+        former: Vec::new(),
+    };
+    loop {
+        let served = serve(beginning, predecessor.take(), is_first, &mut signals).await?;
+        let Some(retired) = served else {
+            return Ok(());
+        };
+        let Some(again) = retired.serve(&mut signals).await? else {
+            return Ok(());
+        };
+        beginning = again;
+        is_first = false;
+    }
+}
+
+/// Runs an agent until it is to stop, or until another follows: then returns what is left of it.
+async fn serve(
+    beginning: Beginning,
+    predecessor: Option<Predecessor>,
+    is_first: bool,
+    signals: &mut Signals,
+) -> Result<Option<Retired>> {
+    let started = Instant::now();
+    let Beginning {
+        config,
+        load,
+        lock,
+        mut inherited,
+        former,
+    } = beginning;
     // Lock and socket are this agent's from here on, and so is what their journal and pins hold.
     let server = Server::bind(&config.agent.socket, config.agent.metrics, &mut inherited).await?;
-    let outcome = match Agent::start(config.clone(), load, server, inherited).await {
+    let outcome = match Agent::start(config.clone(), load, server, inherited, former).await {
         Ok(agent) => {
             info!("attached after {} ms", started.elapsed().as_millis());
-            match agent.serve(&mut signals).await {
-                Ok(Some(retired)) => {
-                    drop(lock);
-                    return retired.serve(&mut signals).await;
-                }
+            if let Some(predecessor) = predecessor {
+                predecessor.release();
+            }
+            match agent.serve(signals).await {
+                // What is in place stays.
+                Ok(Some(retired)) => return Ok(Some(retired)),
                 served => served.map(drop),
             }
         }
@@ -76,7 +117,7 @@ pub async fn run(config: Config, load: Load, takes_over: bool) -> Result<()> {
         outcome
     };
     drop(lock);
-    outcome
+    outcome.map(|()| None)
 }
 
 /// Removes everything that truepeer installed on this host with this configuration.

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::time;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::lock::Lock;
 use crate::host::{inherited::Inherited, processes};
@@ -19,28 +19,46 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How often the lock is tried meanwhile.
 const TRY: Duration = Duration::from_millis(10);
 
+/// An agent that makes way. Unless it is told that its successor is in place, it goes on when that one ends.
+pub(super) struct Predecessor {
+    process: OwnedFd,
+    pid: i32,
+}
+
+impl Predecessor {
+    /// Tells it that another agent is in place.
+    pub(super) fn release(&self) {
+        if let Err(error) = ask(&self.process) {
+            let pid = self.pid;
+            warn!("process {pid} is not told that this one has followed it: {error}");
+        }
+    }
+}
+
 /// Takes the lock of `directory` and, if an agent has it, copies of that agent's listening sockets: while neither agent accepts
 /// connections, they wait.
 ///
 /// # Errors
 ///
 /// When the agent cannot hand over, or does not; before it is asked, nothing has changed.
-pub(super) async fn follow(directory: &Path, inherited: &mut Inherited) -> Result<Lock> {
+pub(super) async fn follow(
+    directory: &Path,
+    inherited: &mut Inherited,
+) -> Result<(Lock, Option<Predecessor>)> {
     let Some(pid) = Lock::holder(directory)? else {
-        return Lock::take(directory);
+        return Ok((Lock::take(directory)?, None));
     };
     let process = open(directory, pid)
         .with_context(|| format!("cannot take over from process {pid}: stop it first"))?;
     let sockets = processes::sockets_of(&process, pid);
     inherited
         .add(sockets.with_context(|| format!("cannot take over the sockets of process {pid}"))?);
-    pidfd_send_signal(&process, Signal::USR2)
-        .with_context(|| format!("cannot ask process {pid} to hand over"))?;
+    ask(&process).with_context(|| format!("cannot ask process {pid} to hand over"))?;
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(lock) = Lock::try_take(directory)? {
             info!("took over from process {pid}");
-            return Ok(lock);
+            return Ok((lock, Some(Predecessor { process, pid })));
         }
         if Instant::now() >= deadline {
             let seconds = PATIENCE.as_secs();
@@ -48,6 +66,11 @@ pub(super) async fn follow(directory: &Path, inherited: &mut Inherited) -> Resul
         }
         time::sleep(TRY).await;
     }
+}
+
+/// Asks it to hand over, or, when it has, tells it that somebody is in place.
+fn ask(process: &OwnedFd) -> rustix::io::Result<()> {
+    pidfd_send_signal(process, Signal::USR2)
 }
 
 /// A handle of the agent with this process id, which nobody else has from here on.

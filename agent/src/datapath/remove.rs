@@ -38,8 +38,6 @@ impl Datapath {
             .map(String::as_str)
             .chain(names.iter().copied())
             .collect();
-        // While the programs are there.
-        self.retain_unwraps(ports)?;
         let known = [self.pins.link_names()?, self.pins.filter_names()?];
         for name in known.iter().flatten() {
             if !keep.contains(name.as_str()) {

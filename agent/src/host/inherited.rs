@@ -6,11 +6,15 @@ use std::{
     os::fd::{AsFd, FromRawFd as _, OwnedFd},
 };
 
-use rustix::net::sockopt::{socket_acceptconn, socket_cookie};
+use anyhow::Result;
+use rustix::{
+    net::sockopt::{socket_acceptconn, socket_cookie},
+    process::{PidfdFlags, getpid, pidfd_open},
+};
 use sd_notify::NotifyState;
 use tracing::warn;
 
-use super::{netns::cookie_of, service::told};
+use super::{netns::cookie_of, processes::sockets_of, service::told};
 
 /// Listening TCP sockets that another process has made, each once.
 #[derive(Default)]
@@ -27,6 +31,19 @@ impl Inherited {
             Err(error) => warn!("cannot take the sockets that systemd passes on: {error}"),
         }
         inherited
+    }
+
+    /// Copies of those on which this process listens.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses to copy them.
+    pub fn of_this_process() -> Result<Self> {
+        let mut inherited = Self::default();
+        let this = getpid();
+        let process = pidfd_open(this, PidfdFlags::empty())?;
+        inherited.add(sockets_of(process, this.as_raw_pid())?);
+        Ok(inherited)
     }
 
     /// Adds those of `sockets` that are listening TCP sockets and not among them yet; the others are closed.

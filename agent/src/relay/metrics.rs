@@ -70,7 +70,7 @@ impl Metrics {
     }
 
     /// How many connections all relays hold.
-    pub(super) fn open(&self) -> u64 {
+    pub fn open(&self) -> u64 {
         self.all_open.get().try_into().unwrap_or(0)
     }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
 use super::api::get;
@@ -70,6 +70,24 @@ impl Agent {
         })?;
         let next = next.context("it was started")?;
         Ok(std::mem::replace(self, next))
+    }
+
+    /// Starts another beside it, with a configuration with which that does not start, and waits until this one goes on. Returns
+    /// what the other said.
+    pub fn is_followed_in_vain(&self, bad: &Config) -> Result<String> {
+        let mut command = Command::new(&self.binary);
+        command
+            .args(["run", "--takeover", "--config"])
+            .arg(bad.write()?);
+        let mut said = String::new();
+        self.says(ATTACHED, || {
+            let output = command.output()?;
+            said = String::from_utf8(output.stderr)?;
+            ensure!(!output.status.success(), "it has ended by itself: {said}");
+            Ok(())
+        })?;
+        self.config.write()?;
+        Ok(said)
     }
 
     /// Its configuration.

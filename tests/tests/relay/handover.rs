@@ -11,6 +11,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::signal::Signal;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use nix::unistd::dup2_raw;
 use tests::agent::records::no_origins;
@@ -23,6 +24,9 @@ use tests::proxies::any;
 use tests::servers::report::Report;
 use tests::topology::{Family, Gateway};
 use tests::wait::eventually;
+
+/// Where somebody else listens.
+const TAKEN: u16 = 9002;
 
 /// Relays that take plain connections.
 fn plain(topology: &Gateway) -> Vec<Relay> {
@@ -77,6 +81,47 @@ fn an_agent_that_takes_over_under_load() {
         load.run(&topology.client).all_exact()?;
         no_origins(&agent)?;
         ensure!(agent.stop()?.success(), "the last agent's exit status");
+        Ok(())
+    });
+}
+
+/// Whose successor fails goes on: who waits is served, and what was begun goes on.
+#[test]
+fn an_agent_that_is_followed_in_vain() {
+    scenario(|directory| {
+        let topology = Gateway::new()?;
+        let _report = Report::start(&topology.server, any(APPLICATION))?;
+        let agent = Agent::start(directory, config(directory, plain(&topology))?)?;
+        let load = Load {
+            connections: 100,
+            concurrent: 20,
+            ..Load::new(Family::ALL.map(relay_of))
+        };
+        let mut held = load.hold(&topology.client)?;
+        let mut bad = agent.config().clone();
+        let mut taken = bad.relay[0].clone();
+        let _other = Report::start(&topology.server, any(TAKEN))?;
+        taken.listen = any(TAKEN);
+        bad.relay.push(taken);
+        let (more, outcome) = load.during(&topology.client, |progress| {
+            let said = agent.is_followed_in_vain(&bad)?;
+            ensure!(said.contains("cannot listen"), "{said}");
+            progress.more("after a successor that did not start")?;
+            let more = load.hold(&topology.client)?;
+            // Asked by somebody who dies before it follows.
+            agent.says("this one goes on", || agent.signal(Signal::SIGUSR2))?;
+            progress.more("after a successor that never came")?;
+            Ok(more)
+        })?;
+        outcome.all_exact()?;
+        held.extend(more);
+        held.iter_mut()
+            .try_for_each(|connection| connection.ping())?;
+        // It is an agent as before.
+        agent.reload(agent.config())?;
+        drop(held);
+        no_origins(&agent)?;
+        ensure!(agent.stop()?.success(), "the agent's exit status");
         Ok(())
     });
 }
