@@ -235,11 +235,11 @@ fn a_bad_configuration_is_told() {
 /// The socket unit of the handbook.
 fn socket_unit() -> Result<String> {
     let handbook = fs::read_to_string(deploy().join("../agent/README.md"))?;
-    let begin = format!("```ini\n# /etc/systemd/system/{SOCKET}");
+    let begin = format!("```text\n# /etc/systemd/system/{SOCKET}");
     let at = handbook
         .find(&begin)
         .context("the unit is in the handbook")?;
-    let unit = handbook[at..].trim_start_matches("```ini\n");
+    let unit = handbook[at..].trim_start_matches("```text\n");
     let (unit, _) = unit.split_once("```").context("a block has an end")?;
     Ok(unit.to_owned())
 }
