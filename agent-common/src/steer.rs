@@ -183,6 +183,19 @@ pub struct ListenerKey {
 }
 
 impl Namespace {
+    /// One of the ports behind those that the kernel lets sockets connect from, chosen by a random number: no client whose
+    /// kernel has the same range has it, and hardly any server. `None`: there are too few.
+    #[inline(always)]
+    pub const fn spare_port(&self, random: u32) -> Option<u16> {
+        const ENOUGH: u16 = 256;
+        let [_, last] = self.local_ports;
+        let spare = u16::MAX - last;
+        if spare < ENOUGH {
+            return None;
+        }
+        Some(last + 1 + (random % spare as u32) as u16)
+    }
+
     /// One of the ports that a client is given last, chosen by a random number: an odd one, counted from the first, because
     /// the kernel takes all others before (`__inet_hash_connect()` since Linux 4.2).
     #[inline(always)]
@@ -237,6 +250,22 @@ mod tests {
         assert!(mark.matches(0x0004_0539));
         assert!(!mark.matches(0x538));
         assert!(!Mark::default().matches(0));
+    }
+
+    #[test]
+    fn spare_ports_are_those_behind_the_clients() {
+        let ports = |last| {
+            let namespace = Namespace {
+                local_ports: [32768, last],
+                ..Namespace::default()
+            };
+            [0, 1, 4535, 4536, u32::MAX].map(|random| namespace.spare_port(random))
+        };
+        let some = [61000, 61001, 65535, 61000, 62263].map(Some);
+        assert_eq!(ports(60999), some);
+        assert_eq!(ports(65279)[0], Some(65280));
+        assert_eq!(ports(65280), [None; 5]);
+        assert_eq!(ports(65535), [None; 5]);
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! The port from which a sidecar's proxy connects to its application in a client's name.
 //!
 //! The client's own connection, which the proxy has accepted, has the same other end and the same address. Nothing tells the
-//! two apart but the client's port, so that both are reset if the kernel gives the proxy a port that the client has, or takes
-//! in the same moment. On the client's own host, it does so often: it looks for a free port in the same order for both. Here
-//! the proxy is given one of those that the kernel gives to clients last (the odd ones, as `ip_local_port_range` usually begins
-//! with an even one; `inet_hash_connect()` since Linux 4.2), and one from which nobody is connected to its application.
+//! two apart but the client's port. If both have the same, as the client's next connection may, too, while the proxy's lives,
+//! the client is reset or has no answer. On the client's own host that happens often: the kernel looks for a free port in the
+//! same order for both. Here the proxy is given a port that clients do not have: one behind those that the kernel lets sockets
+//! connect from or, where there is none, one of those that it gives to them last (the odd ones, as `ip_local_port_range` usually
+//! begins with an even one; `inet_hash_connect()` since Linux 4.2), and one from which nobody is connected to its application.
 
 use agent_common::{Address, Connection, Endpoint, Namespace, Range};
 use aya_ebpf::{
@@ -21,8 +22,8 @@ use crate::{
     maps::{NAMESPACES, OWN, Replaced as _},
 };
 
-/// How many ports are tried. A client's connections seldom have more than a few of all.
-const TRIES: usize = 4;
+/// How many ports of each kind are tried. A client's connections seldom have more than a few of all.
+const TRIES: usize = 3;
 
 /// An AF_INET socket is about to connect.
 #[inline(always)]
@@ -67,8 +68,8 @@ fn choose(
     if !is_marked || namespace.find(is_steered).is_none() {
         return;
     }
-    for _ in 0..TRIES {
-        let port = pick(namespace);
+    for attempt in 0..2 * TRIES {
+        let port = pick(namespace, attempt < TRIES);
         if is_free(ctx, Endpoint::new(source, port), destination) && bind(port) {
             return;
         }
@@ -77,12 +78,13 @@ fn choose(
     bind(0);
 }
 
-/// One of the ports that the kernel gives to clients last.
+/// A port that clients do not have or, if there is none or not `may_be_spare`, one that they are given last.
 #[inline(always)]
-fn pick(namespace: &Namespace) -> u16 {
+fn pick(namespace: &Namespace, may_be_spare: bool) -> u16 {
     // SAFETY: a helper without arguments.
     let random = unsafe { bpf_get_prandom_u32() };
-    namespace.late_port(random)
+    let spare = namespace.spare_port(random).filter(|_| may_be_spare);
+    spare.unwrap_or_else(|| namespace.late_port(random))
 }
 
 /// Whether nobody at `source` is connected to `destination`, or about to be.

@@ -30,6 +30,8 @@ const MARK: u32 = 1337;
 /// How many clients connect at the same time, and how often each.
 const AT_ONCE: usize = 16;
 const EACH: usize = 300;
+/// The last of the ports from which the kernel lets clients connect (ip-sysctl.rst, `ip_local_port_range`).
+const LAST_OF_CLIENTS: u16 = 60999;
 
 #[test]
 fn envoy_original_src() {
@@ -104,6 +106,11 @@ fn clients_on_the_proxys_own_host() {
         let agent = Agent::start(directory, Config::new(directory, [steer])?)?;
         for family in Family::ALL {
             let target = (Sidecar::address(family), WEB).into();
+            let told = sidecar.client.enter(|| ask(target))?;
+            ensure!(
+                told.port() > LAST_OF_CLIENTS,
+                "the proxy connects from {told}, which a client may have"
+            );
             let all = std::thread::scope(|scope| {
                 let client = || {
                     sidecar
@@ -113,7 +120,7 @@ fn clients_on_the_proxys_own_host() {
                 let clients: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(client)).collect();
                 let asked = clients.into_iter();
                 let asked = asked.flat_map(|client| -> Vec<_> { client.join().expect("no panic") });
-                asked.collect::<Vec<Result<()>>>()
+                asked.collect::<Vec<Result<SocketAddr>>>()
             });
             let failed: Vec<_> = all.iter().filter_map(|one| one.as_ref().err()).collect();
             ensure!(
@@ -129,14 +136,14 @@ fn clients_on_the_proxys_own_host() {
 }
 
 /// Asks the web server who it sees, and ends the connection by a reset, as many clients do.
-fn ask(target: SocketAddr) -> Result<()> {
+fn ask(target: SocketAddr) -> Result<SocketAddr> {
     let stream = Socket::from(TcpStream::connect(target)?);
     stream.set_linger(Some(Duration::ZERO))?;
     let stream = TcpStream::from(stream);
     let told = parse_client(&get(&stream)?)?;
     let client = stream.local_addr()?.ip();
     ensure!(told.ip() == client, "{client} is told as {told}");
-    Ok(())
+    Ok(told)
 }
 
 /// Asserts that clients are kept with truepeer, and that it leaves the pod as it was.
