@@ -43,6 +43,7 @@ fn a_wrong_configuration_is_2_and_told_on_standard_error() {
         &["peers", "--config", &path],
         &["doctor", "--config", &path],
         &["detach", "--config", &path],
+        &["reload", "--config", &path],
     ] {
         let (code, out, error) = outcome(arguments);
         assert_eq!((code, out.as_str()), (Some(2), ""), "{arguments:?}");
@@ -64,13 +65,14 @@ fn the_default_configuration_is_valid() {
 }
 
 #[test]
-fn without_an_agent_readers_fail_and_say_where_they_looked() {
+fn without_an_agent_who_asks_it_fails_and_says_where_it_looked() {
     let directory = tempfile::tempdir().unwrap();
     let path = configuration(directory.path(), "");
     for arguments in [
         ["status", "--config", &path].as_slice(),
         &["peers", "--config", &path],
         &["peer", "--cookie", "1", "--config", &path],
+        &["reload", "--config", &path],
     ] {
         let (code, _, error) = outcome(arguments);
         assert_eq!(code, Some(1), "{arguments:?}");
@@ -102,6 +104,7 @@ fn a_reader_that_has_seen_enough_is_no_failure() {
 fn every_command_explains_itself() {
     for command in [
         "run",
+        "reload",
         "peers",
         "peer",
         "status",

@@ -24,7 +24,7 @@ const ENVOY: &str = "1.40";
 const BASICS: [(&str, &str); 2] = [("ip", "iproute2"), ("iptables", "iptables")];
 
 /// The servers and tools that the end-to-end tests need in addition.
-const SERVERS: [(&str, &str); 18] = [
+const SERVERS: [(&str, &str); 19] = [
     ("haproxy", "haproxy"),
     ("nginx", "nginx"),
     (
@@ -45,6 +45,7 @@ const SERVERS: [(&str, &str); 18] = [
     ("runc", "runc"),
     ("skopeo", "skopeo"),
     ("umoci", "umoci"),
+    ("/lib/systemd/systemd", "systemd"),
     (
         "/usr/share/containers/seccomp.json",
         "golang-github-containers-common",

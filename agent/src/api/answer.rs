@@ -13,6 +13,7 @@ use serde_json::json;
 pub(super) type Answer = Result<Response, Failure>;
 
 /// A request that failed: a status, and JSON with the reason.
+#[derive(Debug)]
 pub struct Failure {
     /// The status of the answer.
     pub status: StatusCode,

@@ -9,6 +9,7 @@ mod peers;
 mod places;
 mod pods;
 pub mod query;
+mod reload;
 mod report;
 mod round;
 mod server;
@@ -22,5 +23,5 @@ pub use self::{
     report::{AgentReport, PolicyTally, Report},
     server::Server,
     socket::remove_stale,
-    state::State,
+    state::{Request, State},
 };

@@ -8,13 +8,12 @@ use axum::{
     http::{Method, StatusCode, Uri},
     response::IntoResponse as _,
 };
-use tokio::sync::oneshot;
 
 use super::{
     answer::{Answer, Failure},
     caller::Caller,
     query,
-    state::State,
+    state::{Request, State},
 };
 use crate::workloads::pods::{Action, PodError, PodRequest};
 
@@ -40,23 +39,14 @@ pub(super) async fn act(
     uri: Uri,
 ) -> Answer {
     caller.require_root(ROOT_ONLY)?;
-    let (reply, outcome) = oneshot::channel();
-    let request = PodRequest {
-        id: query::attachment(&uri)?,
-        action: match method {
-            Method::PUT => Action::TakeUp,
-            Method::DELETE => Action::LetGo,
-            _ => Action::Check,
-        },
-        reply,
+    let id = query::attachment(&uri)?;
+    let action = match method {
+        Method::PUT => Action::TakeUp,
+        Method::DELETE => Action::LetGo,
+        _ => Action::Check,
     };
-    let stopping = || {
-        let reason = "the agent is stopping";
-        Failure::new(StatusCode::SERVICE_UNAVAILABLE, reason)
-    };
-    let sent = state.requests.send(request).await;
-    sent.map_err(|_| stopping())?;
-    let outcome = outcome.await.map_err(|_| stopping())?;
+    let request = |reply| Request::Pod(PodRequest { id, action, reply });
+    let outcome = state.ask_agent(request).await?;
     outcome.map_err(|refusal| match refusal {
         PodError::Unknown(error) => Failure::new(StatusCode::NOT_FOUND, format!("{error:#}")),
         PodError::Unfit(error) => {

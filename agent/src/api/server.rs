@@ -3,11 +3,14 @@
 use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use anyhow::{Context as _, Result};
-use axum::{Router, routing::get};
+use axum::{
+    Router,
+    routing::{get, post},
+};
 use tokio::net::{TcpListener, UnixListener};
 
 use super::{
-    answer, caller::Caller, door::Door, health, peers, places::Account, pods, report,
+    answer, caller::Caller, door::Door, health, peers, places::Account, pods, reload, report,
     socket::Socket, state::State,
 };
 use crate::host::{inherited::Inherited, netns::Netns};
@@ -60,6 +63,7 @@ impl Server {
             .route("/v1/peer", get(peers::find))
             .route("/v1/pods", get(pods::list))
             .route("/v1/pod", get(pods::act).put(pods::act).delete(pods::act))
+            .route("/v1/reload", post(reload::act))
             .route("/v1/top", get(peers::top))
             .route("/v1/status", get(report::status));
         let finish = |router: Router<Arc<State>>| {

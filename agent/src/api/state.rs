@@ -8,9 +8,10 @@ use std::{
 
 use agent_common::Origin;
 use anyhow::Result;
-use tokio::sync::mpsc;
+use axum::http::StatusCode;
+use tokio::sync::{mpsc, oneshot};
 
-use super::{caller::Caller, round::Rounds};
+use super::{answer::Failure, caller::Caller, round::Rounds};
 use crate::{
     config::AgentSettings,
     connections::{
@@ -26,6 +27,15 @@ use crate::{
     },
 };
 
+/// What the agent itself is asked to do.
+#[derive(Debug)]
+pub enum Request {
+    /// By the CNI plugin.
+    Pod(PodRequest),
+    /// To read its configuration again; where to send the outcome.
+    Reload(oneshot::Sender<Result<()>>),
+}
+
 /// What the API serves.
 pub struct State {
     /// The data path's records.
@@ -40,8 +50,7 @@ pub struct State {
     pub containers: Containers,
     /// The pods that the agent serves.
     pub pods: Pods,
-    /// Requests of the CNI plugin to the agent.
-    pub(super) requests: mpsc::Sender<PodRequest>,
+    requests: mpsc::Sender<Request>,
     pub(super) started: SystemTime,
     /// What costs much to look up.
     owners: Rounds<Owners>,
@@ -51,12 +60,12 @@ pub struct State {
 }
 
 impl State {
-    /// The state of an agent that is starting and not ready yet, and the requests about pods, which wait for an answer.
+    /// The state of an agent that is starting and not ready yet, and the requests to the agent, which wait for an answer.
     pub fn new(
         origins: Arc<dyn Origins>,
         names: Names,
         settings: &AgentSettings,
-    ) -> (Arc<Self>, mpsc::Receiver<PodRequest>) {
+    ) -> (Arc<Self>, mpsc::Receiver<Request>) {
         let (requests, received) = mpsc::channel(1);
         let pods = Pods::default();
         let containers = Containers::new(&settings.runtimes, pods.clone());
@@ -91,6 +100,25 @@ impl State {
     /// Whether the agent is ready.
     pub(super) fn is_ready(&self) -> bool {
         self.metrics.ready.load(Ordering::Relaxed)
+    }
+
+    /// Has the agent do something, and waits for the outcome.
+    ///
+    /// # Errors
+    ///
+    /// When it stops.
+    pub(super) async fn ask_agent<T>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<T>) -> Request,
+    ) -> Result<T, Failure> {
+        let stopping = || {
+            let reason = "the agent is stopping";
+            Failure::new(StatusCode::SERVICE_UNAVAILABLE, reason)
+        };
+        let (reply, outcome) = oneshot::channel();
+        let sent = self.requests.send(request(reply)).await;
+        sent.map_err(|_| stopping())?;
+        outcome.await.map_err(|_| stopping())
     }
 
     /// The processes of all connections.

@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use axum::{
     body::to_bytes,
     extract::{ConnectInfo, State as Shared},
@@ -250,6 +250,35 @@ async fn pods_are_roots_affair() {
     );
     // Nobody receives requests, as when the agent stops.
     assert_eq!(act(0, pod).await, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn root_has_the_agent_read_its_configuration_again_and_learns_the_outcome() {
+    let (state, mut requests) = State::new(
+        Arc::new(FakeOrigins(Vec::new())),
+        names(),
+        &AgentSettings::default(),
+    );
+    let agent = tokio::spawn(async move {
+        let mut outcomes = vec![Err(anyhow!("eth7 is missing")), Ok(())];
+        while let Some(Request::Reload(reply)) = requests.recv().await {
+            reply.send(outcomes.pop().unwrap()).unwrap();
+        }
+    });
+    let ask = async |uid| {
+        let caller = Caller {
+            uid: Some(uid),
+            pid: None,
+        };
+        reload::act(Shared(state.clone()), ConnectInfo(caller)).await
+    };
+    assert_eq!(ask(1000).await.unwrap_err().status, StatusCode::FORBIDDEN);
+    assert_eq!(ask(0).await.unwrap().status(), StatusCode::NO_CONTENT);
+    let refused = ask(0).await.unwrap_err();
+    assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(refused.reason, "eth7 is missing");
+    drop(state);
+    agent.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,6 +12,7 @@ mod peer;
 mod peers;
 mod privileges;
 mod reader;
+mod reload;
 mod run;
 mod status;
 mod summary;
@@ -49,6 +50,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Args),
+    Reload(reload::Args),
     Peers(peers::Args),
     Peer(peer::Args),
     Status(status::Args),
@@ -67,6 +69,7 @@ pub fn main() -> ExitCode {
     }
     let outcome = match Cli::parse().command {
         Command::Run(args) => run::run(args),
+        Command::Reload(args) => reload::run(&args),
         Command::Peers(args) => peers::run(&args),
         Command::Peer(args) => peer::run(&args),
         Command::Status(args) => status::run(&args),

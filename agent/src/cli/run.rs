@@ -8,14 +8,14 @@ use crate::daemon::{self, Partial};
 /// Run the agent in the foreground
 ///
 /// It attaches what the configuration says and serves until SIGTERM or Ctrl-C; then it lets
-/// connections in progress end, and removes everything. SIGHUP reads the configuration again. RUST_LOG
+/// connections in progress end, and removes everything. SIGHUP reads the configuration again,
+/// as `truepeer reload` does. RUST_LOG
 /// sets how much it logs to standard error, such as RUST_LOG=debug.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   truepeer run                                The default configuration, which steers nothing
-  truepeer run --config /etc/truepeer.toml
-  systemctl kill --signal HUP truepeer        Read the configuration again")]
+  truepeer run --config /etc/truepeer.toml")]
 pub(super) struct Args {
     #[command(flatten)]
     config: ConfigArgs,

@@ -43,6 +43,26 @@ pub struct Config {
 }
 
 impl Config {
+    /// How many sections there are of each kind that there can be many of.
+    pub fn sections(&self) -> String {
+        let counts = [
+            ("[[trust]]", self.trust.len()),
+            ("[[steer]]", self.steer.len()),
+            ("[[unwrap]]", self.unwrap.len()),
+            ("[[carry.node]]", self.carry_node.len()),
+            ("[[relay]]", self.relay.len()),
+            ("[[policy]]", self.policy.len()),
+        ];
+        let counts = counts.into_iter().filter(|(_, count)| *count > 0);
+        let counts: Vec<_> = counts
+            .map(|(name, count)| format!("{count} {name}"))
+            .collect();
+        match counts.is_empty() {
+            true => "no section".into(),
+            false => counts.join(", "),
+        }
+    }
+
     /// The TCP options that are read as TOA: none while nobody could be believed, and always those that this node
     /// writes itself.
     pub fn kinds(&self) -> Kinds {

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use tokio::{
     sync::mpsc::{self, Receiver},
     task::{JoinSet, block_in_place},
@@ -28,7 +28,7 @@ use super::{
     supervisor::Supervisor,
 };
 use crate::{
-    api::{Server, State},
+    api::{Request, Server, State},
     config::{Config, ConfigError},
     connections::{
         names::Names,
@@ -37,11 +37,14 @@ use crate::{
     },
     datapath::{Events, Orphans, Pins},
     doctor,
-    host::{cgroup_watch::CgroupWatch, cgroups::cgroup2_mount, inherited::Inherited, netns::Netns},
+    host::{
+        cgroup_watch::CgroupWatch, cgroups::cgroup2_mount, inherited::Inherited, netns::Netns,
+        service,
+    },
     observe::access_log::AccessLog,
     relay::Relays,
     route::Journal,
-    workloads::pods::{Directory, PodRequest},
+    workloads::pods::Directory,
 };
 
 /// How often named namespaces, keys and clock are looked at: nothing tells when one is replaced.
@@ -60,8 +63,8 @@ pub(super) struct Agent {
     load: Load,
     supervisor: Supervisor,
     keeper: Keeper,
-    /// What the CNI plugin asks for.
-    requests: Receiver<PodRequest>,
+    /// What the API asks for.
+    requests: Receiver<Request>,
     relays: Relays,
     /// Served namespaces of which an interface has changed.
     changed: Receiver<Place>,
@@ -72,6 +75,10 @@ pub(super) struct Agent {
     losses: Losses,
     /// Namespaces that are not followed yet, lest the agent fights with somebody.
     delayed: BTreeSet<Place>,
+    /// Why the configuration in its file is not the one that is in place.
+    refusal: Option<String>,
+    /// What systemd was told last.
+    told: String,
     state: Arc<State>,
     events: Events,
     /// Whom the relays refused.
@@ -146,6 +153,8 @@ impl Agent {
             is_blind: false,
             losses: Losses::new(state.metrics.upkeep.clone()),
             delayed: BTreeSet::new(),
+            refusal: None,
+            told: String::new(),
             state,
             events,
             refused,
@@ -158,6 +167,7 @@ impl Agent {
     /// Serves until a signal says to stop, then until the connections in progress have ended. Returns what is left of it if
     /// another agent follows instead.
     pub(super) async fn serve(mut self, signals: &mut Signals) -> Result<Option<Retired>> {
+        service::tell_ready();
         let mut look = time::interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut sweep = time::interval(SWEEP);
@@ -169,7 +179,7 @@ impl Agent {
             tokio::select! {
                 wish = signals.next() => match wish {
                     Wish::Stop => break,
-                    Wish::Reload => self.reload(),
+                    Wish::Reload => drop(self.reload()),
                     Wish::HandOver => return Ok(Some(self.retire().await)),
                 },
                 Some(request) = self.requests.recv() => self.act(request),
@@ -186,6 +196,7 @@ impl Agent {
             }
         }
         self.state.set_ready(false);
+        service::tell_stopping();
         self.requests.close();
         // Those that wait are told by that.
         while self.requests.try_recv().is_ok() {}
@@ -265,12 +276,17 @@ impl Agent {
         }
     }
 
-    /// Does what the CNI plugin asks for.
-    fn act(&mut self, request: PodRequest) {
-        let PodRequest { id, action, reply } = request;
-        let outcome = block_in_place(|| self.keeper.act(&mut self.supervisor, &id, action));
-        // The plugin may have lost patience.
-        let _ = reply.send(outcome);
+    /// Does what the API asks for. Who asks may have lost patience.
+    fn act(&mut self, request: Request) {
+        match request {
+            Request::Pod(pod) => {
+                let act = || self.keeper.act(&mut self.supervisor, &pod.id, pod.action);
+                let _ = pod.reply.send(block_in_place(act));
+            }
+            Request::Reload(reply) => {
+                let _ = reply.send(self.reload());
+            }
+        }
     }
 
     /// Follows each namespace with changes once.
@@ -299,6 +315,7 @@ impl Agent {
     /// Follows what tells of no change itself: namespaces, files, sysctls and links.
     fn look(&mut self) {
         self.look_for_pins();
+        self.tell_status();
         if self.is_blind {
             return;
         }
@@ -378,17 +395,26 @@ impl Agent {
         }
     }
 
-    /// Takes up the configuration, all but `[agent]`, which needs a new start; a bad one changes nothing.
-    fn reload(&mut self) {
+    /// Reads the configuration again, and tells of the outcome.
+    fn reload(&mut self) -> Result<()> {
         self.log.reopen();
-        let new = match (self.load)() {
-            Ok(new) => new,
-            Err(error) => return error!("the configuration is not read again: {error}"),
-        };
+        let outcome = self.take_up();
+        match &outcome {
+            Ok(()) => info!("configuration read again"),
+            Err(error) => error!("{error:#}"),
+        }
+        self.refusal = outcome.as_ref().err().map(|error| format!("{error:#}"));
+        self.tell_status();
+        outcome
+    }
+
+    /// Takes up the configuration, all but `[agent]`, which needs a new start; a bad one changes nothing.
+    fn take_up(&mut self) -> Result<()> {
+        let new = (self.load)().context("the configuration is not read again")?;
         if new.agent != self.config.agent {
             warn!("changes below [agent] take effect at the next start");
         }
-        let applied = block_in_place(|| {
+        block_in_place(|| {
             // All that can fail comes first.
             refuse_misspelt(&new, &self.config)?;
             let change = self.supervisor.prepare(&new)?;
@@ -396,18 +422,28 @@ impl Agent {
             self.supervisor.commit(change)?;
             self.relays.commit(&new, relays);
             Ok::<_, anyhow::Error>(())
-        });
-        match applied {
-            Ok(()) => {
-                self.state.names.set(&new);
-                self.keeper.tell_names();
-                self.config = Config {
-                    agent: self.config.agent.clone(),
-                    ..new
-                };
-                info!("configuration read again");
-            }
-            Err(error) => error!("the new configuration is not taken up: {error:#}"),
+        })
+        .context("the new configuration is not taken up")?;
+        self.state.names.set(&new);
+        self.keeper.tell_names();
+        self.config = Config {
+            agent: self.config.agent.clone(),
+            ..new
+        };
+        Ok(())
+    }
+
+    /// Has `systemctl status` show what is served and what is amiss.
+    fn tell_status(&mut self) {
+        let waiting = self.state.metrics.upkeep.waiting();
+        let mut parts = vec![format!("in place: {}", self.config.sections())];
+        parts.extend(waiting.iter().map(|thing| format!("waiting for {thing}")));
+        parts.extend(self.is_blind.then(|| "its pins are out of reach".into()));
+        parts.extend(self.refusal.clone());
+        let text = parts.join("; ");
+        if text != self.told {
+            service::tell_status(&text);
+            self.told = text;
         }
     }
 

@@ -7,6 +7,7 @@ use tokio::time;
 use tracing::{info, warn};
 
 use super::signals::{Signals, Wish};
+use crate::host::service;
 
 /// How often they are counted.
 const COUNT: Duration = Duration::from_millis(50);
@@ -31,6 +32,7 @@ pub(super) async fn drain(
         }
         if left != told {
             info!("waiting for {left} connections; another signal stops at once");
+            service::tell_status(&format!("waiting for {left} connections to end"));
             told = left;
         }
         tokio::select! {

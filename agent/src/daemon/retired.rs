@@ -19,8 +19,12 @@ use super::{
     signals::{Signals, Wish},
 };
 use crate::{
-    api::State, config::Config, connections::summary::Summary, host::inherited::Inherited,
-    observe::access_log::AccessLog, relay::Relays,
+    api::State,
+    config::Config,
+    connections::summary::Summary,
+    host::{inherited::Inherited, service},
+    observe::access_log::AccessLog,
+    relay::Relays,
 };
 
 /// How often it looks whether connections have ended.
@@ -72,7 +76,10 @@ impl Retired {
     /// an agent is to start once more, as returned.
     pub(super) async fn serve(mut self, signals: &mut Signals) -> Result<Option<Beginning>> {
         let open = self.begun.relays.open();
-        info!("another agent takes over; {open} connections of relays go on in this process");
+        let text =
+            format!("another agent takes over; {open} connections of relays go on in this process");
+        info!("{text}");
+        service::tell_status(&text);
         let mut look = time::interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut was_told = false;
@@ -98,7 +105,9 @@ impl Retired {
                     None => self.back = Some(back),
                 }
             } else if self.begun.relays.open() == 0 && !std::mem::replace(&mut was_told, true) {
-                info!("no connection is left in this process: it waits for SIGTERM");
+                let text = "no connection is left in this process: it waits for SIGTERM";
+                info!("{text}");
+                service::tell_status(text);
             }
         }
         drop(self.back);

@@ -15,6 +15,7 @@ use anyhow::{Context as _, Result, anyhow};
 use nix::{
     libc,
     sched::{CloneFlags, setns},
+    sys::statfs::{CGROUP2_SUPER_MAGIC, statfs},
 };
 
 /// The hierarchy as it is mounted here.
@@ -35,10 +36,14 @@ impl Hierarchy {
         let mounts = procfs::process::Process::myself()
             .and_then(|process| process.mountinfo())
             .context("cannot read /proc/self/mountinfo")?;
+        // Something else may be mounted over one: then its path leads elsewhere, or nowhere.
+        let is_reached = |path: &Path| {
+            statfs(path).is_ok_and(|found| found.filesystem_type() == CGROUP2_SUPER_MAGIC)
+        };
         // Part of the hierarchy may be mounted elsewhere too: the mount of its root comes first.
         mounts
             .into_iter()
-            .filter(|mount| mount.fs_type == "cgroup2")
+            .filter(|mount| mount.fs_type == "cgroup2" && is_reached(&mount.mount_point))
             .min_by_key(|mount| mount.root != "/")
             .map(|mount| Self {
                 mount: mount.mount_point,

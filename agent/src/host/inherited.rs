@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashSet,
-    io,
     net::{SocketAddr, TcpListener},
     os::fd::{AsFd, FromRawFd as _, OwnedFd},
 };
@@ -15,7 +14,7 @@ use rustix::{
 use sd_notify::NotifyState;
 use tracing::warn;
 
-use super::{netns::cookie_of, processes::sockets_of};
+use super::{netns::cookie_of, processes::sockets_of, service::told};
 
 /// Listening TCP sockets that another process has made, each once.
 #[derive(Default)]
@@ -107,11 +106,5 @@ impl Kept {
     pub fn forget(&self) {
         let state = [NotifyState::FdStoreRemove, NotifyState::FdName(&self.0)];
         told(sd_notify::notify(&state));
-    }
-}
-
-fn told(said: io::Result<()>) {
-    if let Err(error) = said {
-        warn!("systemd is not told which sockets to keep: {error}");
     }
 }

@@ -12,4 +12,5 @@ pub mod kernel;
 pub mod netns;
 mod proc;
 pub mod processes;
+pub mod service;
 pub mod sockets;

@@ -9,6 +9,7 @@ pub mod listener;
 pub mod netns;
 pub(crate) mod pins;
 pub mod process;
+pub mod systemd;
 pub mod traces;
 pub mod tun;
 pub mod user;

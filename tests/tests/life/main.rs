@@ -10,3 +10,4 @@ mod refused;
 mod reload;
 mod restart;
 mod statistics;
+mod systemd;
