@@ -18,18 +18,19 @@ use tracing::{debug, error, info, warn};
 use super::{
     adoption,
     awaited::Awaited,
+    beginning::{Load, Return},
     drain::drain,
     keeper::Keeper,
     losses::{Loss, Losses},
     plan::Place,
-    retired::{Begun, Retired, Return},
+    retired::{Begun, Retired},
     served::Missing,
     signals::{Signals, Wish},
     supervisor::Supervisor,
 };
 use crate::{
     api::{Request, Server, State},
-    config::{Config, ConfigError},
+    config::Config,
     connections::{
         names::Names,
         origins::Origins as _,
@@ -53,9 +54,6 @@ const LOOK: Duration = Duration::from_secs(1);
 const SWEEP: Duration = Duration::from_secs(5);
 /// How often closed connections are fetched; the data path wakes the agent only when many wait.
 const FETCH: Duration = Duration::from_millis(50);
-
-/// Reads the configuration again.
-pub type Load = Box<dyn Fn() -> Result<Config, ConfigError>>;
 
 /// A running agent.
 pub(super) struct Agent {

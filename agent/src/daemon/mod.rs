@@ -3,6 +3,7 @@
 mod adoption;
 mod agent;
 mod awaited;
+mod beginning;
 mod change;
 mod drain;
 mod keeper;
@@ -24,13 +25,10 @@ use tokio::task::block_in_place;
 use tracing::info;
 
 use self::{
-    agent::Agent,
-    lock::Lock,
-    predecessor::Predecessor,
-    retired::{Beginning, Retired},
+    agent::Agent, beginning::Beginning, lock::Lock, predecessor::Predecessor, retired::Retired,
     signals::Signals,
 };
-pub use self::{agent::Load, partial::Partial};
+pub use self::{beginning::Load, partial::Partial};
 use crate::{
     api::Server,
     config::Config,

@@ -13,17 +13,13 @@ use tokio::{
 use tracing::{error, info};
 
 use super::{
-    agent::Load,
+    beginning::{Beginning, Return},
     drain::drain,
     lock::Lock,
     signals::{Signals, Wish},
 };
 use crate::{
-    api::State,
-    config::Config,
-    connections::summary::Summary,
-    host::{inherited::Inherited, service},
-    observe::access_log::AccessLog,
+    api::State, connections::summary::Summary, host::service, observe::access_log::AccessLog,
     relay::Relays,
 };
 
@@ -31,26 +27,6 @@ use crate::{
 const LOOK: Duration = Duration::from_millis(50);
 /// How long it may take until a successor has the lock.
 const PATIENCE: Duration = Duration::from_secs(1);
-
-/// With what an agent starts.
-pub(super) struct Beginning {
-    pub(super) config: Config,
-    pub(super) load: Load,
-    pub(super) lock: Lock,
-    /// Sockets on which somebody listened before.
-    pub(super) inherited: Inherited,
-    /// What agents of this process had begun before another followed them.
-    pub(super) former: Vec<Arc<State>>,
-}
-
-/// What an agent needs to go on when its successor fails.
-pub(super) struct Return {
-    pub(super) config: Config,
-    pub(super) load: Load,
-    /// They listen, and nobody accepts what waits there but the successor.
-    pub(super) sockets: Inherited,
-    pub(super) former: Vec<Arc<State>>,
-}
 
 /// What is left of an agent.
 pub(super) struct Retired {

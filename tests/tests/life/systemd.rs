@@ -235,12 +235,13 @@ fn a_bad_configuration_is_told() {
 /// The socket unit of the handbook.
 fn socket_unit() -> Result<String> {
     let handbook = fs::read_to_string(deploy().join("../agent/README.md"))?;
-    let begin = format!("```text\n# /etc/systemd/system/{SOCKET}");
-    let at = handbook
-        .find(&begin)
+    let name = format!("`/etc/systemd/system/{SOCKET}`");
+    let (_, behind) = handbook
+        .split_once(&name)
         .context("the unit is in the handbook")?;
-    let unit = handbook[at..].trim_start_matches("```text\n");
-    let (unit, _) = unit.split_once("```").context("a block has an end")?;
+    let mut parts = behind.split("```");
+    let unit = parts.nth(1).context("the unit is in a block")?;
+    let (_, unit) = unit.split_once('\n').context("a block has lines")?;
     Ok(unit.to_owned())
 }
 
