@@ -122,9 +122,9 @@ pub(super) fn may(change: Change, way: Way) -> May {
         // The programs go on. The relays were in the process.
         Change::Killed     => [__, __, __, __, FA, FA, __],
         // New connections pass: the proxy that binds is refused its address, headers stay in the stream, nobody relays. What had
-        // been steered loses its routes. A known fault: some whose handshake falls between two agents of an unwrap hang until the
-        // server gives the handshake up.
-        Change::Stopped    => [__, UB, UF, UH, FA, FA, UN],
+        // been steered loses its routes. A known fault: some that begin between two agents hang, of an unwrap until the server gives
+        // the handshake up, of a proxy that binds until it gives up to connect.
+        Change::Stopped    => [__, UB, UH, UH, FA, FA, UN],
         // Nobody is refused.
         Change::Followed   => [__, __, __, __, __, KE, __],
         Change::Ended      => [__, __, __, __, BE, BE, __],
