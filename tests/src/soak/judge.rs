@@ -8,7 +8,7 @@ use super::way::{Seen, Way};
 use crate::addresses::Family;
 use crate::wait::Limit;
 
-/// How much of what changed is told with what was not promised.
+/// How much of what changed before a connection is told with what was not promised of it.
 const RECENT: Duration = Duration::from_secs(30);
 
 /// How long after a change a connection that is older may learn what became of it: what is in its buffers comes first, and
@@ -111,8 +111,10 @@ impl History {
             let Failure {
                 step, cause, since, ..
             } = failure;
-            let change = if failure.is_different || failure.hangs {
+            let change = if failure.is_different {
                 None
+            } else if failure.hangs {
+                self.allows(attempt, *since, now, |may| may.hang)
             } else {
                 self.allows(attempt, *since, now, |may| may.fail)
             };
@@ -133,10 +135,8 @@ impl History {
         let began = ago(attempt.began);
         let mut text = format!("{way} over {family}, begun {began:.2} s ago: {what}. Changes:");
         for moment in &self.0 {
-            if moment
-                .to
-                .is_some_and(|to| now.saturating_duration_since(to) > RECENT)
-            {
+            let is_old = |to| to < attempt.began && now.saturating_duration_since(to) > RECENT;
+            if moment.to.is_some_and(is_old) {
                 continue;
             }
             let to = moment

