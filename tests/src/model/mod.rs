@@ -75,8 +75,10 @@ mod tests {
         ];
         for kinds in PAIRS {
             check(2, 2, kinds, &[100]);
-            check(2, 1, kinds, &[100, 140]);
-            check(2, 1, kinds, &[100, 1 << 20]);
+            // What an agent does at any time makes many more states.
+            let sends = if kinds.contains(&Kind::Agent) { 1 } else { 2 };
+            check(sends, 1, kinds, &[100, 140]);
+            check(sends, 1, kinds, &[100, 1 << 20]);
         }
     }
 }
