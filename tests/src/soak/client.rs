@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use socket2::{SockRef, TcpKeepalive};
 
 use super::judge::{Attempt, Failure, NEXT_REQUEST};
 use super::ledger::Ledger;
@@ -19,6 +20,8 @@ use crate::random::Random;
 
 /// The number of different clients.
 const CLIENTS: usize = 60_000;
+/// How often a client that waits asks whether its connection is still there.
+const ASK: Duration = Duration::from_secs(1);
 /// Bytes of a request's body.
 const BODY: usize = 1 << 14;
 
@@ -111,6 +114,9 @@ impl Client<'_> {
         let target = self.way.target(self.family);
         let stream = connect(source, target)?;
         stream.set_nodelay(true)?;
+        // A reset is not sent again if it is lost: who only waits learns of it by asking.
+        let asking = TcpKeepalive::new().with_time(ASK).with_interval(ASK);
+        SockRef::from(&stream).set_tcp_keepalive(&asking)?;
         let own = stream.local_addr()?;
         let client = if self.way.has_header() {
             (address, port).into()

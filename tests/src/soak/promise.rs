@@ -95,16 +95,13 @@ const FA: May = may_be(Whose::Nobodys, Whose::Any);
 const BE: May = may_be(Whose::Nobodys, Whose::Begun);
 /// The connection may be closed between two requests, as HTTP has it.
 const KE: May = may_be(Whose::Nobodys, Whose::Kept);
-/// The client may be unknown; the connection may fail if it had begun.
-const UB: May = may_be(Whose::Any, Whose::Begun);
+/// The client may be unknown; the connection may fail or hang if it had begun.
+const UB: May = May {
+    hang: Whose::Begun,
+    ..may_be(Whose::Any, Whose::Begun)
+};
 /// The client may be unknown, or the connection may fail.
 const UF: May = may_be(Whose::Any, Whose::Any);
-
-/// The same, and the connection may hang.
-const UH: May = May {
-    hang: Whose::Any,
-    ..UF
-};
 
 const fn may_be(be_unknown: Whose, fail: Whose) -> May {
     May {
@@ -122,9 +119,8 @@ pub(super) fn may(change: Change, way: Way) -> May {
         // The programs go on. The relays were in the process.
         Change::Killed     => [__, __, __, __, FA, FA, __],
         // New connections pass: the proxy that binds is refused its address, headers stay in the stream, nobody relays. What had
-        // been steered loses its routes. A known fault: some that begin between two agents hang, of an unwrap until the server gives
-        // the handshake up, of a proxy that binds until it gives up to connect.
-        Change::Stopped    => [__, UB, UH, UH, FA, FA, UN],
+        // been steered loses the way back of its application's answers.
+        Change::Stopped    => [__, UB, UF, UF, FA, FA, UN],
         // Nobody is refused.
         Change::Followed   => [__, __, __, __, __, KE, __],
         Change::Ended      => [__, __, __, __, BE, BE, __],
