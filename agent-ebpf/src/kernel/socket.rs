@@ -40,8 +40,8 @@ fn set_asking(is_asking: bool) {
     }
 }
 
-/// Whether it is a program that looks for a socket, and no packet. A packet that interrupts a system call which looks for one
-/// is taken for the latter.
+/// Whether it is a program that looks for a socket, and no packet: that is not counted. What happens on this CPU while a system
+/// call that looks for one is interrupted or preempted may be taken for the other.
 #[inline(always)]
 pub(crate) fn is_asked_by_program() -> bool {
     ASKING.get().is_some_and(|asking| *asking != 0)

@@ -3,7 +3,7 @@
 //! The client's own connection, which the proxy has accepted, has the same other end and the same address. Nothing tells the
 //! two apart but the client's port. If both have the same, as the client's next connection may, too, while the proxy's lives,
 //! the client is reset or has no answer. On the client's own host that happens often: the kernel looks for a free port in the
-//! same order for both. Here the proxy is given a port that clients do not have: one behind those that the kernel lets sockets
+//! same order for both. Here the proxy is given a port that hardly a client has: one behind those that the kernel lets sockets
 //! connect from or, where there is none, one of those that it gives to them last (the odd ones, as `ip_local_port_range` usually
 //! begins with an even one; `inet_hash_connect()` since Linux 4.2), and one from which nobody is connected to its application.
 
@@ -78,7 +78,7 @@ fn choose(
     bind(0);
 }
 
-/// A port that clients do not have or, if there is none or not `may_be_spare`, one that they are given last.
+/// A port that hardly a client has or, if there is none or not `may_be_spare`, one that they are given last.
 #[inline(always)]
 fn pick(namespace: &Namespace, may_be_spare: bool) -> u16 {
     // SAFETY: a helper without arguments.

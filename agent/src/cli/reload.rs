@@ -9,8 +9,8 @@ use crate::api::client;
 
 /// Have the agent read its configuration again, and wait until it has
 ///
-/// It takes up the whole file or nothing: then this command fails with the reason, and all goes on as before. SIGHUP does the
-/// same, and only the agent's log tells the outcome.
+/// It takes up the whole file, but for `[agent]`, which takes a new start, or nothing: then this command fails with the reason,
+/// and all goes on as before. SIGHUP does the same, and only the agent's log tells the outcome.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

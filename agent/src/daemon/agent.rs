@@ -23,7 +23,7 @@ use super::{
     keeper::Keeper,
     losses::{Loss, Losses},
     plan::Place,
-    retired::{Begun, Retired},
+    retired::{self, Begun, Retired},
     served::Missing,
     signals::{Signals, Wish},
     supervisor::Supervisor,
@@ -229,12 +229,12 @@ impl Agent {
                 state: self.state,
                 refused: self.refused,
                 log: self.log,
+                former: self.former,
             },
             back: Some(Return {
                 config: self.config,
                 load: self.load,
                 sockets,
-                former: self.former,
             }),
         }
     }
@@ -448,8 +448,7 @@ impl Agent {
     /// How many connections are open that would end with the agent: of the relays and, unless the data
     /// path stays, those with an origin.
     fn in_progress(&self) -> Result<u64> {
-        let former = self.former.iter().map(|state| state.metrics.relay.open());
-        let relayed = self.relays.open() + former.sum::<u64>();
+        let relayed = self.relays.open() + retired::open(&self.former);
         if self.config.agent.keep {
             return Ok(relayed);
         }

@@ -29,5 +29,4 @@ pub(super) struct Return {
     pub(super) load: Load,
     /// They listen, and nobody accepts what waits there but the successor.
     pub(super) sockets: Inherited,
-    pub(super) former: Vec<Arc<State>>,
 }

@@ -22,7 +22,7 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use tokio::task::block_in_place;
-use tracing::info;
+use tracing::{error, info};
 
 use self::{
     agent::Agent, beginning::Beginning, lock::Lock, predecessor::Predecessor, retired::Retired,
@@ -63,8 +63,17 @@ pub async fn run(config: Config, load: Load, takes_over: bool) -> Result<()> {
         former: Vec::new(),
     };
     loop {
-        let served = serve(beginning, predecessor.take(), is_first, &mut signals).await?;
-        let Some(retired) = served else {
+        let (former, limit) = (beginning.former.clone(), beginning.config.agent.drain);
+        let served = serve(beginning, predecessor.take(), is_first, &mut signals).await;
+        if let Err(error) = &served
+            && !former.is_empty()
+        {
+            error!(
+                "this agent cannot go on, and what its relays have begun does until SIGTERM: {error:#}"
+            );
+            retired::linger(&former, limit, &mut signals).await?;
+        }
+        let Some(retired) = served? else {
             return Ok(());
         };
         let Some(again) = retired.serve(&mut signals).await? else {

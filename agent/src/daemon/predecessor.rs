@@ -50,7 +50,7 @@ pub(super) async fn follow(
     };
     let process = open(directory, pid)
         .with_context(|| format!("cannot take over from process {pid}: stop it first"))?;
-    let sockets = processes::sockets_of(&process, pid);
+    let sockets = processes::listeners_of(&process, pid);
     inherited
         .add(sockets.with_context(|| format!("cannot take over the sockets of process {pid}"))?);
     ask(&process).with_context(|| format!("cannot ask process {pid} to hand over"))?;

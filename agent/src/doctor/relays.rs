@@ -140,7 +140,8 @@ fn listens(
         (None, true) => fail(
             format!("the agent runs, and nobody listens on {listen} in {netns}"),
             "connections to it are refused",
-            "have the agent read its configuration again (SIGHUP), and see its log".into(),
+            "have the agent read its configuration again (`truepeer reload`), which tells why"
+                .into(),
         ),
         (Some(found), false) => fail(
             format!(

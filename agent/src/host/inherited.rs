@@ -14,7 +14,7 @@ use rustix::{
 use sd_notify::NotifyState;
 use tracing::warn;
 
-use super::{netns::cookie_of, processes::sockets_of, service::told};
+use super::{netns::cookie_of, processes::listeners_of, service::told};
 
 /// Listening TCP sockets that another process has made, each once.
 #[derive(Default)]
@@ -42,7 +42,7 @@ impl Inherited {
         let mut inherited = Self::default();
         let this = getpid();
         let process = pidfd_open(this, PidfdFlags::empty())?;
-        inherited.add(sockets_of(process, this.as_raw_pid())?);
+        inherited.add(listeners_of(process, this.as_raw_pid())?);
         Ok(inherited)
     }
 

@@ -10,6 +10,7 @@ use std::{
 use anyhow::Result;
 use rustix::{
     io::Errno,
+    net::sockopt::socket_acceptconn,
     process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open},
 };
 
@@ -115,12 +116,12 @@ pub fn duplicate_sockets(inodes: &HashSet<u32>) -> Result<HashMap<u32, OwnedFd>>
     Ok(sockets)
 }
 
-/// Copies of all sockets of a process, by a handle of it and its id (`pidfd_getfd()`, Linux 5.6).
+/// Copies of the listening sockets of a process, by a handle of it and its id (`pidfd_getfd()`, Linux 5.6).
 ///
 /// # Errors
 ///
 /// When this process may not have them: it needs CAP_SYS_PTRACE.
-pub fn sockets_of(process: impl AsFd, pid: i32) -> Result<Vec<OwnedFd>> {
+pub fn listeners_of(process: impl AsFd, pid: i32) -> Result<Vec<OwnedFd>> {
     let mut sockets = Vec::new();
     for file in fs::read_dir(format!("/proc/{pid}/fd"))?.flatten() {
         let link = fs::read_link(file.path()).ok();
@@ -129,7 +130,10 @@ pub fn sockets_of(process: impl AsFd, pid: i32) -> Result<Vec<OwnedFd>> {
             && link.as_deref().and_then(socket_inode).is_some()
         {
             match pidfd_getfd(&process, fd, PidfdGetfdFlags::empty()) {
-                Ok(socket) => sockets.push(socket),
+                Ok(socket) if socket_acceptconn(&socket).unwrap_or_default() => {
+                    sockets.push(socket)
+                }
+                Ok(_) => {}
                 // It was closed meanwhile.
                 Err(Errno::BADF) => {}
                 Err(error) => return Err(error.into()),

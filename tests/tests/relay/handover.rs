@@ -91,7 +91,7 @@ fn an_agent_that_is_followed_in_vain() {
     scenario(|directory| {
         let topology = Gateway::new()?;
         let _report = Report::start(&topology.server, any(APPLICATION))?;
-        let agent = Agent::start(directory, config(directory, plain(&topology))?)?;
+        let mut agent = Agent::start(directory, config(directory, plain(&topology))?)?;
         let load = Load {
             connections: 100,
             concurrent: 20,
@@ -117,9 +117,16 @@ fn an_agent_that_is_followed_in_vain() {
         held.extend(more);
         held.iter_mut()
             .try_for_each(|connection| connection.ping())?;
-        // It is an agent as before.
+        // It is an agent as before, which another can follow.
         agent.reload(agent.config())?;
+        let former = agent.follow(directory)?;
+        held.iter_mut()
+            .try_for_each(|connection| connection.ping())?;
+        let said = "no connection is left";
+        ensure!(!former.log()?.contains(said), "what goes on is known");
         drop(held);
+        ensure!(former.stop()?.success(), "the former agent's exit status");
+        load.run(&topology.client).all_exact()?;
         no_origins(&agent)?;
         ensure!(agent.stop()?.success(), "the agent's exit status");
         Ok(())

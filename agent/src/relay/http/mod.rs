@@ -143,8 +143,8 @@ async fn begins_http2(stream: &TcpStream, first: &mut Vec<u8>) -> Option<bool> {
     }
 }
 
-/// Drives a connection to its end, by way of `end` once `settings` change, but not before its first request. Returns what took too long, or
-/// `None` when the connection ended by itself.
+/// Drives a connection to its end, by way of `end` once `settings` change. One without a request yet may still make it, for as
+/// long as a head may take. Returns what took too long, or `None` when the connection ended by itself.
 async fn drive<C: Future<Output = hyper::Result<()>>>(
     connection: C,
     end: fn(Pin<&mut C>),
@@ -155,9 +155,10 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
     let mut connection = pin!(connection);
     let mut is_ending = false;
     // A connection without a request yet would be closed, and its first request with it.
+    let patience = session.service.relay.header_timeout;
     let mut changed = pin!(async {
-        session.timeouts.requested().await;
         let _ = settings.changed().await;
+        let _ = time::timeout(patience, session.timeouts.requested()).await;
     });
     loop {
         tokio::select! {
