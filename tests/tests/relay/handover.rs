@@ -201,7 +201,10 @@ impl Systemd {
             let length = message.bytes;
             let text = std::str::from_utf8(&text[..length])?;
             let name = text.lines().find_map(|line| line.strip_prefix("FDNAME="));
-            let name = name.context("every socket has a name")?.to_owned();
+            let Some(name) = name.map(str::to_owned) else {
+                ensure!(passed.is_empty(), "every socket has a name");
+                continue;
+            };
             if text.contains("FDSTOREREMOVE=1") {
                 self.kept.remove(&name);
             } else {
