@@ -37,17 +37,22 @@ fn plain(topology: &Gateway) -> Vec<Relay> {
     relays
 }
 
+/// Twenty clients at a time, by both relays.
+fn crowd() -> Load {
+    Load {
+        connections: 100,
+        concurrent: 20,
+        ..Load::new(Family::ALL.map(relay_of))
+    }
+}
+
 #[test]
 fn an_agent_that_takes_over_under_load() {
     scenario(|directory| {
         let topology = Gateway::new()?;
         let _report = Report::start(&topology.server, any(APPLICATION))?;
         let mut agent = Agent::start(directory, config(directory, plain(&topology))?)?;
-        let load = Load {
-            connections: 100,
-            concurrent: 20,
-            ..Load::new(Family::ALL.map(relay_of))
-        };
+        let load = crowd();
         let mut held = load.hold(&topology.client)?;
         let (mut former, outcome) = load.during(&topology.client, |progress| {
             let mut former = Vec::new();
@@ -92,11 +97,7 @@ fn an_agent_that_is_followed_in_vain() {
         let topology = Gateway::new()?;
         let _report = Report::start(&topology.server, any(APPLICATION))?;
         let mut agent = Agent::start(directory, config(directory, plain(&topology))?)?;
-        let load = Load {
-            connections: 100,
-            concurrent: 20,
-            ..Load::new(Family::ALL.map(relay_of))
-        };
+        let load = crowd();
         let mut held = load.hold(&topology.client)?;
         let mut bad = agent.config().clone();
         let mut taken = bad.relay[0].clone();
