@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::Result;
 
 use crate::agent::{Agent, Config, Relay, Trust};
+use crate::clients::load::Load;
 use crate::host::netns::Netns;
 use crate::proxies::{Route, any_of_family};
 use crate::servers::report::Report;
@@ -34,6 +35,24 @@ pub fn relays(netns: &Netns, send: &'static str) -> Vec<Relay> {
             Relay::proxy(netns, any_of_family(family, port), upstream, send)
         })
         .collect()
+}
+
+/// A relay for each family that takes plain connections and has the application beside it see the client.
+pub fn plain(topology: &Gateway) -> Vec<Relay> {
+    let mut relays = relays(&topology.server, "reveal");
+    for relay in &mut relays {
+        relay.accept = "plain";
+    }
+    relays
+}
+
+/// Twenty clients at a time, by both relays.
+pub fn crowd() -> Load {
+    Load {
+        connections: 100,
+        concurrent: 20,
+        ..Load::new(Family::ALL.map(relay_of))
+    }
 }
 
 /// One application behind each of three addresses.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use tests::agent::{Config, Relay, Unwrap, binary};
-use tests::balancer::{APPLICATION, config, relay_of, relays};
+use tests::balancer::{APPLICATION, config, crowd, plain, relay_of};
 use tests::clients::load::Load;
 use tests::clients::tcp::connect;
 use tests::cluster::manifests::deploy;
@@ -99,24 +99,6 @@ impl Server {
     }
 }
 
-/// Relays that take plain connections.
-fn plain(topology: &Gateway) -> Vec<Relay> {
-    let mut relays = relays(&topology.server, "reveal");
-    for relay in &mut relays {
-        relay.accept = "plain";
-    }
-    relays
-}
-
-/// Of both families, a few at a time.
-fn load() -> Load {
-    Load {
-        connections: 100,
-        concurrent: 20,
-        ..Load::new(Family::ALL.map(relay_of))
-    }
-}
-
 #[test]
 fn restarts_and_crashes_refuse_nobody() {
     scenario(|directory| {
@@ -128,9 +110,9 @@ fn restarts_and_crashes_refuse_nobody() {
         // It has started when all is in place.
         host.systemctl(&["start", UNIT])?;
         server.serves(&["in place: ", "2 [[relay]]"])?;
-        load().run(client).all_exact()?;
+        crowd().run(client).all_exact()?;
         server.kept(2)?;
-        let ((), outcome) = load().during(client, |progress| {
+        let ((), outcome) = crowd().during(client, |progress| {
             for _ in 0..3 {
                 host.systemctl(&["restart", UNIT])?;
                 server.serves(&["2 [[relay]]"])?;
@@ -146,7 +128,7 @@ fn restarts_and_crashes_refuse_nobody() {
                 Ok((state == "auto-restart").then_some(()))
             })?;
             // Those that connect now wait for the next one.
-            let outcome = load().run(client);
+            let outcome = crowd().run(client);
             outcome
                 .all_exact()
                 .with_context(|| format!("after crash {crash}"))?;
@@ -183,7 +165,7 @@ fn a_bad_configuration_is_told() {
         eventually("the agent starts when it can", || {
             Ok(server.serves(&["2 [[relay]]"]).ok())
         })?;
-        load().run(client).all_exact()?;
+        crowd().run(client).all_exact()?;
 
         // It has mounts of its own, and sees network namespaces that are newer than these.
         let later = Netns::new("later")?;
@@ -217,7 +199,7 @@ fn a_bad_configuration_is_told() {
         server.serves(&["1 [[relay]]", "is not taken up", "eth7"])?;
         let v4 = Load {
             targets: vec![relay_of(Family::V4)],
-            ..load()
+            ..crowd()
         };
         v4.run(client).all_exact()?;
         ensure!(server.is_refused(relay_of(Family::V6)), "nobody listens");
@@ -227,7 +209,7 @@ fn a_bad_configuration_is_told() {
         server.serves(&["2 [[relay]]"])?;
         let text = server.property("StatusText")?;
         ensure!(!text.contains("not taken up"), "{text}");
-        load().run(client).all_exact()?;
+        crowd().run(client).all_exact()?;
         host.systemctl(&["stop", UNIT])
     });
 }
@@ -260,7 +242,7 @@ fn a_socket_unit_has_connections_wait_without_an_agent() {
             targets: Family::ALL
                 .map(|family| (Gateway::server(family), HTTPS).into())
                 .into(),
-            ..load()
+            ..crowd()
         };
         for _ in 0..2 {
             // Whoever comes first starts it.

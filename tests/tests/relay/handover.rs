@@ -15,9 +15,9 @@ use nix::sys::signal::Signal;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use nix::unistd::dup2_raw;
 use tests::agent::records::no_origins;
-use tests::agent::{Agent, Config, Relay, binary};
-use tests::balancer::{APPLICATION, config, relay_of, relays};
-use tests::clients::load::{Load, PING};
+use tests::agent::{Agent, Config, binary};
+use tests::balancer::{APPLICATION, config, crowd, plain, relay_of};
+use tests::clients::load::PING;
 use tests::clients::tcp::{connect, seen};
 use tests::host::scenario;
 use tests::proxies::any;
@@ -27,24 +27,6 @@ use tests::wait::eventually;
 
 /// Where somebody else listens.
 const TAKEN: u16 = 9002;
-
-/// Relays that take plain connections.
-fn plain(topology: &Gateway) -> Vec<Relay> {
-    let mut relays = relays(&topology.server, "reveal");
-    for relay in &mut relays {
-        relay.accept = "plain";
-    }
-    relays
-}
-
-/// Twenty clients at a time, by both relays.
-fn crowd() -> Load {
-    Load {
-        connections: 100,
-        concurrent: 20,
-        ..Load::new(Family::ALL.map(relay_of))
-    }
-}
 
 #[test]
 fn an_agent_that_takes_over_under_load() {
