@@ -94,10 +94,12 @@ impl Supervisor {
         for (place, _) in renamed {
             self.release(&place)?;
         }
+        let mut former = Vec::new();
         for (place, served) in surveyed {
             let netns = served.netns.clone();
-            netns.run(|| self.install(&place, served))?;
+            let before = netns.run(|| self.install(&place, served))?;
             wanted.remove(&place);
+            former.push((place, before));
         }
         // A namespace that is missing is told as such, and a pod that has gone is no fault of the configuration.
         for place in &wanted {
@@ -108,7 +110,11 @@ impl Supervisor {
         for (place, _) in gone {
             self.release(&place)?;
         }
-        self.retain()
+        self.retain()?;
+        for (place, former) in former {
+            self.end_steered(&place, &former);
+        }
+        Ok(())
     }
 
     /// Takes away what nobody wants: what this agent has put in place before, and what another has left.

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, os::unix::fs::MetadataExt as _, path::Path};
 
+use agent_common::Namespace;
 use anyhow::{Context as _, Result, bail};
 use tokio::{runtime::Handle, sync::mpsc::Sender};
 use tracing::{info, warn};
@@ -14,7 +15,7 @@ use super::{
 };
 use crate::{
     config::{AccessLogTarget, Config, keys::KeyFile},
-    datapath::{Datapath, Unwrapped},
+    datapath::{Datapath, Unwrapped, end_steered},
     host::{cgroups::cgroup2_mount, netns::Netns},
     route::{self, Item, Journal},
     workloads::containers::Containers,
@@ -221,7 +222,11 @@ impl Supervisor {
             }
             before => before,
         };
-        let former = before.as_ref().map(Former::of).unwrap_or_default();
+        let mut former = before.as_ref().map(Former::of).unwrap_or_default();
+        // Another agent may have left them.
+        if let Some(settings) = self.datapath.steered(&served.netns)? {
+            former.settings = settings;
+        }
         served.pins.clone_from(&former.pins);
         let installed = self.put(&mut served);
         if installed.is_err() {
@@ -284,7 +289,16 @@ impl Supervisor {
         let unwanted = unwanted.filter(|name| !served.pins.contains(name));
         // A port is given up before the program that translates its connections goes.
         let unwrapped = self.datapath.unwrap(&former.unwraps, &served.unwraps);
-        unwrapped.and(self.datapath.detach(unwanted))
+        let detached = self.datapath.detach(unwanted);
+        self.end_steered(place, former);
+        unwrapped.and(detached)
+    }
+
+    /// Resets what was steered in a namespace and is no longer.
+    pub(super) fn end_steered(&self, place: &Place, former: &Former) {
+        if let Some(served) = self.served.get(place) {
+            end_steered(&served.netns, &former.settings, &served.settings);
+        }
     }
 
     /// Takes away what is in place in a namespace.
@@ -303,6 +317,7 @@ impl Supervisor {
         let unwrapped = self.datapath.unwrap(&served.unwraps, &Unwrapped::new());
         let detached = self.datapath.detach(&served.pins);
         let forgotten = self.datapath.forget(served.netns.cookie());
+        end_steered(&served.netns, &served.settings, &Namespace::default());
         unwrapped.and(detached).and(forgotten)
     }
 }
@@ -312,6 +327,7 @@ impl Supervisor {
 pub(super) struct Former {
     pins: Vec<String>,
     unwraps: Unwrapped,
+    settings: Namespace,
 }
 
 impl Former {
@@ -319,6 +335,7 @@ impl Former {
         Self {
             pins: served.pins.clone(),
             unwraps: served.unwraps.clone(),
+            settings: served.settings,
         }
     }
 }
