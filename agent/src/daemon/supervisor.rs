@@ -50,7 +50,7 @@ impl Supervisor {
         let agent = &config.agent;
         // Only the access log needs the process of a connection; metrics make do with the pod.
         let logs = agent.access_log != AccessLogTarget::Off;
-        let datapath = Datapath::load(&agent.bpffs, agent.origins, logs, &cgroup)?;
+        let datapath = Datapath::open(&agent.bpffs, agent.origins, logs, &cgroup)?;
         Ok(Self {
             datapath,
             journal,
@@ -92,7 +92,10 @@ impl Supervisor {
         netns.clone().run(|| {
             let _guard = runtime.enter();
             let kind = self.wanted.config.carry_toa.kind;
-            let served = self.survey(place, netns, &rules, kind, missing)?;
+            let mut served = self.survey(place, netns, &rules, kind, missing)?;
+            if let Some(packets) = &mut served.packets {
+                packets.load()?;
+            }
             let former = self.install(place, served)?;
             self.give_up(place, &former)
         })
@@ -181,7 +184,7 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Looks at a namespace, and has the kernel take the programs that are to be attached there. Changes nothing.
+    /// Looks at a namespace, and finds the programs that are to be loaded and attached there. Changes nothing.
     pub(super) fn survey(
         &mut self,
         place: &Place,
@@ -194,7 +197,7 @@ impl Supervisor {
         let before = self.served.get(place);
         if !before.is_some_and(|before| self.is_attached(&served, before)) {
             let (jobs, netns) = (served.jobs(), &served.netns);
-            let packets = self.datapath.load_packets(netns, &jobs, served.steers);
+            let packets = self.datapath.packets(netns, &jobs, served.steers);
             served.packets = Some(packets.with_context(|| format!("cannot serve {netns}"))?);
         }
         Ok(served)

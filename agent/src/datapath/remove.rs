@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use agent_common::Namespace;
+use agent_common::{Namespace, names::map};
 use anyhow::Result;
 use nix::net::if_::if_nameindex;
 use tracing::{debug, warn};
@@ -63,10 +63,12 @@ impl Datapath {
 /// When something could not be removed, or the namespaces cannot be listed; the rest is removed all the same.
 pub fn remove(pins: &Pins) -> Result<()> {
     // Those of another version cannot be read, but for what they translate.
-    if let Err(error) = unwrap::end_all(pins) {
+    let ended = unwrap::end_all(pins);
+    if let Err(error) = &ended {
         debug!("no unwrapped ports: {error:#}");
     }
-    let full = streams::end(pins, |_| true);
+    let own = pins.map_path(map::TRANSLATED);
+    let full = streams::end(pins, |path| ended.is_err() || path != own);
     if let Err(error) = &full {
         debug!("no translated connections: {error:#}");
     }
