@@ -36,10 +36,9 @@ fn build() -> Result<()> {
     let missing = "cannot build the BPF programs; type `cargo xtask setup`";
     let compiler = Compiler::find().context(missing)?;
     let linker = toolchain::find_linker().context(missing)?;
-    // A target directory of its own never waits for the outer cargo's lock.
     let out_dir = PathBuf::from(env::var_os("OUT_DIR").context("cargo sets OUT_DIR")?);
-    let target_dir = out_dir.join("bpf");
     let architecture = env::var("CARGO_CFG_TARGET_ARCH").context("cargo sets its target")?;
+    let target_dir = shared(&out_dir, &architecture)?;
     let output = compile(&compiler, &linker, &target_dir, &architecture)
         .output()
         .context("cannot run cargo for the BPF programs")?;
@@ -50,12 +49,27 @@ fn build() -> Result<()> {
     for line in messages.lines().filter(|line| !line.is_empty()) {
         println!("cargo:warning={line}");
     }
-    let object = target_dir.join(TARGET).join("release/truepeer");
+    let bytes = fs::read(target_dir.join(TARGET).join("release/truepeer"))?;
+    let object = out_dir.join("truepeer.o");
+    fs::write(&object, &bytes)?;
     println!("cargo:rustc-env=TRUEPEER_OBJECT={}", object.display());
-    let layouts = layouts::layouts(&fs::read(object)?).context("the BPF object's types")?;
+    let layouts = layouts::layouts(&bytes).context("the BPF object's types")?;
     let layouts: Vec<_> = layouts.into_iter().collect();
     fs::write(out_dir.join("layouts.rs"), format!("&{layouts:?}"))?;
     Ok(())
+}
+
+/// The target directory of the programs for hosts of this architecture: they are the same for whatever target, profile and
+/// tools the agent is built, and so they are compiled once. The outer cargo does not lock it.
+fn shared(out_dir: &Path, architecture: &str) -> Result<PathBuf> {
+    let triple = env::var("TARGET").context("cargo sets TARGET")?;
+    // `TARGET_DIR/[TRIPLE/]PROFILE/build/PACKAGE/out`
+    let mut parents = out_dir.ancestors().skip(4);
+    let mut target_dir = parents.next().context("cargo's target directory")?;
+    if target_dir.ends_with(triple) {
+        target_dir = parents.next().context("cargo's target directory")?;
+    }
+    Ok(target_dir.join("bpf").join(architecture))
 }
 
 /// The cargo command that compiles the object for hosts of this architecture, with nothing of the outer build's environment.

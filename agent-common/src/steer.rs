@@ -208,6 +208,20 @@ impl Namespace {
         }
     }
 
+    /// Whether a connection of a proxy, whose own address is not one of this host's, goes on only because these settings bring
+    /// it what its other end sends: between the proxy's ports `local` and `remote` (host byte order), by a socket with this
+    /// `mark`.
+    pub fn carries(&self, local: u16, remote: u16, mark: u32) -> bool {
+        let is_marked = self.spoofed.matches(mark);
+        let to = |range: &Range, port| range.steers(range.ifindex, port);
+        let is_carried = |range: &Range| match range.is_sidecar() {
+            true => is_marked && to(range, remote),
+            // A gateway's proxy has accepted connections to others' addresses, and makes such from its clients'.
+            false => to(range, local) || to(range, remote),
+        };
+        self.find(is_carried).is_some()
+    }
+
     /// The first range in use for which `wanted` holds.
     ///
     /// With a constant bound and a copy that is made at once, the kernel's verifier goes on in one state, and
@@ -317,6 +331,37 @@ mod tests {
         assert!(range.steers(0, 8003) && range.steers(0, 8008));
         assert!(!range.is_proxys(8003) && !range.is_proxys(8008));
         assert!(!range.brought(8008, 8003));
+    }
+
+    #[test]
+    fn a_sidecar_carries_what_is_marked_and_a_gateway_both_sides() {
+        let mark = Mark {
+            value: 0x539,
+            mask: 0xfff,
+        };
+        let settings = |flags| {
+            let mut namespace = Namespace {
+                spoofed: mark,
+                ..Namespace::default()
+            };
+            namespace.ranges[0] = Range {
+                ifindex: 2,
+                first: 80,
+                last: 90,
+                to: 15006,
+                flags,
+                ..Range::default()
+            };
+            namespace
+        };
+        let sidecar = settings(0);
+        assert!(sidecar.carries(61000, 85, 0x1539));
+        assert!(!sidecar.carries(61000, 85, 0) && !sidecar.carries(61000, 91, 0x539));
+        assert!(!sidecar.carries(85, 61000, 0x539));
+        let gateway = settings(Range::GATEWAY);
+        assert!(gateway.carries(61000, 85, 0) && gateway.carries(85, 61000, 0));
+        assert!(!gateway.carries(61000, 91, 0x539));
+        assert!(!Namespace::default().carries(61000, 85, 0x539));
     }
 
     #[test]

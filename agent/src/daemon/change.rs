@@ -39,11 +39,12 @@ impl Supervisor {
     /// When an interface does not fit, a file holds no keys, or the kernel refuses a program.
     pub(super) fn prepare(&mut self, config: &Config) -> Result<Change> {
         let keys = config.toa.keys.as_deref().map(KeyFile::open).transpose()?;
-        self.datapath.prepare(&rules(config, keys.as_ref()))?;
+        let host = rules(config, keys.as_ref());
         let wanted = self.wanted.with(config);
         let configured = wanted.configured().into_iter();
         let is_there = |path: &Option<&Path>| path.is_none_or(|path| Netns::open(path).is_ok());
-        let places = configured.filter(is_there).map(|path| {
+        let mut places = Vec::new();
+        for path in configured.filter(is_there) {
             let place = path.map(Path::to_owned);
             let rules = wanted.of(&place);
             let netns = Netns::open_or_current(path)?;
@@ -52,10 +53,14 @@ impl Supervisor {
                 let _guard = runtime.enter();
                 self.survey(&place, netns, &rules, config.carry_toa.kind, Missing::Waits)
             })?;
-            Ok((place, served))
-        });
+            places.push((place, served));
+        }
+        let packets = places
+            .iter_mut()
+            .filter_map(|(_, served)| served.packets.as_mut());
+        self.datapath.prepare(&host, packets)?;
         Ok(Change {
-            places: places.collect::<Result<_>>()?,
+            places,
             config: config.clone(),
             keys,
         })
@@ -94,10 +99,12 @@ impl Supervisor {
         for (place, _) in renamed {
             self.release(&place)?;
         }
+        let mut former = Vec::new();
         for (place, served) in surveyed {
             let netns = served.netns.clone();
-            netns.run(|| self.install(&place, served))?;
+            let before = netns.run(|| self.install(&place, served))?;
             wanted.remove(&place);
+            former.push((place, before));
         }
         // A namespace that is missing is told as such, and a pod that has gone is no fault of the configuration.
         for place in &wanted {
@@ -108,7 +115,11 @@ impl Supervisor {
         for (place, _) in gone {
             self.release(&place)?;
         }
-        self.retain()
+        self.retain()?;
+        for (place, former) in former {
+            self.end_steered(&place, &former);
+        }
+        Ok(())
     }
 
     /// Takes away what nobody wants: what this agent has put in place before, and what another has left.

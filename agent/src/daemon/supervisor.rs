@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, os::unix::fs::MetadataExt as _, path::Path};
 
+use agent_common::Namespace;
 use anyhow::{Context as _, Result, bail};
 use tokio::{runtime::Handle, sync::mpsc::Sender};
 use tracing::{info, warn};
@@ -14,7 +15,7 @@ use super::{
 };
 use crate::{
     config::{AccessLogTarget, Config, keys::KeyFile},
-    datapath::{Datapath, Unwrapped},
+    datapath::{Datapath, Unwrapped, end_steered},
     host::{cgroups::cgroup2_mount, netns::Netns},
     route::{self, Item, Journal},
     workloads::containers::Containers,
@@ -49,7 +50,7 @@ impl Supervisor {
         let agent = &config.agent;
         // Only the access log needs the process of a connection; metrics make do with the pod.
         let logs = agent.access_log != AccessLogTarget::Off;
-        let datapath = Datapath::load(&agent.bpffs, agent.origins, logs, &cgroup)?;
+        let datapath = Datapath::open(&agent.bpffs, agent.origins, logs, &cgroup)?;
         Ok(Self {
             datapath,
             journal,
@@ -91,7 +92,10 @@ impl Supervisor {
         netns.clone().run(|| {
             let _guard = runtime.enter();
             let kind = self.wanted.config.carry_toa.kind;
-            let served = self.survey(place, netns, &rules, kind, missing)?;
+            let mut served = self.survey(place, netns, &rules, kind, missing)?;
+            if let Some(packets) = &mut served.packets {
+                packets.load()?;
+            }
             let former = self.install(place, served)?;
             self.give_up(place, &former)
         })
@@ -180,7 +184,7 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Looks at a namespace, and has the kernel take the programs that are to be attached there. Changes nothing.
+    /// Looks at a namespace, and finds the programs that are to be loaded and attached there. Changes nothing.
     pub(super) fn survey(
         &mut self,
         place: &Place,
@@ -193,7 +197,7 @@ impl Supervisor {
         let before = self.served.get(place);
         if !before.is_some_and(|before| self.is_attached(&served, before)) {
             let (jobs, netns) = (served.jobs(), &served.netns);
-            let packets = self.datapath.load_packets(netns, &jobs, served.steers);
+            let packets = self.datapath.packets(netns, &jobs, served.steers);
             served.packets = Some(packets.with_context(|| format!("cannot serve {netns}"))?);
         }
         Ok(served)
@@ -221,7 +225,11 @@ impl Supervisor {
             }
             before => before,
         };
-        let former = before.as_ref().map(Former::of).unwrap_or_default();
+        let mut former = before.as_ref().map(Former::of).unwrap_or_default();
+        // Another agent may have left them.
+        if let Some(settings) = self.datapath.steered(&served.netns)? {
+            former.settings = settings;
+        }
         served.pins.clone_from(&former.pins);
         let installed = self.put(&mut served);
         if installed.is_err() {
@@ -284,7 +292,16 @@ impl Supervisor {
         let unwanted = unwanted.filter(|name| !served.pins.contains(name));
         // A port is given up before the program that translates its connections goes.
         let unwrapped = self.datapath.unwrap(&former.unwraps, &served.unwraps);
-        unwrapped.and(self.datapath.detach(unwanted))
+        let detached = self.datapath.detach(unwanted);
+        self.end_steered(place, former);
+        unwrapped.and(detached)
+    }
+
+    /// Resets what was steered in a namespace and is no longer.
+    pub(super) fn end_steered(&self, place: &Place, former: &Former) {
+        if let Some(served) = self.served.get(place) {
+            end_steered(&served.netns, &former.settings, &served.settings);
+        }
     }
 
     /// Takes away what is in place in a namespace.
@@ -303,6 +320,7 @@ impl Supervisor {
         let unwrapped = self.datapath.unwrap(&served.unwraps, &Unwrapped::new());
         let detached = self.datapath.detach(&served.pins);
         let forgotten = self.datapath.forget(served.netns.cookie());
+        end_steered(&served.netns, &served.settings, &Namespace::default());
         unwrapped.and(detached).and(forgotten)
     }
 }
@@ -312,6 +330,7 @@ impl Supervisor {
 pub(super) struct Former {
     pins: Vec<String>,
     unwraps: Unwrapped,
+    settings: Namespace,
 }
 
 impl Former {
@@ -319,6 +338,7 @@ impl Former {
         Self {
             pins: served.pins.clone(),
             unwraps: served.unwraps.clone(),
+            settings: served.settings,
         }
     }
 }

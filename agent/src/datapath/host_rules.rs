@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use super::{
     cgroups,
-    interfaces::{self, Missing},
+    interfaces::{self, Missing, Packets},
     links,
     object::Datapath,
     programs, reveal,
@@ -36,19 +36,25 @@ pub struct HostRules<'a> {
 }
 
 impl Datapath {
-    /// Makes sure that these rules can hold, and changes nothing.
+    /// Makes sure that these rules can hold, and that these packet programs can be attached. Changes nothing.
     ///
     /// # Errors
     ///
     /// When the kernel refuses a program.
-    pub fn prepare(&mut self, rules: &HostRules<'_>) -> Result<()> {
-        let reveal: &[&str] = match rules.reveal.enabled {
-            true => &reveal::PROGRAMS,
-            false => &[],
-        };
-        for name in needed(rules)?.iter().chain(reveal) {
-            programs::load(&mut self.object, name)?;
+    pub fn prepare<'a>(
+        &mut self,
+        rules: &HostRules<'_>,
+        packets: impl IntoIterator<Item = &'a mut Packets>,
+    ) -> Result<()> {
+        let mut names = needed(rules)?;
+        names.extend(&self.needed);
+        if rules.reveal.enabled {
+            names.extend(reveal::PROGRAMS);
         }
+        let mut packets: Vec<_> = packets.into_iter().collect();
+        let on_interfaces = packets.iter_mut().flat_map(|packets| packets.programs());
+        programs::load_all(on_interfaces.chain(programs::these(&mut self.object, &names)))?;
+        packets.into_iter().for_each(Packets::close);
         Ok(())
     }
 
@@ -60,6 +66,7 @@ impl Datapath {
     ///
     /// When a program cannot be attached.
     pub fn govern(&mut self, rules: &HostRules<'_>) -> Result<()> {
+        self.begin()?;
         self.sign(rules.keys)?;
         self.guard(rules.policies)?;
         self.trust(rules.trust, rules.reveal.refuses())?;

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result};
 use aya::{
     Ebpf,
     programs::{
-        SchedClassifier, SkLookup,
+        Program, SchedClassifier, SkLookup,
         links::{FdLink, LinkOrder, PinnedLink},
         tc::{SchedClassifierLink, TcAttachOptions},
     },
@@ -41,10 +41,38 @@ pub struct Packets {
 }
 
 impl Packets {
-    /// Names of the programs that go to interfaces whose frames begin so.
-    fn names(&self, framing: Framing) -> impl Iterator<Item = &'static str> {
-        let jobs = self.jobs.iter().filter(move |(_, of, _)| *of == framing);
-        jobs.flat_map(|(_, _, job)| PacketProgram::of(*job).map(|program| program.name))
+    /// Loads them.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses one.
+    pub fn load(&mut self) -> Result<()> {
+        programs::load_all(self.programs())?;
+        self.close();
+        Ok(())
+    }
+
+    /// The programs that are to be loaded.
+    pub(super) fn programs(&mut self) -> impl Iterator<Item = (&str, &mut Program)> {
+        // The first object has the one that looks up sockets.
+        let mut lookup = self.steers.then_some(program::LOOKUP);
+        let jobs = &self.jobs;
+        self.objects.iter_mut().flat_map(move |(framing, object)| {
+            let jobs = jobs.iter().filter(|(_, of, _)| of == framing);
+            let names = jobs.flat_map(|(_, _, job)| PacketProgram::of(*job).map(|p| p.name));
+            let names: Vec<_> = names.chain(lookup.take()).collect();
+            programs::these(object, &names).collect::<Vec<_>>()
+        })
+    }
+
+    /// Gives up the maps, which the programs hold when they are loaded: their descriptors would add up over many namespaces.
+    pub(super) fn close(&mut self) {
+        for object in self.objects.values_mut() {
+            let maps: Vec<_> = object.maps().map(|(name, _)| name.to_owned()).collect();
+            for map in maps {
+                object.take_map(&map);
+            }
+        }
     }
 
     /// Names of the pins that they are going to have.
@@ -59,7 +87,35 @@ impl Packets {
 }
 
 impl Datapath {
-    /// Loads the packet programs for interfaces of `netns`, and `sk_lookup` if the namespace has steers.
+    /// The packet programs for interfaces of `netns`, and `sk_lookup` if the namespace has steers. They are not loaded.
+    pub fn packets(
+        &mut self,
+        netns: &Netns,
+        jobs: &[(&str, Job)],
+        steers: bool,
+    ) -> Result<Packets> {
+        let jobs = jobs.iter().map(|(name, job)| {
+            let framing = netns.framing(name)?;
+            Ok(((*name).to_owned(), framing, *job))
+        });
+        let jobs: Vec<_> = jobs.collect::<Result<_>>()?;
+        let mut framings: BTreeSet<_> = jobs.iter().map(|(_, of, _)| *of).collect();
+        if framings.is_empty() && steers {
+            framings.insert(Framing::Ethernet);
+        }
+        let mut objects = BTreeMap::new();
+        for framing in framings {
+            objects.insert(framing, self.load_for(netns.cookie(), framing)?);
+        }
+        Ok(Packets {
+            objects,
+            netns: netns.clone(),
+            jobs,
+            steers,
+        })
+    }
+
+    /// The same, loaded.
     ///
     /// # Errors
     ///
@@ -70,33 +126,8 @@ impl Datapath {
         jobs: &[(&str, Job)],
         steers: bool,
     ) -> Result<Packets> {
-        let jobs = jobs.iter().map(|(name, job)| {
-            let framing = netns.framing(name)?;
-            Ok(((*name).to_owned(), framing, *job))
-        });
-        let mut packets = Packets {
-            objects: BTreeMap::new(),
-            netns: netns.clone(),
-            jobs: jobs.collect::<Result<_>>()?,
-            steers,
-        };
-        let mut framings: BTreeSet<_> = packets.jobs.iter().map(|(_, of, _)| *of).collect();
-        if framings.is_empty() && steers {
-            framings.insert(Framing::Ethernet);
-        }
-        let mut lookup = steers.then_some(program::LOOKUP);
-        for framing in framings {
-            let mut object = self.load_for(netns.cookie(), framing)?;
-            for name in packets.names(framing).chain(lookup.take()) {
-                programs::load(&mut object, name)?;
-            }
-            // The programs hold their maps, whose descriptors would add up over many namespaces.
-            let maps: Vec<_> = object.maps().map(|(name, _)| name.to_owned()).collect();
-            for map in maps {
-                object.take_map(&map);
-            }
-            packets.objects.insert(framing, object);
-        }
+        let mut packets = self.packets(netns, jobs, steers)?;
+        packets.load()?;
         Ok(packets)
     }
 

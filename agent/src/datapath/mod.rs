@@ -46,5 +46,6 @@ pub use pins::Pins;
 pub use programs::{Cost, Purpose, Section, try_all};
 pub use remove::remove;
 pub use running::{Running, Way};
+pub use steer::end_steered;
 pub use streams::Full;
 pub use unwrap::{Orphans, Unwrapped};

@@ -32,7 +32,8 @@ pub struct Datapath {
     pub(super) object: Ebpf,
     /// The root of the cgroup v2 hierarchy.
     pub(super) cgroup: PathBuf,
-    /// Pins of the host's programs that are always there.
+    /// The host's programs that are always there, and their pins.
+    pub(super) needed: Vec<&'static str>,
     pub(super) always: Vec<String>,
     /// Pins of the host's programs that the configuration needs.
     pub(super) by_need: Vec<String>,
@@ -44,28 +45,45 @@ impl Datapath {
     /// connection. A data path that an agent left is taken over, with as much of what it knows as this version understands;
     /// at no moment do neither work.
     pub fn load(root: &Path, origins: u32, processes: bool, cgroup: &Path) -> Result<Self> {
+        let mut datapath = Self::open(root, origins, processes, cgroup)?;
+        datapath.begin()?;
+        Ok(datapath)
+    }
+
+    /// The same, but for the programs, which [`Datapath::govern`] attaches: until then, what an agent has left goes on.
+    pub fn open(root: &Path, origins: u32, processes: bool, cgroup: &Path) -> Result<Self> {
         let pins = Pins::new(root);
         pins.create()?;
         ownership::detach_stranded(&pins)?;
         take_over(&pins, origins)?;
-        detach_strange_lookups(&pins)?;
         pins.create()?;
         let mut loader = loader(&pins, origins, processes)?;
-        let mut object = load_object(&mut loader, 0, Framing::Ethernet)?;
+        let object = load_object(&mut loader, 0, Framing::Ethernet)?;
         let mut needed = vec![program::LEARN, program::PORT4, program::PORT6];
         if processes {
             needed.push(program::RELEASE);
         }
-        let always = cgroups::attach_to_root(&mut object, &pins, cgroup, &needed)?;
         Ok(Self {
             home: place(&pins)?,
             pins,
             loader,
             object,
             cgroup: cgroup.to_owned(),
-            always,
+            needed,
+            always: Vec::new(),
             by_need: Vec::new(),
         })
+    }
+
+    /// Attaches what learns origins, unless it is attached.
+    pub(super) fn begin(&mut self) -> Result<()> {
+        if !self.always.is_empty() {
+            return Ok(());
+        }
+        detach_strange_lookups(&self.pins)?;
+        let (object, pins) = (&mut self.object, &self.pins);
+        self.always = cgroups::attach_to_root(object, pins, &self.cgroup, &self.needed)?;
+        Ok(())
     }
 
     /// Where the maps and links are pinned.
@@ -125,12 +143,16 @@ fn take_over(pins: &Pins, origins: u32) -> Result<()> {
 /// these maps from now on; it would not know, and would bring a proxy's own connections back to the proxy, over and over. Until
 /// it is attached anew, what it would steer passes.
 fn detach_strange_lookups(pins: &Pins) -> Result<()> {
-    if pins.map_path(map::OWN).exists() {
-        return Ok(());
-    }
+    let own = pins.map_data(map::OWN)?.info()?.id();
     let pinned = pins.link_names()?.into_iter();
-    let mut lookups = pinned.filter(|name| links::describe(name).0 == program::LOOKUP);
-    lookups.try_for_each(|name| pins.unpin_link(&name))
+    for name in pinned.filter(|name| links::describe(name).0 == program::LOOKUP) {
+        let link = pins.link_info(&name)?;
+        let maps = link.map_or(Ok(None), |link| programs::maps(link.program_id))?;
+        if maps.is_some_and(|maps| !maps.contains(&own)) {
+            pins.unpin_link(&name)?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether the maps of a set that are pinned are what this version and this configuration want.

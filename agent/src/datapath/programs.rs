@@ -2,7 +2,9 @@
 
 use std::{
     fmt, io,
-    sync::OnceLock,
+    num::NonZero,
+    sync::{Mutex, OnceLock, PoisonError},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -10,7 +12,7 @@ use agent_common::names::{self, program};
 use anyhow::{Context as _, Result};
 use aya::{
     Btf, Ebpf, EbpfLoader, VerifierLogLevel,
-    programs::{Program, ProgramError},
+    programs::{Program, ProgramError, loaded_programs},
 };
 use tracing::debug;
 
@@ -205,15 +207,65 @@ where
     Ok(program.try_into()?)
 }
 
-/// Loads the program with this name, unless it is loaded already.
-///
-/// # Errors
-///
-/// When the kernel refuses it: names the program, what needs it, the last words of the verifier, and what follows.
+/// Loads a program of the object, unless it is.
 pub(super) fn load(object: &mut Ebpf, name: &str) -> Result<()> {
     let program = object
         .program_mut(name)
         .with_context(|| format!("the BPF object has no program {name}"))?;
+    verify(name, program)
+}
+
+/// The ids of the maps of the program with this id; `None`: it has gone, or the kernel does not tell.
+pub(super) fn maps(program: u32) -> Result<Option<Vec<u32>>> {
+    for info in loaded_programs() {
+        let info = info.context("cannot list the kernel's BPF programs")?;
+        if info.id() == program {
+            return Ok(info.map_ids()?);
+        }
+    }
+    Ok(None)
+}
+
+/// The programs of the object that have these names.
+pub(super) fn these<'a>(
+    object: &'a mut Ebpf,
+    names: &[&str],
+) -> impl Iterator<Item = (&'a str, &'a mut Program)> {
+    object
+        .programs_mut()
+        .filter(|(name, _)| names.contains(name))
+}
+
+/// Loads programs, unless they are, as many at a time as there are processors: the verifier takes most of a start.
+///
+/// # Errors
+///
+/// When the kernel refuses one.
+pub(super) fn load_all<'a>(
+    programs: impl IntoIterator<Item = (&'a str, &'a mut Program)>,
+) -> Result<()> {
+    let programs: Vec<_> = programs.into_iter().collect();
+    let processors = thread::available_parallelism().map_or(1, NonZero::get);
+    let threads = processors.min(programs.len());
+    let queue = Mutex::new(programs.into_iter());
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work = || -> Result<()> {
+        while let Some((name, program)) = next() {
+            verify(name, program)?;
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let others = others.into_iter().map(|other| match other.join() {
+            Ok(done) => done,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        others.fold(work(), Result::and)
+    })
+}
+
+fn verify(name: &str, program: &mut Program) -> Result<()> {
     if program.fd().is_ok() {
         return Ok(());
     }

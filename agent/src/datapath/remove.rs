@@ -1,7 +1,8 @@
 //! Takes away what is no longer wanted, or all of it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
+use agent_common::{Namespace, names::map};
 use anyhow::Result;
 use nix::net::if_::if_nameindex;
 use tracing::{debug, warn};
@@ -13,7 +14,7 @@ use super::{
     object::Datapath,
     ownership,
     pins::Pins,
-    streams,
+    steer, streams,
     unwrap::{self, Unwrapped},
 };
 use crate::host::netns::Netns;
@@ -44,11 +45,12 @@ impl Datapath {
                 interfaces::detach(&self.pins, name)?;
             }
         }
-        let namespaces = self.pins.namespaces()?;
-        let known: Vec<u64> = namespaces.keys().collect::<Result<_, _>>()?;
-        for cookie in known.iter().filter(|cookie| !cookies.contains(cookie)) {
+        let mut gone = steer::settings(&self.pins)?;
+        gone.retain(|(cookie, _)| !cookies.contains(cookie));
+        for (cookie, _) in &gone {
             self.forget(*cookie)?;
         }
+        end_steered(&gone);
         self.pins.remove_former_maps()
     }
 }
@@ -61,13 +63,19 @@ impl Datapath {
 /// When something could not be removed, or the namespaces cannot be listed; the rest is removed all the same.
 pub fn remove(pins: &Pins) -> Result<()> {
     // Those of another version cannot be read, but for what they translate.
-    if let Err(error) = unwrap::end_all(pins) {
+    let ended = unwrap::end_all(pins);
+    if let Err(error) = &ended {
         debug!("no unwrapped ports: {error:#}");
     }
-    let full = streams::end(pins, |_| true);
+    let own = pins.map_path(map::TRANSLATED);
+    let full = streams::end(pins, |path| ended.is_err() || path != own);
     if let Err(error) = &full {
         debug!("no translated connections: {error:#}");
     }
+    let steered = steer::settings(pins).unwrap_or_else(|error| {
+        debug!("no steered connections: {error:#}");
+        Vec::new()
+    });
     // Before the pins go, because they say which qdiscs truepeer added.
     let looked = Netns::all().map(|all| {
         for netns in all {
@@ -78,7 +86,24 @@ pub fn remove(pins: &Pins) -> Result<()> {
     });
     // Another bpffs may be mounted over the pins, and somebody else may hold a link.
     let detached = ownership::detach_all(pins);
+    end_steered(&steered);
     pins.remove().and(looked).and(detached)
+}
+
+/// Resets what was steered in namespaces, by their cookies, and is no longer.
+fn end_steered(gone: &[(u64, Namespace)]) {
+    if gone.is_empty() {
+        return;
+    }
+    let namespaces = streams::namespaces().unwrap_or_else(|error| {
+        warn!("connections that were steered hang: {error:#}");
+        HashMap::new()
+    });
+    for (cookie, settings) in gone {
+        if let Some(netns) = namespaces.get(cookie) {
+            steer::end_steered(netns, settings, &Namespace::default());
+        }
+    }
 }
 
 /// Removes truepeer's clsact filters from all interfaces of the calling thread's network namespace.

@@ -1,10 +1,21 @@
-//! steer: which connections are brought to which listener.
+//! steer: which connections are brought to which listener, and the end of those that need it.
+//!
+//! A proxy's connection from an address that is not this host's, such as its client's, has what its other end sends brought to it
+//! by steering alone. Without it both ends would wait for ever, and so they are reset once nothing brings it any more.
 
 use agent_common::Namespace;
 use anyhow::{Context as _, Result};
+use tracing::warn;
 
-use super::{maps::Plain, object::Datapath};
-use crate::host::netns::Netns;
+use super::{
+    maps::{Plain, found},
+    object::Datapath,
+    pins::Pins,
+};
+use crate::host::{
+    netns::Netns,
+    sockets::{self, SocketInfo},
+};
 
 impl Datapath {
     /// Tells the data path what to steer in `netns`. Sockets that come to listen from now on are known;
@@ -15,4 +26,49 @@ impl Datapath {
             .insert(netns.cookie(), Plain(*settings), 0)
             .with_context(|| format!("cannot configure {netns}"))
     }
+
+    /// What is steered in `netns`, by whichever agent.
+    pub fn steered(&self, netns: &Netns) -> Result<Option<Namespace>> {
+        let settings = found(self.pins.namespaces()?.get(&netns.cookie(), 0))?;
+        Ok(settings.map(|Plain(settings)| settings))
+    }
+}
+
+/// The settings of each namespace, by its cookie.
+pub(super) fn settings(pins: &Pins) -> Result<Vec<(u64, Namespace)>> {
+    let namespaces = pins.namespaces()?;
+    let settings = namespaces.iter().map(|entry| {
+        let (cookie, Plain(settings)) = entry?;
+        Ok((cookie, settings))
+    });
+    settings.collect()
+}
+
+/// Resets those connections of proxies in `netns` that were steered as `before` says, and are not as `now` says. To be called
+/// when it is so. What cannot be reset is told in the log.
+pub fn end_steered(netns: &Netns, before: &Namespace, now: &Namespace) {
+    if before.ranges == now.ranges && before.spoofed == now.spoofed {
+        return;
+    }
+    let ended = lost(netns, before, now).and_then(|lost| {
+        let mut all = lost.iter();
+        all.try_for_each(|socket| sockets::abort(netns, socket.local, socket.remote))
+    });
+    if let Err(error) = ended {
+        warn!("connections that were steered in {netns} hang: {error:#}");
+    }
+}
+
+/// The sockets of connections that nothing brings any more what their other ends send.
+fn lost(netns: &Netns, before: &Namespace, now: &Namespace) -> Result<Vec<SocketInfo>> {
+    let carries = |settings: &Namespace, socket: &SocketInfo| {
+        settings.carries(socket.local.port(), socket.remote.port(), socket.mark)
+    };
+    let mut lost = sockets::connections(netns)?;
+    lost.retain(|socket| carries(before, socket) && !carries(now, socket));
+    if !lost.is_empty() {
+        let own = netns.own_prefixes()?;
+        lost.retain(|socket| !own.iter().any(|prefix| prefix.contains(&socket.local.ip())));
+    }
+    Ok(lost)
 }

@@ -60,7 +60,8 @@ fn offsets<const N: usize>(bytes: &[u8], fields: [(&str, &str); N]) -> Result<[u
     let btf = Btf::read(bytes).context("the kernel's BTF is cut short")?;
     ensure!(btf.is_known, "the kernel's BTF has another format");
     let mut offsets = [None; N];
-    btf.each_struct(|structure, member, offset| {
+    let is_wanted = |name: &str| fields.iter().any(|(structure, _)| *structure == name);
+    btf.each_field(is_wanted, |structure, member, offset| {
         for (field, found) in fields.iter().zip(&mut offsets) {
             if *field == (structure, member) {
                 found.get_or_insert(offset);
@@ -100,8 +101,12 @@ impl<'a> Btf<'a> {
         })
     }
 
-    /// Calls `each` with the name of each structure, and the name and the offset of each of its fields.
-    fn each_struct(&self, mut each: impl FnMut(&'a str, &'a str, u32)) -> Option<()> {
+    /// Calls `each` with the name of each structure that is wanted, and the name and the offset of each of its fields.
+    fn each_field(
+        &self,
+        is_wanted: impl Fn(&str) -> bool,
+        mut each: impl FnMut(&'a str, &'a str, u32),
+    ) -> Option<()> {
         let mut at = 0;
         while at < self.types.len() {
             let (name, info) = (word(self.types, at)?, word(self.types, at + 4)?);
@@ -111,7 +116,8 @@ impl<'a> Btf<'a> {
                 let structure = self.string(name)?;
                 // With the flag, the upper byte is the width of a bit field.
                 let mask = if info >> 31 == 0 { u32::MAX } else { 0xff_ffff };
-                for member in 0..number {
+                let members = if is_wanted(structure) { number } else { 0 };
+                for member in 0..members {
                     let member = at + 12 * member;
                     let bits = word(self.types, member + 8)? & mask;
                     each(structure, self.string(word(self.types, member)?)?, bits / 8);

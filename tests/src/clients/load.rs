@@ -1,6 +1,6 @@
 //! Many connections from many client addresses, each checked against what the application saw.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Barrier, Mutex};
 
@@ -145,6 +145,18 @@ impl Connection {
         SOON.await_io("an echo", self.stream.read_exact(&mut echo))?;
         ensure!(echo == PING, "sent {PING:?}, got {echo:?}");
         Ok(())
+    }
+
+    /// Asserts that the other end has closed or reset the connection.
+    pub fn assert_ended(&mut self) -> Result<()> {
+        match self.stream.read(&mut [0]) {
+            Ok(0) => Ok(()),
+            Ok(_) => bail!("bytes that nobody has asked for"),
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(()),
+            outcome => Ok(SOON
+                .await_io("the end of a connection", outcome)
+                .map(drop)?),
+        }
     }
 }
 

@@ -111,12 +111,9 @@ impl History {
             let Failure {
                 step, cause, since, ..
             } = failure;
-            let change = if failure.is_different {
-                None
-            } else if failure.hangs {
-                self.allows(attempt, *since, now, |may| may.hang)
-            } else {
-                self.allows(attempt, *since, now, |may| may.fail)
+            let change = match failure.is_different || failure.hangs {
+                true => None,
+                false => self.allows(attempt, *since, now, |may| may.fail),
             };
             let after = now.saturating_duration_since(*since).as_secs_f64();
             excuse(

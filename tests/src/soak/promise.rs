@@ -1,5 +1,5 @@
-//! What truepeer promises while something changes. Nobody is ever told a wrong client or given a wrong byte; this says when
-//! clients may be unknown, and when connections may fail.
+//! What truepeer promises while something changes. Nobody is ever told a wrong client, given a wrong byte or left waiting; this
+//! says when clients may be unknown, and when connections may fail.
 
 use super::way::Way;
 
@@ -81,8 +81,6 @@ pub(super) struct May {
     pub(super) be_unknown: Whose,
     /// Which may be refused or reset.
     pub(super) fail: Whose,
-    /// Which may hang until the client gives up.
-    pub(super) hang: Whose,
 }
 
 /// Nothing happens.
@@ -95,20 +93,13 @@ const FA: May = may_be(Whose::Nobodys, Whose::Any);
 const BE: May = may_be(Whose::Nobodys, Whose::Begun);
 /// The connection may be closed between two requests, as HTTP has it.
 const KE: May = may_be(Whose::Nobodys, Whose::Kept);
-/// The client may be unknown; the connection may fail or hang if it had begun.
-const UB: May = May {
-    hang: Whose::Begun,
-    ..may_be(Whose::Any, Whose::Begun)
-};
+/// The client may be unknown; the connection may fail if it had begun.
+const UB: May = may_be(Whose::Any, Whose::Begun);
 /// The client may be unknown, or the connection may fail.
 const UF: May = may_be(Whose::Any, Whose::Any);
 
 const fn may_be(be_unknown: Whose, fail: Whose) -> May {
-    May {
-        be_unknown,
-        fail,
-        hang: Whose::Nobodys,
-    }
+    May { be_unknown, fail }
 }
 
 /// What may happen to connections by this way during a change.
@@ -119,7 +110,7 @@ pub(super) fn may(change: Change, way: Way) -> May {
         // The programs go on. The relays were in the process.
         Change::Killed     => [__, __, __, __, FA, FA, __],
         // New connections pass: the proxy that binds is refused its address, headers stay in the stream, nobody relays. What had
-        // been steered loses the way back of its application's answers.
+        // been steered is reset, since its application's answers have no way back.
         Change::Stopped    => [__, UB, UF, UF, FA, FA, UN],
         // Nobody is refused.
         Change::Followed   => [__, __, __, __, __, KE, __],

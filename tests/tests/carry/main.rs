@@ -2,4 +2,5 @@
 
 mod node;
 mod node_packets;
+mod node_tunnel;
 mod source;

@@ -10,4 +10,5 @@ mod refused;
 mod reload;
 mod restart;
 mod statistics;
+mod steered;
 mod systemd;

@@ -85,7 +85,8 @@ pub(crate) fn floors() -> Result<()> {
 pub(crate) fn documents() -> Result<()> {
     let built = executables(
         cargo("build")
-            .args(["--package", "agent", "--package", "tests"])
+            // Libraries have the same features then as in tests, and are compiled once.
+            .args(HOST_CRATES)
             .args(["--bin", "truepeer", "--bin", "bench"]),
     )?;
     let programs = Programs {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::Result;
 use netlink_packet_core::NLM_F_ACK;
-use netlink_packet_sock_diag::inet::{ExtensionFlags, StateFlags, nlas::Nla};
+use netlink_packet_sock_diag::inet::{ExtensionFlags, InetResponse, StateFlags, nlas::Nla};
 
 use super::diag::{ask, between, canonical, cookie_of, dump, ends};
 use crate::host::netns::Netns;
@@ -18,6 +18,8 @@ pub struct SocketInfo {
     pub inode: u32,
     /// The user id that owns it.
     pub uid: u32,
+    /// Its firewall mark.
+    pub mark: u32,
     /// The socket's own end, with IPv4-mapped addresses as IPv4.
     pub local: SocketAddr,
     /// The other end, in the same form.
@@ -88,12 +90,22 @@ pub fn connections(netns: &Netns) -> Result<Vec<SocketInfo>> {
                 cookie: cookie_of(response),
                 inode: response.header.inode,
                 uid: response.header.uid,
+                mark: mark_of(response),
                 local,
                 remote,
             });
         })
     })?;
     Ok(sockets)
+}
+
+/// The mark of a socket, which the kernel tells whoever has CAP_NET_ADMIN.
+fn mark_of(response: &InetResponse) -> u32 {
+    let mark = |attribute: &Nla| match attribute {
+        Nla::Mark(mark) => Some(*mark),
+        _ => None,
+    };
+    response.nlas.iter().find_map(mark).unwrap_or_default()
 }
 
 /// The ends of every half-open connection of the namespace (SYN_RECV): its own, and the other one.
