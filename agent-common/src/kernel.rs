@@ -9,6 +9,8 @@ impl Version {
     /// Since then a `sk_lookup` program may read `ingress_ifindex`. Before, what a steer of one interface wants is steered
     /// whichever interface it comes by, if it goes to an address of the host's own.
     pub const LOOKUP_HAS_INTERFACE: Self = Self::new(5, 17);
+    /// Since then a tc program may check a SYN cookie without the listener that made it. Needs CONFIG_SYN_COOKIES.
+    pub const COOKIES_HAVE_NO_LISTENER: Self = Self::new(6, 0);
     /// Since then a `cgroup/setsockopt` program may call `bpf_get_current_ancestor_cgroup_id()`.
     pub const SOCKOPT_HAS_ANCESTORS: Self = Self::new(6, 1);
     /// Since then a TCP iterator does not hold the spin lock of a socket (`lock_sock()` instead of `lock_sock_fast()` in

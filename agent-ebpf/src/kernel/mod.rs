@@ -13,6 +13,7 @@ pub(crate) mod rewrite;
 pub(crate) mod route;
 pub(crate) mod sockaddr;
 pub(crate) mod socket;
+pub(crate) mod syn_cookie;
 pub(crate) mod syscall;
 pub(crate) mod task;
 pub(crate) mod tcp;

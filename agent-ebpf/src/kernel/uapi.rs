@@ -10,7 +10,8 @@ use aya_ebpf::bindings::{
 pub(crate) const PASS: i32 = 1;
 pub(crate) const REJECT: i32 = 0;
 
-/// The error of a socket whose family cannot say something (asm-generic/errno.h).
+/// Errors: something is not allowed, or a socket's family cannot say something (asm-generic/errno.h).
+pub(crate) const EACCES: i32 = 13;
 pub(crate) const EAFNOSUPPORT: i32 = 97;
 
 /// Capabilities (linux/capability.h).

@@ -110,8 +110,8 @@ impl Incoming {
         if handshake.is_untouched() {
             return Outcome::Passes;
         }
-        if handshake.isn != self.tcp.sequence {
-            // It begins nothing. What it says of its sender is not said of the connection that is known.
+        if handshake.isn != self.tcp.sequence || handshake.progress == Handshake::READ {
+            // It begins nothing. What it says of its sender is not said of the connection that is known, or no longer.
             self.add_to_sequence(ctx, handshake.shift.into());
             return Outcome::Passes;
         }
@@ -277,6 +277,12 @@ impl Incoming {
     /// connection's in the meantime.
     #[inline(always)]
     fn remember(&self, ctx: &TcContext, speaker: &Claim) -> Option<Handshake> {
+        // It is believed already if its header was read: by what said so, which may be believed once only.
+        let is_read =
+            |known: &Handshake| known.progress == Handshake::READ && known.isn == self.tcp.sequence;
+        if let Some(known) = self.handshake().filter(is_read) {
+            return Some(known);
+        }
         let (address, is_told) = if speaker.names_client() {
             (speaker.client.address, 1)
         } else {

@@ -26,6 +26,7 @@ use crate::{
         packet::Segment,
         route::{self, Locality},
         socket::Socket,
+        syn_cookie,
         tcp::SYN,
     },
     maps::{Replaced as _, UNTRUSTED, UNWRAPPING, WHEREABOUTS},
@@ -164,9 +165,17 @@ fn who_answers(ctx: &TcContext, segment: &Segment) -> Option<Whereabouts> {
     if ctx.came_by() != 0 {
         return Some(Whereabouts::Elsewhere);
     }
-    // With SYN cookies, the answer has no socket. Where it has one that was not found, that is just being established.
     match ctx.socket_end(is_v6) {
         Some(sender) if sender != source => Some(Whereabouts::Elsewhere),
-        _ => None,
+        // A socket that was not found is just being established.
+        Some(_) => None,
+        // With SYN cookies, the answer has none, and is made of the ends that the listener saw.
+        None => syn_cookie::is_between_its_ends(segment).map(|is_it| {
+            if is_it {
+                Whereabouts::Here
+            } else {
+                Whereabouts::Elsewhere
+            }
+        }),
     }
 }

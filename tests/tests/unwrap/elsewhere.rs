@@ -2,8 +2,8 @@
 //! runtime listens on the same port, and REDIRECT to another port. It arrives as without truepeer, from whomever it comes; and
 //! no server here gets a stream with a header in it.
 
-use std::io::{Read, Write};
-use std::net::SocketAddr;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 
 use agent_common::Counter;
@@ -126,11 +126,14 @@ impl Stage<'_> {
     }
 }
 
-/// A published port of a container. The container runtime's own proxy listens on the host's port.
-#[test]
-fn published_ports() {
+/// A published port of a container. The container runtime's own proxy listens on the host's port. `cookies`: how SYN cookies are
+/// used.
+fn published(cookies: &str) {
     scenario(|directory| {
         let gateway = Gateway::new()?;
+        for host in [&gateway.gateway, &gateway.server] {
+            host.set_sysctl("net/ipv4/tcp_syncookies", cookies)?;
+        }
         let _proxy = Report::start(&gateway.gateway, any(PORT))?;
         let _container = Report::start(&gateway.server, any(PORT))?;
         let stage = Stage {
@@ -150,11 +153,22 @@ fn published_ports() {
     });
 }
 
-/// A redirection within the pod, to a proxy beside the server.
 #[test]
-fn redirected_ports() {
+fn published_ports() {
+    published("0");
+}
+
+/// The answers have no socket.
+#[test]
+fn published_ports_with_cookies() {
+    published("2");
+}
+
+/// A redirection within the pod, to a proxy beside the server.
+fn redirected(cookies: &str) {
     scenario(|directory| {
         let sidecar = Sidecar::new()?;
+        (sidecar.pod).set_sysctl("net/ipv4/tcp_syncookies", cookies)?;
         let _server = Report::start(&sidecar.pod, any(PORT))?;
         let _proxy = Report::start(&sidecar.pod, any(OTHER))?;
         let stage = Stage {
@@ -170,6 +184,55 @@ fn redirected_ports() {
         };
         let config = || in_pod(directory, &sidecar, &["8080"]);
         stage.run(config()?, config()?)
+    });
+}
+
+#[test]
+fn redirected_ports() {
+    redirected("0");
+}
+
+/// The answers have no socket, wherever they come from: only the cookies tell.
+#[test]
+fn redirected_ports_with_cookies() {
+    redirected("2");
+}
+
+/// Netfilter's SYNPROXY answers in the server's place, and connects to the server when it has an ACK: whoever is not trusted gets
+/// none of that.
+#[test]
+fn a_proxy_of_handshakes() {
+    scenario(|directory| {
+        let sidecar = Sidecar::new()?;
+        let pod = &sidecar.pod;
+        let _server = Report::start(pod, any(PORT))?;
+        iptables::restore(pod, directory, |_| {
+            let to = format!("-p tcp --dport {PORT}");
+            let state = "-m conntrack --ctstate INVALID,UNTRACKED";
+            let proxy = "-j SYNPROXY --sack-perm --timestamp --wscale 7 --mss 1400";
+            format!(
+                "*raw\n-A PREROUTING {to} --syn -j CT --notrack\nCOMMIT\n\
+                 *filter\n-A INPUT {to} {state} {proxy}\n-A INPUT {to} {state} -j DROP\nCOMMIT\n"
+            )
+        })?;
+        // What is in the middle of a connection, as far as conntrack knows, is the proxy's, too.
+        pod.set_sysctl("net/netfilter/nf_conntrack_tcp_loose", "0")?;
+        let targets = Family::ALL.map(|family| SocketAddr::new(Sidecar::address(family), PORT));
+        for target in targets {
+            let local = untouched(&sidecar.client, target)?;
+            ensure!(local == target, "{local}");
+        }
+        let mut untrusted = in_pod(directory, &sidecar, &["8080"])?;
+        distrust(&mut untrusted);
+        let agent = Agent::start(directory, untrusted)?;
+        for target in targets {
+            let answer = sidecar.client.enter(|| TcpStream::connect(target));
+            let error = answer.err().map(|error| error.kind());
+            ensure!(error == Some(ErrorKind::ConnectionRefused), "{error:?}");
+        }
+        let untrusted = agent.counter(Counter::UnwrapUntrusted)?;
+        ensure!(untrusted == 2, "{untrusted} are counted");
+        Ok(())
     });
 }
 

@@ -1,5 +1,6 @@
 //! Signed TOA: what is proven by the cluster's key is believed, once, and nothing else.
 
+mod header;
 mod stage;
 
 use std::fs::Permissions;
@@ -11,10 +12,9 @@ use agent_common::Counter;
 use agent_common::tag::EPOCH;
 use anyhow::{Context, Result, ensure};
 use tests::agent::records::no_origins;
-use tests::agent::{Agent, Policy, Trust, Unwrap, binary};
+use tests::agent::{Agent, Policy, Trust, binary};
 use tests::clients::raw::{LINUX, toa as option};
 use tests::host::scenario;
-use tests::proxies::proxy_header::v2;
 use tests::topology::{Family, Sidecar};
 use tests::wait::eventually;
 
@@ -268,63 +268,5 @@ fn policies_believe_no_forgery() {
             Ok((agent.tally(POLICY)? == (1, 4)).then_some(()))
         })
         .with_context(|| format!("{:?}", agent.tally(POLICY)))
-    });
-}
-
-/// Signed TOA tells who sends a PROXY header: once for each tag, and nobody without one.
-#[test]
-fn a_signer_tells_who_sends_a_header() {
-    scenario(|directory| {
-        let stage = Stage::new()?;
-        let keys = KeyFile::new(directory, "keys", &[ONE])?;
-        let mut config = config(directory, &keys)?;
-        let balancer = client(Family::V4);
-        let edge = [format!("{}/32", balancer.ip())];
-        config.trust.extend(Trust::saying(&["proxy"], edge));
-        let port = APPLICATION.to_string();
-        config.unwrap = vec![Unwrap::new(
-            &stage.topology.pod,
-            Sidecar::INTERFACE,
-            &[&port],
-        )];
-        let agent = Agent::start(directory, config)?;
-        let named: SocketAddr = (Family::V4.client(5), 4712).into();
-        let target = (Sidecar::address(Family::V4), APPLICATION).into();
-        let mut port = 40_000;
-        for cookies in ["0", "2"] {
-            stage.cookies(cookies)?;
-            let mut opens = |isn, options: &[u8]| {
-                port += 1;
-                let from = source(Family::V4, port);
-                let told = (|| {
-                    let mut connection = stage.connect(from, isn, options)?;
-                    connection.send(&v2(named, target))?;
-                    let told = accepted(&mut connection)?;
-                    connection.reset()?;
-                    anyhow::Ok(told)
-                })();
-                (from, told)
-            };
-            epoch();
-            let isn = u32::from(cookies == "2") << 20 | 0x1000;
-            let signed = ONE.signed(balancer, isn, 0);
-            let (_, told) = opens(isn, &signed);
-            let told = told.with_context(|| format!("signed, syncookies {cookies}"))?;
-            ensure!(told == named, "{named} is told as {told}");
-            let untrusted = agent.counter(Counter::UnwrapUntrusted)?;
-            let forgeries = [
-                signed,
-                option(254, balancer),
-                STRANGERS.signed(balancer, isn + 1, 0),
-            ];
-            for (n, options) in (0..).zip(&forgeries) {
-                let isn = if n == 0 { isn } else { isn + 1 };
-                let (from, told) = opens(isn, options);
-                ensure!(told.is_err(), "{from}, forgery {n}: {told:?}");
-            }
-            let untrusted = agent.counter(Counter::UnwrapUntrusted)? - untrusted;
-            ensure!(untrusted == 3, "{untrusted} of 3 were refused");
-        }
-        no_origins(&agent)
     });
 }
