@@ -227,13 +227,19 @@ pub(super) fn maps(program: u32) -> Result<Option<Vec<u32>>> {
 }
 
 /// What the kernel has listed, unless it has gone before it could be looked at, as other people's programs may at any time.
+/// The error of a kernel that lists nothing says what is missing.
 pub(super) fn still_there<T, E: Into<anyhow::Error>>(listed: Result<T, E>) -> Option<Result<T>> {
-    let has_gone = |error: &anyhow::Error| {
-        let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
-        causes.any(|cause| cause.kind() == io::ErrorKind::NotFound)
+    let is = |error: &anyhow::Error, kind| {
+        let mut causes = error
+            .chain()
+            .filter_map(|cause| cause.downcast_ref::<io::Error>());
+        causes.any(|cause| cause.kind() == kind)
     };
     match listed.map_err(Into::into) {
-        Err(error) if has_gone(&error) => None,
+        Err(error) if is(&error, io::ErrorKind::NotFound) => None,
+        Err(error) if is(&error, io::ErrorKind::PermissionDenied) => {
+            Some(Err(error.context(confinement::lacks("CAP_SYS_ADMIN"))))
+        }
         listed => Some(listed),
     }
 }
@@ -394,7 +400,8 @@ mod tests {
             }))
         };
         assert!(still_there(failed(nix::libc::ENOENT)).is_none());
-        assert!(still_there(failed(nix::libc::EPERM)).is_some_and(|listed| listed.is_err()));
+        let denied = still_there(failed(nix::libc::EPERM)).unwrap().unwrap_err();
+        assert!(denied.to_string().contains("CAP_SYS_ADMIN"), "{denied}");
         assert!(still_there(Ok::<_, ProgramError>(())).is_some_and(|listed| listed.is_ok()));
     }
 
