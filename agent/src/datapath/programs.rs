@@ -229,7 +229,9 @@ pub(super) fn maps(program: u32) -> Result<Option<Vec<u32>>> {
 /// What the kernel has listed, unless it has gone before it could be looked at, as other people's programs may at any time.
 pub(super) fn still_there<T, E: Into<anyhow::Error>>(listed: Result<T, E>) -> Option<Result<T>> {
     let has_gone = |error: &anyhow::Error| {
-        let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+        let mut causes = error
+            .chain()
+            .filter_map(|cause| cause.downcast_ref::<io::Error>());
         causes.any(|cause| cause.kind() == io::ErrorKind::NotFound)
     };
     match listed.map_err(Into::into) {
