@@ -103,7 +103,11 @@ fn agents_follow_each_other_and_leave_nothing_behind() {
         second.stop(patience(&manifest)?)?;
 
         let last = agent(directory, &bundle, &removing, &node)?;
+        fs::write(directories.root.join("cni-bin/truepeer"), "of a former pod")?;
         let plugin = Container::start(directory, &bundle, &removing, "cni", &node)?;
+        eventually("the plugin is removed", || {
+            Ok(directories.list("cni-bin")?.is_empty().then_some(()))
+        })?;
         drop(held);
         last.stop(patience(&removing)?)?;
         // Kubelets stop sidecars after the other containers.
