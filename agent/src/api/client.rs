@@ -37,20 +37,8 @@ impl Reply {
 ///
 /// When the agent cannot be reached for another reason, breaks off, or does not answer in time.
 pub async fn ask(socket: &Path, method: Method, path: &str) -> Result<Option<Reply>> {
-    let stream = match UnixStream::connect(socket).await {
-        Ok(stream) => stream,
-        Err(error)
-            if matches!(
-                error.kind(),
-                ErrorKind::NotFound | ErrorKind::ConnectionRefused
-            ) =>
-        {
-            return Ok(None);
-        }
-        Err(error) => {
-            return Err(error)
-                .with_context(|| format!("cannot connect to the agent at {}", socket.display()));
-        }
+    let Some(stream) = connect(socket).await? else {
+        return Ok(None);
     };
     let answer = timeout(PATIENCE, exchange(stream, method, path))
         .await
@@ -58,6 +46,37 @@ pub async fn ask(socket: &Path, method: Method, path: &str) -> Result<Option<Rep
     answer
         .map(Some)
         .with_context(|| format!("the agent at {} broke off", socket.display()))
+}
+
+/// The process id of the agent that listens at `socket`; `None` when none does, or in a pid namespace that this process cannot
+/// see.
+///
+/// # Errors
+///
+/// When the agent cannot be reached for another reason.
+pub async fn listener(socket: &Path) -> Result<Option<i32>> {
+    let stream = connect(socket).await?;
+    // The kernel remembers who has begun to listen.
+    let credentials = stream.map(|stream| stream.peer_cred()).transpose()?;
+    let pid = credentials.and_then(|credentials| credentials.pid());
+    Ok(pid.filter(|pid| *pid > 0))
+}
+
+/// Connects to the agent at `socket`; `None` when no agent runs there.
+async fn connect(socket: &Path) -> Result<Option<UnixStream>> {
+    match UnixStream::connect(socket).await {
+        Ok(stream) => Ok(Some(stream)),
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::NotFound | ErrorKind::ConnectionRefused
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error)
+            .with_context(|| format!("cannot connect to the agent at {}", socket.display())),
+    }
 }
 
 async fn exchange(stream: UnixStream, method: Method, path: &str) -> Result<Reply> {

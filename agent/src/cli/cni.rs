@@ -84,7 +84,7 @@ struct Options {
     #[arg(long, value_name = "DIRECTORY", default_value = "/etc/cni/net.d")]
     conf_dir: PathBuf,
 
-    /// Stay until SIGTERM, and do it again whenever somebody else changes a network
+    /// Stay until SIGTERM, and do it again whenever somebody else changes a network or the plugin; of several, the latest does
     #[arg(long)]
     watch: bool,
 }
@@ -100,17 +100,18 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
             options.repeat(|node| node.install(&entry))?;
         }
         Command::Uninstall { options, pods_dir } => {
-            options.repeat(Node::uninstall)?;
-            // The directory must stay until the agent that serves these pods has gone.
-            cni::install::forget(pods_dir)?;
+            // The directory must stay until the agent that serves these pods has gone, and for a pod that installs again.
+            if options.repeat(Node::uninstall)? {
+                cni::install::forget(pods_dir)?;
+            }
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
 impl Options {
-    /// Acts once or until SIGTERM, and prints what was done.
-    fn repeat(&self, act: impl Fn(&Node) -> Result<Vec<String>>) -> Result<()> {
+    /// Acts once or until SIGTERM, and prints what was done. Returns whether nobody else acts since.
+    fn repeat(&self, act: impl Fn(&Node) -> Result<Vec<String>>) -> Result<bool> {
         let node = Node {
             bin: self.bin_dir.clone(),
             conf: self.conf_dir.clone(),
@@ -122,7 +123,7 @@ impl Options {
         if self.watch {
             node.watch(act)
         } else {
-            act(&node)
+            act(&node).map(|()| true)
         }
     }
 }

@@ -76,6 +76,11 @@ impl Reader {
         bail!(answer.reason());
     }
 
+    /// The process id of the agent, as [`client::listener`] tells it.
+    pub(super) fn listener(&self) -> Result<Option<i32>> {
+        self.runtime.block_on(client::listener(&self.socket))
+    }
+
     /// What tells of the processes and workloads of connections, all of which are shown, when there is no agent.
     pub(super) fn viewer<'a>(&'a self, names: &'a Names, owners: &'a Owners) -> Viewer<'a> {
         Viewer {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use agent_common::Counter;
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
 
 use super::{
@@ -14,6 +14,7 @@ use super::{
 use crate::{
     api::{AgentReport, PolicyTally, Report},
     connections::origins::{Link, MapFill},
+    host::processes,
 };
 
 /// Show programs, pins, how full the maps are, and counters
@@ -23,24 +24,42 @@ use crate::{
 #[command(after_help = "\
 Examples:
   truepeer status
-  truepeer status -o json | jq .counters.steer_no_listener")]
+  truepeer status -o json | jq .counters.steer_no_listener
+  truepeer status --here            As a container's probe, while one agent follows another")]
 pub(super) struct Args {
     #[command(flatten)]
     read: ReadArgs,
+
+    /// Fail unless the agent that serves is of this container, which is this mount namespace
+    #[arg(long)]
+    here: bool,
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
     let reader = Reader::new(&args.read)?;
+    if args.here {
+        ensure_here(&reader)?;
+    }
     let report: serde_json::Value = reader.read("/v1/status", |origins, names| {
         let report = Report::new(None, origins.status()?, names);
         Ok(serde_json::to_value(report)?)
     })?;
+    ensure!(!args.here || !report["agent"].is_null(), "no agent answers");
     match args.read.output.output {
         Format::Json => print_json(&report),
         Format::Table => {
             let known = serde_json::from_value(report);
             tables(&known.context("the agent's answer is of another version")?)
         }
+    }
+}
+
+/// Fails unless the agent that listens is of this mount namespace. It answers once it is in place.
+fn ensure_here(reader: &Reader) -> Result<()> {
+    match reader.listener()? {
+        Some(pid) if processes::shares_mounts(pid)? => Ok(()),
+        Some(pid) => bail!("the agent that serves (process {pid}) is of another container"),
+        None => bail!("no agent serves that can be seen from here"),
     }
 }
 

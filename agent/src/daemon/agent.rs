@@ -19,7 +19,7 @@ use super::{
     adoption,
     awaited::Awaited,
     beginning::{Load, Return},
-    drain::drain,
+    drain::{Follow, drain},
     keeper::Keeper,
     losses::{Loss, Losses},
     plan::Place,
@@ -199,16 +199,28 @@ impl Agent {
         // Those that wait are told by that.
         while self.requests.try_recv().is_ok() {}
         self.relays.close();
-        if !self.config.agent.keep {
+        let follow = if self.config.agent.keep {
+            Follow::AtOnce
+        } else {
             block_in_place(|| self.supervisor.drain())?;
-        }
-        drain(self.config.agent.drain, signals, || {
+            Follow::Later
+        };
+        let (began, limit) = (Instant::now(), self.config.agent.drain);
+        let is_followed = drain(limit, signals, follow, || {
             let left = self.in_progress();
             self.note_ended();
             left
         })
         .await?;
-        Ok(None)
+        if !is_followed {
+            return Ok(None);
+        }
+        Ok(Some(Retired {
+            back: None,
+            limit: limit.saturating_sub(began.elapsed()),
+            stops: true,
+            ..self.retire().await
+        }))
     }
 
     /// Lets go of everything but the connections that relays have begun. What is in place stays.
@@ -224,6 +236,7 @@ impl Agent {
         self.tasks.shutdown().await;
         Retired {
             limit: self.config.agent.drain,
+            stops: false,
             begun: Begun {
                 relays: self.relays,
                 state: self.state,

@@ -33,7 +33,7 @@ use crate::{
     api::Server,
     config::Config,
     datapath::{self, Pins},
-    host::inherited::Inherited,
+    host::{confinement, inherited::Inherited},
     route::{self, Journal},
 };
 
@@ -177,7 +177,9 @@ fn all<const N: usize>(outcomes: [Result<()>; N]) -> Result<()> {
         0 => Ok(()),
         1 => Err(errors.remove(0)),
         _ => {
-            let texts: Vec<_> = errors.iter().map(|error| format!("{error:#}")).collect();
+            let mut texts: Vec<_> = errors.iter().map(|error| format!("{error:#}")).collect();
+            // Who prints one error looks for a denial among its causes, which are text here.
+            texts.extend(errors.iter().find_map(confinement::remedy_of));
             bail!(texts.join("; "))
         }
     }

@@ -20,7 +20,7 @@ use tracing::{error, info};
 
 use super::{
     beginning::{Beginning, Return},
-    drain::drain,
+    drain::{Follow, drain},
     lock::Lock,
     signals::{Signals, Wish},
 };
@@ -42,6 +42,8 @@ pub(super) struct Retired {
     /// `None`: the successor is in place.
     pub(super) back: Option<Return>,
     pub(super) limit: Duration,
+    /// A signal has said to stop already.
+    pub(super) stops: bool,
 }
 
 /// What its relays have begun.
@@ -123,7 +125,7 @@ impl Retired {
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut was_told = false;
         let mut successor = Successor::new();
-        loop {
+        while !self.stops {
             tokio::select! {
                 wish = signals.next() => match wish {
                     Wish::Stop => break,
@@ -146,7 +148,7 @@ impl Retired {
         }
         drop(self.back);
         let begun = &mut self.begun;
-        drain(self.limit, signals, || {
+        drain(self.limit, signals, Follow::Later, || {
             begun.note_ended();
             Ok(begun.open())
         })
@@ -205,5 +207,6 @@ pub(super) async fn linger(
     if open(former) != 0 {
         while !matches!(signals.next().await, Wish::Stop) {}
     }
-    drain(limit, signals, || Ok(open(former))).await
+    drain(limit, signals, Follow::Later, || Ok(open(former))).await?;
+    Ok(())
 }

@@ -24,7 +24,7 @@ use aya::{
 };
 use tracing::{debug, warn};
 
-use super::{pins::Pins, streams, sys};
+use super::{pins::Pins, programs::still_there, streams, sys};
 use crate::host::cgroups::cgroup2_mount;
 
 /// The map's name, and its pin's.
@@ -165,7 +165,7 @@ fn reset_translated(id: u32) -> Result<()> {
 fn attached() -> Result<Vec<Attached>> {
     let mut owners = HashMap::new();
     let mut programs = HashMap::new();
-    for info in loaded_programs() {
+    for info in loaded_programs().filter_map(still_there) {
         let info = info.context("cannot list the kernel's BPF programs")?;
         let prefix = program::PREFIX.as_bytes();
         if info.name().starts_with(prefix)
@@ -175,7 +175,7 @@ fn attached() -> Result<Vec<Attached>> {
         }
     }
     let mut links = Vec::new();
-    for link in loaded_links() {
+    for link in loaded_links().filter_map(still_there) {
         let link = link.context("cannot list the kernel's BPF links")?;
         if let Some((owner, maps)) = programs.get(&link.program_id()) {
             links.push(Attached {

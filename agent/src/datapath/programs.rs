@@ -217,13 +217,31 @@ pub(super) fn load(object: &mut Ebpf, name: &str) -> Result<()> {
 
 /// The ids of the maps of the program with this id; `None`: it has gone, or the kernel does not tell.
 pub(super) fn maps(program: u32) -> Result<Option<Vec<u32>>> {
-    for info in loaded_programs() {
+    for info in loaded_programs().filter_map(still_there) {
         let info = info.context("cannot list the kernel's BPF programs")?;
         if info.id() == program {
             return Ok(info.map_ids()?);
         }
     }
     Ok(None)
+}
+
+/// What the kernel has listed, unless it has gone before it could be looked at, as other people's programs may at any time.
+/// The error of a kernel that lists nothing says what is missing.
+pub(super) fn still_there<T, E: Into<anyhow::Error>>(listed: Result<T, E>) -> Option<Result<T>> {
+    let is = |error: &anyhow::Error, kind| {
+        let mut causes = error
+            .chain()
+            .filter_map(|cause| cause.downcast_ref::<io::Error>());
+        causes.any(|cause| cause.kind() == kind)
+    };
+    match listed.map_err(Into::into) {
+        Err(error) if is(&error, io::ErrorKind::NotFound) => None,
+        Err(error) if is(&error, io::ErrorKind::PermissionDenied) => {
+            Some(Err(error.context(confinement::lacks("CAP_SYS_ADMIN"))))
+        }
+        listed => Some(listed),
+    }
 }
 
 /// The programs of the object that have these names.
@@ -360,6 +378,8 @@ fn last_words(log: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use aya::sys::SyscallError;
+
     use super::*;
 
     #[test]
@@ -369,6 +389,20 @@ mod tests {
             assert!(Purpose::of(name).is_some(), "{name}");
         }
         assert_eq!(object.programs.len(), PURPOSES.len());
+    }
+
+    #[test]
+    fn what_has_gone_meanwhile_is_not_listed() {
+        let failed = |number| -> Result<(), ProgramError> {
+            Err(ProgramError::SyscallError(SyscallError {
+                call: "bpf_prog_get_fd_by_id",
+                io_error: io::Error::from_raw_os_error(number),
+            }))
+        };
+        assert!(still_there(failed(nix::libc::ENOENT)).is_none());
+        let denied = still_there(failed(nix::libc::EPERM)).unwrap().unwrap_err();
+        assert!(denied.to_string().contains("CAP_SYS_ADMIN"), "{denied}");
+        assert!(still_there(Ok::<_, ProgramError>(())).is_some_and(|listed| listed.is_ok()));
     }
 
     #[test]

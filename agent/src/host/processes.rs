@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use rustix::{
     io::Errno,
     net::sockopt::socket_acceptconn,
@@ -143,6 +143,19 @@ pub fn listeners_of(process: impl AsFd, pid: i32) -> Result<Vec<OwnedFd>> {
     Ok(sockets)
 }
 
+/// Whether the process with this id is in the mount namespace of this one, as processes of one container are.
+///
+/// # Errors
+///
+/// When it has ended, or this process may not know.
+pub fn shares_mounts(pid: i32) -> Result<bool> {
+    let namespace = |process: &str| {
+        let path = format!("/proc/{process}/ns/mnt");
+        fs::read_link(&path).with_context(|| format!("cannot read {path}"))
+    };
+    Ok(namespace(&pid.to_string())? == namespace("self")?)
+}
+
 fn duplicate(pid: u32, fd: RawFd) -> Option<OwnedFd> {
     let pid = Pid::from_raw(pid.try_into().ok()?)?;
     let process = pidfd_open(pid, PidfdFlags::empty()).ok()?;
@@ -209,6 +222,12 @@ mod tests {
         // Nobody has accepted the other end yet.
         let other = sockets::cookie(&netns, ends.1, ends.0).unwrap().unwrap();
         assert_eq!(owners.get(other), None);
+    }
+
+    #[test]
+    fn a_process_shares_its_own_mounts() {
+        assert!(shares_mounts(process::id() as i32).unwrap());
+        assert!(shares_mounts(i32::MAX).is_err());
     }
 
     #[test]

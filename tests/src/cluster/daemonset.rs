@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 use std::{env, fs};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -82,17 +82,18 @@ impl Container {
             .flatten()
             .find(|container| container["name"] == name)
             .with_context(|| format!("no container {name} in {pod}"))?;
-        let path = bundle.join("config.json");
-        let image: Value = serde_json::from_slice(&fs::read(&path)?)?;
-        fs::write(
-            &path,
-            specification(image, pod, container, node)?.to_string(),
-        )?;
+        let image: Value = serde_json::from_slice(&fs::read(bundle.join("config.json"))?)?;
+        let mut specification = specification(image, pod, container, node)?;
+        // The image is shared, and a bundle of its own says what is this container's.
+        specification["root"]["path"] = json!(bundle.join("rootfs"));
         let name = unique(name);
+        let bundle = directory.join(&name);
+        fs::create_dir(&bundle)?;
+        fs::write(bundle.join("config.json"), specification.to_string())?;
         let root = directory.join("runc");
         let mut command = Command::new("runc");
         command.arg("--root").arg(&root);
-        command.args(["run", "--bundle"]).arg(bundle).arg(&name);
+        command.args(["run", "--bundle"]).arg(&bundle).arg(&name);
         Ok(Self {
             process: Process::start(&name, command, directory)?,
             name,
@@ -105,13 +106,16 @@ impl Container {
         self.process.wait_until_ready(ready)
     }
 
+    /// Waits until a command in the container succeeds, as a kubelet's probes do.
+    pub fn wait_until_succeeds(&mut self, command: &[&str]) -> Result<()> {
+        let (name, root) = (&self.name, &self.root);
+        self.process
+            .wait_until_ready(|| Ok(exec(root, name, command).is_ok()))
+    }
+
     /// What a command in the container prints, as `kubectl exec` would show it.
     pub fn exec(&self, command: &[&str]) -> Result<String> {
-        let mut runc = Command::new("runc");
-        runc.arg("--root")
-            .arg(&self.root)
-            .args(["exec", &self.name]);
-        piped(runc.args(command), "")
+        exec(&self.root, &self.name, command)
     }
 
     /// What it has logged.
@@ -119,11 +123,27 @@ impl Container {
         self.process.log()
     }
 
-    /// Stops it as a kubelet does, which kills what has not ended within `patience`.
-    pub fn stop(mut self, patience: Limit) -> Result<()> {
-        self.process.signal(Signal::SIGTERM)?;
-        self.process.wait(patience).map(drop)
+    /// Asks it to stop, as a kubelet does first.
+    pub fn terminate(&self) -> Result<()> {
+        self.process.signal(Signal::SIGTERM)
     }
+
+    /// Its exit status. A kubelet kills what has not ended within `patience`.
+    pub fn ended(&mut self, patience: Limit) -> Result<ExitStatus> {
+        self.process.wait(patience)
+    }
+
+    /// Stops it as a kubelet does.
+    pub fn stop(mut self, patience: Limit) -> Result<()> {
+        self.terminate()?;
+        self.ended(patience).map(drop)
+    }
+}
+
+fn exec(root: &Path, container: &str, command: &[&str]) -> Result<String> {
+    let mut runc = Command::new("runc");
+    runc.arg("--root").arg(root).args(["exec", container]);
+    piped(runc.args(command), "")
 }
 
 /// The runtime's specification of a container: that of the image, and what the manifest says.

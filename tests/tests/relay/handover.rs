@@ -72,6 +72,35 @@ fn an_agent_that_takes_over_under_load() {
     });
 }
 
+/// Who keeps what is in place has nothing to wait for when it stops but what its relays have begun.
+#[test]
+fn an_agent_that_is_followed_while_it_stops() {
+    scenario(|directory| {
+        let topology = Gateway::new()?;
+        let _report = Report::start(&topology.server, any(APPLICATION))?;
+        let mut config = config(directory, plain(&topology))?;
+        config.agent.keep = true;
+        let mut agent = Agent::start(directory, config)?;
+        let load = crowd();
+        let mut held = load.hold(&topology.client)?;
+        agent.says("waiting for", || agent.signal(Signal::SIGTERM))?;
+        let mut former = agent.follow(directory)?;
+        load.run(&topology.client).all_exact()?;
+        held.iter_mut()
+            .try_for_each(|connection| connection.ping())?;
+        ensure!(former.exited()?.is_none(), "it drains");
+        drop(held);
+        eventually("the former agent ends", || former.exited())?;
+        let mut last = agent.config().clone();
+        last.agent.keep = false;
+        ensure!(agent.stop()?.success(), "the agent's exit status");
+        let last = Agent::start(directory, last)?;
+        no_origins(&last)?;
+        ensure!(last.stop()?.success(), "the last agent's exit status");
+        Ok(())
+    });
+}
+
 /// Whose successor fails goes on: who waits is served, and what was begun goes on.
 #[test]
 fn an_agent_that_is_followed_in_vain() {

@@ -29,6 +29,26 @@ fn the_manifests_are_valid() -> Result<()> {
     Ok(())
 }
 
+/// What no schema says: the API server takes no port of the node where pods surge, and one agent must follow the other.
+#[test]
+fn two_pods_have_room_on_a_node() -> Result<()> {
+    for name in ["agent", "remove"] {
+        let objects = kustomize(name)?;
+        let spec = &only(&objects, "DaemonSet")?["spec"];
+        let surge = json!({"maxSurge": 1, "maxUnavailable": 0});
+        ensure!(spec["updateStrategy"]["rollingUpdate"] == surge, "{spec}");
+        let pod = &spec["template"]["spec"];
+        for container in ["containers", "initContainers"] {
+            let container = &pod[container][0];
+            ensure!(container.get("ports").is_none(), "{container}");
+        }
+        let arguments = &pod["containers"][0]["args"];
+        let takes_over = arguments.as_array().context("no arguments")?;
+        ensure!(takes_over.contains(&json!("--takeover")), "{arguments}");
+    }
+    Ok(())
+}
+
 #[test]
 fn the_chart_installs_what_kustomize_applies() -> Result<()> {
     let values = [

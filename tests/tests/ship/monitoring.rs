@@ -17,7 +17,7 @@ use tests::proxies::any;
 use tests::proxies::proxy_header::v2_with_checksum;
 use tests::servers::report::Report;
 use tests::topology::{Family, Gateway};
-use tests::wait::eventually;
+use tests::wait::{Limit, eventually};
 
 #[test]
 fn alerts_fire_when_they_should() -> Result<()> {
@@ -47,6 +47,50 @@ fn alerts_fire_when_they_should() -> Result<()> {
             "{name} is not tried"
         );
     }
+    Ok(())
+}
+
+/// Prometheus finds each agent at its node's address, though its pod declares no port.
+#[test]
+fn agents_are_scraped_where_they_answer() -> Result<()> {
+    let objects = kustomize("monitoring")?;
+    let endpoint = &only(&objects, "PodMonitor")?["spec"]["podMetricsEndpoints"][0];
+    // As Prometheus' operator writes it for Prometheus, which finds a target without a port for each container.
+    let rules = endpoint["relabelings"].to_string();
+    let rules = rules
+        .replace("sourceLabels", "source_labels")
+        .replace("targetLabel", "target_label");
+    let rules: Value = serde_json::from_str(&rules)?;
+    let targets = [
+        ("192.0.2.1", "agent"),
+        ("2001:db8::1", "agent"),
+        ("192.0.2.1", "cni"),
+    ];
+    let targets = targets.map(|(ip, container)| {
+        json!({"targets": [ip], "labels": {
+            "__meta_kubernetes_pod_ip": ip,
+            "__meta_kubernetes_pod_container_name": container,
+        }})
+    });
+    let job = json!({"job_name": "some", "static_configs": targets, "relabel_configs": rules});
+    let directory = tempfile::tempdir()?;
+    let path = directory.path().join("prometheus.yaml");
+    fs::write(&path, json!({"scrape_configs": [job]}).to_string())?;
+    let mut promtool = Command::new("promtool");
+    // It looks for targets for as long as that.
+    let looks = format!("--timeout={}s", Limit::secs(2).whole_secs());
+    promtool.args(["check", "service-discovery", &looks]);
+    let found = piped(promtool.arg(&path).arg("some"), "")?;
+    let found: Vec<Value> = serde_json::from_str(&found)?;
+    let mut addresses: Vec<_> = found
+        .iter()
+        .filter_map(|target| target["labels"]["__address__"].as_str())
+        .collect();
+    addresses.sort_unstable();
+    ensure!(
+        addresses == ["192.0.2.1:9469", "[2001:db8::1]:9469"],
+        "{found:?}"
+    );
     Ok(())
 }
 

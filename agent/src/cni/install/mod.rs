@@ -3,6 +3,7 @@
 mod conflist;
 #[cfg(test)]
 mod tests;
+mod turn;
 
 use std::{
     fs, io,
@@ -12,6 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use nix::{
+    errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
         inotify::{AddWatchFlags, InitFlags, Inotify},
@@ -20,9 +22,12 @@ use nix::{
     },
 };
 use serde_json::{Value, json};
-use tracing::warn;
+use tracing::{info, warn};
 
-use self::conflist::{BEFORE, Conflist, LIST, PLUGIN, SINGLE, is_truepeer, remove};
+use self::{
+    conflist::{BEFORE, Conflist, LIST, PLUGIN, SINGLE, is_truepeer, remove},
+    turn::Turn,
+};
 use crate::host::file;
 
 /// How long others may take to write a network configuration, in milliseconds.
@@ -92,41 +97,65 @@ impl Node {
         Ok(done)
     }
 
-    /// Calls `act` now and whenever a network has changed, until SIGTERM. After an error it warns, and tries again with
-    /// the next change.
+    /// Calls `act` now and whenever a network or a plugin has changed, until SIGTERM. After an error it warns, and tries again
+    /// with the next change. While a later watcher of the same node is there, it stands by, lest two versions undo each
+    /// other's work. Returns whether it was the latest in the end.
     ///
     /// # Errors
     ///
-    /// When the directory cannot be watched.
-    pub fn watch(&self, act: impl Fn(&Self) -> Result<()>) -> Result<()> {
+    /// When a directory cannot be watched.
+    pub fn watch(&self, act: impl Fn(&Self) -> Result<()>) -> Result<bool> {
         let context = || format!("cannot watch {}", self.conf.display());
         let mut mask = SigSet::empty();
         mask.add(Signal::SIGTERM);
         mask.thread_block().with_context(context)?;
         let terminated =
             SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC).with_context(context)?;
-        let inotify = Inotify::init(InitFlags::IN_CLOEXEC).with_context(context)?;
+        let flags = InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK;
+        let inotify = Inotify::init(flags).with_context(context)?;
         let changes = AddWatchFlags::IN_CLOSE_WRITE
             | AddWatchFlags::IN_MOVED_TO
             | AddWatchFlags::IN_MOVED_FROM
             | AddWatchFlags::IN_DELETE;
-        inotify
-            .add_watch(&self.conf, changes)
-            .with_context(context)?;
+        for directory in [&self.conf, &self.bin] {
+            inotify
+                .add_watch(directory, changes)
+                .with_context(|| format!("cannot watch {}", directory.display()))?;
+        }
+        let turn = Turn::take(&self.conf);
+        let turn = turn.inspect_err(|error| warn!("{error:#}: another watcher is not seen"));
+        let turn = turn.ok();
+        let is_latest = || turn.as_ref().is_none_or(Turn::is_latest);
+        let mut acts = true;
         loop {
-            if let Err(error) = act(self) {
+            if is_latest() != acts {
+                acts = !acts;
+                info!(
+                    "{}",
+                    match acts {
+                        true => "the later watcher has ended: this one goes on",
+                        false => "a later watcher is there: this one stands by",
+                    }
+                );
+            }
+            if acts && let Err(error) = act(self) {
                 warn!("{error:#}");
             }
             let mut ready = [
                 PollFd::new(terminated.as_fd(), PollFlags::POLLIN),
                 PollFd::new(inotify.as_fd(), PollFlags::POLLIN),
             ];
-            poll(&mut ready, PollTimeout::NONE).with_context(context)?;
-            // Give others time to finish what they are writing.
-            if poll(&mut ready[..1], SETTLE).with_context(context)? > 0 {
-                return Ok(());
+            if acts {
+                poll(&mut ready, PollTimeout::NONE).with_context(context)?;
             }
-            inotify.read_events().with_context(context)?;
+            // Give others time to finish what they are writing. Nothing tells of the end of a later watcher.
+            if poll(&mut ready[..1], SETTLE).with_context(context)? > 0 {
+                return Ok(is_latest());
+            }
+            match inotify.read_events() {
+                Ok(_) | Err(Errno::EAGAIN) => {}
+                Err(error) => return Err(error).with_context(context),
+            }
         }
     }
 

@@ -1,16 +1,16 @@
 //! The DaemonSet's containers on a node: with the manifest's capabilities and mounts and nothing else, one agent
 //! follows another without losing a connection, and the last one leaves nothing behind.
 
+mod rollout;
 mod stage;
 
 use std::fs;
 use std::net::Ipv6Addr;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 use tests::clients::load::Load;
-use tests::cluster::daemonset::{Container, Node, unpack};
-use tests::cluster::manifests::deploy;
+use tests::cluster::daemonset::{Container, unpack};
 use tests::host::netns::Netns;
 use tests::host::traces::Traces;
 use tests::host::{kernel, scenario};
@@ -20,7 +20,9 @@ use tests::servers::report::Report;
 use tests::topology::{Family, Sidecar};
 use tests::wait::eventually;
 
-use self::stage::{APPLICATION, Directories, NETWORK, PROXY, add, agent, daemonset, patience};
+use self::stage::{
+    APPLICATION, Directories, NETWORK, PROXY, add, agent, daemonset, entry, patience, plugins,
+};
 
 const MARK: u32 = 1337;
 
@@ -32,16 +34,10 @@ fn agents_follow_each_other_and_leave_nothing_behind() {
         let _report = Report::start(&sidecar.pod, any(APPLICATION))?;
         let node = Netns::new("node")?;
         let directories = Directories::new(directory)?;
-        let toml = fs::read_to_string(deploy().join("kustomize/agent/truepeer.toml"))?;
         // A relay listens on a port that needs a capability.
         let relay = "[[relay]]\nlisten = \"[::1]:443\"\nupstream = [\"[::1]:80\"]\n";
         let _upstream = Report::start(&node, (Ipv6Addr::LOCALHOST, 80).into())?;
-        let toml = format!("{toml}\n{relay}");
-        fs::write(directories.root.join("config/truepeer.toml"), toml)?;
-        let node = Node {
-            netns: &node,
-            volumes: directories.volumes(),
-        };
+        let node = directories.node(&node, relay, &entry()?)?;
         let bundle = unpack(directory)?;
         let (manifest, removing) = (daemonset("agent")?, daemonset("remove")?);
         let load =
@@ -107,20 +103,18 @@ fn agents_follow_each_other_and_leave_nothing_behind() {
         second.stop(patience(&manifest)?)?;
 
         let last = agent(directory, &bundle, &removing, &node)?;
+        fs::write(directories.root.join("cni-bin/truepeer"), "of a former pod")?;
         let plugin = Container::start(directory, &bundle, &removing, "cni", &node)?;
+        eventually("the plugin is removed", || {
+            Ok(directories.list("cni-bin")?.is_empty().then_some(()))
+        })?;
         drop(held);
         last.stop(patience(&removing)?)?;
         // Kubelets stop sidecars after the other containers.
         plugin.stop(patience(&removing)?)?;
         before.assert_unchanged(&sidecar.pod.enter(Traces::here)?)?;
         load.run(&sidecar.client).all_exact()?;
-        for name in ["bpf", "run", "state"] {
-            let mut left = directories.list(name)?;
-            // The kernel itself puts these into every bpffs.
-            left.retain(|name| !name.ends_with(".debug"));
-            ensure!(left.is_empty(), "{name}: {left:?}");
-        }
-        Ok(())
+        directories.ensure_bare()
     });
 }
 
@@ -131,27 +125,15 @@ fn the_plugin_is_chained_for_as_long_as_the_pod_is_there() {
         let directories = Directories::new(directory)?;
         let network = directories.root.join("cni-conf/10-pods.conflist");
         fs::write(&network, NETWORK)?;
-        let node = Node {
-            netns: &node,
-            volumes: directories.volumes(),
-        };
-        let entry = fs::read(deploy().join("kustomize/agent/plugin.json"))?;
-        fs::write(directories.root.join("config/plugin.json"), entry)?;
+        let node = directories.node(&node, "", &entry()?)?;
         // This file is like the one that the plugin writes for a pod.
         fs::create_dir(directories.root.join("state/pods"))?;
         fs::write(directories.root.join("state/pods/some:eth0.json"), "{}")?;
         let bundle = unpack(directory)?;
-        let types = || -> Result<Vec<Value>> {
-            let list: Value = serde_json::from_slice(&fs::read(&network)?)?;
-            let plugins = list["plugins"].as_array().context("no plugins")?;
-            Ok(plugins
-                .iter()
-                .map(|plugin| plugin["type"].clone())
-                .collect())
-        };
         let chained = |first: &str| {
+            let expected = [json!({"type": first}), entry()?];
             eventually("the plugin is chained", || {
-                Ok((types()? == [json!(first), json!("truepeer")]).then_some(()))
+                Ok((plugins(&network)? == expected).then_some(()))
             })
         };
 

@@ -1,6 +1,5 @@
 //! A node's directories, and containers of the DaemonSet on it.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -13,7 +12,8 @@ use tests::cluster::cni::{self, IFNAME};
 use tests::cluster::daemonset::{Container, Node};
 use tests::cluster::manifests::{deploy, kustomize, only};
 use tests::host::netns::Netns;
-use tests::wait::Limit;
+use tests::host::process::unique;
+use tests::wait::{Limit, SOON};
 
 pub(super) const APPLICATION: u16 = 8080;
 pub(super) const PROXY: u16 = 15006;
@@ -28,9 +28,8 @@ pub(super) struct Directories {
 }
 
 impl Directories {
-    const NAMES: [&str; 9] = [
+    const NAMES: [&str; 8] = [
         "bpf",
-        "config",
         "keys",
         "run",
         "state",
@@ -57,12 +56,35 @@ impl Directories {
         Ok(Self { root })
     }
 
-    pub(super) fn volumes(&self) -> BTreeMap<&str, PathBuf> {
+    /// The node for pods that start with what the manifests configure and with `more`, and with this entry of the plugin. As in a
+    /// cluster, pods that have started with something else keep it.
+    pub(super) fn node<'a>(&self, netns: &'a Netns, more: &str, entry: &Value) -> Result<Node<'a>> {
+        let config = self.root.join(unique("config"));
+        fs::create_dir(&config)?;
+        let toml = fs::read_to_string(deploy().join("kustomize/agent/truepeer.toml"))?;
+        fs::write(config.join("truepeer.toml"), format!("{toml}\n{more}"))?;
+        fs::write(config.join("plugin.json"), entry.to_string())?;
         let own = Self::NAMES.map(|name| (name, self.root.join(name)));
-        let shared = [("cgroup", "/sys/fs/cgroup"), ("netns", "/run/netns")];
-        own.into_iter()
-            .chain(shared.map(|(name, path)| (name, path.into())))
-            .collect()
+        let others = [
+            ("config", config),
+            ("cgroup", "/sys/fs/cgroup".into()),
+            ("netns", "/run/netns".into()),
+        ];
+        Ok(Node {
+            netns,
+            volumes: own.into_iter().chain(others).collect(),
+        })
+    }
+
+    /// Fails unless truepeer has left nothing in them.
+    pub(super) fn ensure_bare(&self) -> Result<()> {
+        for name in ["bpf", "run", "state", "cni-bin"] {
+            let mut left = self.list(name)?;
+            // The kernel itself puts these into every bpffs.
+            left.retain(|name| !name.ends_with(".debug"));
+            ensure!(left.is_empty(), "{name}: {left:?}");
+        }
+        Ok(())
     }
 
     /// Names of what is in one of them.
@@ -81,6 +103,18 @@ impl Drop for Directories {
     }
 }
 
+/// The plugin's entry in the manifests.
+pub(super) fn entry() -> Result<Value> {
+    let entry = fs::read(deploy().join("kustomize/agent/plugin.json"))?;
+    Ok(serde_json::from_slice(&entry)?)
+}
+
+/// The plugins of a network's list.
+pub(super) fn plugins(network: &Path) -> Result<Vec<Value>> {
+    let list: Value = serde_json::from_slice(&fs::read(network)?)?;
+    Ok(list["plugins"].as_array().context("no plugins")?.clone())
+}
+
 pub(super) fn daemonset(name: &str) -> Result<Value> {
     Ok(only(&kustomize(name)?, "DaemonSet")?.clone())
 }
@@ -93,29 +127,65 @@ pub(super) fn agent(
     node: &Node,
 ) -> Result<Container> {
     let mut container = Container::start(directory, bundle, manifest, "agent", node)?;
-    let agent = &manifest["spec"]["template"]["spec"]["containers"][0];
-    for probe in ["livenessProbe", "readinessProbe"] {
-        container.wait_until_ready(|| {
-            Ok(answers(node.netns, agent, &agent[probe]["httpGet"]).is_ok())
-        })?;
-    }
+    container.wait_until_succeeds(&startup(manifest)?)?;
+    // The others come when the first has succeeded.
+    container.wait_until_ready(|| Ok(answers(manifest, node).is_ok()))?;
     Ok(container)
 }
 
-/// Sends a probe as a kubelet does, and asserts that the agent answers.
-pub(super) fn answers(node: &Netns, container: &Value, probe: &Value) -> Result<()> {
-    ensure!(probe["port"] == container["ports"][0]["name"], "{probe}");
-    let port = container["ports"][0]["containerPort"]
-        .as_u64()
-        .context("no port")?;
-    let address = format!("{}:{port}", probe["host"].as_str().context("no host")?);
-    let mut stream = node.enter(|| TcpStream::connect(address))?;
-    let path = probe["path"].as_str().context("no path")?;
-    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    ensure!(answer.starts_with("HTTP/1.0 200"), "{answer}");
+/// The command that tells a kubelet whether the agent of its container is in place.
+pub(super) fn startup(manifest: &Value) -> Result<Vec<&str>> {
+    let probe = &manifest["spec"]["template"]["spec"]["containers"][0]["startupProbe"];
+    let command = probe["exec"]["command"].as_array().context("no command")?;
+    let words = command.iter().map(|word| word.as_str().context("no word"));
+    words.collect()
+}
+
+/// Sends the other probes as a kubelet does, and asserts that an agent answers.
+pub(super) fn answers(manifest: &Value, node: &Node) -> Result<()> {
+    let container = &manifest["spec"]["template"]["spec"]["containers"][0];
+    for probe in ["livenessProbe", "readinessProbe"] {
+        let probe = &container[probe]["httpGet"];
+        let address = format!(
+            "{}:{}",
+            probe["host"].as_str().context("no host")?,
+            probe["port"]
+        );
+        let mut stream = node.netns.enter(|| TcpStream::connect(address))?;
+        stream.set_read_timeout(Some(SOON.here()))?;
+        let path = probe["path"].as_str().context("no path")?;
+        stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        ensure!(answer.starts_with("HTTP/1.0 200"), "{answer}");
+    }
     Ok(())
+}
+
+/// A pod of the DaemonSet, whose containers a kubelet starts and stops in this order.
+pub(super) struct Pod {
+    pub(super) agent: Container,
+    pub(super) cni: Container,
+}
+
+impl Pod {
+    /// Starts it and waits until it is ready.
+    pub(super) fn start(
+        directory: &Path,
+        bundle: &Path,
+        manifest: &Value,
+        node: &Node,
+    ) -> Result<Self> {
+        let cni = Container::start(directory, bundle, manifest, "cni", node)?;
+        let agent = agent(directory, bundle, manifest, node)?;
+        Ok(Self { agent, cni })
+    }
+
+    /// Waits for the end of an agent that was asked to stop, and stops the sidecar.
+    pub(super) fn ended(mut self, patience: Limit) -> Result<()> {
+        self.agent.ended(patience)?;
+        self.cni.stop(patience)
+    }
 }
 
 /// How long a kubelet waits for a stopping pod.
@@ -126,8 +196,7 @@ pub(super) fn patience(manifest: &Value) -> Result<Limit> {
 
 /// A container runtime of the node has the plugin steer a pod, as its annotations say.
 pub(super) fn add(directories: &Directories, node: &Node, pod: &Netns) -> Result<()> {
-    let entry = fs::read(deploy().join("kustomize/agent/plugin.json"))?;
-    let mut input: Value = serde_json::from_slice(&entry)?;
+    let mut input = entry()?;
     input["cniVersion"] = json!("1.0.0");
     input["name"] = json!("pods");
     input["prevResult"] = json!({"cniVersion": "1.0.0", "interfaces": [{"name": IFNAME}]});

@@ -8,11 +8,14 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use tests::agent::{Agent, Config, Steer, binary};
+use tests::balancer::{self, APPLICATION, crowd, plain};
 use tests::host::apparmor::Profile;
 use tests::host::process::{Process, unique};
 use tests::host::scenario;
 use tests::host::traces::Traces;
-use tests::topology::Sidecar;
+use tests::proxies::any;
+use tests::servers::report::Report;
+use tests::topology::{Gateway, Sidecar};
 use tests::wait::Limit;
 
 use self::pod::Pod;
@@ -124,6 +127,38 @@ fn agent_and_application() {
         ensure!(is_well && said.contains(&profile.label()), "{said}");
         ensure!(agent.stop()?.success(), "the agent's exit status");
         ensure!(!Path::new(Installed::BPFFS).exists(), "pins are left");
+        let denials = profile.denials()?;
+        ensure!(denials.is_empty(), "denied:\n{}", denials.join("\n"));
+        Ok(())
+    });
+}
+
+/// One under the profile that is shipped follows another, and what a relay has begun goes on.
+#[test]
+fn agents_follow_each_other() {
+    scenario(|directory| {
+        let topology = Gateway::new()?;
+        let _report = Report::start(&topology.server, any(APPLICATION))?;
+        let installed = Installed::new()?;
+        let profile = shipped(directory, &[])?;
+        let config = Installed::config(balancer::config(directory, plain(&topology))?);
+        let mut agent = Agent::start_binary(&installed.0, directory, config)?;
+        profile.ensure_confines(agent.id())?;
+        let load = crowd();
+        let mut held = load.hold(&topology.client)?;
+        let (former, outcome) = load.during(&topology.client, |progress| {
+            let former = agent.follow(directory)?;
+            progress.more("with another agent")?;
+            Ok(former)
+        })?;
+        outcome.all_exact()?;
+        profile.ensure_confines(agent.id())?;
+        held.iter_mut()
+            .try_for_each(|connection| connection.ping())?;
+        drop(held);
+        ensure!(former.stop()?.success(), "the former agent's exit status");
+        load.run(&topology.client).all_exact()?;
+        ensure!(agent.stop()?.success(), "the agent's exit status");
         let denials = profile.denials()?;
         ensure!(denials.is_empty(), "denied:\n{}", denials.join("\n"));
         Ok(())
