@@ -23,5 +23,5 @@ pub use self::{
     report::{AgentReport, PolicyTally, Report},
     server::Server,
     socket::remove_stale,
-    state::{Request, State},
+    state::{Reloaded, Request, State},
 };

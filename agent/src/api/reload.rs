@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::{
+    Json,
     extract::{ConnectInfo, State as Shared},
     http::StatusCode,
     response::IntoResponse as _,
@@ -21,7 +22,7 @@ pub(super) async fn act(
 ) -> Answer {
     caller.require_root("only root may have the agent read its configuration again")?;
     let outcome = state.ask_agent(Request::Reload).await?;
-    outcome
+    let reloaded = outcome
         .map_err(|error| Failure::new(StatusCode::UNPROCESSABLE_ENTITY, format!("{error:#}")))?;
-    Ok(StatusCode::NO_CONTENT.into_response())
+    Ok(Json(reloaded).into_response())
 }

@@ -9,6 +9,7 @@ use std::{
 use agent_common::Origin;
 use anyhow::Result;
 use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{answer::Failure, caller::Caller, round::Rounds};
@@ -33,7 +34,14 @@ pub enum Request {
     /// By the CNI plugin.
     Pod(PodRequest),
     /// To read its configuration again; where to send the outcome.
-    Reload(oneshot::Sender<Result<()>>),
+    Reload(oneshot::Sender<Result<Reloaded>>),
+}
+
+/// What has come of reading the configuration again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// Whether there are changes below `[agent]`, which take effect at the next start.
+    pub needs_start: bool,
 }
 
 /// What the API serves.

@@ -260,7 +260,8 @@ async fn root_has_the_agent_read_its_configuration_again_and_learns_the_outcome(
         &AgentSettings::default(),
     );
     let agent = tokio::spawn(async move {
-        let mut outcomes = vec![Err(anyhow!("eth7 is missing")), Ok(())];
+        let reloaded = Reloaded { needs_start: true };
+        let mut outcomes = vec![Err(anyhow!("eth7 is missing")), Ok(reloaded)];
         while let Some(Request::Reload(reply)) = requests.recv().await {
             reply.send(outcomes.pop().unwrap()).unwrap();
         }
@@ -273,7 +274,9 @@ async fn root_has_the_agent_read_its_configuration_again_and_learns_the_outcome(
         reload::act(Shared(state.clone()), ConnectInfo(caller)).await
     };
     assert_eq!(ask(1000).await.unwrap_err().status, StatusCode::FORBIDDEN);
-    assert_eq!(ask(0).await.unwrap().status(), StatusCode::NO_CONTENT);
+    let answer = ask(0).await.unwrap();
+    let body = axum::body::to_bytes(answer.into_body(), 100).await.unwrap();
+    assert_eq!(body, br#"{"needs_start":true}"#.as_slice());
     let refused = ask(0).await.unwrap_err();
     assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY);
     assert_eq!(refused.reason, "eth7 is missing");

@@ -5,7 +5,7 @@ use hyper::Method;
 use tokio::runtime;
 
 use super::{arguments::ConfigArgs, output::print};
-use crate::api::client;
+use crate::api::{Reloaded, client};
 
 /// Have the agent read its configuration again, and wait until it has
 ///
@@ -36,5 +36,12 @@ pub(super) fn run(args: &Args) -> Result<()> {
     if !answer.status.is_success() {
         bail!(answer.reason());
     }
-    print("configuration read again\n")
+    // An agent of another version may not say it.
+    let reloaded = serde_json::from_slice(&answer.body);
+    print(match reloaded {
+        Ok(Reloaded { needs_start: true }) => {
+            "configuration read again; changes below [agent] take effect at the next start\n"
+        }
+        _ => "configuration read again\n",
+    })
 }

@@ -29,7 +29,7 @@ use super::{
     supervisor::Supervisor,
 };
 use crate::{
-    api::{Request, Server, State},
+    api::{Reloaded, Request, Server, State},
     config::Config,
     connections::{
         names::Names,
@@ -407,11 +407,11 @@ impl Agent {
     }
 
     /// Reads the configuration again, and tells of the outcome.
-    fn reload(&mut self) -> Result<()> {
+    fn reload(&mut self) -> Result<Reloaded> {
         self.log.reopen();
         let outcome = self.take_up();
         match &outcome {
-            Ok(()) => info!("configuration read again"),
+            Ok(_) => info!("configuration read again"),
             Err(error) => error!("{error:#}"),
         }
         self.refusal = outcome.as_ref().err().map(|error| format!("{error:#}"));
@@ -420,9 +420,10 @@ impl Agent {
     }
 
     /// Takes up the configuration, all but `[agent]`, which needs a new start; a bad one changes nothing.
-    fn take_up(&mut self) -> Result<()> {
+    fn take_up(&mut self) -> Result<Reloaded> {
         let new = (self.load)().context("the configuration is not read again")?;
-        if new.agent != self.config.agent {
+        let needs_start = new.agent != self.config.agent;
+        if needs_start {
             warn!("changes below [agent] take effect at the next start");
         }
         block_in_place(|| {
@@ -441,7 +442,7 @@ impl Agent {
             agent: self.config.agent.clone(),
             ..new
         };
-        Ok(())
+        Ok(Reloaded { needs_start })
     }
 
     /// Has `systemctl status` show what is served and what is amiss.

@@ -8,11 +8,11 @@ use std::{
 };
 
 use agent_common::names::program;
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf,
     programs::{
-        Program, SchedClassifier, SkLookup,
+        Program, SchedClassifier, SkLookup, TcAttachType,
         links::{FdLink, LinkOrder, PinnedLink},
         tc::{SchedClassifierLink, TcAttachOptions},
     },
@@ -88,6 +88,10 @@ impl Packets {
 
 impl Datapath {
     /// The packet programs for interfaces of `netns`, and `sk_lookup` if the namespace has steers. They are not loaded.
+    ///
+    /// # Errors
+    ///
+    /// When an interface has gone, or another agent does the same there.
     pub fn packets(
         &mut self,
         netns: &Netns,
@@ -99,6 +103,11 @@ impl Datapath {
             Ok(((*name).to_owned(), framing, *job))
         });
         let jobs: Vec<_> = jobs.collect::<Result<_>>()?;
+        netns.run(|| {
+            let mut jobs = jobs.iter();
+            let inode = netns.inode();
+            jobs.try_for_each(|(name, _, job)| refuse_rivals(&self.pins, inode, name, *job))
+        })?;
         let mut framings: BTreeSet<_> = jobs.iter().map(|(_, of, _)| *of).collect();
         if framings.is_empty() && steers {
             framings.insert(Framing::Ethernet);
@@ -289,6 +298,45 @@ fn attach_packets(
 }
 
 /// Which of truepeer's own programs a program of the same hook runs next to.
+/// Fails when another agent does the same on the interface, which is in the namespace with this inode: two would both change a
+/// packet.
+fn refuse_rivals(pins: &Pins, netns: u64, interface: &str, job: Job) -> Result<()> {
+    for program in PacketProgram::of(job) {
+        let pin = links::on_interface(program.name, netns, interface);
+        let linked = pins.link_info(&pin)?.map(|link| link.program_id);
+        let own = linked.or(pins.filter(&pin)?);
+        for (name, id) in in_order(interface, program.direction)? {
+            if name != program.name || Some(id) == own {
+                continue;
+            }
+            if let Some(rival) = ownership::other_owner(pins, id)? {
+                bail!(
+                    "{name} of another agent, whose `bpffs` is {}, runs on {interface} already: stop that agent, or type \
+                     `truepeer detach --config FILE` with its configuration",
+                    rival.display()
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Names and ids of the programs of an interface of the calling thread's network namespace: what TCX has, which Linux 6.6
+/// brought, runs before filters.
+pub(super) fn in_order(interface: &str, direction: TcAttachType) -> Result<Vec<(String, u32)>> {
+    let by_tcx = SchedClassifier::query_tcx(interface, direction);
+    let by_tcx = by_tcx.map_or_else(|_| Vec::new(), |(_, programs)| programs);
+    let mut all: Vec<_> = by_tcx
+        .iter()
+        .map(|program| {
+            let name = program.name_as_str().unwrap_or_default().to_owned();
+            (name, program.id())
+        })
+        .collect();
+    all.extend(filters::programs(interface, direction)?);
+    Ok(all)
+}
+
 enum Neighbour {
     /// This comes behind it.
     Next(SchedClassifierLink),

@@ -24,7 +24,11 @@ use aya::{
 };
 use tracing::{debug, warn};
 
-use super::{pins::Pins, programs::still_there, streams, sys};
+use super::{
+    pins::Pins,
+    programs::{self, still_there},
+    streams, sys,
+};
 use crate::host::cgroups::cgroup2_mount;
 
 /// The map's name, and its pin's.
@@ -121,6 +125,16 @@ pub(super) fn detach_all(pins: &Pins) -> Result<()> {
     let mut own = attached()?;
     own.retain(|link| link.owner == owner);
     detach(&own)
+}
+
+/// The directory of another agent's pins, if a program with this id is its.
+pub(super) fn other_owner(pins: &Pins, program: u32) -> Result<Option<PathBuf>> {
+    let maps = programs::maps(program)?.unwrap_or_default();
+    let owner = maps.into_iter().find_map(|id| read(id).ok().flatten());
+    let own = Owner::new(pins)?;
+    Ok(owner
+        .filter(|owner| *owner != own)
+        .map(|owner| owner.directory().to_owned()))
 }
 
 fn find_stranded(pins: &Pins) -> Result<Vec<Attached>> {

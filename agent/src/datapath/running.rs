@@ -1,10 +1,11 @@
 //! What runs on the packets of an interface, truepeer's programs and those of others, in which order.
 
 use anyhow::Result;
-use aya::programs::{SchedClassifier, TcAttachType};
+use aya::programs::TcAttachType;
 
 use super::{
     filters,
+    interfaces::in_order,
     jobs::{Job, PacketProgram},
     links,
     pins::Pins,
@@ -91,20 +92,4 @@ impl Pins {
             Ok(ways)
         })
     }
-}
-
-/// Names and ids of the programs of an interface of the calling thread's network namespace: what TCX has, which Linux 6.6
-/// brought, runs before filters.
-fn in_order(interface: &str, direction: TcAttachType) -> Result<Vec<(String, u32)>> {
-    let by_tcx = SchedClassifier::query_tcx(interface, direction);
-    let by_tcx = by_tcx.map_or_else(|_| Vec::new(), |(_, programs)| programs);
-    let mut all: Vec<_> = by_tcx
-        .iter()
-        .map(|program| {
-            let name = program.name_as_str().unwrap_or_default().to_owned();
-            (name, program.id())
-        })
-        .collect();
-    all.extend(filters::programs(interface, direction)?);
-    Ok(all)
 }

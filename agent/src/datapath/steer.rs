@@ -5,7 +5,7 @@
 
 use agent_common::Namespace;
 use anyhow::{Context as _, Result};
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::{
     maps::{Plain, found},
@@ -51,6 +51,12 @@ pub fn end_steered(netns: &Netns, before: &Namespace, now: &Namespace) {
         return;
     }
     let ended = lost(netns, before, now).and_then(|lost| {
+        if !lost.is_empty() {
+            let number = lost.len();
+            info!(
+                "{number} connections of proxies in {netns} are reset, which are steered no longer"
+            );
+        }
         let mut all = lost.iter();
         all.try_for_each(|socket| sockets::abort(netns, socket.local, socket.remote))
     });

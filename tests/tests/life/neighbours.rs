@@ -168,6 +168,36 @@ impl Drop for Mount<'_> {
     }
 }
 
+/// Two agents with pins of their own would both change the same packets: the second one does not start, and changes nothing.
+#[test]
+fn another_agent_on_the_same_interface() {
+    scenario(|directory| {
+        let stage = Stage::new()?;
+        let first = Agent::start(directory, stage.config(directory)?)?;
+        let config = stage.config(directory)?;
+        let file = config.write()?.display().to_string();
+        let refused = truepeer(&["run", "--config", &file])?;
+        let said = String::from_utf8_lossy(&refused.stderr);
+        let pins = first.config().agent.bpffs.display().to_string();
+        for word in [
+            Sidecar::INTERFACE,
+            "another agent",
+            "truepeer detach",
+            &pins,
+        ] {
+            ensure!(said.contains(word), "expected {word:?} in:\n{said}");
+        }
+        stage.are_steered(true)?;
+        no_origins(&first)?;
+        ensure!(first.stop()?.success(), "the agent's exit status");
+        stage.are_steered(false)?;
+        let second = Agent::start(directory, config)?;
+        stage.are_steered(true)?;
+        ensure!(second.stop()?.success(), "the agent's exit status");
+        Ok(())
+    });
+}
+
 #[test]
 fn a_second_bpffs_over_the_pins() {
     scenario(|directory| {
