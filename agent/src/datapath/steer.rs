@@ -44,25 +44,33 @@ pub(super) fn settings(pins: &Pins) -> Result<Vec<(u64, Namespace)>> {
     settings.collect()
 }
 
+/// How often sockets are listed: the kernel's list may leave one out whose neighbours come or go meanwhile.
+const LISTS: usize = 4;
+
 /// Resets those connections of proxies in `netns` that were steered as `before` says, and are not as `now` says. To be called
 /// when it is so. What cannot be reset is told in the log.
 pub fn end_steered(netns: &Netns, before: &Namespace, now: &Namespace) {
     if before.ranges == now.ranges && before.spoofed == now.spoofed {
         return;
     }
-    let ended = lost(netns, before, now).and_then(|lost| {
-        if !lost.is_empty() {
-            let number = lost.len();
+    if let Err(error) = end_lost(netns, before, now) {
+        warn!("connections that were steered in {netns} hang: {error:#}");
+    }
+}
+
+fn end_lost(netns: &Netns, before: &Namespace, now: &Namespace) -> Result<()> {
+    for _ in 0..LISTS {
+        let lost = lost(netns, before, now)?;
+        let number = lost.len();
+        if number != 0 {
             info!(
                 "{number} connections of proxies in {netns} are reset, which are steered no longer"
             );
         }
         let mut all = lost.iter();
-        all.try_for_each(|socket| sockets::abort(netns, socket.local, socket.remote))
-    });
-    if let Err(error) = ended {
-        warn!("connections that were steered in {netns} hang: {error:#}");
+        all.try_for_each(|socket| sockets::abort(netns, socket.local, socket.remote))?;
     }
+    Ok(())
 }
 
 /// The sockets of connections that nothing brings any more what their other ends send.
