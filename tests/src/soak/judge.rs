@@ -12,8 +12,8 @@ use crate::wait::Limit;
 const RECENT: Duration = Duration::from_secs(30);
 
 /// How long after a change a connection that is older may learn what became of it: what is in its buffers comes first, and
-/// a packet that is lost comes again, each time after twice the time (RFC 6298, 5.5). What was lost until the change was over may
-/// have its last repetition before that 3.0 s after the first, and the next one 6.2 s after it.
+/// what is lost comes again after pauses that double (RFC 6298, 5.5), so that an outage of more than three seconds may show
+/// only 6.2 s after its begin.
 const AFTERMATH: Limit = Limit::secs(7);
 
 /// A connection that has ended.
