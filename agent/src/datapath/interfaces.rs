@@ -47,7 +47,8 @@ impl Packets {
     ///
     /// When the kernel refuses one.
     pub fn load(&mut self) -> Result<()> {
-        programs::load_all(self.programs())?;
+        let loaded = programs::load_all(self.programs());
+        loaded.with_context(|| format!("cannot serve {}", self.netns))?;
         self.close();
         Ok(())
     }

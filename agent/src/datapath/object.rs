@@ -147,7 +147,8 @@ fn detach_strange_lookups(pins: &Pins) -> Result<()> {
     let pinned = pins.link_names()?.into_iter();
     for name in pinned.filter(|name| links::describe(name).0 == program::LOOKUP) {
         let link = pins.link_info(&name)?;
-        let maps = link.map_or(Ok(None), |link| programs::maps(link.program_id))?;
+        let info = link.map_or(Ok(None), |link| programs::loaded(link.program_id))?;
+        let maps = info.map_or(Ok(None), |info| info.map_ids())?;
         if maps.is_some_and(|maps| !maps.contains(&own)) {
             pins.unpin_link(&name)?;
         }

@@ -129,12 +129,11 @@ pub(super) fn detach_all(pins: &Pins) -> Result<()> {
 
 /// The directory of another agent's pins, if a program with this id is its.
 pub(super) fn other_owner(pins: &Pins, program: u32) -> Result<Option<PathBuf>> {
-    let maps = programs::maps(program)?.unwrap_or_default();
-    let owner = maps.into_iter().find_map(|id| read(id).ok().flatten());
+    let info = programs::loaded(program)?;
+    let found = info.and_then(|info| owner(&info, &mut HashMap::new()));
     let own = Owner::new(pins)?;
-    Ok(owner
-        .filter(|owner| *owner != own)
-        .map(|owner| owner.directory().to_owned()))
+    let other = found.map(|(owner, _)| owner).filter(|owner| *owner != own);
+    Ok(other.map(|owner| owner.directory().to_owned()))
 }
 
 fn find_stranded(pins: &Pins) -> Result<Vec<Attached>> {

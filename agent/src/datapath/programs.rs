@@ -12,7 +12,7 @@ use agent_common::names::{self, program};
 use anyhow::{Context as _, Result};
 use aya::{
     Btf, Ebpf, EbpfLoader, VerifierLogLevel,
-    programs::{Program, ProgramError, loaded_programs},
+    programs::{Program, ProgramError, ProgramInfo, loaded_programs},
 };
 use tracing::debug;
 
@@ -215,12 +215,12 @@ pub(super) fn load(object: &mut Ebpf, name: &str) -> Result<()> {
     verify(name, program)
 }
 
-/// The ids of the maps of the program with this id; `None`: it has gone, or the kernel does not tell.
-pub(super) fn maps(program: u32) -> Result<Option<Vec<u32>>> {
+/// The program with this id; `None`: it has gone.
+pub(super) fn loaded(id: u32) -> Result<Option<ProgramInfo>> {
     for info in loaded_programs().filter_map(still_there) {
         let info = info.context("cannot list the kernel's BPF programs")?;
-        if info.id() == program {
-            return Ok(info.map_ids()?);
+        if info.id() == id {
+            return Ok(Some(info));
         }
     }
     Ok(None)
