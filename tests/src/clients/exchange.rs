@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::mpsc::channel;
 
 use anyhow::Result;
 
@@ -15,6 +16,9 @@ pub const BLOCK: usize = 1 << 16;
 /// More blocks than any scenario asks for. What is read as a larger number is a header that nobody took off.
 const MOST_BLOCKS: u64 = 1 << 20;
 const DONE: &[u8] = b"done\n";
+/// How many blocks a server sends before it has received one. If it sent all at once, they would wait in buffers for a client
+/// that rests between blocks, which would hear only many seconds later that the connection had been reset behind them.
+const AHEAD: u64 = 2;
 
 /// Block `n` of a stream: no two are alike, nor is any a shifted other.
 fn block(n: u64) -> Vec<u8> {
@@ -62,15 +66,28 @@ fn receive(mut stream: &TcpStream, n: u64, room: &mut [u8]) -> io::Result<()> {
     }
 }
 
-/// Sends a number of blocks, and expects as many at the same time.
-fn exchange(stream: &TcpStream, blocks: u64) -> io::Result<()> {
+/// Sends a number of blocks, and expects as many at the same time. No more than `ahead` of those sent are without one that has
+/// been received.
+fn exchange(stream: &TcpStream, blocks: u64, ahead: u64) -> io::Result<()> {
     std::thread::scope(|scope| {
-        let writer = scope.spawn(|| -> io::Result<()> {
+        let (received, receipts) = channel();
+        let writer = scope.spawn(move || -> io::Result<()> {
             let mut stream = stream;
-            (0..blocks).try_for_each(|n| stream.write_all(&block(n)))
+            (0..blocks).try_for_each(|n| {
+                if n >= ahead && receipts.recv().is_err() {
+                    // Why nothing more is received is the reader's to say.
+                    return Err(io::ErrorKind::BrokenPipe.into());
+                }
+                stream.write_all(&block(n))
+            })
         });
         let mut room = vec![0; BLOCK];
-        (0..blocks).try_for_each(|n| receive(stream, n, &mut room))?;
+        (0..blocks).try_for_each(|n| {
+            receive(stream, n, &mut room)?;
+            // A writer that has ended has said why.
+            let _ = received.send(());
+            Ok::<_, io::Error>(())
+        })?;
         writer.join().expect("no panic")
     })
 }
@@ -87,7 +104,7 @@ pub fn serve(mut stream: TcpStream, client: SocketAddr) -> io::Result<()> {
         )));
     }
     writeln!(stream, "{}", canonical(client))?;
-    exchange(&stream, blocks)?;
+    exchange(&stream, blocks, AHEAD)?;
     stream.write_all(DONE)
 }
 
@@ -100,7 +117,7 @@ pub fn serve(mut stream: TcpStream, client: SocketAddr) -> io::Result<()> {
 pub fn with_server(stream: TcpStream, header: &[u8], blocks: u64) -> Result<SocketAddr> {
     stream.set_read_timeout(Some(Limit::secs(60).here()))?;
     let asked = Exchange::begin(stream, header, blocks)?;
-    exchange(&asked.stream, blocks)?;
+    exchange(&asked.stream, blocks, blocks)?;
     let seen = asked.seen;
     asked.end()?;
     Ok(seen)

@@ -11,10 +11,9 @@ use crate::wait::Limit;
 /// How much of what changed before a connection is told with what was not promised of it.
 const RECENT: Duration = Duration::from_secs(30);
 
-/// How long after a change a connection that is older may learn what became of it: what is in its buffers comes first, and
-/// what is lost comes again after pauses that double (RFC 6298, 5.5), so that an outage of more than three seconds may show
-/// only 6.2 s after its begin.
-const AFTERMATH: Limit = Limit::secs(7);
+/// How long after a change a connection that is older may learn what became of it: what is in its buffers comes first, two
+/// blocks of which each may be read half a second after the one before.
+const AFTERMATH: Limit = Limit::secs(3);
 
 /// A connection that has ended.
 pub(super) struct Attempt {
