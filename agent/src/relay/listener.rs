@@ -85,8 +85,12 @@ impl Listener {
         self.kept.forget();
     }
 
-    /// Serves connections that it accepts from now on by these settings.
+    /// Serves connections that it accepts from now on by these settings. If they are those that it has, its connections keep
+    /// their place between two requests, and what is known of its upstreams is not forgotten.
     pub(super) fn serve(&mut self, service: Arc<Service>) {
+        if self.service.borrow().is_like(&service) {
+            return;
+        }
         self.health.abort();
         self.health = self.handle.spawn(health::watch(service.clone()));
         self.service.send_replace(service);

@@ -8,7 +8,7 @@ use crate::{
     connections::{origins::Claims, summary::SummarySender, tlv_store::TlvStore},
 };
 
-/// What all connections of one relay share. A reload of the configuration makes a new one.
+/// What all connections of one relay share. A configuration that is other for the relay makes a new one.
 pub(super) struct Service {
     pub(super) relay: Relay,
     /// What output and rules call the relay.
@@ -23,4 +23,11 @@ pub(super) struct Service {
     pub(super) pipes: Pipes,
     /// Whether a client is refused whom the upstream cannot be told.
     pub(super) refuses: bool,
+}
+
+impl Service {
+    /// Whether connections are served alike by both.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        self.relay == other.relay && self.senders == other.senders && self.refuses == other.refuses
+    }
 }

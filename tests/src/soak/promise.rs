@@ -18,8 +18,10 @@ pub(super) enum Change {
     KnowsOther,
     /// The next agent translates headers otherwise.
     NeedsOther,
-    /// The agent reads another configuration, which is good.
+    /// The agent reads another configuration, which is good, and by which each way is served as before.
     Read,
+    /// The agent reads one by which senders are trusted otherwise: relays serve by it from the next connection on.
+    Trusts,
     /// The agent reads another configuration, which is bad.
     Refused,
     /// The service that binds restarts, and with it its cgroup.
@@ -49,6 +51,7 @@ impl Change {
             Self::KnowsOther => "while a version follows that knows other things",
             Self::NeedsOther => "while a version follows that translates otherwise",
             Self::Read => "while a good configuration is read",
+            Self::Trusts => "while other rules of trust are read",
             Self::Refused => "while a bad configuration is read",
             Self::Service => "while the trusted service restarts",
             Self::Diverted => "while a steer lacks something",
@@ -118,7 +121,8 @@ pub(super) fn may(change: Change, way: Way) -> May {
         // Connections in progress become unknown, or, if they are translated, are reset; so are unfinished handshakes.
         Change::KnowsOther => [__, __, UN, UN, UN, UN, UN],
         Change::NeedsOther => [__, __, __, FA, __, __, __],
-        Change::Read       => [__, __, __, __, __, KE, __],
+        Change::Read       => [__, __, __, __, __, __, __],
+        Change::Trusts     => [__, __, __, __, __, KE, __],
         Change::Refused    => [__, __, __, __, __, __, __],
         // Nobody listens.
         Change::Service    => [__, __, FA, __, __, __, __],

@@ -145,10 +145,11 @@ impl Scheduler<'_> {
                 Ok(what)
             }
             Event::Good => {
-                let (config, what) = self.subject.another_good_one(self.stage, &self.random);
+                let (change, config, what) =
+                    self.subject.another_good_one(self.stage, &self.random);
                 let what = format!("read a configuration with {what}");
-                let _changing = ledger.begin(Change::Read, &*what);
-                self.subject.agent()?.reload(&config)?;
+                let _changing = ledger.begin(change, &*what);
+                self.subject.reload(config)?;
                 Ok(what)
             }
             Event::Bad => {

@@ -23,6 +23,8 @@ pub(super) struct Subject {
     /// `None` while there is none.
     agent: Option<Agent>,
     good: Config,
+    /// What the agent has read last.
+    read: Config,
 }
 
 impl Subject {
@@ -43,6 +45,7 @@ impl Subject {
             version: 0,
             agent: None,
             directory,
+            read: good.clone(),
             good,
         };
         subject.start()?;
@@ -63,6 +66,7 @@ impl Subject {
         let (version, _) = &self.versions[self.version];
         let agent = Agent::start_binary(version, &self.directory, self.good.clone())?;
         self.agent = Some(agent);
+        self.read = self.good.clone();
         Ok(())
     }
 
@@ -82,6 +86,7 @@ impl Subject {
         let (version, _) = &self.versions[self.version];
         let former = agent.follow_by(version, &self.directory)?;
         self.agent = Some(agent);
+        self.read = self.good.clone();
         Ok(former)
     }
 
@@ -100,8 +105,12 @@ impl Subject {
         )
     }
 
-    /// A configuration that serves every way and differs in what else it has, which is told.
-    pub(super) fn another_good_one(&self, stage: &Stage, random: &Random) -> (Config, String) {
+    /// A configuration that serves every way and differs in what else it has, with what that changes and what it is.
+    pub(super) fn another_good_one(
+        &self,
+        stage: &Stage,
+        random: &Random,
+    ) -> (Change, Config, String) {
         let mut config = self.good.clone();
         let server = &stage.gateway.server;
         let mut with = vec!["the same"];
@@ -137,7 +146,19 @@ impl Subject {
             with.push("another rule");
             config.trust.extend(Trust::sources(["192.0.2.0/24"]));
         }
-        (config, with.join(" and "))
+        let change = if self.read.trust.len() == config.trust.len() {
+            Change::Read
+        } else {
+            Change::Trusts
+        };
+        (change, config, with.join(" and "))
+    }
+
+    /// Has the agent read a configuration.
+    pub(super) fn reload(&mut self, config: Config) -> Result<()> {
+        self.agent()?.reload(&config)?;
+        self.read = config;
+        Ok(())
     }
 
     /// Has the agent refuse a bad configuration; returns what was bad.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use ipnet::IpNet;
 use tests::agent::records::no_origins;
 use tests::agent::{Agent, Config, Policy};
@@ -168,6 +168,46 @@ fn a_new_configuration_before_the_first_request() {
         agent.reload(agent.config())?;
         for mut client in clients {
             client.ask("")?;
+        }
+        no_origins(&agent)
+    });
+}
+
+/// A configuration by which the relay does the same closes no connection between two requests; one by which it does not closes
+/// them, so that the next request is served by it.
+#[test]
+fn a_new_configuration_between_two_requests() {
+    scenario(|directory| {
+        let topology = Gateway::new()?;
+        let _web = Web::echo(directory, &topology.server, APPLICATION)?;
+        let relays = for_http(relays(&topology.server, "reveal"), Some(1));
+        let agent = Agent::start(directory, config(directory, relays)?)?;
+        let connect = |family| Client::connect(&topology.gateway, relay_of(family));
+        let clients = Family::ALL.into_iter().map(connect);
+        let mut clients = clients.collect::<Result<Vec<_>, _>>()?;
+        for client in &mut clients {
+            client.ask("")?;
+        }
+        let mut config = agent.config().clone();
+        let policy = Policy {
+            name: "strangers".into(),
+            ports: vec![APPLICATION.to_string()],
+            deny: vec!["192.0.2.0/24".into()],
+            ..Policy::default()
+        };
+        config.policy.push(policy);
+        agent.reload(&config)?;
+        for client in &mut clients {
+            client
+                .ask("")
+                .context("after a reload that changes nothing for the relay")?;
+        }
+        for relay in &mut config.relay {
+            relay.trusted_hops = Some(2);
+        }
+        agent.reload(&config)?;
+        for client in &mut clients {
+            ensure!(client.ask("").is_err(), "served by former settings");
         }
         no_origins(&agent)
     });

@@ -16,7 +16,7 @@ const MAPPED: IpAddr = IpAddr::V6(Ipv4Addr::UNSPECIFIED.to_ipv6_mapped());
 const ALL_OF_IPV4: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0));
 
 /// What each prefix is believed, by all rules together.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrustedSenders {
     prefixes: HashMap<IpNet, Sender>,
     ports: HashMap<u32, Box<Ports>>,
