@@ -80,7 +80,7 @@ fn what_ends_is_what_had_begun() {
 #[test]
 fn what_is_closed_between_requests_has_asked_before() {
     let start = Instant::now();
-    let read = history(Change::Read, start);
+    let read = history(Change::Trusts, start);
     let mut attempt = failed(Way::Http, start, 12, 12);
     assert!(is_broken(&read, &attempt, start, 13));
     attempt.failure.as_mut().unwrap().step = NEXT_REQUEST;
