@@ -130,7 +130,8 @@ enum Chore {
     /// Have fuzzers look for bytes that are read wrongly; without a name, list them
     ///
     /// An input on which one fails is shown and kept in target/fuzz/failed, with the command that runs it again. What reaches
-    /// new code is kept in target/fuzz/corpus. tests/README.md tells more.
+    /// new code is kept in target/fuzz/corpus, where the next run goes on. Each processor runs one; Ctrl-C ends them and tells how far
+    /// they have come. tests/README.md tells more.
     #[command(
         after_help = "Examples:\n  cargo xtask fuzz\n  cargo xtask fuzz toa\n  \
                             cargo xtask fuzz toa --runs 100000000\n  \
@@ -144,7 +145,8 @@ enum Chore {
         #[arg(requires = "name")]
         inputs: Vec<PathBuf>,
         /// End after so many inputs
-        #[arg(long, conflicts_with_all = ["seconds", "minimise", "inputs"])]
+        #[arg(long, conflicts_with_all = ["seconds", "minimise", "inputs"],
+              value_parser = clap::value_parser!(u64).range(1..=Limit::MAX_RUNS))]
         runs: Option<u64>,
         /// End after so many seconds; 60, unless a limit is given
         #[arg(long, conflicts_with_all = ["minimise", "inputs"])]
