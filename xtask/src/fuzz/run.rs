@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead as _, BufReader},
-    os::unix::process::CommandExt as _,
+    os::unix::process::{CommandExt as _, ExitStatusExt as _},
     path::Path,
     process::{Child, ChildStderr, Command, Stdio},
     sync::mpsc::{self, RecvTimeoutError, Sender},
@@ -81,7 +81,10 @@ fn one(program: &Path, fuzzer: &Fuzzer, limit: Limit, interrupts: &Interrupts) -
                 Said::All => eprintln!("{line}"),
             },
             Ok((number, None)) => {
-                if !processes.0[number].wait()?.success() {
+                let status = processes.0[number].wait()?;
+                // One that was asked to end before libFuzzer listens dies of it, and has read nothing.
+                let is_asked = status.signal() == Some(Signal::SIGUSR1 as i32);
+                if !status.success() && !is_asked {
                     outcome.end = End::Failed;
                     processes.ask_to_end()?;
                 }
