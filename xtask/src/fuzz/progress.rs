@@ -27,7 +27,7 @@ pub(super) enum Said {
 }
 
 /// How lines start that tell people nothing.
-const CHATTER: [&str; 10] = [
+const CHATTER: [&str; 11] = [
     "INFO:",
     "NOTE:",
     "WARNING: Failed to find function",
@@ -39,6 +39,8 @@ const CHATTER: [&str; 10] = [
     "\\",
     "\"",
     "###### ",
+    // A function that was reached for the first time, of which only the address is known.
+    "\tNEW_FUNC",
 ];
 
 impl Progress {
@@ -115,6 +117,7 @@ mod tests {
                 "#9\tNEW    cov: 21 ft: 31 corp: 5/51b lim: 4 exec/s: 4 rss: 30Mb L: 1/1 MS: 1 A-",
                 Said::Nothing,
             ),
+            ("\tNEW_FUNC[1/3]: 0x55b729d3e131", Said::Nothing),
             ("thread panicked", Said::All),
             (
                 "artifact_prefix='a/'; Test unit written to a/crash-1",
