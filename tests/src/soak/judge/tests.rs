@@ -85,6 +85,9 @@ fn what_is_closed_between_requests_has_asked_before() {
     assert!(is_broken(&read, &attempt, start, 13));
     attempt.failure.as_mut().unwrap().step = NEXT_REQUEST;
     assert!(!is_broken(&read, &attempt, start, 13));
+    // By the same rules of trust, nothing is closed.
+    let read = history(Change::Read, start);
+    assert!(is_broken(&read, &attempt, start, 13));
 }
 
 #[test]
