@@ -4,6 +4,7 @@
 use agent_common::{
     Counter, Syn,
     node::Voucher,
+    options::{class, close_up},
     toa::{self, Kinds, Toa},
 };
 use aya_ebpf::{
@@ -85,7 +86,7 @@ fn leaves(ctx: &TcContext, segment: &Segment, kinds: &Kinds) -> i32 {
         }
         Toa::Invalid => {}
     }
-    toa::remove(&headers.old, &mut headers.new, kinds);
+    close_up(&headers.old, &mut headers.new, kinds, class::OWN);
     // The header keeps its length, with padding behind the options: what is left needs no more room.
     let is_rewritten = rewrite(ctx, segment, headers, segment.tcp.length);
     count(Counter::NodeStripped);

@@ -4,7 +4,7 @@ use agent_common::{
     Claim,
     proxy::{
         Endpoints, V1_MAX,
-        line::{self, ROOM},
+        line::{self, Fields, ROOM},
         v2::{Family, PREFACE, Preface, tcp4, tcp6},
     },
     unwrap::{Refusal, Versions},
@@ -29,6 +29,8 @@ struct Text {
     /// Not zero if it names a client.
     names: usize,
     ends: Endpoints,
+    /// Room to read it in.
+    fields: Fields,
 }
 
 #[map]
@@ -145,7 +147,7 @@ extern "C" fn truepeer_line() -> u32 {
 #[inline(always)]
 fn parse() -> Result<(), Refusal> {
     let text = TEXT.get().ok_or(Refusal::Invalid)?;
-    let line = line::read(&text.bytes, text.length)?.ok_or(Refusal::Split)?;
+    let line = line::read(&text.bytes, text.length, &mut text.fields)?.ok_or(Refusal::Split)?;
     text.read = line.len;
     text.names = line.ends.is_some().into();
     if let Some(ends) = line.ends {

@@ -21,8 +21,6 @@ const CPU_BITS: u32 = 12;
 /// The header that this CPU reads.
 #[repr(C)]
 struct Last {
-    /// Always zero.
-    zero: usize,
     /// Where the header is in the packet, how long it is, and where in it TLVs begin.
     at: usize,
     length: usize,
@@ -89,13 +87,12 @@ extern "C" fn truepeer_tlvs() -> u32 {
 fn check() -> Result<(), Refusal> {
     let last = LAST.get().ok_or(Refusal::Invalid)?;
     let Last {
-        zero,
         length,
         start,
         is_free,
         ..
     } = *last;
-    if block::check(&mut last.header.bytes, start, length, is_free != 0, zero)? {
+    if block::check(&mut last.header.bytes, start, length, is_free != 0)? {
         // In units of 16 ns: no CPU reads two headers in one.
         let now = boottime() >> 4;
         // SAFETY: a helper without arguments.
