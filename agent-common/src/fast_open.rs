@@ -2,7 +2,7 @@
 //!
 //! It has a kind of its own, or, in older senders, one of the kinds for experiments with an identifier (RFC 6994).
 
-use crate::options::{Header, byte};
+use crate::tcp::{Header, byte};
 
 /// The option's own kind.
 const KIND: u8 = 34;
@@ -27,7 +27,8 @@ pub(crate) fn is_option(header: &Header, kind: u8, at: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use crate::{
-        options::{class, find, tests::header},
+        options::{class, find},
+        tcp::tests::header,
         toa::Kinds,
     };
 

@@ -1,26 +1,15 @@
 //! TCP options (RFC 9293, 3.1), read in a way that the kernel's verifier can follow.
 
 use crate::{
-    fast_open, tag,
-    toa::Kinds,
-    verifier::{global, hidden},
+    fast_open,
+    tag::{self, is_tag},
+    tcp::{HEADER_ROOM, Header, MAX_HEADER, NO_OPERATION, OPTIONS, byte, set},
+    toa::{self, Kinds, Toa},
+    verifier::global,
 };
 
-/// Room for a TCP header. It has 60 bytes at most; a power of two bounds an index by a mask.
-pub const HEADER_ROOM: usize = 64;
-/// Where a TCP header's options begin.
-pub const OPTIONS: usize = 20;
-/// Longest TCP header: its length has four bits, and counts four bytes.
-pub const MAX_HEADER: usize = 60;
 const MAX_OPTIONS: usize = MAX_HEADER - OPTIONS;
 const END_OF_OPTIONS: u8 = 0;
-/// Kind of an option of one byte, which pads.
-pub const NO_OPERATION: u8 = 1;
-/// Kind of the option of selective acknowledgments (RFC 2018).
-pub const SACK: u8 = 5;
-
-/// A TCP header: as many bytes as its length says, and zeros behind them.
-pub type Header = [u8; HEADER_ROOM];
 
 /// What an option is to truepeer, by its bit in what `truepeer_option` says.
 pub mod class {
@@ -57,6 +46,20 @@ pub fn close_up(header: &Header, to: &mut Header, kinds: &Kinds, class: u32) -> 
     to[..OPTIONS].copy_from_slice(&header[..OPTIONS]);
     let (number, end) = unpacked(truepeer_close_up(header, to, kinds, class));
     (end, number)
+}
+
+/// Looks for TOA in a TCP header.
+#[inline(always)]
+pub fn toa(header: &Header, kinds: &Kinds) -> Toa {
+    let (number, at) = find(header, kinds, class::TOA);
+    toa::read(header, number, at)
+}
+
+/// Looks for a tag in a TCP header. `None`: there is none, or there are several.
+#[inline(always)]
+pub fn tag(header: &Header, kinds: &Kinds) -> Option<u64> {
+    let (number, at) = find(header, kinds, class::TAG);
+    (number == 1).then(|| tag::read(header, at))
 }
 
 #[inline(always)]
@@ -101,7 +104,7 @@ fn option(header: &Header, kinds: &Kinds, at: usize) -> u32 {
         return 0;
     }
     let is_toa = kinds.accepts(kind, length);
-    let is_tag = tag::is_tag(header, kind, length, at);
+    let is_tag = is_tag(header, kind, length, at);
     let is_fast_open = fast_open::is_option(header, kind, at);
     next as u32
         | u32::from(is_toa) << class::TOA
@@ -187,49 +190,13 @@ global! {
     }
 }
 
-/// Appends an option to those that end at `at`, and returns where they end now.
-#[inline(always)]
-pub fn append<const N: usize>(header: &mut Header, at: usize, option: &[u8; N]) -> usize {
-    for (i, byte) in option.iter().enumerate() {
-        set(header, at + i, *byte);
-    }
-    at + N
-}
-
-/// The word at `at`, in the byte order of the header.
-#[inline(always)]
-pub fn word(header: &Header, at: usize) -> u32 {
-    let byte = |i: usize| byte(header, at + i);
-    u32::from_ne_bytes([byte(0), byte(1), byte(2), byte(3)])
-}
-
-/// A byte of the header.
-#[inline(always)]
-pub fn byte(header: &Header, at: usize) -> u8 {
-    header[hidden!(at) & (HEADER_ROOM - 1)]
-}
-
-/// Writes a byte of the header.
-#[inline(always)]
-fn set(header: &mut Header, at: usize, byte: u8) {
-    header[hidden!(at) & (HEADER_ROOM - 1)] = byte;
-}
-
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
+    use crate::tcp::{HEADER_ROOM, tests::header};
     use std::vec::Vec;
 
     extern crate std;
-
-    /// A header with these options, padded.
-    pub(crate) fn header(options: &[&[u8]]) -> Header {
-        let options = options.concat();
-        let mut header = [0; HEADER_ROOM];
-        header[OPTIONS..OPTIONS + options.len()].copy_from_slice(&options);
-        header[12] = ((OPTIONS + options.len()).div_ceil(4) as u8) << 4;
-        header
-    }
 
     /// A header's options without TOA of kind 254, where they end, and how many there were.
     fn bare(header: &Header) -> (Header, usize, usize) {
@@ -264,13 +231,6 @@ pub(crate) mod tests {
             assert_eq!(left, [&kept[..], &[4, 2]].concat(), "{options:?}");
             assert!(number > 0, "{options:?}");
         }
-    }
-
-    #[test]
-    fn an_option_is_appended_at_the_end() {
-        let mut header = [0; HEADER_ROOM];
-        assert_eq!(append(&mut header, 56, &[254, 4, 1, 2]), 60);
-        assert_eq!(header[55..61], [0, 254, 4, 1, 2, 0]);
     }
 
     #[test]

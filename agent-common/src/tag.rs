@@ -7,9 +7,8 @@
 
 use crate::{
     Endpoint,
-    options::{self, Header, byte, class, word},
     siphash::{Key, siphash},
-    toa::Kinds,
+    tcp::{Header, byte, word},
 };
 
 /// Kind of the option: for experiments (RFC 4727).
@@ -120,13 +119,11 @@ fn tag(key: &Key, signed: &Signed, epoch: u64) -> u64 {
     siphash(key, &words) & !EPOCH_BITS | epoch & EPOCH_BITS
 }
 
-/// Looks for a tag in a TCP header, of which `header` has all bytes that the header says it has; those
-/// after its end are zero. `None`: there is none, or there are several.
+/// The tag in the option at `at`.
 #[inline(always)]
-pub fn find(header: &Header, kinds: &Kinds) -> Option<u64> {
-    let (number, at) = options::find(header, kinds, class::TAG);
+pub(crate) fn read(header: &Header, at: usize) -> u64 {
     let half = |at| u64::from(u32::from_be(word(header, at)));
-    (number == 1).then(|| half(at + 4) << 32 | half(at + 8))
+    half(at + 4) << 32 | half(at + 8)
 }
 
 /// Whether the option of this kind and length at `at` is a tag.
@@ -148,7 +145,11 @@ pub fn option(tag: u64) -> [u8; LEN as usize] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::options::{HEADER_ROOM, tests::header};
+    use crate::{
+        options,
+        tcp::{HEADER_ROOM, tests::header},
+        toa::Kinds,
+    };
     use core::net::SocketAddr;
     use proptest::prelude::*;
 
@@ -156,7 +157,7 @@ mod tests {
     const OTHER: Key = [3, 4];
 
     fn find(header: &Header) -> Option<u64> {
-        super::find(header, &Kinds::NONE)
+        options::tag(header, &Kinds::NONE)
     }
 
     fn signed(client: &str, isn: u32) -> Signed {

@@ -9,7 +9,7 @@
 
 use crate::{
     Address, Endpoint, fast_open,
-    options::{self, Header, byte, class, word},
+    tcp::{Header, byte, word},
 };
 
 /// Length of the option with an IPv4 address, kind and length included.
@@ -77,11 +77,9 @@ pub enum Toa {
     Client(Endpoint),
 }
 
-/// Looks for TOA in a TCP header. `header` has all bytes that the header's length says, and zeros behind
-/// them.
+/// What TOA in a TCP header says, of which there are so many, the only one at `at`.
 #[inline(always)]
-pub fn find(header: &Header, kinds: &Kinds) -> Toa {
-    let (number, at) = options::find(header, kinds, class::TOA);
+pub(crate) fn read(header: &Header, number: usize, at: usize) -> Toa {
     match number {
         0 => return Toa::Absent,
         1 => {}
@@ -134,7 +132,10 @@ pub fn option_v6(kind: u8, client: Endpoint) -> [u8; LEN_V6 as usize] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::options::{HEADER_ROOM, tests::header};
+    use crate::{
+        options::toa as find,
+        tcp::{HEADER_ROOM, tests::header},
+    };
     use core::net::SocketAddr;
 
     const KINDS: Kinds = Kinds::NONE

@@ -19,6 +19,7 @@ pub(crate) use hidden;
 ///
 /// A pointer leads to one whole value that nobody else changes meanwhile. It is never null, but the verifier wants that
 /// checked.
+#[macro_export]
 macro_rules! global {
     ($(#[$meta:meta])* fn $name:ident($($argument:ident: $type:ty),*) -> $result:ty $body:block) => {
         $(#[$meta])*
@@ -27,5 +28,4 @@ macro_rules! global {
         extern "C" fn $name($($argument: $type),*) -> $result $body
     };
 }
-
 pub(crate) use global;

@@ -5,7 +5,8 @@
 use agent_common::{
     Claim, Counter, Evidence, Syn,
     node::{Interface, Node, Voucher},
-    options::{Header, MAX_HEADER, append, class, close_up},
+    options::{self, class, close_up},
+    tcp::{Header, MAX_HEADER, append},
     toa::{self, Kinds, Toa},
 };
 use aya_ebpf::{
@@ -176,7 +177,7 @@ fn speaks_for_another(
     node: &Node,
     kinds: &Kinds,
 ) -> bool {
-    let client = match toa::find(header, kinds) {
+    let client = match options::toa(header, kinds) {
         Toa::Client(client) => client,
         // Whoever sent it may speak for a client whom nobody can be told of.
         Toa::Ambiguous => {

@@ -2,7 +2,7 @@
 
 use core::ptr::read_volatile;
 
-use agent_common::{Address, Endpoint, Namespace, options::Header};
+use agent_common::{Address, Endpoint, Namespace, tcp::Header};
 use aya_ebpf::{
     EbpfContext,
     bindings::{__sk_buff, bpf_sk_lookup, bpf_sock, bpf_sock_ops},

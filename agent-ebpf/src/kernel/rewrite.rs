@@ -4,7 +4,7 @@
 
 use core::ptr::read_volatile;
 
-use agent_common::options::{HEADER_ROOM, Header, MAX_HEADER};
+use agent_common::tcp::{HEADER_ROOM, Header, MAX_HEADER};
 use aya_ebpf::{
     bindings::BPF_F_PSEUDO_HDR,
     helpers::generated::{bpf_csum_diff, bpf_l4_csum_replace, bpf_skb_change_tail},

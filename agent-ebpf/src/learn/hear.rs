@@ -6,9 +6,9 @@
 use core::ptr::read_volatile;
 
 use agent_common::{
-    Claim, Counter, Syn,
-    options::{HEADER_ROOM, Header},
-    toa::{Toa, find},
+    Claim, Counter, Syn, options,
+    tcp::{HEADER_ROOM, Header},
+    toa::Toa,
 };
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_TCP_LISTEN},
@@ -57,7 +57,7 @@ pub(crate) fn hear(skb: &SkBuff, offset: u32, syn: &Syn, claim: &mut Claim) -> O
     let kinds = kinds()?;
     let header = HEADER.get()?;
     read_header(skb, offset, header)?;
-    let refused = match find(header, kinds) {
+    let refused = match options::toa(header, kinds) {
         Toa::Absent => return None,
         Toa::Invalid => Counter::ToaInvalid,
         Toa::Ambiguous => Counter::ToaAmbiguous,

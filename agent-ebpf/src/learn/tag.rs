@@ -1,9 +1,9 @@
 //! The tag of signed TOA: made where TOA is sent, and verified once where it is read.
 
 use agent_common::{
-    Claim, Counter, Endpoint, Syn,
-    options::Header,
+    Claim, Counter, Endpoint, Syn, options,
     tag::{self, Keys, Signed, Spending, has_expired},
+    tcp::Header,
     toa::Kinds,
 };
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
@@ -44,7 +44,7 @@ pub(crate) fn prove(
     syn: &Syn,
     claim: &Claim,
 ) -> Result<(), Counter> {
-    let tag = tag::find(header, kinds).ok_or(Counter::ToaUnsigned)?;
+    let tag = options::tag(header, kinds).ok_or(Counter::ToaUnsigned)?;
     spend(tag, syn, claim)
 }
 

@@ -7,8 +7,9 @@ use agent_common::{
     Claim, Counter, Endpoint, Evidence, Syn,
     kernel::Version,
     node::Voucher,
-    options::{HEADER_ROOM, Header},
-    toa::{Kinds, Toa, find},
+    options,
+    tcp::{HEADER_ROOM, Header},
+    toa::{Kinds, Toa},
     trust::{Sender, Statement},
 };
 use aya_ebpf::{
@@ -104,7 +105,7 @@ pub(crate) fn opens(ctx: &SockOpsContext) {
 #[inline(always)]
 fn hand_over(ctx: &SockOpsContext, header: &Header) {
     let Some(kinds) = kinds() else { return };
-    let client = match find(header, kinds) {
+    let client = match options::toa(header, kinds) {
         Toa::Absent => return,
         Toa::Invalid => return count(Counter::ToaInvalid),
         Toa::Ambiguous => return count(Counter::ToaAmbiguous),

@@ -1,7 +1,7 @@
 //! Reads the PROXY header at the beginning of a segment's payload.
 
 use agent_common::{
-    Claim,
+    Claim, global,
     proxy::{
         Endpoints, V1_MAX,
         line::{self, Fields, ROOM},
@@ -136,12 +136,11 @@ fn read_text(ctx: &TcContext, incoming: &Incoming, claim: &mut Claim) -> Result<
     Ok(())
 }
 
-/// Parses [`TEXT`]; the refusal as its number. A global function, which the verifier goes through by itself, and not for
-/// each way that leads here.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn truepeer_line() -> u32 {
-    Refusal::number(parse())
+global! {
+    /// Parses [`TEXT`]; the refusal as its number.
+    fn truepeer_line() -> u32 {
+        Refusal::number(parse())
+    }
 }
 
 #[inline(always)]

@@ -4,6 +4,7 @@ use core::slice::from_raw_parts;
 
 use agent_common::{
     event::Header,
+    global,
     proxy::{block, v2::PREFACE},
     unwrap::Refusal,
 };
@@ -75,12 +76,11 @@ pub(super) fn length() -> u32 {
     LAST.get().map_or(0, |last| last.length as u32)
 }
 
-/// Checks the TLVs and numbers the header if they say anything. Returns the refusal as its number. A global
-/// function, which the verifier checks by itself, and not once for each way that leads here.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn truepeer_tlvs() -> u32 {
-    Refusal::number(check())
+global! {
+    /// Checks the TLVs and numbers the header if they say anything. Returns the refusal as its number.
+    fn truepeer_tlvs() -> u32 {
+        Refusal::number(check())
+    }
 }
 
 #[inline(always)]

@@ -1,7 +1,8 @@
 //! Options of TCP: finding, taking out and appending, in the kernel's way, against a plain reader.
 
 use agent_common::{
-    options::{self, HEADER_ROOM, Header, MAX_HEADER, OPTIONS, append, class, close_up, find},
+    options::{class, close_up, find},
+    tcp::{self, HEADER_ROOM, Header, MAX_HEADER, OPTIONS, append},
     toa::Kinds,
 };
 
@@ -84,7 +85,7 @@ pub(crate) fn read(header: &Header) -> Vec<TcpOption<'_>> {
     while at < end {
         match header[at] {
             0 => break,
-            options::NO_OPERATION => at += 1,
+            tcp::NO_OPERATION => at += 1,
             _ => {
                 let length = usize::from(header[at + 1]);
                 if length < 2 || at + length > end {
