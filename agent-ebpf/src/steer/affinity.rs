@@ -39,8 +39,10 @@ global! {
         }
         let mut listening = 0;
         let mut n = 0;
-        while n < MAX_LISTENERS && n <= further {
-            listening |= (truepeer_listens(first, n) & 1) << n;
+        // With a second bound, LLVM would leave the loop where a number equals the lower one, which Linux 6.1 does not
+        // understand.
+        while n < MAX_LISTENERS {
+            listening |= (truepeer_listens(first, further, n) & 1) << n;
             n += 1;
         }
         listening
@@ -48,12 +50,15 @@ global! {
 }
 
 global! {
-    /// 1 if the listener on the `n`th port from the first is there, else 0.
-    fn truepeer_listens(first: *const ListenerKey, n: u32) -> u32 {
+    /// 1 if the `n`th listener behind the first is one of the `further` ones, and there, else 0.
+    fn truepeer_listens(first: *const ListenerKey, further: u32, n: u32) -> u32 {
         // SAFETY: pointers of a global function lead to one value each.
         let Some(mut key) = (unsafe { first.as_ref() }).copied() else {
             return 0;
         };
+        if n > further {
+            return 0;
+        }
         key.port += n;
         let is_there = is_listening(&key);
         if key.family != AF_INET {
