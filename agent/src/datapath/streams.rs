@@ -5,6 +5,7 @@ use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
     path::Path,
+    time::{Duration, Instant},
 };
 
 use agent_common::{Connection, names::map};
@@ -13,41 +14,69 @@ use aya::maps::{Map, MapData};
 use tracing::warn;
 
 use super::{
-    maps::{Plain, Translated},
+    maps::{Plain, Translated, removed},
     pins::Pins,
 };
 use crate::host::{netns::Netns, sockets};
+
+/// How long the end of connections is waited for before they are reset.
+const MOMENT: Duration = Duration::from_millis(50);
+/// How long connections are reset that begin while others end, at most.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Maps without room: the programs that use them refuse connections which they would have to translate. There is room again
 /// when this is dropped.
 #[must_use]
 pub struct Full(#[expect(dead_code, reason = "held, not read")] Vec<Filled>);
 
-/// A map with this many entries that only take room.
-struct Filled(Translated, u64);
+/// A map some of whose entries only take room.
+struct Filled {
+    map: Translated,
+    /// How many they are, and how many entries there can be.
+    number: u64,
+    size: u64,
+}
 
 impl Filled {
+    /// Takes the room that there is.
     fn fill(&mut self) {
-        while self.0.insert(filler(self.1), 0, 0).is_ok() {
-            self.1 += 1;
+        while self.map.insert(filler(self.number), 0, 0).is_ok() {
+            self.number += 1;
         }
     }
 
-    /// Resets all connections of the map. None is removed, as that would make room for another.
+    /// Resets all connections of the map, until it has none. As long as it has one, that one's end makes room for another.
     fn end(&mut self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
         let mut known = HashSet::new();
         loop {
-            self.fill();
-            // Until they are listed, whatever has begun has got its socket.
-            let namespaces = namespaces()?;
-            let keys = self.0.keys().collect::<Result<Vec<_>, _>>()?;
-            let real = keys.into_iter().filter(|key| key.0.destination.port != 0);
-            let new: Vec<_> = real.filter(|key| known.insert(key.0)).collect();
-            if new.is_empty() {
+            // Connections that last for a moment make room for each other, and for this between two of them.
+            let moment = Instant::now() + MOMENT;
+            while self.number < self.size && Instant::now() < moment {
+                self.fill();
+            }
+            let keys = self.map.keys().collect::<Result<Vec<_>, _>>()?;
+            let real = keys.into_iter().filter(|key| !is_filler(&key.0));
+            let (new, old): (Vec<_>, Vec<_>) = real.partition(|key| known.insert(key.0));
+            // An entry that was there when the map was filled, and is not now, has left room.
+            if new.is_empty() && old.is_empty() && self.number == self.size {
                 return Ok(());
             }
-            for key in new {
+            if Instant::now() > deadline {
+                warn!("translated connections begin faster than they end; some may break");
+                return Ok(());
+            }
+            // Until they are listed, whatever has begun has got its socket.
+            let namespaces = namespaces()?;
+            for key in new.iter().chain(&old) {
                 abort(&namespaces, &key.0);
+                // Its place is taken at once.
+                self.fill();
+            }
+            // What was reset before, or never got a socket, is forgotten.
+            for key in old {
+                removed(self.map.remove(&key))?;
+                self.fill();
             }
         }
     }
@@ -55,10 +84,15 @@ impl Filled {
 
 impl Drop for Filled {
     fn drop(&mut self) {
-        for number in 0..self.1 {
-            let _ = self.0.remove(&filler(number));
+        for number in 0..self.number {
+            let _ = self.map.remove(&filler(number));
         }
     }
+}
+
+/// Whether an entry only takes room.
+pub(super) fn is_filler(connection: &Connection) -> bool {
+    connection.destination.port == 0
 }
 
 /// A connection that cannot be: its ends have no port.
@@ -77,7 +111,7 @@ fn filler(number: u64) -> Plain<Connection> {
 pub(super) fn end(pins: &Pins, paths: impl Fn(&Path) -> bool) -> Result<Full> {
     let all = pins.paths_of_all_versions(map::TRANSLATED)?.into_iter();
     let maps = all.filter(|path| paths(path)).filter_map(|path| {
-        let opened = open(&path);
+        let opened = Filled::open(&path);
         let failed = |error| {
             warn!(
                 "connections translated by {} break: {error:#}",
@@ -86,16 +120,23 @@ pub(super) fn end(pins: &Pins, paths: impl Fn(&Path) -> bool) -> Result<Full> {
         };
         opened.map_err(failed).ok()
     });
-    let mut full: Vec<_> = maps.map(|map| Filled(map, 0)).collect();
+    let mut full: Vec<_> = maps.collect();
     for filled in &mut full {
         filled.end()?;
     }
     Ok(Full(full))
 }
 
-fn open(path: &Path) -> Result<Translated> {
-    let map = Map::from_map_data(MapData::from_pin(path)?)?;
-    Ok(Translated::try_from(map)?)
+impl Filled {
+    /// The map with this pin, as it is.
+    fn open(path: &Path) -> Result<Self> {
+        let map = MapData::from_pin(path)?;
+        Ok(Self {
+            number: 0,
+            size: map.info()?.max_entries().into(),
+            map: Translated::try_from(Map::from_map_data(map)?)?,
+        })
+    }
 }
 
 /// Resets those that are `gone`: at both ends, at once.

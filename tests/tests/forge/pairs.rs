@@ -25,8 +25,8 @@ use tests::wait::{Limit, SOON};
 
 /// How many times each kind of speaker says everything, by each way, if nobody wants another number.
 const ENOUGH: u32 = 6;
-/// Of each kind of speaker so many are at it at a time.
-const CONCURRENT: u32 = 3;
+/// Of each kind of speaker at most so many are at it at a time: a stranger waits most of the time.
+const CONCURRENT: u32 = 60;
 /// How long a stranger waits for an answer to his SYN: a policy does not answer.
 const PATIENCE: Limit = Limit::millis(300);
 /// The number of the load balancer among the client's addresses, which the rule "edge" is about.
@@ -265,7 +265,7 @@ fn judged(way: Way) {
         let (strangers, balancers) = (AtomicU32::new(number), AtomicU32::new(number));
         let gateway = &gateway;
         std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..CONCURRENT as usize)
+            let workers: Vec<_> = (0..CONCURRENT.min(number) as usize)
                 .flat_map(|n| [(STRANGER + n, &strangers), (BALANCER, &balancers)])
                 .map(|(speaker, left)| scope.spawn(move || speak(gateway, way, speaker, left)))
                 .collect();
