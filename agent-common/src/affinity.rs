@@ -1,7 +1,7 @@
 //! Session affinity: which of a steer's listeners a client's connections go to. It is always the same one, as
 //! long as it listens.
 
-use crate::Address;
+use crate::{Address, verifier::global};
 
 /// How many listeners a steer can have.
 pub const MAX_LISTENERS: u32 = 16;
@@ -14,24 +14,33 @@ pub const MAX_LISTENERS: u32 = 16;
 /// with it.
 #[inline(always)]
 pub fn choose(client: &Address, listening: u32) -> Option<u32> {
-    let client = client.0.into_iter().fold(0, mix);
-    let mut heaviest = 0;
-    for n in 0..MAX_LISTENERS {
-        // The lowest bits of a weight tell the listener, so that weights differ and none is zero.
-        let weight = mix(client, n) >> 7 << 6 | u64::from(n << 1 | 1);
-        let weight = weight * u64::from(listening >> n & 1);
-        heaviest = max(heaviest, weight);
-    }
+    let heaviest = truepeer_heaviest(client.0.into_iter().fold(0, mix), listening);
     (heaviest != 0).then_some(heaviest as u32 >> 1 & (MAX_LISTENERS - 1))
 }
 
-/// The greater of two numbers below 2^63. It has no branch, because the kernel's verifier would follow both
-/// sides on each round of the loop.
-#[inline(always)]
-fn max(a: u64, b: u64) -> u64 {
-    // SAFETY: a reference is valid for reads. LLVM, which does not know what is read, makes no branch of it.
-    let difference = unsafe { core::ptr::read_volatile(&(a as i64 - b as i64)) };
-    b.wrapping_add((difference & !(difference >> 63)) as u64)
+global! {
+    /// The weight of the client, by its hash, and its listener; 0 if none listens.
+    fn truepeer_heaviest(client: u64, listening: u32) -> u64 {
+        let mut heaviest = 0;
+        let mut n = 0;
+        while n < MAX_LISTENERS {
+            heaviest = truepeer_heavier(client, n, listening, heaviest);
+            n += 1;
+        }
+        heaviest
+    }
+}
+
+global! {
+    /// The weight of the client, by its hash, and the `n`th listener, if it listens and is the heaviest so far.
+    fn truepeer_heavier(client: u64, n: u32, listening: u32, heaviest: u64) -> u64 {
+        if listening >> (n & (MAX_LISTENERS - 1)) & 1 == 0 {
+            return heaviest;
+        }
+        // The lowest bits of a weight tell the listener, so that weights differ and none is zero.
+        let weight = mix(client, n) >> 7 << 6 | u64::from(n << 1 | 1);
+        weight.max(heaviest)
+    }
 }
 
 /// A hash of what was hashed before and of one more word: the finalizer of MurmurHash3.

@@ -37,7 +37,7 @@ pub struct Header {
     /// The header's number. No two headers share one, and later ones have higher numbers.
     pub number: u64,
     /// The header as it came. The bytes behind it mean nothing.
-    pub bytes: [u8; block::ROOM],
+    pub bytes: block::Header,
 }
 
 const _: () = assert!(core::mem::offset_of!(Header, bytes) == 8);

@@ -2,7 +2,7 @@
 //!
 //! It has a kind of its own, or, in older senders, one of the kinds for experiments with an identifier (RFC 6994).
 
-use crate::options::{HEADER_ROOM, byte};
+use crate::tcp::{Header, byte};
 
 /// The option's own kind.
 const KIND: u8 = 34;
@@ -17,23 +17,26 @@ pub const fn is_experiment(kind: u8, identifier: u16) -> bool {
     identifier == IDENTIFIER && (kind == EXPERIMENTS[0] || kind == EXPERIMENTS[1])
 }
 
-/// 1 if the option of this kind at `at` is TCP Fast Open's, or else 0, as [`crate::options::find`] asks.
+/// Whether the option of this kind at `at` is TCP Fast Open's.
 #[inline(always)]
-pub fn is_option(header: &[u8; HEADER_ROOM], kind: u8, at: usize) -> usize {
+pub(crate) fn is_option(header: &Header, kind: u8, at: usize) -> bool {
     let identifier = u16::from_be_bytes([byte(header, at + 2), byte(header, at + 3)]);
-    usize::from(kind == KIND || is_experiment(kind, identifier))
+    kind == KIND || is_experiment(kind, identifier)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::options::{find, tests::header};
+    use crate::{
+        options::{class, find},
+        tcp::tests::header,
+        toa::Kinds,
+    };
 
     #[test]
     fn it_is_found_in_both_forms() {
         let found = |options: &[&[u8]]| {
             let header = header(options);
-            find(&header, |kind, _, at| is_option(&header, kind, at)).0
+            find(&header, &Kinds::NONE, class::FAST_OPEN).0
         };
         const MSS: [u8; 4] = [2, 4, 0x05, 0xb4];
         for option in [

@@ -25,6 +25,7 @@ pub mod proxy;
 pub mod siphash;
 pub mod steer;
 pub mod tag;
+pub mod tcp;
 pub mod toa;
 pub mod trust;
 pub mod unwrap;

@@ -1,169 +1,215 @@
 //! TCP options (RFC 9293, 3.1), read in a way that the kernel's verifier can follow.
 
-use crate::verifier::hidden;
+use crate::{
+    fast_open,
+    tag::{self, is_tag},
+    tcp::{HEADER_ROOM, Header, MAX_HEADER, NO_OPERATION, OPTIONS, byte, set},
+    toa::{self, Kinds, Toa},
+    verifier::global,
+};
 
-/// Room for a TCP header. It has 60 bytes at most; a power of two bounds an index by a mask.
-pub const HEADER_ROOM: usize = 64;
-/// Where a TCP header's options begin.
-pub const OPTIONS: usize = 20;
-/// Longest TCP header: its length has four bits, and counts four bytes.
-pub const MAX_HEADER: usize = 60;
 const MAX_OPTIONS: usize = MAX_HEADER - OPTIONS;
 const END_OF_OPTIONS: u8 = 0;
-/// Kind of an option of one byte, which pads.
-pub const NO_OPERATION: u8 = 1;
-/// Kind of the option of selective acknowledgments (RFC 2018).
-pub const SACK: u8 = 5;
 
-/// Looks for options in a TCP header. `header` has all bytes that the header's length says, and zeros behind
-/// them. `is_wanted` gets an option's kind, length and place, and answers 1 or 0. Returns how many options
-/// are wanted and, if that is one, where in the header it begins.
-#[inline(always)]
-pub fn find(
-    header: &[u8; HEADER_ROOM],
-    is_wanted: impl Fn(u8, u8, usize) -> usize,
-) -> (usize, usize) {
-    let end = (byte(header, 12) >> 4) as usize * 4;
-    let mut at = OPTIONS;
-    // The number of the options found, and the sum of their places.
-    let (mut number, mut found) = (0, 0);
-    // A zero that the verifier does not know to be one: whatever it is added to may be anything afterwards.
-    // Otherwise the verifier would follow every way to place the options.
-    let veil = byte(header, HEADER_ROOM - 1) as usize;
-    for _ in 0..MAX_OPTIONS {
-        at = (at + veil) & (HEADER_ROOM - 1);
-        found = (found + veil) & 0xff;
-        number = (number + veil) & 0xff;
-        if at >= end {
-            break;
-        }
-        let kind = byte(header, at);
-        if kind == END_OF_OPTIONS {
-            break;
-        }
-        if kind == NO_OPERATION {
-            at += 1;
-            continue;
-        }
-        let length = byte(header, at + 1);
-        // Like the kernel's own parser, this stops at what is not an option.
-        if length < 2 || at + length as usize > end {
-            break;
-        }
-        let is_wanted = is_wanted(kind, length, at);
-        found += at * is_wanted;
-        number += is_wanted;
-        at += length as usize;
-    }
-    (number, found)
+/// What an option is to truepeer, by its bit in what `truepeer_option` says.
+pub mod class {
+    /// TOA, of a kind and length that are taken for it.
+    pub const TOA: u32 = 8;
+    /// The tag of signed TOA.
+    pub const TAG: u32 = 9;
+    /// Either of them.
+    pub const OWN: u32 = 10;
+    /// TCP Fast Open's, in both forms.
+    pub const FAST_OPEN: u32 = 11;
+    /// Padding of one byte.
+    pub(super) const PADDING: u32 = 12;
 }
 
-/// Closes up the options of a TCP header. `header` has all bytes that the header's length says, and zeros
-/// behind them. `to`, which must be all zeros, gets the header without padding and without the unwanted
-/// options, those for which `is_unwanted` answers 1 and not 0. Returns where in `to` the last option ends,
-/// and how many were unwanted. Leaves out what follows the end of options, or something that is not an
+/// Bits of a result that say a place in a header.
+const PLACE: u32 = HEADER_ROOM as u32 - 1;
+/// Where the number stands in a result that is a number and a place.
+const NUMBER: u32 = 8;
+
+/// Looks for options of a [`class`] in a TCP header. `header` has all bytes that the header's length says, and zeros behind
+/// them. Returns how many there are and, if that is one, where in the header it begins.
+#[inline(always)]
+pub fn find(header: &Header, kinds: &Kinds, class: u32) -> (usize, usize) {
+    unpacked(truepeer_options(header, kinds, class))
+}
+
+/// Closes up the options of a TCP header. `header` has all bytes that the header's length says, and zeros behind them. `to`,
+/// which must be all zeros, gets the header without padding and without options of the [`class`]. Returns where in `to` the
+/// last option ends, and how many were of the class. Leaves out what follows the end of options, or something that is not an
 /// option, as nobody reads it.
 #[inline(always)]
-pub fn close_up(
-    header: &[u8; HEADER_ROOM],
-    to: &mut [u8; HEADER_ROOM],
-    is_unwanted: impl Fn(u8, u8, usize) -> usize,
-) -> (usize, usize) {
-    let end = (byte(header, 12) >> 4) as usize * 4;
+pub fn close_up(header: &Header, to: &mut Header, kinds: &Kinds, class: u32) -> (usize, usize) {
     to[..OPTIONS].copy_from_slice(&header[..OPTIONS]);
-    let (mut at, mut number) = (OPTIONS, 0);
-    // Bytes left of the option that is being read, and 1 if it is copied.
-    let (mut left, mut copies) = (0, 0);
-    // As in `find`.
-    let veil = byte(header, HEADER_ROOM - 1) as usize;
-    for i in OPTIONS..OPTIONS + MAX_OPTIONS {
-        at = (at + veil) & (HEADER_ROOM - 1);
-        left = (left + veil) & 0xff;
-        copies = (copies + veil) & 1;
-        number = (number + veil) & 0xff;
-        if i >= end {
-            break;
+    let (number, end) = unpacked(truepeer_close_up(header, to, kinds, class));
+    (end, number)
+}
+
+/// Looks for TOA in a TCP header.
+#[inline(always)]
+pub fn toa(header: &Header, kinds: &Kinds) -> Toa {
+    let (number, at) = find(header, kinds, class::TOA);
+    toa::read(header, number, at)
+}
+
+/// Looks for a tag in a TCP header. `None`: there is none, or there are several.
+#[inline(always)]
+pub fn tag(header: &Header, kinds: &Kinds) -> Option<u64> {
+    let (number, at) = find(header, kinds, class::TAG);
+    (number == 1).then(|| tag::read(header, at))
+}
+
+#[inline(always)]
+fn packed(number: usize, place: usize) -> u64 {
+    (number << NUMBER | place) as u64
+}
+
+#[inline(always)]
+fn unpacked(result: u64) -> (usize, usize) {
+    let (number, place) = (result >> NUMBER, result & u64::from(PLACE));
+    (number as usize, place as usize)
+}
+
+global! {
+    /// What stands at `at`: where the next option begins, and the bits of its [`class`]. 0: nothing that is an option, where
+    /// the kernel's own parser stops, too.
+    fn truepeer_option(header: *const Header, kinds: *const Kinds, at: u64) -> u32 {
+        // SAFETY: pointers of a global function lead to one value each.
+        match unsafe { (header.as_ref(), kinds.as_ref()) } {
+            (Some(header), Some(kinds)) => option(header, kinds, at as usize),
+            _ => 0,
         }
-        if left == 0 {
-            let kind = byte(header, i);
-            if kind == END_OF_OPTIONS {
+    }
+}
+
+#[inline(always)]
+fn option(header: &Header, kinds: &Kinds, at: usize) -> u32 {
+    let end = (byte(header, 12) >> 4) as usize * 4;
+    if at >= end {
+        return 0;
+    }
+    let kind = byte(header, at);
+    if kind == END_OF_OPTIONS {
+        return 0;
+    }
+    if kind == NO_OPERATION {
+        return (at + 1) as u32 | 1 << class::PADDING;
+    }
+    let length = byte(header, at + 1);
+    let next = at + length as usize;
+    if length < 2 || next > end {
+        return 0;
+    }
+    let is_toa = kinds.accepts(kind, length);
+    let is_tag = is_tag(header, kind, length, at);
+    let is_fast_open = fast_open::is_option(header, kind, at);
+    next as u32
+        | u32::from(is_toa) << class::TOA
+        | u32::from(is_tag) << class::TAG
+        | u32::from(is_toa | is_tag) << class::OWN
+        | u32::from(is_fast_open) << class::FAST_OPEN
+}
+
+global! {
+    /// [`find`], packed.
+    fn truepeer_options(header: *const Header, kinds: *const Kinds, class: u32) -> u64 {
+        if header.is_null() || kinds.is_null() {
+            return 0;
+        }
+        // The number of the options found, and the sum of their places.
+        let (mut number, mut found) = (0, 0);
+        let (mut at, mut i) = (OPTIONS, 0);
+        while i < MAX_OPTIONS {
+            let option = truepeer_option(header, kinds, at as u64);
+            if option == 0 {
                 break;
             }
-            if kind == NO_OPERATION {
-                continue;
-            }
-            let length = byte(header, i + 1);
-            if length < 2 || i + length as usize > end {
+            // Not a branch, of which the verifier would follow both sides in each round.
+            let is_wanted = (option >> class & 1) as usize;
+            number += is_wanted;
+            found += at * is_wanted;
+            at = (option & PLACE) as usize;
+            i += 1;
+        }
+        packed(number, found & PLACE as usize)
+    }
+}
+
+global! {
+    /// [`close_up`], packed.
+    fn truepeer_close_up(
+        header: *const Header,
+        to: *mut Header,
+        kinds: *const Kinds,
+        class: u32
+    ) -> u64 {
+        if header.is_null() || to.is_null() || kinds.is_null() {
+            return 0;
+        }
+        let (mut at, mut end, mut number, mut i) = (OPTIONS, OPTIONS, 0, 0);
+        while i < MAX_OPTIONS {
+            let option = truepeer_option(header, kinds, at as u64);
+            if option == 0 {
                 break;
             }
-            let is_unwanted = is_unwanted(kind, length, i);
-            left = length as usize;
-            copies = 1 - is_unwanted;
-            number += is_unwanted;
+            let is_unwanted = option >> class & 1;
+            let is_kept = (is_unwanted | option >> class::PADDING & 1) ^ 1;
+            let next = (option & PLACE) as usize;
+            let length = next.wrapping_sub(at) * is_kept as usize;
+            end = truepeer_keep(header, to, at as u64, end as u64, length as u64) as usize;
+            number += is_unwanted as usize;
+            at = next;
+            i += 1;
         }
-        set(to, at, byte(header, i));
-        at += copies;
-        left -= 1;
+        packed(number, end & PLACE as usize)
     }
-    // Clears the last byte of an option that was not copied.
-    set(to, at, END_OF_OPTIONS);
-    (at, number)
 }
 
-/// Appends an option to those that end at `at`, and returns where they end now.
-#[inline(always)]
-pub fn append<const N: usize>(
-    header: &mut [u8; HEADER_ROOM],
-    at: usize,
-    option: &[u8; N],
-) -> usize {
-    for (i, byte) in option.iter().enumerate() {
-        set(header, at + i, *byte);
+global! {
+    /// Copies an option of `length` bytes from `at` of a header to `end` of another. Returns where that ends now.
+    fn truepeer_keep(
+        header: *const Header,
+        to: *mut Header,
+        at: u64,
+        end: u64,
+        length: u64
+    ) -> u64 {
+        // SAFETY: pointers of a global function lead to one value each.
+        let (Some(header), Some(to)) = (unsafe { (header.as_ref(), to.as_mut()) }) else {
+            return 0;
+        };
+        let mut i = 0;
+        while i < MAX_OPTIONS && i < length as usize {
+            set(to, end as usize + i, byte(header, at as usize + i));
+            i += 1;
+        }
+        end + length
     }
-    at + N
-}
-
-/// The word at `at`, in the byte order of the header.
-#[inline(always)]
-pub fn word(header: &[u8; HEADER_ROOM], at: usize) -> u32 {
-    let byte = |i: usize| byte(header, at + i);
-    u32::from_ne_bytes([byte(0), byte(1), byte(2), byte(3)])
-}
-
-/// A byte of the header.
-#[inline(always)]
-pub fn byte(header: &[u8; HEADER_ROOM], at: usize) -> u8 {
-    header[hidden!(at) & (HEADER_ROOM - 1)]
-}
-
-/// Writes a byte of the header.
-#[inline(always)]
-fn set(header: &mut [u8; HEADER_ROOM], at: usize, byte: u8) {
-    header[hidden!(at) & (HEADER_ROOM - 1)] = byte;
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
+    use crate::tcp::{HEADER_ROOM, tests::header};
     use std::vec::Vec;
 
     extern crate std;
 
-    /// A header with these options, padded.
-    pub(crate) fn header(options: &[&[u8]]) -> [u8; HEADER_ROOM] {
-        let options = options.concat();
-        let mut header = [0; HEADER_ROOM];
-        header[OPTIONS..OPTIONS + options.len()].copy_from_slice(&options);
-        header[12] = ((OPTIONS + options.len()).div_ceil(4) as u8) << 4;
-        header
+    /// A header's options without TOA of kind 254, where they end, and how many there were.
+    fn bare(header: &Header) -> (Header, usize, usize) {
+        let kinds = (2..=40).fold(Kinds::NONE, |kinds, length| kinds.with(254, length));
+        let mut to = [0; HEADER_ROOM];
+        let (end, number) = close_up(header, &mut to, &kinds, class::TOA);
+        (to, end, number)
     }
 
     /// Options without those of kind 254, and how many there were.
     fn closed_up(options: &[u8]) -> (Vec<u8>, usize) {
         let header = header(&[options]);
-        let mut to = [0; HEADER_ROOM];
-        let (end, number) = close_up(&header, &mut to, |kind, _, _| usize::from(kind == 254));
-        assert_eq!(to[..OPTIONS], header[..OPTIONS]);
+        let (to, end, number) = bare(&header);
         assert_eq!(to[end..], [0; HEADER_ROOM][end..]);
         (to[OPTIONS..end].into(), number)
     }
@@ -188,32 +234,22 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn an_option_is_appended_at_the_end() {
-        let mut header = [0; HEADER_ROOM];
-        assert_eq!(append(&mut header, 56, &[254, 4, 1, 2]), 60);
-        assert_eq!(header[55..61], [0, 254, 4, 1, 2, 0]);
-    }
-
-    #[test]
     fn any_bytes_can_be_closed_up() {
         let mut state = 1_u32;
         for _ in 0..200_000 {
             let mut header = [0; HEADER_ROOM];
             for byte in &mut header[..60] {
                 state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                *byte = (state >> 24) as u8 % 12;
+                *byte = match (state >> 24) as u8 % 12 {
+                    8 => 254,
+                    other => other,
+                };
             }
-            let mut to = [0; HEADER_ROOM];
-            let (end, _) = close_up(&header, &mut to, |kind, _, _| usize::from(kind == 8));
+            let (mut to, end, _) = bare(&header);
             assert!((OPTIONS..=60).contains(&end));
             // What is left is options, and none of them padding or unwanted.
-            let mut again = [0; HEADER_ROOM];
             to[12] = (end.div_ceil(4) as u8) << 4;
-            assert_eq!(
-                close_up(&to, &mut again, |kind, _, _| usize::from(kind == 8)),
-                (end, 0)
-            );
-            assert_eq!(again, to);
+            assert_eq!(bare(&to), (to, end, 0));
         }
     }
 }

@@ -7,8 +7,8 @@
 
 use crate::{
     Endpoint,
-    options::{self, HEADER_ROOM, byte, word},
     siphash::{Key, siphash},
+    tcp::{Header, byte, word},
 };
 
 /// Kind of the option: for experiments (RFC 4727).
@@ -119,21 +119,19 @@ fn tag(key: &Key, signed: &Signed, epoch: u64) -> u64 {
     siphash(key, &words) & !EPOCH_BITS | epoch & EPOCH_BITS
 }
 
-/// Looks for a tag in a TCP header, of which `header` has all bytes that the header says it has; those
-/// after its end are zero. `None`: there is none, or there are several.
+/// The tag in the option at `at`.
 #[inline(always)]
-pub fn find(header: &[u8; HEADER_ROOM]) -> Option<u64> {
-    let (number, at) = options::find(header, |kind, length, at| is_tag(header, kind, length, at));
+pub(crate) fn read(header: &Header, at: usize) -> u64 {
     let half = |at| u64::from(u32::from_be(word(header, at)));
-    (number == 1).then(|| half(at + 4) << 32 | half(at + 8))
+    half(at + 4) << 32 | half(at + 8)
 }
 
-/// 1 if the option of this kind and length at `at` is a tag, else 0. Not a branch, as in [`options::find`].
+/// Whether the option of this kind and length at `at` is a tag.
 #[inline(always)]
-pub(crate) fn is_tag(header: &[u8; HEADER_ROOM], kind: u8, length: u8, at: usize) -> usize {
+pub(crate) fn is_tag(header: &Header, kind: u8, length: u8, at: usize) -> bool {
     let begin = [kind, length, byte(header, at + 2), byte(header, at + 3)];
     let [a, b] = IDENTIFIER.to_be_bytes();
-    usize::from(u32::from_ne_bytes(begin) == u32::from_ne_bytes([KIND, LEN, a, b]))
+    u32::from_ne_bytes(begin) == u32::from_ne_bytes([KIND, LEN, a, b])
 }
 
 /// The option with this tag.
@@ -147,12 +145,20 @@ pub fn option(tag: u64) -> [u8; LEN as usize] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::options::tests::header;
+    use crate::{
+        options,
+        tcp::{HEADER_ROOM, tests::header},
+        toa::Kinds,
+    };
     use core::net::SocketAddr;
     use proptest::prelude::*;
 
     const KEY: Key = [1, 2];
     const OTHER: Key = [3, 4];
+
+    fn find(header: &Header) -> Option<u64> {
+        options::tag(header, &Kinds::NONE)
+    }
 
     fn signed(client: &str, isn: u32) -> Signed {
         let client = client.parse::<SocketAddr>().unwrap().into();

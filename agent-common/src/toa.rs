@@ -9,8 +9,7 @@
 
 use crate::{
     Address, Endpoint, fast_open,
-    options::{self, HEADER_ROOM, byte, word},
-    tag,
+    tcp::{Header, byte, word},
 };
 
 /// Length of the option with an IPv4 address, kind and length included.
@@ -58,11 +57,10 @@ impl Kinds {
         self.is_used == 0
     }
 
-    /// 1 if an option of this kind and length is TOA, or else 0. It has no branch, because the kernel's
-    /// verifier would follow both sides at each place where the option can be.
+    /// Whether an option of this kind and length is TOA.
     #[inline(always)]
-    const fn accepts(&self, kind: u8, length: u8) -> usize {
-        (self.lengths[kind as usize] >> (length & 63)) as usize & 1
+    pub(crate) const fn accepts(&self, kind: u8, length: u8) -> bool {
+        self.lengths[kind as usize] >> (length & 63) & 1 != 0
     }
 }
 
@@ -79,11 +77,9 @@ pub enum Toa {
     Client(Endpoint),
 }
 
-/// Looks for TOA in a TCP header. `header` has all bytes that the header's length says, and zeros behind
-/// them.
+/// What TOA in a TCP header says, of which there are so many, the only one at `at`.
 #[inline(always)]
-pub fn find(header: &[u8; HEADER_ROOM], kinds: &Kinds) -> Toa {
-    let (number, at) = options::find(header, |kind, length, _| kinds.accepts(kind, length));
+pub(crate) fn read(header: &Header, number: usize, at: usize) -> Toa {
     match number {
         0 => return Toa::Absent,
         1 => {}
@@ -100,21 +96,9 @@ pub fn find(header: &[u8; HEADER_ROOM], kinds: &Kinds) -> Toa {
     }
 }
 
-/// Removes TOA and tags from the options of a TCP header, as [`options::close_up`] does.
-#[inline(always)]
-pub fn remove(
-    header: &[u8; HEADER_ROOM],
-    to: &mut [u8; HEADER_ROOM],
-    kinds: &Kinds,
-) -> (usize, usize) {
-    options::close_up(header, to, |kind, length, at| {
-        kinds.accepts(kind, length) | tag::is_tag(header, kind, length, at)
-    })
-}
-
 /// The endpoint in the option at `at`.
 #[inline(always)]
-fn client(header: &[u8; HEADER_ROOM], at: usize) -> Endpoint {
+fn client(header: &Header, at: usize) -> Endpoint {
     let port = u16::from_be_bytes([byte(header, at + 2), byte(header, at + 3)]);
     let address = if byte(header, at + 1) == LEN_V4 {
         Address::v4(word(header, at + 4))
@@ -148,7 +132,10 @@ pub fn option_v6(kind: u8, client: Endpoint) -> [u8; LEN_V6 as usize] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::options::tests::header;
+    use crate::{
+        options::toa as find,
+        tcp::{HEADER_ROOM, tests::header},
+    };
     use core::net::SocketAddr;
 
     const KINDS: Kinds = Kinds::NONE

@@ -87,7 +87,7 @@ fn is_the_same_line(bytes: &[u8]) -> Result<(), TestCaseError> {
     let mut room = [0; line::ROOM];
     let length = bytes.len().min(107);
     room[..length].copy_from_slice(&bytes[..length]);
-    let read = line::read(&room, bytes.len());
+    let read = line::read(&room, bytes.len(), &mut line::Fields::default());
     match parse(bytes) {
         Parsed::Header(header) => {
             let ends = match header.peer {
@@ -123,7 +123,7 @@ fn is_the_same_block(bytes: &[u8]) -> Result<(), TestCaseError> {
     let mut room = [0xaa; block::ROOM];
     room[..header.len()].copy_from_slice(header);
     let is_free = preface.is_local || preface.family.is_empty();
-    let checked = block::check(&mut room, start, header.len(), is_free, 0);
+    let checked = block::check(&mut room, start, header.len(), is_free);
     prop_assert_eq!(&room[..header.len()], header);
     match parse(header) {
         Parsed::Header(header) => {

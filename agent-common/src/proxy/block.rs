@@ -7,7 +7,7 @@ use super::{
     kind,
     tlv::{HEAD, UNIQUE_ID_MAX},
 };
-use crate::verifier::hidden;
+use crate::verifier::{global, hidden};
 
 /// Longest header that is read: what a segment carries on Ethernet.
 pub const MAX: usize = 1460;
@@ -18,107 +18,177 @@ const SSL_HEAD: usize = 5;
 /// How many TLVs are read at most, including those within [`kind::SSL`].
 pub const TLVS: usize = 64;
 
+/// A header with room behind it.
+pub type Header = [u8; ROOM];
+
+/// How far the TLVs of a header have been read.
+#[repr(C)]
+struct Tlvs {
+    /// Where the next one begins, and where the last one ends.
+    at: usize,
+    length: usize,
+    /// Where those within the last SSL end.
+    inner: usize,
+    /// How many checksums there are, and where the last one is.
+    checksums: usize,
+    checksum: usize,
+    /// Not zero if there is something to tell.
+    told: usize,
+}
+
+/// What [`truepeer_tlv`] says.
+const ENDED: u32 = 0;
+const FOLLOWED: u32 = 1;
+const WRONG: u32 = 2;
+
+/// How many bytes [`truepeer_checksum`] takes at once.
+const PIECE: usize = 64;
+
 /// Checks a header of `length` bytes, at most [`MAX`], whose TLVs begin at `start`. Returns whether it says
 /// anything besides addresses. If `is_free`, what follows the addresses need not be TLVs.
-///
-/// `veil` is a zero that the verifier must not know to be one: whatever it is added to may be anything
-/// afterwards. Otherwise the verifier would follow every sequence of TLVs.
 ///
 /// # Errors
 ///
 /// [`Reason::Tlv`] or [`Reason::Checksum`].
 #[inline(always)]
 pub fn check(
-    header: &mut [u8; ROOM],
+    header: &mut Header,
     start: usize,
     length: usize,
     is_free: bool,
-    veil: usize,
 ) -> Result<bool, Reason> {
-    let mut length = length;
-    let mut at = start;
-    // Where the TLVs within the last SSL end, how many checksums there are, and where the last one is.
-    let (mut inner, mut checksums, mut checksum) = (0, 0, 0);
-    // Not zero if something is wrong, or if there is something to tell.
-    let (mut wrong, mut told) = (usize::from(start > length), 0);
-    for _ in 0..TLVS {
-        at = (at + veil) & (ROOM - 1);
-        inner = (inner + veil) & (ROOM - 1);
-        checksum = (checksum + veil) & (ROOM - 1);
-        checksums += veil;
-        told += veil;
-        wrong += veil;
-        length += veil;
-        if at >= length || wrong != 0 {
-            break;
+    let mut tlvs = Tlvs {
+        at: start,
+        length,
+        inner: 0,
+        checksums: 0,
+        checksum: 0,
+        told: 0,
+    };
+    let mut last = FOLLOWED;
+    let mut i = 0;
+    while i <= TLVS && last == FOLLOWED {
+        last = truepeer_tlv(header, &mut tlvs);
+        i += 1;
+    }
+    if last != ENDED || tlvs.checksums > 1 {
+        return if is_free { Ok(false) } else { Err(Reason::Tlv) };
+    }
+    if tlvs.checksums == 1 && !is_intact(header, length, tlvs.checksum) {
+        return Err(Reason::Checksum);
+    }
+    Ok(tlvs.told != 0)
+}
+
+global! {
+    /// Reads the next TLV.
+    fn truepeer_tlv(header: *const Header, tlvs: *mut Tlvs) -> u32 {
+        // SAFETY: pointers of a global function lead to one value each.
+        match unsafe { (header.as_ref(), tlvs.as_mut()) } {
+            (Some(header), Some(tlvs)) => tlvs.next(header),
+            _ => WRONG,
         }
-        let is_inner = at < inner;
-        let end = if is_inner { inner } else { length };
+    }
+}
+
+impl Tlvs {
+    #[inline(always)]
+    fn next(&mut self, header: &Header) -> u32 {
+        let at = self.at;
+        if at >= self.length {
+            return if at == self.length { ENDED } else { WRONG };
+        }
+        let is_inner = at < self.inner;
+        let end = if is_inner { self.inner } else { self.length };
         let value_length =
             usize::from(byte(header, at + 1)) << 8 | usize::from(byte(header, at + 2));
         let value = at + HEAD;
         let next = value + value_length;
-        wrong |= usize::from(next > end);
-        at = next;
-        if is_inner {
-            continue;
+        if next > end {
+            return WRONG;
         }
-        match byte(header, value - HEAD) {
+        self.at = next;
+        if is_inner {
+            return FOLLOWED;
+        }
+        let is_right = match byte(header, at) {
             kind::CRC32C => {
-                wrong |= value_length ^ size_of::<u32>();
-                checksums += 1;
-                checksum = value;
+                self.checksums += 1;
+                self.checksum = value;
+                value_length == size_of::<u32>()
             }
-            kind::NOOP => {}
+            kind::NOOP => true,
             kind::SSL => {
-                wrong |= usize::from(value_length < SSL_HEAD);
-                inner = next;
-                at = value + SSL_HEAD;
-                told = 1;
+                self.inner = next;
+                self.at = value + SSL_HEAD;
+                self.told = 1;
+                value_length >= SSL_HEAD
             }
             kind::UNIQUE_ID => {
-                wrong |= usize::from(value_length > UNIQUE_ID_MAX);
-                told = 1;
+                self.told = 1;
+                value_length <= UNIQUE_ID_MAX
             }
-            _ => told = 1,
-        }
+            _ => {
+                self.told = 1;
+                true
+            }
+        };
+        if is_right { FOLLOWED } else { WRONG }
     }
-    if wrong != 0 || checksums > 1 || at < length {
-        return if is_free { Ok(false) } else { Err(Reason::Tlv) };
-    }
-    if checksums == 1 && !is_intact(header, length + veil, checksum + veil) {
-        return Err(Reason::Checksum);
-    }
-    Ok(told != 0)
 }
 
 /// Whether the header matches the checksum at `at`, which itself counts as zeros and is set to them in the
 /// meantime.
 #[inline(always)]
-fn is_intact(header: &mut [u8; ROOM], length: usize, at: usize) -> bool {
+fn is_intact(header: &mut Header, length: usize, at: usize) -> bool {
     let told = [0, 1, 2, 3].map(|i| byte(header, at + i));
     for i in 0..told.len() {
         set(header, at + i, 0);
     }
-    let mut crc = Crc32c::default();
-    for (i, byte) in header.iter().enumerate().take(MAX) {
-        if i >= length {
-            break;
-        }
-        crc.push(*byte);
+    let mut state = Crc32c::default().state();
+    let mut from = 0;
+    while from < MAX {
+        state = truepeer_checksum(header, from as u64, length as u64, state);
+        from += PIECE;
     }
     for (i, byte) in told.into_iter().enumerate() {
         set(header, at + i, byte);
     }
-    crc.value() == u32::from_be_bytes(told)
+    Crc32c::from_state(state).value() == u32::from_be_bytes(told)
+}
+
+global! {
+    /// Takes a piece of the header, which has `length` bytes, into the state of its checksum.
+    fn truepeer_checksum(
+        header: *const Header,
+        from: u64,
+        length: u64,
+        state: u32
+    ) -> u32 {
+        // SAFETY: pointers of a global function lead to one value each.
+        let Some(header) = (unsafe { header.as_ref() }) else {
+            return 0;
+        };
+        let mut crc = Crc32c::from_state(state);
+        let mut i = 0;
+        while i < PIECE {
+            let place = from + i as u64;
+            if place >= length {
+                break;
+            }
+            crc.push(byte(header, place as usize));
+            i += 1;
+        }
+        crc.state()
+    }
 }
 
 #[inline(always)]
-fn byte(header: &[u8; ROOM], at: usize) -> u8 {
+fn byte(header: &Header, at: usize) -> u8 {
     header[hidden!(at) & (ROOM - 1)]
 }
 
 #[inline(always)]
-fn set(header: &mut [u8; ROOM], at: usize, byte: u8) {
+fn set(header: &mut Header, at: usize, byte: u8) {
     header[hidden!(at) & (ROOM - 1)] = byte;
 }

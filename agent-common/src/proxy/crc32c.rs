@@ -10,7 +10,18 @@ impl Default for Crc32c {
 }
 
 impl Crc32c {
-    /// What has come so far.
+    /// What has come so far, to go on with.
+    #[inline(always)]
+    pub(super) const fn state(&self) -> u32 {
+        self.0
+    }
+
+    #[inline(always)]
+    pub(super) const fn from_state(state: u32) -> Self {
+        Self(state)
+    }
+
+    /// The checksum of what has come so far.
     #[inline(always)]
     pub(super) const fn value(&self) -> u32 {
         !self.0

@@ -38,7 +38,7 @@ pub enum Peer {
 }
 
 /// The ends of the connection that a proxy accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Endpoints {
     /// The client.
     pub source: Endpoint,

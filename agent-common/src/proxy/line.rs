@@ -2,7 +2,7 @@
 //! [`super::parse`] accepts.
 
 use super::{Endpoints, Reason, v1};
-use crate::{Address, Endpoint};
+use crate::{Address, Endpoint, verifier::global};
 
 /// Room for a line of version 1; a power of two bounds an index by a mask.
 pub const ROOM: usize = 128;
@@ -23,13 +23,17 @@ pub struct Line {
     pub ends: Option<Endpoints>,
 }
 
-/// Reads a line. `bytes` has its first `length` bytes, then zeros. `None` if its end is missing.
+/// Reads a line. `bytes` has its first `length` bytes, then zeros. `None` if its end is missing. `fields` is room to work in.
 ///
 /// # Errors
 ///
 /// When it is not a line of version 1.
 #[inline(always)]
-pub fn read(bytes: &[u8; ROOM], length: usize) -> Result<Option<Line>, Reason> {
+pub fn read(
+    bytes: &[u8; ROOM],
+    length: usize,
+    fields: &mut Fields,
+) -> Result<Option<Line>, Reason> {
     let begins = |at: usize, text: &[u8]| {
         let mut same = true;
         let mut i = 0;
@@ -43,22 +47,17 @@ pub fn read(bytes: &[u8; ROOM], length: usize) -> Result<Option<Line>, Reason> {
         return Err(Reason::NoHeader);
     }
     let at = SIGNATURE;
-    // A zero that the verifier does not know to be one: whatever it is added to may be anything afterwards.
-    // Otherwise the verifier would follow every way to write a line.
-    let [.., a, b, c, d, e, f, g, h] = *bytes;
-    let veil = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
     if begins(at, b"UNKNOWN") {
-        return unknown(bytes, length, veil);
+        return unknown(bytes, length);
     }
     let is_v6 = begins(at, b"TCP6 ");
     if !is_v6 && !begins(at, b"TCP4 ") {
         return Err(Reason::Protocol);
     }
-    let mut fields = Fields::default();
+    *fields = Fields::default();
     if is_v6 {
         fields.counts = 1 << IS_V6;
     }
-    let mut end = veil;
     // LLVM enters the loop of an iterator in its middle, which verifiers before Linux 6.7 refuse; here and below.
     let mut i = FIELDS;
     while i < v1::MAX - 1 {
@@ -69,50 +68,62 @@ pub fn read(bytes: &[u8; ROOM], length: usize) -> Result<Option<Line>, Reason> {
             if bytes[i + 1] != b'\n' {
                 return Err(Reason::LineEnd);
             }
-            end = veil.wrapping_add(i as u64 + 2);
-            break;
+            let mut ends = Endpoints::default();
+            Reason::of(truepeer_fields(fields, &mut ends))?;
+            return Ok(Some(Line {
+                len: i + 2,
+                ends: Some(ends),
+            }));
         }
-        fields.veil(veil);
         if i >= length {
             return Ok(None);
         }
-        fields.take(bytes[i])?;
+        Reason::of(truepeer_character(fields, bytes[i].into()))?;
         i += 1;
     }
-    if end == 0 {
-        return Err(Reason::LineTooLong);
-    }
-    Ok(Some(Line {
-        len: end as usize,
-        ends: Some(fields.ends()?),
-    }))
+    Err(Reason::LineTooLong)
 }
 
 /// Looks for the end of an `UNKNOWN` line, in which nothing else matters.
 #[inline(always)]
-fn unknown(bytes: &[u8; ROOM], length: usize, veil: u64) -> Result<Option<Line>, Reason> {
-    let mut end = veil;
+fn unknown(bytes: &[u8; ROOM], length: usize) -> Result<Option<Line>, Reason> {
     let mut i = UNKNOWN;
     while i < v1::MAX - 1 {
         if i + 1 >= length {
             return Ok(None);
         }
         if bytes[i] == b'\r' && bytes[i + 1] == b'\n' {
-            end = veil.wrapping_add(i as u64 + 2);
-            break;
+            return Ok(Some(Line {
+                len: i + 2,
+                ends: None,
+            }));
         }
         if i == UNKNOWN && bytes[i] != b' ' {
             return Err(Reason::Protocol);
         }
         i += 1;
     }
-    if end == 0 {
-        return Err(Reason::LineTooLong);
+    Err(Reason::LineTooLong)
+}
+
+global! {
+    /// Takes the next byte of the fields.
+    fn truepeer_character(fields: *mut Fields, byte: u32) -> u32 {
+        // SAFETY: pointers of a global function lead to one value each.
+        let fields = unsafe { fields.as_mut() };
+        fields.map_or(0, |fields| Reason::number(fields.take(byte as u8)))
     }
-    Ok(Some(Line {
-        len: end as usize,
-        ends: None,
-    }))
+}
+
+global! {
+    /// The ends that the fields name, when the line has ended.
+    fn truepeer_fields(fields: *const Fields, ends: *mut Endpoints) -> u32 {
+        // SAFETY: pointers of a global function lead to one value each.
+        let (Some(fields), Some(ends)) = (unsafe { (fields.as_ref(), ends.as_mut()) }) else {
+            return 0;
+        };
+        Reason::number(fields.ends().map(|named| *ends = named))
+    }
 }
 
 /// The value of each byte that is a hexadecimal digit; others are above all values.
@@ -149,8 +160,9 @@ const IS_V6: u32 = 48;
 const LASTING: u64 = !0 << FIELD;
 
 /// The four fields, as far as they have been read.
+#[repr(C)]
 #[derive(Default)]
-struct Fields {
+pub struct Fields {
     counts: u64,
     /// The number that is being read, in base ten and in base sixteen. With a letter in it, it is too great
     /// in base ten.
@@ -163,6 +175,7 @@ struct Fields {
     ended: [Ended; 3],
 }
 
+#[repr(C)]
 #[derive(Clone, Copy, Default)]
 struct Ended {
     high: u64,
@@ -171,29 +184,6 @@ struct Ended {
 }
 
 impl Fields {
-    #[inline(always)]
-    fn veil(&mut self, veil: u64) {
-        let [first, second, third] = &mut self.ended;
-        for value in [
-            &mut self.counts,
-            &mut self.decimal,
-            &mut self.hex,
-            &mut self.high,
-            &mut self.low,
-            &mut first.high,
-            &mut first.low,
-            &mut first.counts,
-            &mut second.high,
-            &mut second.low,
-            &mut second.counts,
-            &mut third.high,
-            &mut third.low,
-            &mut third.counts,
-        ] {
-            *value = value.wrapping_add(veil);
-        }
-    }
-
     #[inline(always)]
     fn count(&self, which: u32) -> u64 {
         self.counts >> which & 0xff

@@ -51,6 +51,24 @@ impl Reason {
         Self::Checksum,
     ];
 
+    /// What came of something as a number, the only result that a global function of a BPF program can have.
+    #[inline(always)]
+    pub(super) fn number(result: Result<(), Self>) -> u32 {
+        match result {
+            Ok(()) => 0,
+            Err(reason) => reason as u32 + 1,
+        }
+    }
+
+    /// The reverse of [`Reason::number`].
+    #[inline(always)]
+    pub(super) fn of(number: u32) -> Result<(), Self> {
+        match Self::ALL.into_iter().find(|r| *r as u32 + 1 == number) {
+            None => Ok(()),
+            Some(reason) => Err(reason),
+        }
+    }
+
     /// The word for it in metrics and logs.
     pub const fn name(self) -> &'static str {
         match self {

@@ -4,7 +4,8 @@
 use agent_common::{
     Counter, Syn,
     node::Voucher,
-    toa::{self, Kinds, Toa},
+    options::{self, class},
+    toa::{Kinds, Toa},
 };
 use aya_ebpf::{
     bindings::tcx_action_base::{TCX_DROP, TCX_NEXT},
@@ -63,7 +64,7 @@ fn leaves(ctx: &TcContext, segment: &Segment, kinds: &Kinds) -> i32 {
     let Some(headers) = Headers::read(ctx, segment) else {
         return TCX_NEXT;
     };
-    match toa::find(&headers.old, kinds) {
+    match options::toa(&headers.old, kinds) {
         // What may as well be something else is TOA to nobody.
         Toa::Absent | Toa::Ambiguous => return TCX_NEXT,
         Toa::Client(client) => {
@@ -85,7 +86,7 @@ fn leaves(ctx: &TcContext, segment: &Segment, kinds: &Kinds) -> i32 {
         }
         Toa::Invalid => {}
     }
-    toa::remove(&headers.old, &mut headers.new, kinds);
+    options::close_up(&headers.old, &mut headers.new, kinds, class::OWN);
     // The header keeps its length, with padding behind the options: what is left needs no more room.
     let is_rewritten = rewrite(ctx, segment, headers, segment.tcp.length);
     count(Counter::NodeStripped);

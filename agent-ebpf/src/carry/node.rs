@@ -5,7 +5,8 @@
 use agent_common::{
     Claim, Counter, Evidence, Syn,
     node::{Interface, Node, Voucher},
-    options::{self, HEADER_ROOM, MAX_HEADER},
+    options::{self, class, close_up},
+    tcp::{Header, MAX_HEADER, append},
     toa::{self, Kinds, Toa},
 };
 use aya_ebpf::{
@@ -121,11 +122,17 @@ fn passes(ctx: &TcContext, segment: &Segment, node: &Node, kinds: &Kinds) -> i32
         destination: segment.destination,
         isn: segment.tcp.sequence,
     };
-    let (end, forged) = toa::remove(&headers.old, &mut headers.new, kinds);
+    let (mut end, forged) = close_up(&headers.old, &mut headers.new, kinds, class::OWN);
     if forged != 0 && speaks_for_another(ctx, said, &headers.old, node, kinds) {
         return TCX_NEXT;
     }
-    let told = append_toa(segment, &said.syn, &mut headers.new, end, node.kind as u8);
+    let told = append_toa(
+        segment,
+        &said.syn,
+        &mut headers.new,
+        &mut end,
+        node.kind as u8,
+    );
     if forged == 0
         && let Err(reason) = told
     {
@@ -135,7 +142,7 @@ fn passes(ctx: &TcContext, segment: &Segment, node: &Node, kinds: &Kinds) -> i32
     let length = if has_payload(segment) {
         segment.tcp.length
     } else {
-        (told.unwrap_or(end) + 3) & !3
+        (end + 3) & !3
     };
     let is_rewritten = rewrite(ctx, segment, headers, length);
     // Counted behind all else: the verifier follows what comes after each count once more.
@@ -166,11 +173,11 @@ fn passes(ctx: &TcContext, segment: &Segment, node: &Node, kinds: &Kinds) -> i32
 fn speaks_for_another(
     ctx: &TcContext,
     said: &mut Said,
-    header: &[u8; HEADER_ROOM],
+    header: &Header,
     node: &Node,
     kinds: &Kinds,
 ) -> bool {
-    let client = match toa::find(header, kinds) {
+    let client = match options::toa(header, kinds) {
         Toa::Client(client) => client,
         // Whoever sent it may speak for a client whom nobody can be told of.
         Toa::Ambiguous => {
@@ -180,7 +187,7 @@ fn speaks_for_another(
         Toa::Absent | Toa::Invalid => return false,
     };
     let Said { syn, claim } = said;
-    if believe_hop(header, client, syn, claim).is_err() {
+    if believe_hop(header, kinds, client, syn, claim).is_err() {
         return false;
     }
     let voucher = Voucher {
@@ -210,16 +217,16 @@ fn has_payload(segment: &Segment) -> bool {
     segment.length != segment.tcp.length
 }
 
-/// Appends TOA for the sender, and its tag, to the options that end at `end`. Returns where they end now, or why the
-/// sender cannot be told.
+/// Appends TOA for the sender, and its tag, to the options that end at `end`, which moves. Returns why the sender cannot be
+/// told.
 #[inline(always)]
 fn append_toa(
     segment: &Segment,
     syn: &Syn,
-    header: &mut [u8; HEADER_ROOM],
-    end: usize,
+    header: &mut Header,
+    end: &mut usize,
     kind: u8,
-) -> Result<usize, Counter> {
+) -> Result<(), Counter> {
     if toa::is_ambiguous(kind, syn.source.port) {
         return Err(Counter::ToaAmbiguous);
     }
@@ -233,20 +240,21 @@ fn append_toa(
     } else {
         toa::LEN_V4
     };
-    if end + usize::from(length) > room {
+    if *end + usize::from(length) > room {
         return Err(Counter::NodeNoRoom);
     }
-    let end = if segment.is_v6 {
-        options::append(header, end, &toa::option_v6(kind, syn.source))
+    *end = if segment.is_v6 {
+        append(header, *end, &toa::option_v6(kind, syn.source))
     } else {
-        options::append(header, end, &toa::option_v4(kind, syn.source))
+        append(header, *end, &toa::option_v4(kind, syn.source))
     };
     let Some(tag) = tag::sign(syn.source, syn.isn) else {
-        return Ok(end);
+        return Ok(());
     };
-    if end + tag.len() > room {
+    if *end + tag.len() > room {
         count(Counter::CarryUnsigned);
-        return Ok(end);
+    } else {
+        *end = append(header, *end, &tag);
     }
-    Ok(options::append(header, end, &tag))
+    Ok(())
 }

@@ -2,7 +2,7 @@
 
 use core::ptr::read_volatile;
 
-use agent_common::{Address, Endpoint, Namespace, options::HEADER_ROOM};
+use agent_common::{Address, Endpoint, Namespace, tcp::Header};
 use aya_ebpf::{
     EbpfContext,
     bindings::{__sk_buff, bpf_sk_lookup, bpf_sock, bpf_sock_ops},
@@ -215,10 +215,9 @@ pub(crate) trait SockOps: InNetns {
         field!(self.ops() => bytes_acked)
     }
 
-    /// Copies the TCP header of the segment that the call is about, in front of zeros of which the last is none to the
-    /// verifier. `false` if the kernel does not show it.
+    /// Copies the TCP header of the segment that the call is about, in front of zeros. `false` if the kernel does not show it.
     #[inline(always)]
-    fn copy_header(&self, header: &mut [u8; HEADER_ROOM]) -> bool {
+    fn copy_header(&self, header: &mut Header) -> bool {
         let start = field!(self.ops() => __bindgen_anon_3.skb_data) as usize;
         let end = field!(self.ops() => __bindgen_anon_4.skb_data_end) as usize;
         for (n, word) in header.as_chunks_mut::<4>().0.iter_mut().enumerate() {
@@ -229,10 +228,7 @@ pub(crate) trait SockOps: InNetns {
             // SAFETY: the word lies before the segment's end; all that aligned headers have is aligned.
             *word = unsafe { read_volatile(at as *const [u8; 4]) };
         }
-        let flags = self.tcp_flags();
-        // SAFETY: a reference is valid for reads.
-        header[HEADER_ROOM - 1] = unsafe { read_volatile(&flags) ^ read_volatile(&flags) };
-        header[FLAGS] == flags
+        header[FLAGS] == self.tcp_flags()
     }
 
     /// The sequence numbers of the first byte of the segment that the call is about, and of what follows its payload: its FIN, if

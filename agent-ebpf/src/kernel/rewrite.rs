@@ -4,7 +4,7 @@
 
 use core::ptr::read_volatile;
 
-use agent_common::options::{HEADER_ROOM, MAX_HEADER};
+use agent_common::tcp::{HEADER_ROOM, Header, MAX_HEADER};
 use aya_ebpf::{
     bindings::BPF_F_PSEUDO_HDR,
     helpers::generated::{bpf_csum_diff, bpf_l4_csum_replace, bpf_skb_change_tail},
@@ -28,8 +28,8 @@ static TCP_HEADERS: Scratch<Headers> = Scratch::new();
 /// much room.
 #[repr(C, align(8))]
 pub(crate) struct Headers {
-    pub(crate) old: [u8; HEADER_ROOM],
-    pub(crate) new: [u8; HEADER_ROOM],
+    pub(crate) old: Header,
+    pub(crate) new: Header,
 }
 
 impl Headers {

@@ -6,9 +6,9 @@
 use core::ptr::read_volatile;
 
 use agent_common::{
-    Claim, Counter, Syn,
-    options::HEADER_ROOM,
-    toa::{Toa, find},
+    Claim, Counter, Syn, options,
+    tcp::{HEADER_ROOM, Header},
+    toa::Toa,
 };
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_TCP_LISTEN},
@@ -31,7 +31,7 @@ use crate::{
 
 /// The TCP header that this CPU reads. On the stack it would take too much room.
 #[map]
-static HEADER: Scratch<[u8; HEADER_ROOM]> = Scratch::new();
+static HEADER: Scratch<Header> = Scratch::new();
 
 /// A packet reaches a socket. If it opens a connection to a listener, what its TOA says waits in `HANDOVERS`.
 #[inline(always)]
@@ -57,11 +57,11 @@ pub(crate) fn hear(skb: &SkBuff, offset: u32, syn: &Syn, claim: &mut Claim) -> O
     let kinds = kinds()?;
     let header = HEADER.get()?;
     read_header(skb, offset, header)?;
-    let refused = match find(header, kinds) {
+    let refused = match options::toa(header, kinds) {
         Toa::Absent => return None,
         Toa::Invalid => Counter::ToaInvalid,
         Toa::Ambiguous => Counter::ToaAmbiguous,
-        Toa::Client(client) => believe(header, client, syn, claim).err()?,
+        Toa::Client(client) => believe(header, kinds, client, syn, claim).err()?,
     };
     *claim = Claim::default();
     Some(refused)
@@ -69,7 +69,7 @@ pub(crate) fn hear(skb: &SkBuff, offset: u32, syn: &Syn, claim: &mut Claim) -> O
 
 /// Reads the TCP header with all of its options.
 #[inline(always)]
-fn read_header(skb: &SkBuff, offset: u32, header: &mut [u8; HEADER_ROOM]) -> Option<()> {
+fn read_header(skb: &SkBuff, offset: u32, header: &mut Header) -> Option<()> {
     let offset = offset as usize;
     let [first] = skb.read(offset + LENGTH)?;
     let length = usize::from(first >> 4) * 4;
@@ -80,8 +80,5 @@ fn read_header(skb: &SkBuff, offset: u32, header: &mut [u8; HEADER_ROOM]) -> Opt
         return None;
     }
     *header = [0; HEADER_ROOM];
-    // A zero that the verifier does not know to be one, as `find` wants it behind the header.
-    // SAFETY: a reference is valid for reads.
-    header[HEADER_ROOM - 1] = unsafe { read_volatile(&first) ^ read_volatile(&first) };
     copy(skb, offset, header, length).then_some(())
 }

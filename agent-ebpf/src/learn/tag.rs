@@ -1,9 +1,10 @@
 //! The tag of signed TOA: made where TOA is sent, and verified once where it is read.
 
 use agent_common::{
-    Claim, Counter, Endpoint, Syn,
-    options::HEADER_ROOM,
+    Claim, Counter, Endpoint, Syn, options,
     tag::{self, Keys, Signed, Spending, has_expired},
+    tcp::Header,
+    toa::Kinds,
 };
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 
@@ -37,8 +38,13 @@ pub(crate) fn sign(client: Endpoint, isn: u32) -> Option<[u8; tag::LEN as usize]
 /// Lets the tag on a SYN prove its TOA. The claim is handed over at once, by which the same SYN is recognized
 /// when it comes again. On another connection, or once its own is established, the tag proves nothing.
 #[inline(always)]
-pub(crate) fn prove(header: &[u8; HEADER_ROOM], syn: &Syn, claim: &Claim) -> Result<(), Counter> {
-    let tag = tag::find(header).ok_or(Counter::ToaUnsigned)?;
+pub(crate) fn prove(
+    header: &Header,
+    kinds: &Kinds,
+    syn: &Syn,
+    claim: &Claim,
+) -> Result<(), Counter> {
+    let tag = options::tag(header, kinds).ok_or(Counter::ToaUnsigned)?;
     spend(tag, syn, claim)
 }
 

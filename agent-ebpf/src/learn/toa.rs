@@ -7,8 +7,9 @@ use agent_common::{
     Claim, Counter, Endpoint, Evidence, Syn,
     kernel::Version,
     node::Voucher,
-    options::HEADER_ROOM,
-    toa::{Kinds, Toa, find},
+    options,
+    tcp::{HEADER_ROOM, Header},
+    toa::{Kinds, Toa},
     trust::{Sender, Statement},
 };
 use aya_ebpf::{
@@ -102,9 +103,9 @@ pub(crate) fn opens(ctx: &SockOpsContext) {
 
 /// Leaves what TOA in the header of a SYN says, if it is to be believed, for the socket that will be accepted.
 #[inline(always)]
-fn hand_over(ctx: &SockOpsContext, header: &[u8; HEADER_ROOM]) {
+fn hand_over(ctx: &SockOpsContext, header: &Header) {
     let Some(kinds) = kinds() else { return };
-    let client = match find(header, kinds) {
+    let client = match options::toa(header, kinds) {
         Toa::Absent => return,
         Toa::Invalid => return count(Counter::ToaInvalid),
         Toa::Ambiguous => return count(Counter::ToaAmbiguous),
@@ -119,7 +120,7 @@ fn hand_over(ctx: &SockOpsContext, header: &[u8; HEADER_ROOM]) {
         return;
     }
     let mut claim = Claim::default();
-    match believe(header, client, &syn, &mut claim) {
+    match believe(header, kinds, client, &syn, &mut claim) {
         Ok(()) => drop(HANDOVERS.insert(&syn, &claim, BPF_ANY.into())),
         Err(reason) => count(reason),
     }
@@ -137,7 +138,8 @@ pub(super) fn is_heard(syn: &Syn) -> bool {
 /// believed if this node saw the SYN before its own NAT, or if the sender is trusted.
 #[inline(always)]
 pub(crate) fn believe(
-    header: &[u8; HEADER_ROOM],
+    header: &Header,
+    kinds: &Kinds,
     client: Endpoint,
     syn: &Syn,
     claim: &mut Claim,
@@ -145,7 +147,7 @@ pub(crate) fn believe(
     // What a local proxy says is for whoever trusts its host; only where that is this node itself, no rule can.
     let is_for_here = |v: &&Voucher| v.ifindex != 0 || snat::is_own(&syn.source.address);
     let Some(voucher) = snat::voucher(&client, syn).filter(is_for_here) else {
-        return believe_hop(header, client, syn, claim);
+        return believe_hop(header, kinds, client, syn, claim);
     };
     // Whoever believes a local process need not ask where the answer goes.
     let conditions = if voucher.ifindex == 0 {
@@ -185,7 +187,8 @@ fn hop(syn: &Syn) -> Option<(Sender, u32)> {
 /// Fills in `claim` with what TOA of another hop says, or returns why it is not to be believed.
 #[inline(always)]
 pub(crate) fn believe_hop(
-    header: &[u8; HEADER_ROOM],
+    header: &Header,
+    kinds: &Kinds,
     client: Endpoint,
     syn: &Syn,
     claim: &mut Claim,
@@ -199,7 +202,7 @@ pub(crate) fn believe_hop(
         ..Claim::default()
     };
     if sender.must_sign() {
-        tag::prove(header, syn, claim)
+        tag::prove(header, kinds, syn, claim)
     } else {
         Ok(())
     }

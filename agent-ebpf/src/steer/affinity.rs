@@ -1,10 +1,9 @@
 //! Session affinity: of a steer's several listeners, a client always gets the same one.
 
-use core::ptr::read_volatile;
-
 use agent_common::{
     Address, ListenerKey, Range,
     affinity::{MAX_LISTENERS, choose},
+    global,
 };
 use aya_ebpf::{
     bindings::bpf_sock,
@@ -28,36 +27,47 @@ pub(super) fn listener_port(range: &Range, netns: u64, family: u32, client: &Add
         port: range.to.into(),
         family,
     };
-    let word = client.0[3];
-    // SAFETY: a reference is valid for reads.
-    let veil = word ^ unsafe { read_volatile(&word) };
-    let n = choose(client, listening(&first, range.further.into(), veil));
+    let n = choose(client, truepeer_listening(&first, range.further.into()));
     range.to + n.unwrap_or(0) as u16
 }
 
-/// Which of the listeners are there, one bit each: the first and the `further` ones. `veil` is a zero that
-/// the verifier does not know to be one; otherwise it would follow the rest of the program once for each set
-/// of listeners.
-#[inline(never)]
-fn listening(first: &ListenerKey, further: u32, veil: u32) -> u32 {
-    let mut listening = 0;
-    for n in 0..MAX_LISTENERS {
-        if n > further {
-            break;
+global! {
+    /// Which of the listeners are there, one bit each: the first and the `further` ones.
+    fn truepeer_listening(first: *const ListenerKey, further: u32) -> u32 {
+        if first.is_null() {
+            return 0;
         }
-        let mut key = ListenerKey {
-            port: first.port + n,
-            ..*first
-        };
-        let mut is_there = is_listening(&key);
-        if first.family == AF_INET {
-            // An IPv4 connection may belong to a dual-stack listener.
-            key.family = AF_INET6;
-            is_there |= is_listening(&key);
+        let mut listening = 0;
+        let mut n = 0;
+        // With a second bound, LLVM would leave the loop where a number equals the lower one, which Linux 6.1 does not
+        // understand.
+        while n < MAX_LISTENERS {
+            listening |= (truepeer_listens(first, further, n) & 1) << n;
+            n += 1;
         }
-        listening |= ((is_there ^ veil) & 1) << n;
+        listening
     }
-    listening
+}
+
+global! {
+    /// 1 if the `n`th listener behind the first is one of the `further` ones, and there, else 0.
+    fn truepeer_listens(first: *const ListenerKey, further: u32, n: u32) -> u32 {
+        // SAFETY: pointers of a global function lead to one value each.
+        let Some(mut key) = (unsafe { first.as_ref() }).copied() else {
+            return 0;
+        };
+        if n > further {
+            return 0;
+        }
+        key.port += n;
+        let is_there = is_listening(&key);
+        if key.family != AF_INET {
+            return is_there;
+        }
+        // An IPv4 connection may belong to a dual-stack listener.
+        key.family = AF_INET6;
+        is_there | is_listening(&key)
+    }
 }
 
 /// 1 if a listener is known by this key, else 0.

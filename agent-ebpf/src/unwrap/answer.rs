@@ -1,7 +1,7 @@
 //! What a server sends: its acknowledgments become those of bytes that the sender knows of.
 
 use agent_common::{
-    options::{NO_OPERATION, OPTIONS, SACK},
+    tcp::{NO_OPERATION, OPTIONS, SACK},
     unwrap::stream::acknowledges_syn,
 };
 use aya_ebpf::{bindings::tcx_action_base::TCX_NEXT, macros::map, programs::TcContext};

@@ -1,6 +1,6 @@
 //! Turns the segment that came in into one without payload.
 
-use agent_common::{Endpoint, options::MAX_HEADER};
+use agent_common::{Endpoint, tcp::MAX_HEADER};
 use aya_ebpf::{
     bindings::BPF_F_RECOMPUTE_CSUM,
     helpers::generated::{bpf_clone_redirect, bpf_csum_diff, bpf_skb_change_tail},

@@ -1,14 +1,17 @@
 //! TCP Fast Open (RFC 7413): a SYN with a cookie opens a connection by itself, which an application could accept before the
 //! header has come, and whose stream would begin with it. So the server never sees that its sender knows Fast Open.
 
-use agent_common::{fast_open::is_option, options};
+use agent_common::options::{class, close_up};
 use aya_ebpf::programs::TcContext;
 use network_types::tcp::TcpHdr;
 
 use super::incoming::Incoming;
-use crate::kernel::{
-    packet::Segment,
-    rewrite::{Headers, rewrite},
+use crate::{
+    kernel::{
+        packet::Segment,
+        rewrite::{Headers, rewrite},
+    },
+    maps::TOA,
 };
 
 /// Takes the option off a SYN, if it has it. Returns whether the SYN is without it now.
@@ -28,15 +31,13 @@ pub(super) fn take_off(ctx: &TcContext, syn: &Incoming) -> bool {
     let Some(headers) = Headers::read(ctx, &segment) else {
         return false;
     };
-    let (number, _) = options::find(&headers.old, |kind, _, at| {
-        is_option(&headers.old, kind, at)
-    });
+    let Some(kinds) = TOA.get(0) else {
+        return false;
+    };
+    let (_, number) = close_up(&headers.old, &mut headers.new, kinds, class::FAST_OPEN);
     if number == 0 {
         return true;
     }
-    options::close_up(&headers.old, &mut headers.new, |kind, _, at| {
-        is_option(&headers.old, kind, at)
-    });
     // The header keeps its length: what is left needs no more room.
     rewrite(ctx, &segment, headers, segment.tcp.length)
 }

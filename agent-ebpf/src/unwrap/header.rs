@@ -1,10 +1,10 @@
 //! Reads the PROXY header at the beginning of a segment's payload.
 
 use agent_common::{
-    Claim,
+    Claim, global,
     proxy::{
         Endpoints, V1_MAX,
-        line::{self, ROOM},
+        line::{self, Fields, ROOM},
         v2::{Family, PREFACE, Preface, tcp4, tcp6},
     },
     unwrap::{Refusal, Versions},
@@ -29,6 +29,8 @@ struct Text {
     /// Not zero if it names a client.
     names: usize,
     ends: Endpoints,
+    /// Room to read it in.
+    fields: Fields,
 }
 
 #[map]
@@ -134,18 +136,17 @@ fn read_text(ctx: &TcContext, incoming: &Incoming, claim: &mut Claim) -> Result<
     Ok(())
 }
 
-/// Parses [`TEXT`]; the refusal as its number. A global function, which the verifier goes through by itself, and not for
-/// each way that leads here.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn truepeer_line() -> u32 {
-    Refusal::number(parse())
+global! {
+    /// Parses [`TEXT`]; the refusal as its number.
+    fn truepeer_line() -> u32 {
+        Refusal::number(parse())
+    }
 }
 
 #[inline(always)]
 fn parse() -> Result<(), Refusal> {
     let text = TEXT.get().ok_or(Refusal::Invalid)?;
-    let line = line::read(&text.bytes, text.length)?.ok_or(Refusal::Split)?;
+    let line = line::read(&text.bytes, text.length, &mut text.fields)?.ok_or(Refusal::Split)?;
     text.read = line.len;
     text.names = line.ends.is_some().into();
     if let Some(ends) = line.ends {

@@ -4,6 +4,7 @@ use core::slice::from_raw_parts;
 
 use agent_common::{
     event::Header,
+    global,
     proxy::{block, v2::PREFACE},
     unwrap::Refusal,
 };
@@ -21,8 +22,6 @@ const CPU_BITS: u32 = 12;
 /// The header that this CPU reads.
 #[repr(C)]
 struct Last {
-    /// Always zero.
-    zero: usize,
     /// Where the header is in the packet, how long it is, and where in it TLVs begin.
     at: usize,
     length: usize,
@@ -77,25 +76,23 @@ pub(super) fn length() -> u32 {
     LAST.get().map_or(0, |last| last.length as u32)
 }
 
-/// Checks the TLVs and numbers the header if they say anything. Returns the refusal as its number. A global
-/// function, which the verifier checks by itself, and not once for each way that leads here.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn truepeer_tlvs() -> u32 {
-    Refusal::number(check())
+global! {
+    /// Checks the TLVs and numbers the header if they say anything. Returns the refusal as its number.
+    fn truepeer_tlvs() -> u32 {
+        Refusal::number(check())
+    }
 }
 
 #[inline(always)]
 fn check() -> Result<(), Refusal> {
     let last = LAST.get().ok_or(Refusal::Invalid)?;
     let Last {
-        zero,
         length,
         start,
         is_free,
         ..
     } = *last;
-    if block::check(&mut last.header.bytes, start, length, is_free != 0, zero)? {
+    if block::check(&mut last.header.bytes, start, length, is_free != 0)? {
         // In units of 16 ns: no CPU reads two headers in one.
         let now = boottime() >> 4;
         // SAFETY: a helper without arguments.

@@ -1,6 +1,10 @@
 //! Options of TCP: finding, taking out and appending, in the kernel's way, against a plain reader.
 
-use agent_common::options::{self, HEADER_ROOM, MAX_HEADER, OPTIONS, append, close_up, find};
+use agent_common::{
+    options::{class, close_up, find},
+    tcp::{self, HEADER_ROOM, Header, MAX_HEADER, OPTIONS, append},
+    toa::Kinds,
+};
 
 /// A byte that says which options are wanted, and a TCP header.
 pub(crate) fn run(bytes: &[u8]) {
@@ -14,17 +18,16 @@ pub(crate) fn run(bytes: &[u8]) {
         .iter()
         .partition(|option| is_wanted(option.kind(), option.bytes.len() as u8));
 
-    let (number, at) = find(&header, |kind, length, _| {
-        usize::from(is_wanted(kind, length))
-    });
+    let wants = |kinds: Kinds, length: u8| kinds.with(wanted.wrapping_sub(length), length);
+    let kinds = (2..=(MAX_HEADER - OPTIONS) as u8).fold(Kinds::NONE, wants);
+    let (number, at) = find(&header, &kinds, class::TOA);
     assert_eq!(number, ours.len());
     if let [only] = ours[..] {
         assert_eq!(at, only.at);
     }
 
     let mut closed = [0; HEADER_ROOM];
-    let unwanted = |kind, length, _| usize::from(is_wanted(kind, length));
-    let (end, number) = close_up(&header, &mut closed, unwanted);
+    let (end, number) = close_up(&header, &mut closed, &kinds, class::TOA);
     assert_eq!(number, ours.len());
     is_closed_up(&header, &closed, end, &others);
 
@@ -55,7 +58,7 @@ impl TcpOption<'_> {
 }
 
 /// A TCP header as the data path loads one: as many bytes as its length says, and zeros behind them.
-pub(crate) fn room(bytes: &[u8]) -> [u8; HEADER_ROOM] {
+pub(crate) fn room(bytes: &[u8]) -> Header {
     let mut room = [0; HEADER_ROOM];
     let length = bytes.len().min(MAX_HEADER);
     room[..length].copy_from_slice(&bytes[..length]);
@@ -65,24 +68,24 @@ pub(crate) fn room(bytes: &[u8]) -> [u8; HEADER_ROOM] {
 }
 
 /// The header's length.
-pub(crate) fn length_of(header: &[u8; HEADER_ROOM]) -> usize {
+pub(crate) fn length_of(header: &Header) -> usize {
     usize::from(header[12] >> 4) * 4
 }
 
 /// Has a header end at the word in which its options end.
-pub(crate) fn set_length(header: &mut [u8; HEADER_ROOM], end: usize) {
+pub(crate) fn set_length(header: &mut Header, end: usize) {
     header[12] = (header[12] & 0xf) | (end.div_ceil(4) as u8) << 4;
 }
 
 /// The options, as Linux reads them (`tcp_parse_options`), up to what is none.
-pub(crate) fn read(header: &[u8; HEADER_ROOM]) -> Vec<TcpOption<'_>> {
+pub(crate) fn read(header: &Header) -> Vec<TcpOption<'_>> {
     let mut found = Vec::new();
     let mut at = OPTIONS;
     let end = length_of(header);
     while at < end {
         match header[at] {
             0 => break,
-            options::NO_OPERATION => at += 1,
+            tcp::NO_OPERATION => at += 1,
             _ => {
                 let length = usize::from(header[at + 1]);
                 if length < 2 || at + length > end {
@@ -98,12 +101,7 @@ pub(crate) fn read(header: &[u8; HEADER_ROOM]) -> Vec<TcpOption<'_>> {
 }
 
 /// Asserts that `closed` is `header` with these options and no others, and zeros behind them.
-pub(crate) fn is_closed_up(
-    header: &[u8; HEADER_ROOM],
-    closed: &[u8; HEADER_ROOM],
-    end: usize,
-    kept: &[&TcpOption<'_>],
-) {
+pub(crate) fn is_closed_up(header: &Header, closed: &Header, end: usize, kept: &[&TcpOption<'_>]) {
     let kept: Vec<&[u8]> = kept.iter().map(|option| option.bytes).collect();
     let kept = kept.concat();
     assert_eq!(closed[..OPTIONS], header[..OPTIONS]);

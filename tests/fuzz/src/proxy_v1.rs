@@ -93,7 +93,7 @@ fn is_the_same_to_the_kernel(bytes: &[u8], parsed: &Parsed<'_>) {
     let mut room = [0; line::ROOM];
     let length = bytes.len().min(V1_MAX);
     room[..length].copy_from_slice(&bytes[..length]);
-    let read = line::read(&room, bytes.len());
+    let read = line::read(&room, bytes.len(), &mut line::Fields::default());
     match parsed {
         Parsed::Header(header) => {
             let ends = match header.peer {

@@ -245,7 +245,7 @@ fn is_the_same_to_the_kernel(bytes: &[u8]) {
     room[..header.len()].copy_from_slice(header);
     let start = v2::PREFACE + preface.family.len();
     let is_free = preface.is_local || preface.family.is_empty();
-    let checked = block::check(&mut room, start, header.len(), is_free, 0);
+    let checked = block::check(&mut room, start, header.len(), is_free);
     assert_eq!(&room[..header.len()], header, "it was changed");
     if header
         .get(start..)

@@ -4,8 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use agent_common::{
     Endpoint,
-    options::{HEADER_ROOM, MAX_HEADER, append},
+    options::{self, class, close_up},
     tag,
+    tcp::{HEADER_ROOM, Header, MAX_HEADER, append},
     toa::{self, Kinds, LEN_V4, LEN_V6, Toa},
 };
 
@@ -38,22 +39,22 @@ pub(crate) fn run(bytes: &[u8]) {
         [one] => client(one).map_or(Toa::Invalid, Toa::Client),
         _ => Toa::Invalid,
     };
-    assert_eq!(toa::find(&header, &kinds), expected);
+    assert_eq!(options::toa(&header, &kinds), expected);
     let tags: Vec<_> = all.iter().filter(|option| is_tag(option)).collect();
     let expected = match tags[..] {
         [one] => one.bytes.last_chunk().map(|tag| u64::from_be_bytes(*tag)),
         _ => None,
     };
-    assert_eq!(tag::find(&header), expected);
+    assert_eq!(options::tag(&header, &Kinds::NONE), expected);
 
     let mut bare = [0; HEADER_ROOM];
-    let (end, removed) = toa::remove(&header, &mut bare, &kinds);
+    let (end, removed) = close_up(&header, &mut bare, &kinds, class::OWN);
     let (unwanted, kept): (Vec<_>, Vec<_>) = all.iter().partition(|o| is_toa(o) || is_tag(o));
     assert_eq!(removed, unwanted.len());
     is_closed_up(&header, &bare, end, &kept);
     set_length(&mut bare, end);
-    assert_eq!(toa::find(&bare, &kinds), Toa::Absent);
-    assert_eq!(tag::find(&bare), None);
+    assert_eq!(options::toa(&bare, &kinds), Toa::Absent);
+    assert_eq!(options::tag(&bare, &Kinds::NONE), None);
     is_read_when_written(bare, end, &kinds, &taken, &header);
 }
 
@@ -77,11 +78,11 @@ fn client(option: &TcpOption<'_>) -> Option<Endpoint> {
 
 /// TOA and a tag that are written behind what is left are found again.
 fn is_read_when_written(
-    mut header: [u8; HEADER_ROOM],
+    mut header: Header,
     end: usize,
     kinds: &Kinds,
     taken: &[(u8, u8)],
-    told: &[u8; HEADER_ROOM],
+    told: &Header,
 ) {
     let Some(&(kind, length)) = taken.first() else {
         return;
@@ -112,6 +113,6 @@ fn is_read_when_written(
     } else {
         Toa::Invalid
     };
-    assert_eq!(toa::find(&header, kinds), expected);
-    assert_eq!(tag::find(&header), Some(proof));
+    assert_eq!(options::toa(&header, kinds), expected);
+    assert_eq!(options::tag(&header, &Kinds::NONE), Some(proof));
 }

@@ -21,6 +21,8 @@ hostname guest
 # As many open files as service managers allow.
 ulimit -Hn 524288
 ip link set lo up
+# The host waits for this line.
+echo "truepeer-guest: begins"
 cd /job && sh /job/run
 echo "truepeer-guest: ended $?"
 # The host ends the machine when it has read that.

@@ -10,7 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow};
+use tempfile::TempDir;
 
 use super::{
     architecture::Architecture,
@@ -19,8 +20,12 @@ use super::{
     system::SIGNATURE,
 };
 
-/// How the guest says with which exit code its job ended.
+/// How the guest says that its job begins.
+const BEGINS: &str = "truepeer-guest: begins";
+/// How it says with which exit code the job ended.
 const ENDED: &str = "truepeer-guest: ended ";
+/// How long a kernel may take until its job begins: emulated, half a minute on a quiet host.
+const BOOT: Duration = Duration::from_secs(3 * 60);
 /// How many of the kernel's last lines are told when the machine ends without that.
 const LAST: usize = 100;
 /// The variable by which a machine's first process knows that it is a peer. The kernel passes on what it does not know.
@@ -47,13 +52,24 @@ pub(crate) struct Machine<'a> {
 
 impl Machine<'_> {
     /// Boots it and waits until its job has ended; `line` is called with each line that the job prints. Returns the
-    /// job's exit code.
+    /// job's exit code. A machine whose kernel does not come up is begun once more, and said to be: an emulated one now and
+    /// then loses a timer's first interrupt, and nothing of the job has run.
     ///
     /// # Errors
     ///
     /// When the machine stops, or goes on after `limit`, without having ended its job; the error has the kernel's
     /// last lines.
-    pub(crate) fn run(&self, limit: Duration, mut line: impl FnMut(&str)) -> Result<i32> {
+    pub(crate) fn run(&self, limit: Duration, line: impl FnMut(&str)) -> Result<i32> {
+        let mut booted = self.boot();
+        if let Err(error) = &booted {
+            println!("{error:#}\nkernels: the job had not begun; booting once more");
+            booted = self.boot();
+        }
+        booted?.job(limit, self.has_peer, line)
+    }
+
+    /// Boots it and waits until its job begins.
+    fn boot(&self) -> Result<Booted> {
         let work = tempfile::tempdir()?;
         let console = work.path().join("console");
         let mut qemu = Qemu(
@@ -73,31 +89,15 @@ impl Machine<'_> {
                 }
             }
         });
-        let deadline = Instant::now() + limit;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match lines.recv_timeout(left) {
-                Ok(text) => match text.strip_prefix(ENDED) {
-                    Some(code) => {
-                        let code = code.trim().parse().context("the job's exit code")?;
-                        if self.has_peer && code != 0 {
-                            let printed = fs::read_to_string(work.path().join(PEERS_JOB));
-                            let printed = printed.unwrap_or_default();
-                            let last = last(&work.path().join(PEERS_CONSOLE));
-                            println!("the peer printed:\n{printed}{last}");
-                        }
-                        return Ok(code);
-                    }
-                    None => line(&text),
-                },
-                Err(mpsc::RecvTimeoutError::Timeout) => {
-                    bail!("the job did not end within {limit:?}{}", last(&console))
-                }
-                Err(mpsc::RecvTimeoutError::Disconnected) => {
-                    bail!("the machine stopped before its job ended{}", last(&console))
-                }
-            }
-        }
+        let booted = Booted {
+            _qemu: qemu,
+            work,
+            console,
+            lines,
+        };
+        let deadline = Instant::now() + BOOT;
+        while booted.line(deadline, "begin", BOOT)? != BEGINS {}
+        Ok(booted)
     }
 
     /// What runs it, and its peer if it has one.
@@ -153,6 +153,53 @@ impl Machine<'_> {
                 .arg(format!("nvme-ns,bus=nvme,drive={name},nsid={number}"));
         }
         command
+    }
+}
+
+/// A machine whose job runs.
+struct Booted {
+    /// Ended before what it writes to is removed.
+    _qemu: Qemu,
+    work: TempDir,
+    console: PathBuf,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Booted {
+    /// The next line of the job, at the latest at `deadline`, by when it was to `end` or `begin`.
+    fn line(&self, deadline: Instant, what: &str, limit: Duration) -> Result<String> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        self.lines.recv_timeout(left).map_err(|error| {
+            let last = last(&self.console);
+            match error {
+                mpsc::RecvTimeoutError::Timeout => {
+                    anyhow!("the job did not {what} within {limit:?}{last}")
+                }
+                mpsc::RecvTimeoutError::Disconnected => {
+                    anyhow!("the machine stopped before its job could {what}{last}")
+                }
+            }
+        })
+    }
+
+    /// Waits until the job has ended, and returns its exit code.
+    fn job(self, limit: Duration, has_peer: bool, mut line: impl FnMut(&str)) -> Result<i32> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let text = self.line(deadline, "end", limit)?;
+            let Some(code) = text.strip_prefix(ENDED) else {
+                line(&text);
+                continue;
+            };
+            let code = code.trim().parse().context("the job's exit code")?;
+            if has_peer && code != 0 {
+                let printed = fs::read_to_string(self.work.path().join(PEERS_JOB));
+                let printed = printed.unwrap_or_default();
+                let last = last(&self.work.path().join(PEERS_CONSOLE));
+                println!("the peer printed:\n{printed}{last}");
+            }
+            return Ok(code);
+        }
     }
 }
 
