@@ -50,9 +50,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
             let doubts = config.doubts().into_iter();
             let doubts: Vec<_> = doubts.chain(config.upstream_doubts(&own())).collect();
             print(&format!("valid\n{}", summary::of(&config)))?;
-            for doubt in doubts {
+            for warning in text.warnings(&doubts) {
                 // There is nothing to do if standard error is closed.
-                let _ = writeln!(stderr(), "\n{}", text.warning(&doubt));
+                let _ = writeln!(stderr(), "\n{warning}");
             }
             for error in doctor::missing(&config).values() {
                 let _ = writeln!(

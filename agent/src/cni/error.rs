@@ -31,7 +31,7 @@ pub(super) enum Code {
 }
 
 /// A failure of the plugin.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Error {
     code: Code,
     msg: String,

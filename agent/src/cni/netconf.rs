@@ -107,7 +107,8 @@ impl NetConf {
     ///
     /// When it is not what the specification and this plugin allow for the command.
     pub fn parse(input: &[u8], command: Command, version: &mut String) -> Result<Self, Error> {
-        let found = self::version(input)?;
+        let fields: Map<String, Value> = decode(input)?;
+        let found = version_of(&fields)?;
         let since = match command {
             Command::Check => "0.4.0",
             Command::Gc | Command::Status => "1.1.0",
@@ -126,7 +127,6 @@ impl NetConf {
             ));
         }
         *version = found;
-        let fields: Map<String, Value> = decode(input)?;
         // DEL must succeed even if the configuration has changed since ADD.
         if command != Command::Del {
             let mut keys = fields.iter();
@@ -202,7 +202,10 @@ fn unsupported(key: &str, value: &Value) -> Error {
 
 /// The version of the specification that the input is written in.
 pub(super) fn version(input: &[u8]) -> Result<String, Error> {
-    let fields: Map<String, Value> = decode(input)?;
+    version_of(&decode(input)?)
+}
+
+fn version_of(fields: &Map<String, Value>) -> Result<String, Error> {
     match fields.get("cniVersion") {
         Some(version) => decode(version.to_string().as_bytes()),
         // The specification's default.

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::{Range, RangeInclusive};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use super::problem::Problems;
 use super::section::Section;
@@ -198,11 +199,13 @@ pub(super) fn nearest_address(text: &str, default_port: u16) -> String {
 /// Where systemd mounts the hierarchy; the first, where it also mounts those of version 1.
 const CGROUP_MOUNTS: [&str; 2] = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
 
+/// Where it is mounted here, which does not change while a process runs: it is looked for once, and not for every path.
+static HERE: LazyLock<Option<String>> =
+    LazyLock::new(|| cgroup2_mount().ok()?.into_os_string().into_string().ok());
+
 /// The mount point of the hierarchy, here or on most hosts, that a path begins with, and what comes behind it.
 fn below_a_mount(path: &str) -> Option<(String, &str)> {
-    let here = cgroup2_mount().ok();
-    let here = here.as_deref().and_then(Path::to_str);
-    let mounts = here.into_iter().chain(CGROUP_MOUNTS);
+    let mounts = HERE.as_deref().into_iter().chain(CGROUP_MOUNTS);
     let below = mounts.filter_map(|mount| {
         let rest = path.strip_prefix(mount)?;
         (mount != "/" && (rest.is_empty() || rest.starts_with('/')))

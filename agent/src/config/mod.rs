@@ -9,6 +9,7 @@ mod consistency;
 mod doubts;
 mod fields;
 pub mod keys;
+mod lines;
 mod loops;
 mod place;
 mod policy;

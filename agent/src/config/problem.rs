@@ -1,7 +1,10 @@
 //! Problems of a configuration, shown as a compiler shows errors.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 use std::ops::Range;
+
+use super::lines::Cursor;
 
 /// All problems of a configuration, each with its reason, its line and, where there is one, the nearest valid form.
 #[derive(Debug, PartialEq, Eq)]
@@ -66,10 +69,11 @@ impl Problems {
             return Ok(());
         }
         self.0.sort_by_key(|problem| problem.span.start);
+        let mut cursor = Cursor::new(text);
         let rendered: Vec<_> = self
             .0
             .drain(..)
-            .map(|p| p.render("error", text, file_name))
+            .map(|p| p.render("error", &mut cursor, file_name))
             .collect();
         Err(ConfigError(rendered.join("\n\n")))
     }
@@ -77,25 +81,17 @@ impl Problems {
 
 impl Problem {
     /// The problem with its line of the text. `word` says how grave it is.
-    pub(super) fn render(&self, word: &str, text: &str, file_name: &str) -> String {
-        let start = self.span.start.min(text.len());
-        let number = text[..start].matches('\n').count() + 1;
-        let line_start = text[..start].rfind('\n').map_or(0, |newline| newline + 1);
-        let line = text[line_start..].lines().next().unwrap_or_default();
-        let before = &text[line_start..start];
-        // The pointer stays under its text when the line is indented with tabs.
-        let indent: String = before
-            .chars()
-            .map(|c| if c == '\t' { '\t' } else { ' ' })
-            .collect();
-        let end = self.span.end.min(line_start + line.len()).max(start);
-        let carets = "^".repeat(text[start..end].chars().count().max(1));
-        let column = before.chars().count() + 1;
+    pub(super) fn render(&self, word: &str, cursor: &mut Cursor<'_>, file_name: &str) -> String {
+        cursor.seek(self.span.start);
+        let (number, column) = (cursor.line, cursor.column);
+        let shown = cursor.excerpt(self.span.end);
         let gutter = " ".repeat(number.to_string().len());
         let mut out = format!(
-            "{word}: {}\n{gutter}--> {file_name}:{number}:{column}\n{gutter} |\n{number} | {}\n{gutter} | {indent}{carets}",
+            "{word}: {}\n{gutter}--> {file_name}:{number}:{column}\n{gutter} |\n{number} | {}\n{gutter} | {}{}",
             printable(&self.message),
-            printable(line),
+            printable(&shown.text),
+            shown.indent,
+            "^".repeat(shown.length),
         );
         let help: Vec<_> = self.help.iter().map(|line| printable(line)).collect();
         if !help.is_empty() {
@@ -106,7 +102,10 @@ impl Problem {
 }
 
 /// A line without characters that a terminal would obey: in place of each stands its picture, which is as wide.
-fn printable(line: &str) -> String {
+fn printable(line: &str) -> Cow<'_, str> {
+    if !line.contains(char::is_control) {
+        return line.into();
+    }
     let picture = |c: char| match c {
         '\t' => c,
         '\0'..='\x1f' => char::from_u32(0x2400 + c as u32).unwrap_or(char::REPLACEMENT_CHARACTER),

@@ -141,6 +141,19 @@ fn a_problem_is_shown_with_its_line_its_place_and_the_remedy() {
     assert_eq!(error, expected);
 }
 
+/// Pods' users write annotations on one line, and could make an error of a page for each of its characters.
+#[test]
+fn problems_of_one_long_line_show_a_part_of_it_each() {
+    let ports = vec!["\"x\""; 1000].join(",");
+    let error = steer::steer_error(&format!("ports = [{ports}]\nto = 1"));
+    assert_eq!(error.matches("error: ").count(), 1000);
+    assert!(
+        error.lines().all(|line| line.chars().count() < 150),
+        "{error}"
+    );
+    assert_has(&error, &[":3:10\n", ":3:4006\n"]);
+}
+
 /// Pods' users write annotations, whose errors end in logs and terminals.
 #[test]
 fn a_problem_shows_no_character_that_a_terminal_obeys() {

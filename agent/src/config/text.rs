@@ -6,6 +6,7 @@ use toml::de::DeTable;
 
 use super::{
     doubts::Doubt,
+    lines::Cursor,
     problem::{ConfigError, Problem},
     whole::Config,
 };
@@ -69,21 +70,25 @@ impl Text {
         Config::parse(&self.text, &self.name)
     }
 
-    /// A doubt about it with its line, as a compiler shows a warning.
-    pub fn warning(&self, doubt: &Doubt) -> String {
+    /// Doubts about it, each with its line, as a compiler shows warnings.
+    pub fn warnings(&self, doubts: &[Doubt]) -> Vec<String> {
         let (document, _) = DeTable::parse_recoverable(&self.text);
-        let Doubt {
-            section,
-            reason,
-            consequence,
-            remedy,
-            place,
-        } = doubt;
-        let problem = Problem {
-            span: place.span(document.get_ref()),
-            message: format!("{section}: {reason}: {consequence}"),
-            help: vec![remedy.clone()],
+        let mut cursor = Cursor::new(&self.text);
+        let warning = |doubt: &Doubt| {
+            let Doubt {
+                section,
+                reason,
+                consequence,
+                remedy,
+                place,
+            } = doubt;
+            let problem = Problem {
+                span: place.span(document.get_ref()),
+                message: format!("{section}: {reason}: {consequence}"),
+                help: vec![remedy.clone()],
+            };
+            problem.render("warning", &mut cursor, &self.name)
         };
-        problem.render("warning", &self.text, &self.name)
+        doubts.iter().map(warning).collect()
     }
 }

@@ -23,11 +23,18 @@ pub(crate) fn run(bytes: &[u8]) {
     }
 }
 
-/// Asserts that every problem of an error is one a reader can find: each shows the line that it is in, what is wrong, and
-/// where in the line.
+/// How many characters of a line are shown at most, and what stands for the rest.
+const WIDTH: usize = 140;
+const REST: char = '…';
+
+/// Asserts that every problem of an error is one a reader can find: each shows the line that it is in or a part of it, what
+/// is wrong, and where in the line.
 pub(crate) fn points_at(error: &ConfigError, text: &str) {
     let error = error.to_string();
     let mut lines = error.split('\n').peekable();
+    // The place behind the last line break is in a line, too, though that has nothing in it.
+    let last = (text.is_empty() || text.ends_with('\n')).then_some("");
+    let actual: Vec<_> = text.lines().chain(last).collect();
     let mut problems = 0;
     while let Some(message) = lines.next() {
         let message = message
@@ -39,7 +46,7 @@ pub(crate) fn points_at(error: &ConfigError, text: &str) {
         );
         let mut next = || lines.next().expect("a problem has more lines");
         let (_, place) = next().split_once("--> ").expect("the place");
-        let mut place = place.rsplitn(3, ':').map(str::to_owned);
+        let mut place = place.rsplitn(3, ':');
         let mut number = || {
             place
                 .next()
@@ -47,22 +54,18 @@ pub(crate) fn points_at(error: &ConfigError, text: &str) {
                 .expect("a number")
         };
         let (column, line) = (number(), number());
-        assert_eq!(place.next().as_deref(), Some(FILE));
+        assert_eq!(place.next(), Some(FILE));
         let (_, blank) = next().split_once(" |").expect("the frame");
         assert_eq!(blank, "");
         let (told, shown) = next().split_once(" | ").expect("the line");
         assert_eq!(told, line.to_string());
-        // The place behind the last line break is in a line, too, though that has nothing in it.
-        assert!(line <= text.matches('\n').count() + 1);
-        let actual = text.lines().nth(line - 1).unwrap_or_default();
-        let is_shown = |(a, b): (char, char)| a == b && !is_obeyed(a) || is_obeyed(b);
-        assert_eq!(shown.chars().count(), actual.chars().count());
-        assert!(shown.chars().zip(actual.chars()).all(is_shown) && !shown.contains(is_obeyed));
         let (_, pointer) = next().split_once(" | ").expect("the pointer");
         let indent = pointer.trim_end_matches('^');
-        assert_eq!(indent.chars().count(), column - 1);
         let carets = pointer.len() - indent.len();
-        assert!(carets > 0 && column - 1 + carets <= shown.chars().count().max(column));
+        assert!(indent.chars().all(|blank| matches!(blank, ' ' | '\t')));
+        is_part(actual[line - 1], shown, column - 1, indent.len());
+        let width = shown.chars().count();
+        assert!(carets > 0 && indent.len() + carets <= width.max(indent.len() + 1));
         // A hint of several lines is what to write instead.
         while let Some(help) = lines.next_if(|line| !line.is_empty()) {
             assert!(!help.contains(is_obeyed), "{help:?}");
@@ -73,6 +76,28 @@ pub(crate) fn points_at(error: &ConfigError, text: &str) {
         }
     }
     assert!(problems > 0);
+}
+
+/// Asserts that as much of a line is shown as has room, and that the pointer is below the place.
+fn is_part(line: &str, shown: &str, place: usize, pointer: usize) {
+    assert!(!shown.contains(is_obeyed), "{shown:?}");
+    let width = shown.chars().count();
+    if line == shown {
+        assert!(width <= WIDTH && place == pointer);
+        return;
+    }
+    let line: Vec<_> = line.chars().collect();
+    assert_eq!(width, line.len().min(WIDTH));
+    let from = place - pointer;
+    let to = from + width;
+    for (shown, at) in shown.chars().zip(from..to) {
+        let is_cut = at == from && from > 0 || at + 1 == to && to < line.len();
+        let is_shown = match is_cut {
+            true => shown == REST,
+            false => shown == line[at] || is_obeyed(line[at]),
+        };
+        assert!(is_shown, "{shown:?} at {at}");
+    }
 }
 
 /// Whether a terminal obeys a character instead of showing it.

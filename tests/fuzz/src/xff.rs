@@ -73,7 +73,7 @@ fn read(bytes: &[u8]) -> Option<Request<()>> {
 
 /// The client that the entries name, read one after the other from the right.
 fn client(hops: Hops<'_>, told: &[u8], peer: IpAddr) -> Option<SocketAddr> {
-    let mut entries: Vec<_> = told.split(|byte| *byte == b',').map(entry).collect();
+    let mut entries: Vec<_> = told.split(|byte| *byte == b',').collect();
     entries.reverse();
     let is_trusted = |ip: IpAddr| match ip {
         IpAddr::V4(ip) => ip.octets()[0] == 10,
@@ -81,9 +81,10 @@ fn client(hops: Hops<'_>, told: &[u8], peer: IpAddr) -> Option<SocketAddr> {
     };
     match hops {
         Hops::Count(0) => None,
-        Hops::Count(count) => *entries.get(count as usize - 1)?,
+        Hops::Count(count) => entry(entries.get(count as usize - 1)?),
         Hops::Trusted { .. } if !is_trusted(peer) || entries.len() > 20 => None,
         Hops::Trusted { .. } => {
+            let entries: Vec<_> = entries.into_iter().map(entry).collect();
             let is_hop = |entry: &Option<SocketAddr>| entry.is_some_and(|e| is_trusted(e.ip()));
             let first = entries.iter().position(|entry| !is_hop(entry));
             entries[first.unwrap_or(entries.len() - 1)]
@@ -104,12 +105,10 @@ fn entry(text: &[u8]) -> Option<SocketAddr> {
             };
             (plain::v6(&text[..end])?, port)
         }
-        None => match text.iter().position(|byte| *byte == b':') {
-            Some(colon) if plain::v6(text).is_none() => {
-                (plain::v4(&text[..colon])?, Some(&text[colon + 1..]))
-            }
-            Some(_) => (plain::v6(text)?, None),
-            None => (plain::v4(text)?, None),
+        None => match (plain::v6(text), text.iter().position(|byte| *byte == b':')) {
+            (Some(ip), _) => (ip, None),
+            (None, Some(colon)) => (plain::v4(&text[..colon])?, Some(&text[colon + 1..])),
+            (None, None) => (plain::v4(text)?, None),
         },
     };
     let port = port.map_or(Some(0), plain::port)?;

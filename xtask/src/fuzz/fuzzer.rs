@@ -1,12 +1,14 @@
 //! The fuzzers, and how libFuzzer is told to run one.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     process::Command,
 };
 
 use anyhow::{Context as _, Result, bail};
+use serde::Deserialize;
 
 use crate::cargo::root;
 
@@ -43,25 +45,44 @@ impl Limit {
 pub(super) struct Fuzzer {
     pub(super) name: String,
     pub(super) corpus: PathBuf,
+    /// How many bytes an input has at most.
+    longest: usize,
 }
 
-/// The fuzzer of this name, or all: each has a directory of inputs.
+/// What the manifest of the fuzzers says about them.
+#[derive(Deserialize)]
+struct Manifest {
+    package: Package,
+}
+
+#[derive(Deserialize)]
+struct Package {
+    metadata: Metadata,
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    longest: BTreeMap<String, usize>,
+}
+
+/// The fuzzer of this name, or all.
 pub(super) fn choose(name: &str) -> Result<Vec<Fuzzer>> {
-    let corpus = root().join("tests/fuzz/corpus");
-    let mut all = Vec::new();
-    for entry in fs::read_dir(&corpus)? {
-        let name = entry?.file_name().to_string_lossy().into_owned();
-        let corpus = corpus.join(&name);
-        all.push(Fuzzer { name, corpus });
-    }
-    all.sort_by(|a, b| a.name.cmp(&b.name));
-    if name != ALL {
-        all.retain(|fuzzer| fuzzer.name == name);
-    }
-    if all.is_empty() {
+    let package = root().join("tests/fuzz");
+    let manifest = package.join("Cargo.toml");
+    let told = fs::read_to_string(&manifest)?;
+    let told: Manifest = toml::from_str(&told).with_context(|| manifest.display().to_string())?;
+    let all = told.package.metadata.longest.into_iter();
+    let fuzzer = |(name, longest): (String, usize)| Fuzzer {
+        corpus: package.join("corpus").join(&name),
+        name,
+        longest,
+    };
+    let is_meant = |fuzzer: &Fuzzer| name == ALL || fuzzer.name == name;
+    let chosen: Vec<_> = all.map(fuzzer).filter(is_meant).collect();
+    if chosen.is_empty() {
         bail!("there is no fuzzer `{name}`; `cargo xtask fuzz` lists them");
     }
-    Ok(all)
+    Ok(chosen)
 }
 
 impl Fuzzer {
@@ -101,6 +122,9 @@ impl Fuzzer {
         };
         let failed = self.found("failed")?;
         command
+            .arg(format!("-max_len={}", self.longest))
+            // Inputs that are read fast are chosen more often.
+            .arg("-entropic_scale_per_exec_time=1")
             .arg(format!("-artifact_prefix={}/", failed.display()))
             .arg("-print_final_stats=1")
             // New inputs go to the first directory.
@@ -112,6 +136,17 @@ impl Fuzzer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_manifest_tells_of_each_fuzzer() {
+        let told = choose(ALL).unwrap().into_iter().map(|fuzzer| fuzzer.name);
+        let corpora = fs::read_dir(root().join("tests/fuzz/corpus")).unwrap();
+        let corpora = corpora.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut corpora: Vec<_> = corpora.collect();
+        corpora.sort();
+        assert!(told.eq(corpora));
+        assert!(choose("no such fuzzer").is_err());
+    }
 
     #[test]
     fn processes_share_the_runs_and_each_has_all_the_time() {

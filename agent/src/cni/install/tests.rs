@@ -92,6 +92,19 @@ fn the_first_network_is_chained_and_restored_to_the_byte() {
     }
 }
 
+/// A fraction that is another number in memory than a reader takes it for who does not read every digit.
+const WEIGHT: &str = "15022222222222222222222222222222222222222222222222222222222222222222222206";
+
+#[test]
+fn fractions_are_read_as_they_were_written() {
+    let text = BRIDGE.replace("\"bridge\"", &format!("\"bridge\", \"weight\": {WEIGHT}"));
+    let fixture = Fixture::new(&[("10-a.conflist", &text)]);
+    let before = fixture.files();
+    fixture.node.install(&entry(None).unwrap()).unwrap();
+    fixture.node.uninstall().unwrap();
+    assert_eq!(fixture.files(), before);
+}
+
 #[test]
 fn what_others_write_stays() {
     let fixture = Fixture::new(&[("10-a.conflist", BRIDGE)]);

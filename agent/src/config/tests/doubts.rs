@@ -6,12 +6,9 @@ use super::*;
 fn doubts(text: &str) -> Vec<String> {
     let config = Config::parse(text, "t.toml").unwrap();
     let own = HashSet::from(["192.0.2.1".parse().unwrap()]);
-    let all = config
-        .doubts()
-        .into_iter()
-        .chain(config.upstream_doubts(&own));
-    let text = Text::of(text, "t.toml");
-    all.map(|doubt| text.warning(&doubt)).collect()
+    let all = config.doubts().into_iter();
+    let all: Vec<_> = all.chain(config.upstream_doubts(&own)).collect();
+    Text::of(text, "t.toml").warnings(&all)
 }
 
 #[track_caller]
