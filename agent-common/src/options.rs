@@ -211,6 +211,7 @@ mod tests {
         let header = header(&[options]);
         let (to, end, number) = bare(&header);
         assert_eq!(to[end..], [0; HEADER_ROOM][end..]);
+        assert_eq!(to[..OPTIONS], header[..OPTIONS]);
         (to[OPTIONS..end].into(), number)
     }
 

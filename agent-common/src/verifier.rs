@@ -12,7 +12,7 @@ macro_rules! hidden {
 
 pub(crate) use hidden;
 
-/// A *global function* of a BPF program (Linux 5.6; pointers to it 5.12): the verifier goes through it once, by itself, for
+/// A *global function* of a BPF program (Linux 5.6; with pointers as arguments 5.12): the verifier goes through it once, by itself, for
 /// any arguments, and takes a call of it for one instruction with any result. So what a loop does in a round over bytes that
 /// anybody may have written is such a function, and often the loop, too. Results are numbers. Elsewhere it is a function
 /// like any other.

@@ -66,6 +66,7 @@ pub fn check(
         told: 0,
     };
     let mut last = FOLLOWED;
+    // In one round more than there may be TLVs, it is told that they have ended.
     let mut i = 0;
     while i <= TLVS && last == FOLLOWED {
         last = truepeer_tlv(header, &mut tlvs);

@@ -111,7 +111,7 @@ global! {
     fn truepeer_character(fields: *mut Fields, byte: u32) -> u32 {
         // SAFETY: pointers of a global function lead to one value each.
         let fields = unsafe { fields.as_mut() };
-        fields.map_or(0, |fields| Reason::number(fields.take(byte as u8)))
+        Reason::number(fields.map_or(Err(Reason::Fields), |fields| fields.take(byte as u8)))
     }
 }
 
@@ -120,7 +120,7 @@ global! {
     fn truepeer_fields(fields: *const Fields, ends: *mut Endpoints) -> u32 {
         // SAFETY: pointers of a global function lead to one value each.
         let (Some(fields), Some(ends)) = (unsafe { (fields.as_ref(), ends.as_mut()) }) else {
-            return 0;
+            return Reason::number(Err(Reason::Fields));
         };
         Reason::number(fields.ends().map(|named| *ends = named))
     }

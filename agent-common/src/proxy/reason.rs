@@ -63,10 +63,11 @@ impl Reason {
     /// The reverse of [`Reason::number`].
     #[inline(always)]
     pub(super) fn of(number: u32) -> Result<(), Self> {
-        match Self::ALL.into_iter().find(|r| *r as u32 + 1 == number) {
-            None => Ok(()),
-            Some(reason) => Err(reason),
+        if number == 0 {
+            return Ok(());
         }
+        let reason = Self::ALL.into_iter().find(|r| *r as u32 + 1 == number);
+        Err(reason.unwrap_or(Self::NoHeader))
     }
 
     /// The word for it in metrics and logs.

@@ -215,7 +215,7 @@ pub(crate) trait SockOps: InNetns {
         field!(self.ops() => bytes_acked)
     }
 
-    /// Copies the TCP header of the segment that the call is about, in front of zeros. `false` if the kernel does not show it.
+    /// Copies the TCP header of the segment that the call is about, to `header`, which is to be zeros. `false` if the kernel does not show it.
     #[inline(always)]
     fn copy_header(&self, header: &mut Header) -> bool {
         let start = field!(self.ops() => __bindgen_anon_3.skb_data) as usize;

@@ -129,6 +129,8 @@ fn read_text(ctx: &TcContext, incoming: &Incoming, claim: &mut Claim) -> Result<
     if let Some(refusal) = Refusal::from_u32(truepeer_line()) {
         return Err(refusal);
     }
+    // `truepeer_line` has had the line since.
+    let text = TEXT.get().ok_or(Refusal::Invalid)?;
     if text.names != 0 {
         names(claim, text.ends);
     }

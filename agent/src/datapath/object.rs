@@ -119,7 +119,7 @@ fn place(pins: &Pins) -> Result<(u64, u64)> {
 fn take_over(pins: &Pins, origins: u32) -> Result<()> {
     // Without the program that deletes origins, they may name sockets that are long gone.
     if !pins.link(program::LEARN).is_ok_and(|link| link.is_some()) {
-        drop(streams::end(pins, |_| true)?);
+        streams::end(pins, |_| true)?.stay();
         return pins.remove_maps(|_| true);
     }
     for set in Set::ALL {
@@ -127,14 +127,17 @@ fn take_over(pins: &Pins, origins: u32) -> Result<()> {
             continue;
         }
         match set {
-            Set::Streams => drop(streams::end(pins, |path| {
-                path == pins.map_path(map::TRANSLATED)
-            })?),
+            Set::Streams => {
+                streams::end(pins, |path| path == pins.map_path(map::TRANSLATED))?.stay();
+            }
             Set::Knowledge => {
                 warn!("`origins` has changed: connections in progress become unknown")
             }
         }
         pins.remove_maps(|name| name == set.directory())?;
+    }
+    if pins.map_path(map::TRANSLATED).exists() {
+        streams::make_room(&mut pins.translated()?)?;
     }
     Ok(())
 }

@@ -21,23 +21,42 @@ use crate::host::{netns::Netns, sockets};
 
 /// How long the end of connections is waited for before they are reset.
 const MOMENT: Duration = Duration::from_millis(50);
-/// How long connections are reset that begin while others end, at most.
+/// How long connections are reset that begin while others end, at most, when all that were there first have been.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Maps without room: the programs that use them refuse connections which they would have to translate. There is room again
 /// when this is dropped.
 #[must_use]
-pub struct Full(#[expect(dead_code, reason = "held, not read")] Vec<Filled>);
+pub struct Full(Vec<Filled>);
+
+impl Full {
+    /// Leaves no room, for maps that nobody finds any more and that go with the programs that use them.
+    pub(super) fn stay(mut self) {
+        for filled in &mut self.0 {
+            filled.number = 0;
+        }
+    }
+}
 
 /// A map some of whose entries only take room.
 struct Filled {
     map: Translated,
-    /// How many they are, and how many entries there can be.
+    /// How many were made here, and how many entries there can be.
     number: u64,
-    size: u64,
+    size: usize,
 }
 
 impl Filled {
+    /// The map with this pin, as it is.
+    fn open(path: &Path) -> Result<Self> {
+        let map = MapData::from_pin(path)?;
+        Ok(Self {
+            number: 0,
+            size: map.info()?.max_entries() as usize,
+            map: Translated::try_from(Map::from_map_data(map)?)?,
+        })
+    }
+
     /// Takes the room that there is.
     fn fill(&mut self) {
         while self.map.insert(filler(self.number), 0, 0).is_ok() {
@@ -47,25 +66,24 @@ impl Filled {
 
     /// Resets all connections of the map, until it has none. As long as it has one, that one's end makes room for another.
     fn end(&mut self) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
+        let mut deadline = None;
         let mut known = HashSet::new();
         loop {
             // Connections that last for a moment make room for each other, and for this between two of them.
             let moment = Instant::now() + MOMENT;
-            while self.number < self.size && Instant::now() < moment {
+            while Instant::now() < moment && self.number < self.size as u64 {
                 self.fill();
             }
-            let keys = self.map.keys().collect::<Result<Vec<_>, _>>()?;
-            let real = keys.into_iter().filter(|key| !is_filler(&key.0));
-            let (new, old): (Vec<_>, Vec<_>) = real.partition(|key| known.insert(key.0));
+            // A listing goes on from a key that is gone at the beginning.
+            let listed = self.map.keys().take(2 * self.size);
+            let listed = listed.collect::<Result<HashSet<_>, _>>()?;
+            let (fillers, real): (Vec<_>, Vec<_>) =
+                listed.into_iter().partition(|key| is_filler(&key.0));
             // An entry that was there when the map was filled, and is not now, has left room.
-            if new.is_empty() && old.is_empty() && self.number == self.size {
+            if real.is_empty() && fillers.len() >= self.size {
                 return Ok(());
             }
-            if Instant::now() > deadline {
-                warn!("translated connections begin faster than they end; some may break");
-                return Ok(());
-            }
+            let (new, old): (Vec<&Plain<_>>, Vec<_>) = real.iter().partition(|key| known.insert(key.0));
             // Until they are listed, whatever has begun has got its socket.
             let namespaces = namespaces()?;
             for key in new.iter().chain(&old) {
@@ -75,8 +93,17 @@ impl Filled {
             }
             // What was reset before, or never got a socket, is forgotten.
             for key in old {
-                removed(self.map.remove(&key))?;
+                removed(self.map.remove(key))?;
                 self.fill();
+            }
+            if Instant::now() > *deadline.get_or_insert_with(|| Instant::now() + PATIENCE) {
+                warn!(
+                    "the map of translated connections of the programs that go has {} entries that are none, of {}: \
+                     connections that begin now may break",
+                    fillers.len(),
+                    self.size
+                );
+                return Ok(());
             }
         }
     }
@@ -91,7 +118,7 @@ impl Drop for Filled {
 }
 
 /// Whether an entry only takes room.
-pub(super) fn is_filler(connection: &Connection) -> bool {
+fn is_filler(connection: &Connection) -> bool {
     connection.destination.port == 0
 }
 
@@ -127,16 +154,13 @@ pub(super) fn end(pins: &Pins, paths: impl Fn(&Path) -> bool) -> Result<Full> {
     Ok(Full(full))
 }
 
-impl Filled {
-    /// The map with this pin, as it is.
-    fn open(path: &Path) -> Result<Self> {
-        let map = MapData::from_pin(path)?;
-        Ok(Self {
-            number: 0,
-            size: map.info()?.max_entries().into(),
-            map: Translated::try_from(Map::from_map_data(map)?)?,
-        })
+/// Makes room that an agent took which died before it gave it back.
+pub(super) fn make_room(translated: &mut Translated) -> Result<()> {
+    let keys = translated.keys().collect::<Result<Vec<_>, _>>()?;
+    for key in keys.iter().filter(|key| is_filler(&key.0)) {
+        removed(translated.remove(key))?;
     }
+    Ok(())
 }
 
 /// Resets those that are `gone`: at both ends, at once.

@@ -121,9 +121,7 @@ pub type Orphans = HashMap<Connection, Option<Handshake>>;
 /// time.
 fn sweep(pins: &Pins, before: &Orphans) -> Result<Orphans> {
     let mut translated = pins.translated()?;
-    let mut keys = translated.keys().collect::<Result<Vec<_>, _>>()?;
-    // The agent that is about to follow this one may have filled the map.
-    keys.retain(|key| !streams::is_filler(&key.0));
+    let keys = translated.keys().collect::<Result<Vec<_>, _>>()?;
     let mut orphans = Orphans::new();
     if keys.is_empty() {
         return Ok(orphans);

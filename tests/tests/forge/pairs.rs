@@ -25,7 +25,7 @@ use tests::wait::{Limit, SOON};
 
 /// How many times each kind of speaker says everything, by each way, if nobody wants another number.
 const ENOUGH: u32 = 6;
-/// Of each kind of speaker at most so many are at it at a time: a stranger waits most of the time.
+/// Of each kind of speaker at most so many are at it at a time. Strangers wait most of the time.
 const CONCURRENT: u32 = 60;
 /// How long a stranger waits for an answer to his SYN: a policy does not answer.
 const PATIENCE: Limit = Limit::millis(300);

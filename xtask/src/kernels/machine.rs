@@ -26,7 +26,7 @@ const BEGINS: &str = "truepeer-guest: begins";
 const ENDED: &str = "truepeer-guest: ended ";
 /// How long a kernel may take until its job begins: emulated, half a minute on a quiet host.
 const BOOT: Duration = Duration::from_secs(3 * 60);
-/// How many of the kernel's last lines are told when the machine ends without that.
+/// How many of the kernel's last lines are told when the machine ends without having ended its job.
 const LAST: usize = 100;
 /// The variable by which a machine's first process knows that it is a peer. The kernel passes on what it does not know.
 pub(super) const PEER: &str = "PEER";
@@ -57,7 +57,7 @@ impl Machine<'_> {
     ///
     /// # Errors
     ///
-    /// When the machine stops, or goes on after `limit`, without having ended its job; the error has the kernel's
+    /// When the machine does not come up twice, stops, or goes on with its job after `limit`; the error has the kernel's
     /// last lines.
     pub(crate) fn run(&self, limit: Duration, line: impl FnMut(&str)) -> Result<i32> {
         let mut booted = self.boot();
@@ -68,7 +68,7 @@ impl Machine<'_> {
         booted?.job(limit, self.has_peer, line)
     }
 
-    /// Boots it and waits until its job begins.
+    /// Boots it and waits until its job begins. That of a peer is not waited for.
     fn boot(&self) -> Result<Booted> {
         let work = tempfile::tempdir()?;
         let console = work.path().join("console");
@@ -96,8 +96,14 @@ impl Machine<'_> {
             lines,
         };
         let deadline = Instant::now() + BOOT;
-        while booted.line(deadline, "begin", BOOT)? != BEGINS {}
-        Ok(booted)
+        let mut printed = String::new();
+        loop {
+            let line = booted.line(deadline, "begin", BOOT);
+            match line.with_context(|| format!("it printed: {printed}"))? {
+                line if line == BEGINS => return Ok(booted),
+                line => printed = printed + &line + "\n",
+            }
+        }
     }
 
     /// What runs it, and its peer if it has one.
