@@ -83,7 +83,8 @@ impl Filled {
             if real.is_empty() && fillers.len() >= self.size {
                 return Ok(());
             }
-            let (new, old): (Vec<&Plain<_>>, Vec<_>) = real.iter().partition(|key| known.insert(key.0));
+            let (new, old): (Vec<&Plain<_>>, Vec<_>) =
+                real.iter().partition(|key| known.insert(key.0));
             // Until they are listed, whatever has begun has got its socket.
             let namespaces = namespaces()?;
             for key in new.iter().chain(&old) {
