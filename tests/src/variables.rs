@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+/// By which share scenarios make fewer connections than by themselves.
+const LOAD: &str = "TRUEPEER_LOAD";
 /// How many connections a scenario makes, or how many SYNs.
 const CONNECTIONS: &str = "TRUEPEER_CONNECTIONS";
 /// What a random choice is made from.
@@ -13,7 +15,19 @@ const SEED: &str = "TRUEPEER_SEED";
 /// How many seconds a soak takes.
 const SOAK: &str = "TRUEPEER_SOAK_SECONDS";
 
-/// How many connections or SYNs a scenario is to make; `None`: as many as it makes by itself.
+/// As many connections, SYNs or rounds as a scenario makes by itself, or that share of them which the variable says, and at
+/// least one. A machine that is emulated makes a tenth: there, what takes most time is that there are many.
+///
+/// # Panics
+///
+/// When the variable holds something other than a share between 0 and 1.
+pub fn usual(count: u32) -> u32 {
+    let share: f64 = number(LOAD).expect("a share").unwrap_or(1.0);
+    assert!((0.0..=1.0).contains(&share), "{LOAD}={share}");
+    ((f64::from(count) * share).ceil() as u32).max(1)
+}
+
+/// How many connections or SYNs a scenario is to make; `None`: as many as is [`usual`].
 ///
 /// # Errors
 ///

@@ -11,6 +11,7 @@ use crate::host::netns::Netns;
 use crate::servers::report::Seen;
 use crate::servers::web;
 use crate::topology::Family;
+use crate::variables::usual;
 use crate::wait::{Limit, SOON, when_a_port_is_free};
 
 /// What the client sends and [`crate::servers::report::Report`] echoes.
@@ -39,13 +40,24 @@ pub struct Load {
 }
 
 impl Load {
-    /// A thousand connections to a [`crate::servers::report::Report`], a hundred at a time.
+    /// A thousand connections, or what is [`usual`], to a [`crate::servers::report::Report`], a hundred at a time.
     pub fn new(targets: impl IntoIterator<Item = SocketAddr>) -> Self {
-        Self {
+        let all = Self {
             targets: targets.into_iter().collect(),
             application: Application::Report,
-            connections: 1000,
+            connections: 0,
             concurrent: 100,
+        };
+        all.of(1000)
+    }
+
+    /// As many connections to the same as is [`usual`] where a scenario makes `connections` by itself.
+    #[must_use]
+    pub fn of(self, connections: u32) -> Self {
+        let connections = usual(connections) as usize;
+        Self {
+            connections: connections.next_multiple_of(self.concurrent),
+            ..self
         }
     }
 

@@ -99,7 +99,11 @@ impl Traces {
         let left: Vec<_> = everybodys()?
             .into_iter()
             .filter(|(owner, _)| *owner == std::process::id())
-            .map(|(_, path)| path.display().to_string())
+            .map(|(_, path)| {
+                let inside = std::fs::read_dir(&path).into_iter().flatten().flatten();
+                let names: Vec<_> = inside.map(|entry| entry.file_name()).collect();
+                format!("{}, with {names:?}", path.display())
+            })
             .collect();
         traces
             .0

@@ -20,7 +20,7 @@ use tests::proxies::proxy_header::v2;
 use tests::servers::report::Report;
 use tests::servers::web::Web;
 use tests::topology::{Family, Gateway};
-use tests::variables::connections;
+use tests::variables::{connections, usual};
 use tests::wait::{Limit, SOON};
 
 /// How many times each kind of speaker says everything, by each way, if nobody wants another number.
@@ -235,7 +235,7 @@ fn speak(gateway: &Gateway, way: Way, speaker: usize, left: &AtomicU32) -> Resul
 
 fn judged(way: Way) {
     scenario(|directory| {
-        let number = connections()?.unwrap_or(ENOUGH);
+        let number = connections()?.unwrap_or_else(|| usual(ENOUGH));
         let gateway = Gateway::new()?;
         let server = &gateway.server;
         let ports = [

@@ -11,7 +11,7 @@ use tests::agent::records::no_origins;
 use tests::clients::raw::{Raw, toa as option};
 use tests::host::scenario;
 use tests::topology::{Family, Gateway};
-use tests::variables::connections;
+use tests::variables::{connections, usual};
 
 use crate::stage::{APPLICATION, BALANCERS, Hosts, ONE, STRANGERS, accepted, epoch};
 
@@ -49,7 +49,7 @@ fn options(n: u32, past: u64) -> Vec<u8> {
 /// Forges while the gateway's proxy tells the truth.
 fn beside_honest_ones(mode: &str, signers: &[&str], sources: &[&str], reasons: &[Counter]) {
     scenario(|directory| {
-        let number = connections()?.unwrap_or(ENOUGH);
+        let number = connections()?.unwrap_or_else(|| usual(ENOUGH));
         let hosts = Hosts::new(directory, PLAYGROUND, signers, sources)?;
         let client = &hosts.gateway.client;
         let target = (Gateway::server(Family::V4), APPLICATION).into();

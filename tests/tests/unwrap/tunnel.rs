@@ -66,17 +66,18 @@ fn without_an_ethernet_header() {
             }
         }
         pod.set_sysctl("net/ipv4/tcp_syncookies", "1")?;
+        let mut made = 0;
         for family in Family::ALL {
-            Load::new([(Sidecar::address(family), REPORT).into()])
-                .run(client)
-                .all_kept()?;
+            let load = Load::new([(Sidecar::address(family), REPORT).into()]);
+            load.run(client).all_kept()?;
+            made += load.connections as u64;
             let target = (Sidecar::address(family), HEADER).into();
             let answer = client.enter(|| load::connect((family.client(0), 4711).into(), target));
             let error = answer.err().map(|error| error.kind());
             ensure!(error == Some(ErrorKind::ConnectionRefused), "{error:?}");
         }
         let steered = agent.counter(Counter::Steered)?;
-        ensure!(steered == 2000, "{steered} connections were steered");
+        ensure!(steered == made, "{steered} of {made} were steered");
         no_origins(&agent)
     });
 }

@@ -115,11 +115,15 @@ impl Architecture {
     /// What runs its machines: the processor itself, if it can and this user may have it do so, or an emulation by two
     /// threads.
     pub(crate) fn accelerator(self) -> &'static str {
-        if self.is_own() && has_kvm() {
-            "kvm"
-        } else {
-            "tcg,thread=multi"
+        match self.is_emulated() {
+            false => "kvm",
+            true => "tcg,thread=multi",
         }
+    }
+
+    /// Whether its machines run on an emulated processor.
+    pub(crate) fn is_emulated(self) -> bool {
+        !(self.is_own() && has_kvm())
     }
 }
 

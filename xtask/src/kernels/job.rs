@@ -23,6 +23,8 @@ const INIT: &str = include_str!("init.sh");
 const WITHOUT_KERNEL: &str = "ship";
 /// With what the names of scenarios of [`IN_MACHINES`] begin that have a peer.
 const WITH_PEER: &str = "pair::";
+/// As many connections as an emulated processor has time for; whoever runs the command may say otherwise.
+const EMULATED: &str = "TRUEPEER_LOAD=0.1";
 /// Room on the disk for what the job writes.
 const FREE: u64 = 256 << 20;
 
@@ -49,7 +51,7 @@ impl Job {
             .iter()
             .find(|built| built.is_test)
             .context("cargo built no load matrix")?;
-        let mut job = Self::new()?;
+        let mut job = Self::new(architecture)?;
         job.add(&truepeer)?;
         job.add(&binary(&built, "playground")?)?;
         job.add(&matrix.path)?;
@@ -87,7 +89,7 @@ impl Job {
                 .map_or(&own.path, |it| &it.path)
                 .clone()
         };
-        let mut job = Self::new()?;
+        let mut job = Self::new(architecture)?;
         job.add_workspace()?;
         job.add(&truepeer)?;
         job.add(&scenarios.image)?;
@@ -141,14 +143,17 @@ impl Job {
         &self.disk
     }
 
-    fn new() -> Result<Self> {
+    fn new(architecture: Architecture) -> Result<Self> {
         let work = tempfile::tempdir()?;
         fs::create_dir(work.path().join("job"))?;
         Ok(Self {
             disk: work.path().join("job.img"),
             work,
             directories: Vec::new(),
-            script: "ended=0\n".to_owned(),
+            script: match architecture.is_emulated() {
+                false => "ended=0\n".to_owned(),
+                true => format!("ended=0; export {EMULATED}\n"),
+            },
             has_peer: false,
         })
     }

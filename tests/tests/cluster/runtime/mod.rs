@@ -166,8 +166,7 @@ fn annotations_steer() {
         ensure!(first.stop()?.success(), "the agent failed");
         let second = agent(directory)?;
         shows_clients(&second, hosts, &pod)?;
-        second.kill()?;
-        let third = agent(directory)?;
+        let third = Agent::start(directory, second.kill()?)?;
         shows_clients(&third, hosts, &pod)?;
         for pod in [&pod, &left_alone] {
             check(hosts, runtime, pod)?;

@@ -10,7 +10,7 @@ use tests::clients::raw::{tcp_of, toa};
 use tests::host::netns::Netns;
 use tests::random::Random;
 use tests::topology::Family;
-use tests::variables::{connections, seed};
+use tests::variables::{connections, seed, usual};
 use tests::wait::eventually;
 
 use super::disguise::Disguise;
@@ -268,5 +268,5 @@ fn syn_ack(frame: &[u8]) -> Option<((SocketAddr, SocketAddr), u32)> {
 
 /// How many SYNs are to be sent.
 pub(super) fn number() -> Result<u32> {
-    Ok(connections()?.unwrap_or(ENOUGH))
+    Ok(connections()?.unwrap_or_else(|| usual(ENOUGH)))
 }

@@ -11,7 +11,7 @@ use agent_common::unwrap::Refusal;
 use anyhow::{Context as _, ensure};
 use tests::host::scenario;
 use tests::random::Random;
-use tests::variables::{connections, seed};
+use tests::variables::{connections, seed, usual};
 
 use self::connection::{ACCEPTED, Walk};
 use self::stage::Stage;
@@ -23,7 +23,7 @@ const ENOUGH: u32 = 1500;
 fn programs_do_as_the_model_does() {
     scenario(|directory| {
         let random = Random::new(seed()?);
-        let number = connections()?.unwrap_or(ENOUGH);
+        let number = connections()?.unwrap_or_else(|| usual(ENOUGH));
         let mut stage = Stage::new(directory, number)?;
         for connection in 1..=number {
             let mut walk = Walk::new(&mut stage, &random)?;
