@@ -127,11 +127,11 @@ fn steer(steer: &Steer) -> String {
     let by = steer
         .interface
         .iter()
-        .map(|name| format!(" that come in by {name}"));
+        .map(|interfaces| format!(" that come in by {interfaces}"));
     let answers = match &steer.answers {
         None => String::new(),
-        Some(names) if names.is_empty() => ", as a gateway".into(),
-        Some(names) => format!(", as a gateway that is answered by {}", list(names)),
+        Some(interfaces) if interfaces.is_empty() => ", as a gateway".into(),
+        Some(interfaces) => format!(", as a gateway that is answered by {interfaces}"),
     };
     let one = if steer.to.start() == steer.to.end() {
         "the proxy"

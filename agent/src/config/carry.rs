@@ -5,7 +5,8 @@ use std::{ops::RangeInclusive, path::PathBuf};
 use ipnet::IpNet;
 
 use super::{
-    fields::{netns, ports, required_interface},
+    fields::{netns, ports},
+    interfaces::Interfaces,
     problem::Problems,
     section::Section,
     toa::check_kind,
@@ -54,8 +55,8 @@ impl CarryToa {
 pub struct CarryNode {
     /// Path of the network namespace; `None` for the agent's own.
     pub netns: Option<PathBuf>,
-    /// The interface by which clients come in.
-    pub interface: String,
+    /// The interfaces by which clients come in.
+    pub interface: Interfaces,
     /// The ports that clients connect to.
     pub ports: Vec<RangeInclusive<u16>>,
 }
@@ -70,7 +71,7 @@ impl CarryNode {
     pub(super) fn read(section: &Section<'_, '_>, problems: &mut Problems) -> Option<Self> {
         section.refuse_unknown(problems);
         let netns = netns(section, problems);
-        let interface = required_interface(section, problems);
+        let interface = Interfaces::required(section, problems);
         let ports = ports(section, problems);
         Some(Self {
             netns,

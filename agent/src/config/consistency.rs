@@ -8,6 +8,7 @@ use agent_common::steer::MAX_RANGES;
 use agent_common::trust::Statement;
 
 use super::fields::{Names, show_ports};
+use super::interfaces::Interfaces;
 use super::loops::{self, share};
 use super::problem::Problems;
 use super::relay::{Accept, LocatedRelay, Send};
@@ -156,12 +157,19 @@ fn overlaps(members: &[&LocatedSteer], problems: &mut Problems) {
 
 /// Whether a packet could meet both of two steers of one namespace.
 fn same_packets(a: &Steer, b: &Steer) -> bool {
-    a.interface.is_none() || b.interface.is_none() || a.interface == b.interface
+    match (&a.interface, &b.interface) {
+        (Some(a), Some(b)) => a.share(b),
+        _ => true,
+    }
 }
 
 /// Notes it if the steers of a namespace are too many for the data path.
 fn size(members: &[&LocatedSteer], problems: &mut Problems) {
-    let ranges = |steer: &Steer| steer.ports.len() + steer.answers.as_ref().map_or(0, Vec::len);
+    // What stands for several interfaces may turn out to be more.
+    let count =
+        |interfaces: &Option<Interfaces>| interfaces.as_ref().map_or(0, |it| it.selectors().len());
+    let ranges =
+        |steer: &Steer| steer.ports.len() * count(&steer.interface).max(1) + count(&steer.answers);
     let total: usize = members.iter().map(|located| ranges(&located.steer)).sum();
     if total > MAX_RANGES
         && let Some(last) = members.last()

@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use super::problem::Problems;
 use super::section::Section;
 use super::value::Located;
-use crate::host::{cgroups::cgroup2_mount, netns::is_interface_name};
+use crate::host::cgroups::cgroup2_mount;
 
 /// What it means that `ports` is empty.
 const CONCERNS_NONE: &str = "no connection is concerned";
@@ -56,31 +56,6 @@ pub(super) fn netns(section: &Section<'_, '_>, problems: &mut Problems) -> Optio
         );
     }
     Some(text.into())
-}
-
-/// The interface of a section that needs one.
-pub(super) fn required_interface(
-    section: &Section<'_, '_>,
-    problems: &mut Problems,
-) -> Option<String> {
-    section.require("interface", "\"eth0\"", problems);
-    let (name, span) = section.string("interface", problems)?;
-    check_interface("interface", name, span, problems);
-    Some(name.to_owned())
-}
-
-/// Notes a name that no interface can have.
-pub(super) fn check_interface(key: &str, name: &str, span: Range<usize>, problems: &mut Problems) {
-    if !is_interface_name(name) || name.contains(char::is_control) {
-        problems.add(
-            span,
-            format!("`{key}` holds what cannot be an interface's name: \"{name}\""),
-            Some(
-                "1 to 15 bytes without spaces, `/` or `:`; `ip -br link` lists the interfaces"
-                    .into(),
-            ),
-        );
-    }
 }
 
 /// The ports of a section that needs some, as ranges.

@@ -109,8 +109,8 @@ pub fn unwrapped<'a>(
     unwraps.iter().find(|unwrap| {
         let is_its_own = || has(unwrap.netns.as_deref(), ip);
         let comes_in = match unwrap.netns == relay.netns {
-            true => unwrap.interface == "lo" && (ip.is_loopback() || is_its_own()),
-            false => unwrap.interface != "lo" && !ip.is_loopback() && is_its_own(),
+            true => unwrap.interface.has_loopback() && (ip.is_loopback() || is_its_own()),
+            false => unwrap.interface.has_others() && !ip.is_loopback() && is_its_own(),
         };
         comes_in
             && unwrap

@@ -8,6 +8,7 @@ mod carry;
 mod consistency;
 mod doubts;
 mod fields;
+mod interfaces;
 pub mod keys;
 mod lines;
 mod loops;
@@ -34,6 +35,7 @@ pub use self::{
     carry::{CarryNode, CarryToa},
     doubts::Doubt,
     fields::show_ports,
+    interfaces::{Interfaces, Selector},
     loops::{Loop, loops, unwrapped},
     policy::Policy,
     problem::ConfigError,

@@ -1,15 +1,17 @@
 //! The sections `[[steer]]`.
 
-use std::collections::BTreeSet;
 use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;
 
 use agent_common::{Mark, affinity::MAX_LISTENERS};
+use anyhow::Result;
 
-use super::fields::{check_interface, netns, port_range, ports};
+use super::fields::{netns, port_range, ports};
+use super::interfaces::Interfaces;
 use super::problem::Problems;
 use super::section::Section;
 use super::value::Located;
+use crate::host::netns::{Links, Netns};
 
 pub(super) const KEYS: [&str; 8] = [
     "name",
@@ -38,14 +40,14 @@ pub struct Steer {
     pub name: String,
     /// Path of the network namespace; `None` for the agent's own.
     pub netns: Option<PathBuf>,
-    /// The interface whose ingress is steered; `None` for the whole namespace.
-    pub interface: Option<String>,
+    /// The interfaces whose ingress is steered; `None` for the whole namespace.
+    pub interface: Option<Interfaces>,
     /// Destination ports.
     pub ports: Vec<RangeInclusive<u16>>,
     /// Ports of the proxy's listeners. All connections of a client go to the same one.
     pub to: RangeInclusive<u16>,
     /// With `Some`, the steer is a gateway: answers to its proxy's spoofed connections come in by these interfaces.
-    pub answers: Option<Vec<String>>,
+    pub answers: Option<Interfaces>,
     /// The mark of the proxy's spoofed sockets and of a gateway's packets.
     pub mark: Mark,
     /// The routing table that delivers marked packets to this host.
@@ -53,13 +55,20 @@ pub struct Steer {
 }
 
 impl Steer {
-    /// The interfaces that these steers attach to, each once.
-    pub fn interfaces(steers: &[Self]) -> BTreeSet<&str> {
+    /// The links of a network namespace, as far as these steers ask for them.
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be listed.
+    pub fn links(steers: &[Self], netns: &Netns) -> Result<Links> {
+        netns.links(Interfaces::need_routes(Self::interfaces(steers)))
+    }
+
+    /// The interfaces that these steers attach to.
+    pub fn interfaces(steers: &[Self]) -> impl Iterator<Item = &Interfaces> {
         steers
             .iter()
-            .flat_map(|s| s.interface.iter().chain(s.answers.iter().flatten()))
-            .map(String::as_str)
-            .collect()
+            .flat_map(|s| s.interface.iter().chain(&s.answers))
     }
 }
 
@@ -139,17 +148,16 @@ fn name(section: &Section<'_, '_>, problems: &mut Problems) -> Option<Located<St
     Some((name.to_owned(), span))
 }
 
-fn interface(section: &Section<'_, '_>, problems: &mut Problems) -> Option<String> {
-    let (name, span) = section.string("interface", problems)?;
-    if name == "lo" {
+fn interface(section: &Section<'_, '_>, problems: &mut Problems) -> Option<Interfaces> {
+    let interfaces = Interfaces::some(section, problems)?;
+    if interfaces.has_loopback() {
         problems.add(
-            span.clone(),
+            section.get("interface")?.span(),
             "`lo` carries the proxy's own connections to the application, which would be steered back to the proxy",
             Some("leave `interface` out to steer the whole namespace, or name the interface that clients come in by".into()),
         );
     }
-    check_interface("interface", name, span, problems);
-    Some(name.to_owned())
+    Some(interfaces)
 }
 
 /// The key `to`: `15006` or `"15006-15009"`.
@@ -178,18 +186,8 @@ fn to(section: &Section<'_, '_>, problems: &mut Problems) -> Option<Located<Rang
     None
 }
 
-fn answers(section: &Section<'_, '_>, problems: &mut Problems) -> Option<Vec<String>> {
-    let answers = section.strings("answers", problems)?;
-    for (i, (name, span)) in answers.iter().enumerate() {
-        check_interface("answers", name, span.clone(), problems);
-        if answers[..i].iter().any(|(earlier, _)| earlier == name) {
-            problems.add(
-                span.clone(),
-                format!("`answers` names {name} twice"),
-                Some("name it once".into()),
-            );
-        }
-    }
+fn answers(section: &Section<'_, '_>, problems: &mut Problems) -> Option<Interfaces> {
+    section.get("answers")?;
     if section.get("interface").is_none() {
         problems.add(
             section.span.clone(),
@@ -199,12 +197,7 @@ fn answers(section: &Section<'_, '_>, problems: &mut Problems) -> Option<Vec<Str
             ),
         );
     }
-    Some(
-        answers
-            .into_iter()
-            .map(|(name, _)| name.to_owned())
-            .collect(),
-    )
+    Interfaces::read("answers", section, problems)
 }
 
 fn mark(section: &Section<'_, '_>, problems: &mut Problems) -> Located<Mark> {

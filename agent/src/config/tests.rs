@@ -104,9 +104,9 @@ to = "15001-15016"
     assert_eq!(config.agent.runtimes, [Path::new("/run/crio")]);
     let first = &config.steer[0];
     assert_eq!(first.netns.as_deref(), Some(Path::new("/run/netns/pod")));
-    assert_eq!(first.interface.as_deref(), Some("eth0"));
+    assert_eq!(first.interface, Some("eth0".into()));
     assert_eq!(first.ports, [8080..=8080, 9000..=9010]);
-    assert_eq!(first.answers, Some(vec!["eth1".into()]));
+    assert_eq!(first.answers, Some("eth1".into()));
     assert_eq!((first.mark.value, first.mark.mask), (1337, u32::MAX));
     assert_eq!((&first.to, first.table), (&(15006..=15006), 7));
     let second = &config.steer[1];

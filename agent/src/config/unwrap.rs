@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use agent_common::unwrap::Versions;
 
-use super::fields::{netns, ports, required_interface};
+use super::fields::{netns, ports};
+use super::interfaces::Interfaces;
 use super::problem::Problems;
 use super::section::Section;
 
@@ -16,8 +17,8 @@ pub(super) const KEYS: [&str; 4] = ["netns", "interface", "ports", "versions"];
 pub struct Unwrap {
     /// Path of the network namespace; `None` for the agent's own.
     pub netns: Option<PathBuf>,
-    /// The interface by which the senders come in.
-    pub interface: String,
+    /// The interfaces by which the senders come in.
+    pub interface: Interfaces,
     /// The server's ports.
     pub ports: Vec<RangeInclusive<u16>>,
     /// Accepted versions of the header.
@@ -43,7 +44,7 @@ impl LocatedUnwrap {
     pub(super) fn read(section: &Section<'_, '_>, problems: &mut Problems) -> Option<Self> {
         section.refuse_unknown(problems);
         let netns = netns(section, problems);
-        let interface = required_interface(section, problems);
+        let interface = Interfaces::required(section, problems);
         let ports = ports(section, problems);
         let versions = versions(section, problems);
         Some(Self {

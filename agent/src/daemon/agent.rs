@@ -477,7 +477,7 @@ impl Agent {
 fn refuse_misspelt(new: &Config, former: &Config) -> Result<()> {
     let known = doctor::named(former);
     let mut missing = doctor::missing(new).into_iter();
-    match missing.find(|(named, _)| !known.contains(named)) {
+    match missing.find(|(named, _)| named.may_be_misspelt() && !known.contains(named)) {
         Some((_, error)) => Err(error),
         None => Ok(()),
     }

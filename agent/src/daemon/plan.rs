@@ -14,17 +14,16 @@ use agent_common::{
 use anyhow::{Result, bail};
 
 use crate::{
-    config::{CarryNode, Steer, Unwrap},
+    config::{CarryNode, Interfaces, Steer, Unwrap},
     datapath::{Job, Unwrapped},
-    host::netns::Device,
+    host::netns::{Device, Links},
 };
 
 /// Path of a network namespace; `None`: the agent's own.
 pub(super) type Place = Option<PathBuf>;
 
-/// The settings of a namespace with these steers. `index` gives an interface's index; ranges of an
-/// interface that is missing (`None`) are left out.
-pub(super) fn settings(steers: &[Steer], index: impl Fn(&str) -> Option<u32>) -> Result<Namespace> {
+/// The settings of a namespace with these links and these steers. Ranges of an interface that is missing are left out.
+pub(super) fn settings(steers: &[Steer], links: &Links) -> Result<Namespace> {
     let mut settings = Namespace::default();
     let mut ranges = Vec::new();
     let mut answers = Vec::new();
@@ -36,11 +35,11 @@ pub(super) fn settings(steers: &[Steer], index: impl Fn(&str) -> Option<u32>) ->
             settings.spoofed = steer.mark;
             settings.spoofed_rule = rule_id(&steer.name);
         }
-        let ifindex = match &steer.interface {
-            Some(name) => index(name),
-            None => Some(0),
+        let on = match &steer.interface {
+            Some(interfaces) => indices(interfaces, links),
+            None => vec![0],
         };
-        if let Some(ifindex) = ifindex {
+        for ifindex in on {
             ranges.extend(steer.ports.iter().map(|ports| Range {
                 ifindex,
                 rule: rule_id(&steer.name),
@@ -51,12 +50,9 @@ pub(super) fn settings(steers: &[Steer], index: impl Fn(&str) -> Option<u32>) ->
                 flags: if is_gateway { Range::GATEWAY } else { 0 },
             }));
         }
-        let indices = steer
-            .answers
-            .iter()
-            .flatten()
-            .filter_map(|name| index(name));
-        answers.extend(indices.map(|ifindex| Range {
+        let by = steer.answers.iter();
+        let by = by.flat_map(|interfaces| indices(interfaces, links));
+        answers.extend(by.map(|ifindex| Range {
             ifindex,
             flags: Range::ANSWERS,
             ..Range::default()
@@ -65,7 +61,8 @@ pub(super) fn settings(steers: &[Steer], index: impl Fn(&str) -> Option<u32>) ->
     ranges.append(&mut answers);
     if ranges.len() > settings.ranges.len() {
         bail!(
-            "{} port ranges and answers in one namespace; it can have {}",
+            "the steers of one namespace have {} port ranges, each counted for each of its interfaces, and interfaces of answers; \
+             {} are possible",
             ranges.len(),
             settings.ranges.len()
         );
@@ -84,26 +81,39 @@ pub(super) struct Rules {
 }
 
 impl Rules {
-    /// The interfaces that something is attached to, and what, each once.
-    pub(super) fn jobs(&self) -> BTreeSet<(&str, Job)> {
-        let steers = Steer::interfaces(&self.steers).into_iter();
-        let steers = steers.map(|i| (i, Job::Steer));
-        let unwraps = self.unwraps.iter();
-        let unwraps = unwraps.map(|u| (u.interface.as_str(), Job::Unwrap));
-        let nodes = self.nodes.iter();
-        let nodes = nodes.map(|n| (n.interface.as_str(), Job::Node));
-        steers.chain(unwraps).chain(nodes).collect()
+    /// The names of interfaces that something is to be attached to, and what, each once: those of the links that are there,
+    /// and those that have to be.
+    pub(super) fn jobs<'a>(&'a self, links: &'a Links) -> BTreeSet<(&'a str, Job)> {
+        let all = self.interfaces();
+        let of = |(interfaces, job)| {
+            let names = Interfaces::names([interfaces], links).into_iter();
+            names.map(move |name| (name, job))
+        };
+        all.flat_map(of).collect()
     }
+
+    /// Whether what is to be done depends on the namespace's default routes.
+    pub(super) fn need_routes(&self) -> bool {
+        Interfaces::need_routes(self.interfaces().map(|(interfaces, _)| interfaces))
+    }
+
+    /// What is to be done on which interfaces.
+    fn interfaces(&self) -> impl Iterator<Item = (&Interfaces, Job)> {
+        let steers = Steer::interfaces(&self.steers).map(|it| (it, Job::Steer));
+        let unwraps = self.unwraps.iter().map(|u| (&u.interface, Job::Unwrap));
+        let nodes = self.nodes.iter().map(|n| (&n.interface, Job::Node));
+        steers.chain(unwraps).chain(nodes)
+    }
+}
+
+/// The indices of the links that these interfaces select.
+fn indices(interfaces: &Interfaces, links: &Links) -> Vec<u32> {
+    interfaces.among(links).iter().map(|i| i.index).collect()
 }
 
 /// The unwrapping ports of the namespace with this cookie; those of an interface that is missing are left
 /// out. With `refuses`, connections are refused whose client the server cannot express.
-pub(super) fn unwraps(
-    unwraps: &[Unwrap],
-    refuses: bool,
-    netns: u64,
-    index: impl Fn(&str) -> Option<u32>,
-) -> Unwrapped {
+pub(super) fn unwraps(unwraps: &[Unwrap], refuses: bool, netns: u64, links: &Links) -> Unwrapped {
     let terms = if refuses {
         Versions::EXPRESSED
     } else {
@@ -111,13 +121,12 @@ pub(super) fn unwraps(
     };
     let mut pages = Unwrapped::new();
     for unwrap in unwraps {
-        let Some(ifindex) = index(&unwrap.interface) else {
-            continue;
-        };
-        for port in unwrap.ports.iter().cloned().flatten() {
-            let page = Page::of(netns, ifindex, port);
-            let versions = pages.entry(page).or_insert(PageVersions::NONE);
-            versions.set(port, Versions(unwrap.versions.0 | terms.0));
+        for ifindex in indices(&unwrap.interface, links) {
+            for port in unwrap.ports.iter().cloned().flatten() {
+                let page = Page::of(netns, ifindex, port);
+                let versions = pages.entry(page).or_insert(PageVersions::NONE);
+                versions.set(port, Versions(unwrap.versions.0 | terms.0));
+            }
         }
     }
     pages
@@ -129,14 +138,15 @@ pub(super) fn nodes(
     nodes: &[CarryNode],
     kind: u8,
     netns: u64,
-    index: impl Fn(&str) -> Option<u32>,
+    links: &Links,
     master: impl Fn(u32) -> u32,
 ) -> Vec<(Interface, Node)> {
     let mut interfaces: BTreeMap<u32, Node> = BTreeMap::new();
-    for node in nodes {
-        let Some(ifindex) = index(&node.interface) else {
-            continue;
-        };
+    let each = nodes.iter().flat_map(|node| {
+        let on = indices(&node.interface, links).into_iter();
+        on.map(move |index| (index, node))
+    });
+    for (ifindex, node) in each {
         let known = match interfaces.entry(ifindex) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => {
@@ -174,7 +184,21 @@ mod tests {
     use agent_common::unwrap::PAGES;
 
     use super::*;
-    use crate::config::Config;
+    use crate::{config::Config, host::netns::Interface};
+
+    /// From number 2 on.
+    fn links(names: &[&str]) -> Links {
+        let interfaces = names.iter().zip(2..).map(|(name, index)| Interface {
+            index,
+            name: (*name).into(),
+            is_cable: false,
+            framing: None,
+        });
+        Links {
+            interfaces: interfaces.collect(),
+            ..Links::default()
+        }
+    }
 
     fn steers() -> Vec<Steer> {
         let text = r#"
@@ -196,8 +220,7 @@ mod tests {
 
     #[test]
     fn ranges_with_ports_come_before_answers() {
-        let index = |name: &str| Some(if name == "eth0" { 2 } else { 3 });
-        let settings = settings(&steers(), index).unwrap();
+        let settings = settings(&steers(), &links(&["eth0", "eth1"])).unwrap();
         let used: Vec<_> = settings.ranges.iter().filter(|r| r.is_used()).collect();
         assert_eq!(used.len(), 4);
         assert!(used[0].steers(2, 80) && used[1].steers(2, 9010));
@@ -208,10 +231,6 @@ mod tests {
         assert_eq!(
             (settings.gateway.value, settings.spoofed.value),
             (0x539, 0x53a)
-        );
-        assert_eq!(
-            Vec::from_iter(Steer::interfaces(&steers())),
-            ["eth0", "eth1"]
         );
     }
 
@@ -233,8 +252,7 @@ mod tests {
             ports = ["80"]
         "#;
         let config = Config::parse(text, "test").unwrap();
-        let index = |name: &str| (name == "eth0").then_some(2);
-        let pages = unwraps(&config.unwrap, false, 7, index);
+        let pages = unwraps(&config.unwrap, false, 7, &links(&["eth0"]));
         assert_eq!(pages.len(), PAGES as usize);
         let versions = |port| pages[&Page::of(7, 2, port)].of(port).0;
         assert_eq!([0, 1, 8080, 65535].map(versions), [0, 3, 2, 3]);
@@ -242,7 +260,7 @@ mod tests {
 
     #[test]
     fn a_missing_interface_leaves_the_rest() {
-        let settings = settings(&steers(), |_| None).unwrap();
+        let settings = settings(&steers(), &Links::default()).unwrap();
         assert!(settings.ranges[0].steers(0, 7000));
         assert!(!settings.ranges[1].is_used());
     }

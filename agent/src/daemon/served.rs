@@ -87,15 +87,14 @@ impl Served {
         // Before looking, so that no change goes by unseen.
         let changed = changed.clone();
         let watched = place.clone();
-        let mut links = netns.watch()?;
+        let mut changes = netns.watch()?;
         let watch = tokio::spawn(async move {
-            while links.recv().await.is_some() && changed.send(watched.clone()).await.is_ok() {}
+            while changes.recv().await.is_some() && changed.send(watched.clone()).await.is_ok() {}
         });
-        let here = netns.interfaces()?;
-        let index = |name: &str| here.iter().find(|i| i.name == name).map(|i| i.index);
+        let links = netns.links(rules.need_routes())?;
         let mut interfaces = Vec::new();
-        for (name, job) in rules.jobs() {
-            match index(name) {
+        for (name, job) in rules.jobs(&links) {
+            match links.index(name) {
                 Some(index) => {
                     interfaces.push((name.to_owned(), job, index));
                 }
@@ -105,7 +104,7 @@ impl Served {
         }
         let topmost = topmost(&netns, &interfaces)?;
         let cookie = netns.cookie();
-        let nodes = plan::nodes(&rules.nodes, kind, cookie, index, |index| {
+        let nodes = plan::nodes(&rules.nodes, kind, cookie, &links, |index| {
             topmost.get(&index).map_or(index, |device| device.index)
         });
         let addresses = if nodes.is_empty() {
@@ -116,9 +115,9 @@ impl Served {
         Ok(Self {
             settings: Namespace {
                 local_ports: sysctl::local_ports(&netns)?,
-                ..plan::settings(&rules.steers, index)?
+                ..plan::settings(&rules.steers, &links)?
             },
-            unwraps: plan::unwraps(&rules.unwraps, rules.refuses, netns.cookie(), index),
+            unwraps: plan::unwraps(&rules.unwraps, rules.refuses, netns.cookie(), &links),
             nodes,
             addresses,
             own: netns.own_prefixes()?,
@@ -127,7 +126,7 @@ impl Served {
             interfaces,
             steers: !rules.steers.is_empty(),
             proxies: rules.steers.iter().flat_map(|s| s.to.clone()).collect(),
-            routes: route::items(&rules.steers),
+            routes: route::items(&rules.steers, &links),
             packets: None,
             pins: Vec::new(),
             watch,

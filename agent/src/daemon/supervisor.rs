@@ -108,7 +108,8 @@ impl Supervisor {
         }
         let served = self.served.get(place).context("nothing is in place")?;
         let rules = self.wanted.of(place);
-        for (name, job) in rules.jobs() {
+        let links = served.netns.links(rules.need_routes())?;
+        for (name, job) in rules.jobs(&links) {
             if !served
                 .interfaces
                 .iter()

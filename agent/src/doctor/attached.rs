@@ -2,18 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::slice;
 
 use anyhow::Result;
 
 use super::check::{Check, Outcome, or_failed};
 use crate::{
-    config::{Config, Relay, Steer},
+    config::{Config, Interfaces, Relay, Steer},
     datapath::{Job, Pins, Running, Way},
     host::netns::Netns,
 };
 
 /// The jobs of each interface of each network namespace.
-type Jobs<'a> = BTreeMap<(Option<&'a Path>, &'a str), Vec<Job>>;
+type Jobs<'a> = BTreeMap<(Option<&'a Path>, String), Vec<Job>>;
 
 /// Looks at the interfaces of a data path that is in place.
 pub(super) fn check(config: &Config) -> Vec<Check> {
@@ -24,42 +25,45 @@ fn look(config: &Config) -> Result<Vec<Check>> {
     let pins = Pins::open(&config.agent.bpffs)?;
     let relays: Vec<Steer> = config.relay.iter().filter_map(Relay::route).collect();
     let mut checks = Vec::new();
-    for ((path, interface), jobs) in jobs(config, &relays) {
-        // A namespace or an interface that is missing is another check's finding.
-        let Ok(netns) = Netns::open_or_current(path) else {
-            continue;
-        };
-        if netns.find_interface(interface)?.is_none() {
-            continue;
-        }
-        for way in pins.ways(&netns, interface, &jobs)? {
+    // A namespace or an interface that is missing is another check's finding.
+    let found = |path: Option<&Path>, interfaces: &Interfaces| {
+        let netns = Netns::open_or_current(path);
+        let found = netns.and_then(|netns| interfaces.of(&netns));
+        found
+            .unwrap_or_default()
+            .into_iter()
+            .map(|i| i.name)
+            .collect()
+    };
+    for ((path, interface), jobs) in jobs(config, &relays, found) {
+        let netns = Netns::open_or_current(path)?;
+        for way in pins.ways(&netns, &interface, &jobs)? {
             checks.extend(judge(&way, &format!("{} of {interface}", way.name), &netns));
         }
     }
     Ok(checks)
 }
 
-fn jobs<'a>(config: &'a Config, relays: &'a [Steer]) -> Jobs<'a> {
+/// What is to be done on which interface; `found` says which interfaces of a namespace are selected.
+fn jobs<'a>(
+    config: &'a Config,
+    relays: &'a [Steer],
+    found: impl Fn(Option<&Path>, &Interfaces) -> Vec<String>,
+) -> Jobs<'a> {
+    let steers = config.steer.iter().chain(relays).flat_map(|steer| {
+        let interfaces = Steer::interfaces(slice::from_ref(steer));
+        interfaces.map(|it| (&steer.netns, it, Job::Steer))
+    });
+    let unwraps = config.unwrap.iter();
+    let unwraps = unwraps.map(|u| (&u.netns, &u.interface, Job::Unwrap));
+    let nodes = config.carry_node.iter();
+    let nodes = nodes.map(|n| (&n.netns, &n.interface, Job::Node));
     let mut all = Jobs::new();
-    for steer in config.steer.iter().chain(relays) {
-        let interfaces = steer.interface.iter().chain(steer.answers.iter().flatten());
-        for interface in interfaces {
-            let jobs = all.entry((steer.netns.as_deref(), interface)).or_default();
-            jobs.push(Job::Steer);
+    for (netns, interfaces, job) in steers.chain(unwraps).chain(nodes) {
+        for interface in found(netns.as_deref(), interfaces) {
+            let jobs = all.entry((netns.as_deref(), interface)).or_default();
+            jobs.push(job);
         }
-    }
-    let unwraps = config
-        .unwrap
-        .iter()
-        .map(|u| (&u.netns, &u.interface, Job::Unwrap));
-    let nodes = config
-        .carry_node
-        .iter()
-        .map(|n| (&n.netns, &n.interface, Job::Node));
-    for (netns, interface, job) in unwraps.chain(nodes) {
-        all.entry((netns.as_deref(), interface))
-            .or_default()
-            .push(job);
     }
     all
 }
@@ -185,11 +189,14 @@ mod tests {
             ports = ["80"]
         "#;
         let config = Config::parse(text, "test").unwrap();
-        let all = jobs(&config, &[]);
-        assert_eq!(all[&(None, "eth0")], [Job::Steer, Job::Unwrap]);
-        assert_eq!(all[&(None, "eth1")], [Job::Steer]);
+        let found = |_: Option<&Path>, interfaces: &Interfaces| {
+            interfaces.named().map(Into::into).collect()
+        };
+        let all = jobs(&config, &[], found);
+        assert_eq!(all[&(None, "eth0".into())], [Job::Steer, Job::Unwrap]);
+        assert_eq!(all[&(None, "eth1".into())], [Job::Steer]);
         let node = Some(Path::new("/run/netns/node"));
-        assert_eq!(all[&(node, "eth0")], [Job::Node]);
+        assert_eq!(all[&(node, "eth0".into())], [Job::Node]);
         assert_eq!(all.len(), 3);
     }
 }

@@ -1,8 +1,5 @@
 //! What the sections `[[carry.node]]` need.
 
-use agent_common::trust::Statement;
-use anyhow::Result;
-
 use super::{
     check::{Check, Outcome},
     namespace,
@@ -11,6 +8,7 @@ use crate::{
     config::{CarryNode, Config},
     host::netns::Netns,
 };
+use agent_common::trust::Statement;
 
 pub(super) fn check(config: &Config) -> Vec<Check> {
     let mut checks: Vec<_> = config.carry_node.iter().map(interface).collect();
@@ -32,13 +30,9 @@ fn interface(node: &CarryNode) -> Check {
         Err(error) => return namespace::missing(node.netns.as_deref(), &error),
     };
     let title = node.rule();
-    let look = || -> Result<String> {
-        let index = netns.interface_index(&node.interface)?;
-        netns.framing(&node.interface)?;
-        Ok(format!("{} is number {index} in {netns}", node.interface))
-    };
-    match look() {
-        Ok(reason) => Check::ok(title, reason),
+    match namespace::selected(&node.interface, &netns) {
+        Ok(names) if names.is_empty() => namespace::none(&title, &node.interface, &netns),
+        Ok(names) => Check::ok(title, format!("{} in {netns}", names.join(", "))),
         Err(error) => Check::wrong(
             Outcome::Fail,
             title,

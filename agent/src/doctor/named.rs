@@ -6,10 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Error, Result};
+use anyhow::{Context as _, Error, Result, ensure};
 
 use crate::{
-    config::{Config, Proxy, Speakers, Steer},
+    config::{Config, Interfaces, Proxy, Selector, Speakers, Steer},
     host::{cgroups::cgroup2_mount, netns::Netns},
 };
 
@@ -20,6 +20,8 @@ pub enum Named {
     Namespace(PathBuf),
     /// An interface of the network namespace at a path; without one, of the agent's own.
     Interface(Option<PathBuf>, String),
+    /// Whichever interfaces of such a namespace are meant by this, which names none.
+    Interfaces(Option<PathBuf>, Selector),
     /// A cgroup v2 path, from the root of the hierarchy.
     Cgroup(String),
     /// The file with the keys of signed TOA.
@@ -29,25 +31,29 @@ pub enum Named {
 /// All that a configuration names.
 pub fn named(config: &Config) -> BTreeSet<Named> {
     let mut named = BTreeSet::new();
-    let mut in_namespace = |netns: Option<&Path>, interfaces: BTreeSet<&str>| {
+    let mut in_namespace = |netns: Option<&Path>, interfaces: &[&Interfaces]| {
         named.extend(netns.map(|path| Named::Namespace(path.to_owned())));
-        let interface = |name: &str| Named::Interface(netns.map(Path::to_owned), name.into());
-        named.extend(interfaces.into_iter().map(interface));
+        let path = || netns.map(Path::to_owned);
+        let selectors = interfaces.iter().flat_map(|it| it.selectors());
+        named.extend(selectors.filter_map(|selector| match selector {
+            Selector::Named(name) => Some(Named::Interface(path(), name.clone())),
+            // A node may have no pods.
+            Selector::Pods => None,
+            other => Some(Named::Interfaces(path(), other.clone())),
+        }));
     };
     for steer in &config.steer {
-        let interfaces = Steer::interfaces(std::slice::from_ref(steer));
-        in_namespace(steer.netns.as_deref(), interfaces);
+        let interfaces: Vec<_> = Steer::interfaces(std::slice::from_ref(steer)).collect();
+        in_namespace(steer.netns.as_deref(), &interfaces);
     }
     for unwrap in &config.unwrap {
-        in_namespace(unwrap.netns.as_deref(), [&*unwrap.interface].into());
+        in_namespace(unwrap.netns.as_deref(), &[&unwrap.interface]);
     }
     for node in &config.carry_node {
-        in_namespace(node.netns.as_deref(), [&*node.interface].into());
+        in_namespace(node.netns.as_deref(), &[&node.interface]);
     }
     for relay in &config.relay {
-        let route = relay.route();
-        let interfaces = Steer::interfaces(route.as_slice());
-        in_namespace(relay.netns.as_deref(), interfaces);
+        in_namespace(relay.netns.as_deref(), &[]);
     }
     named.extend(cgroups(config).map(|path| Named::Cgroup(path.to_owned())));
     named.extend(config.toa.keys.clone().map(Named::Keys));
@@ -84,7 +90,7 @@ pub fn missing(config: &Config) -> BTreeMap<Named, Error> {
     let mut missing = BTreeMap::new();
     // Namespaces come before their interfaces.
     for named in named(config) {
-        if let Named::Interface(Some(path), _) = &named
+        if let Named::Interface(Some(path), _) | Named::Interfaces(Some(path), _) = &named
             && missing.contains_key(&Named::Namespace(path.clone()))
         {
             continue;
@@ -97,6 +103,11 @@ pub fn missing(config: &Config) -> BTreeMap<Named, Error> {
 }
 
 impl Named {
+    /// Whether it is more often misspelt than late, when it is named for the first time and this host does not have it.
+    pub fn may_be_misspelt(&self) -> bool {
+        !matches!(self, Self::Interfaces(..))
+    }
+
     /// Fails when this host does not have it.
     pub(super) fn look(&self) -> Result<()> {
         match self {
@@ -104,6 +115,15 @@ impl Named {
             Self::Interface(path, name) => {
                 let netns = Netns::open_or_current(path.as_deref())?;
                 netns.interface_index(name).map(drop)
+            }
+            Self::Interfaces(path, selector) => {
+                let netns = Netns::open_or_current(path.as_deref())?;
+                let found = Interfaces::from(selector.clone()).of(&netns)?;
+                ensure!(
+                    !found.is_empty(),
+                    "no interface of {netns} is meant by {selector}"
+                );
+                Ok(())
             }
             Self::Cgroup(path) => {
                 let path = cgroup2_mount()?.join(path.trim_start_matches('/'));
@@ -127,6 +147,13 @@ impl fmt::Display for Named {
             Self::Interface(None, name) => write!(f, "the interface {name}"),
             Self::Interface(Some(path), name) => {
                 write!(f, "the interface {name} of {}", path.display())
+            }
+            Self::Interfaces(None, selector) => {
+                write!(f, "an interface that is meant by {selector}")
+            }
+            Self::Interfaces(Some(path), selector) => {
+                let path = path.display();
+                write!(f, "an interface of {path} that is meant by {selector}")
             }
             Self::Cgroup(path) => write!(f, "the cgroup {path}"),
             Self::Keys(path) => write!(f, "the keys {}", path.display()),
@@ -160,7 +187,7 @@ mod tests {
             interface = "eth0"
             ports = ["8000"]
             [[unwrap]]
-            interface = "lo"
+            interface = ["lo", "tp-none*", "pods"]
             ports = ["8001"]
         "#;
         let config = Config::parse(text, "test").unwrap();
@@ -172,6 +199,7 @@ mod tests {
                 "the network namespace /run/netns/tp-none",
                 "the interface lo0",
                 "the interface lo1",
+                "an interface that is meant by tp-none*",
                 "the cgroup /tp-none",
                 "the keys /run/tp-none/keys",
             ]

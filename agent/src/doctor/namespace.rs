@@ -5,7 +5,11 @@ use std::path::Path;
 use anyhow::{Error, Result};
 
 use super::check::{Check, Outcome, or_failed};
-use crate::{config::Steer, host::netns::Netns, route::sysctl};
+use crate::{
+    config::{Interfaces, Steer},
+    host::netns::Netns,
+    route::sysctl,
+};
 
 /// The consequence of what is missing.
 pub(super) const WAITS: &str = "the agent waits for it, and does nothing there until it comes";
@@ -19,13 +23,38 @@ pub(super) fn missing(path: Option<&Path>, error: &Error) -> Check {
     Check::wrong(Outcome::Fail, name, format!("{error:#}"), WAITS, remedy)
 }
 
+/// The names of the interfaces that a section is about now.
+///
+/// # Errors
+///
+/// When one that is named is missing, or the data path does not read its packets.
+pub(super) fn selected(interfaces: &Interfaces, netns: &Netns) -> Result<Vec<String>> {
+    for name in interfaces.named() {
+        netns.framing(name)?;
+    }
+    let selected = interfaces.of(netns)?.into_iter();
+    Ok(selected.map(|interface| interface.name).collect())
+}
+
+/// The finding that a section is about no interface now.
+pub(super) fn none(title: &str, interfaces: &Interfaces, netns: &Netns) -> Check {
+    Check::wrong(
+        Outcome::Warn,
+        title,
+        format!("no interface of {netns} is meant by {interfaces} now"),
+        WAITS,
+        "correct `interface`, unless one is to come",
+    )
+}
+
 pub(super) fn check(netns: &Netns, steers: &[Steer]) -> Vec<Check> {
     or_failed("interfaces", look(netns, steers))
 }
 
 fn look(netns: &Netns, steers: &[Steer]) -> Result<Vec<Check>> {
     let mut checks = Vec::new();
-    for name in Steer::interfaces(steers) {
+    let links = Steer::links(steers, netns)?;
+    for name in Interfaces::names(Steer::interfaces(steers), &links) {
         let title = format!("interface {name}");
         checks.push(match netns.interface_index(name) {
             Ok(index) => Check::ok(title, format!("is number {index} in {netns}")),

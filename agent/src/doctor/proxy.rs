@@ -99,8 +99,9 @@ mod tests {
     use agent_common::Mark;
 
     use super::*;
+    use crate::config::Interfaces;
 
-    fn steer(answers: Option<Vec<String>>) -> Steer {
+    fn steer(answers: Option<Interfaces>) -> Steer {
         Steer {
             name: "inbound".into(),
             netns: None,
@@ -146,7 +147,8 @@ mod tests {
         let bound = [listener("10.0.0.3:15006", false)];
         assert!(reasons(&steer(None), &bound, false).contains("bound to 10.0.0.3"));
         assert!(
-            reasons(&steer(Some(vec![])), &v4, false).contains("Fail: its listener on 0.0.0.0")
+            reasons(&steer(Some(Interfaces::default())), &v4, false)
+                .contains("Fail: its listener on 0.0.0.0")
         );
     }
 }

@@ -16,7 +16,7 @@ pub(super) fn check(netns: &Netns, steers: &[Steer]) -> Vec<Check> {
 
 fn look(netns: &Netns, steers: &[Steer]) -> Result<Vec<Check>> {
     let ipv6 = sysctl::ipv6_enabled(netns)?;
-    let mut items = route::items(steers);
+    let mut items = route::items(steers, &Steer::links(steers, netns)?);
     items.retain(|item| !matches!(item, Item::Sysctl { .. }) && (ipv6 || !item.is_ipv6()));
     let mut checks = Vec::new();
     for item in route::missing(netns, &items)? {

@@ -4,8 +4,8 @@ use anyhow::Result;
 
 use super::check::{Check, Outcome, or_failed};
 use crate::{
-    config::Steer,
-    host::netns::Netns,
+    config::{Interfaces, Steer},
+    host::netns::{Links, Netns},
     route::{self, Item, sysctl},
 };
 
@@ -19,11 +19,12 @@ fn look(netns: &Netns, steers: &[Steer], in_place: bool) -> Result<Vec<Check>> {
         .iter()
         .cloned()
         .partition(|steer| steer.answers.is_some());
-    let mut checks = installed(netns, steers, in_place)?;
-    for interface in Steer::interfaces(&sidecars) {
+    let links = &Steer::links(steers, netns)?;
+    let mut checks = installed(netns, links, steers, in_place)?;
+    for interface in Interfaces::names(Steer::interfaces(&sidecars), links) {
         checks.push(martians(netns, interface)?);
     }
-    for interface in Steer::interfaces(&gateways) {
+    for interface in Interfaces::names(Steer::interfaces(&gateways), links) {
         checks.push(reverse_path(netns, interface)?);
         checks.extend(forwarding(netns, interface)?);
     }
@@ -31,10 +32,10 @@ fn look(netns: &Netns, steers: &[Steer], in_place: bool) -> Result<Vec<Check>> {
 }
 
 /// The sysctls that the agent sets.
-fn installed(netns: &Netns, steers: &[Steer], in_place: bool) -> Result<Vec<Check>> {
+fn installed(netns: &Netns, links: &Links, steers: &[Steer], in_place: bool) -> Result<Vec<Check>> {
     let ipv6 = sysctl::ipv6_enabled(netns)?;
     let mut checks = Vec::new();
-    for item in route::items(steers) {
+    for item in route::items(steers, links) {
         let is_ipv6 = item.is_ipv6();
         let Item::Sysctl { key, value, .. } = item else {
             continue;

@@ -23,12 +23,12 @@ fn look(unwrap: &Unwrap, config: &Config) -> Result<Vec<Check>> {
         Ok(netns) => netns,
         Err(error) => return Ok(vec![namespace::missing(path, &error)]),
     };
-    let (title, interface) = (unwrap.title(), &unwrap.interface);
-    let found = netns
-        .interface_index(interface)
-        .and_then(|index| netns.framing(interface).map(|_| index));
-    let index = match found {
-        Ok(index) => index,
+    let title = unwrap.title();
+    let interfaces = match namespace::selected(&unwrap.interface, &netns) {
+        Ok(names) if names.is_empty() => {
+            return Ok(vec![namespace::none(&title, &unwrap.interface, &netns)]);
+        }
+        Ok(names) => names,
         Err(error) => {
             return Ok(vec![Check::wrong(
                 Outcome::Fail,
@@ -40,14 +40,16 @@ fn look(unwrap: &Unwrap, config: &Config) -> Result<Vec<Check>> {
         }
     };
     let mut checks = Vec::new();
-    if !netns.is_up(interface)? {
-        checks.push(Check::wrong(
-            Outcome::Warn,
-            &title,
-            format!("{interface} is down in {netns}"),
-            "no sender comes in by it",
-            format!("`ip link set {interface} up` in that namespace"),
-        ));
+    for interface in &interfaces {
+        if !netns.is_up(interface)? {
+            checks.push(Check::wrong(
+                Outcome::Warn,
+                &title,
+                format!("{interface} is down in {netns}"),
+                "no sender comes in by it",
+                format!("`ip link set {interface} up` in that namespace"),
+            ));
+        }
     }
     let listening = sockets::listeners(&netns, 0)?;
     let serves = |port: u16| {
@@ -83,7 +85,10 @@ fn look(unwrap: &Unwrap, config: &Config) -> Result<Vec<Check>> {
         let ports = ports.join(", ");
         checks.push(Check::ok(
             title,
-            format!("{interface} is number {index} in {netns}, and there are servers on {ports}"),
+            format!(
+                "{} in {netns}, and there are servers on {ports}",
+                interfaces.join(", ")
+            ),
         ));
     }
     Ok(checks)

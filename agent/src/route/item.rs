@@ -1,8 +1,10 @@
 //! The parts of mark-and-route.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     path::{Path, PathBuf},
+    slice,
 };
 
 use anyhow::{Context, Result};
@@ -12,7 +14,10 @@ use super::{
     rule::{self, Rule},
     sysctl, table,
 };
-use crate::{config::Steer, host::netns::Netns};
+use crate::{
+    config::{Interfaces, Steer},
+    host::netns::{Links, Netns},
+};
 
 /// Something to install in one network namespace. The namespace without a path is the agent's own.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -90,10 +95,10 @@ pub fn missing<'a>(
     Ok(missing)
 }
 
-/// The items that `steers` need, in the order in which they must be installed.
-pub fn items(steers: &[Steer]) -> Vec<Item> {
+/// The items that the `steers` of a namespace with these `links` need, in the order in which they must be installed.
+pub fn items(steers: &[Steer], links: &Links) -> Vec<Item> {
     let mut items = Vec::new();
-    for item in steers.iter().flat_map(items_of) {
+    for item in steers.iter().flat_map(|steer| items_of(steer, links)) {
         // Steers of one namespace share their table, and often their interfaces.
         if !items.contains(&item) {
             items.push(item);
@@ -102,10 +107,10 @@ pub fn items(steers: &[Steer]) -> Vec<Item> {
     items
 }
 
-fn items_of(steer: &Steer) -> Vec<Item> {
+fn items_of(steer: &Steer, links: &Links) -> Vec<Item> {
     let mut items = Vec::new();
     let netns = || steer.netns.clone();
-    let (sysctls, interfaces): (&[_], Vec<_>) = match &steer.answers {
+    let (sysctls, interfaces): (&[_], BTreeSet<_>) = match &steer.answers {
         // The application answers a spoofed client through `lo`. These make its sockets, and resets where it has no
         // socket, carry the mark of the packet that they answer.
         None => (
@@ -114,17 +119,12 @@ fn items_of(steer: &Steer) -> Vec<Item> {
                 "net.ipv4.fwmark_reflect",
                 "net.ipv6.fwmark_reflect",
             ],
-            vec!["lo"],
+            BTreeSet::from(["lo"]),
         ),
         // The data path marks the packets that come in by these interfaces.
-        Some(answers) => (
+        Some(_) => (
             &[],
-            steer
-                .interface
-                .iter()
-                .chain(answers)
-                .map(String::as_str)
-                .collect(),
+            Interfaces::names(Steer::interfaces(slice::from_ref(steer)), links),
         ),
     };
     items.extend(sysctls.iter().map(|key| Item::Sysctl {
@@ -247,14 +247,14 @@ mod tests {
 
     use super::*;
 
-    fn steer(interface: Option<&str>, answers: Option<&[&str]>) -> Steer {
+    fn steer(interface: Option<&str>, answers: Option<Interfaces>) -> Steer {
         Steer {
             name: "inbound".into(),
             netns: Some("/run/netns/pod".into()),
             interface: interface.map(Into::into),
             ports: vec![8080..=8080],
             to: 15006..=15006,
-            answers: answers.map(|names| names.iter().map(|name| (*name).into()).collect()),
+            answers,
             mark: Mark {
                 value: 0x539,
                 mask: 0xfff,
@@ -264,7 +264,9 @@ mod tests {
     }
 
     fn shown(steers: &[Steer]) -> Vec<String> {
-        let shown = items(steers).into_iter().map(|item| item.to_string());
+        let shown = items(steers, &Links::default())
+            .into_iter()
+            .map(|item| item.to_string());
         shown
             .map(|text| text.replace(" in /run/netns/pod", ""))
             .collect()
@@ -292,7 +294,7 @@ mod tests {
     #[test]
     fn a_gateway_routes_both_sides_and_sets_no_sysctl() {
         assert_eq!(
-            shown(&[steer(Some("eth0"), Some(&["eth1"]))]),
+            shown(&[steer(Some("eth0"), Some("eth1".into()))]),
             [
                 "IPv4 route `local default dev lo table 133`",
                 "IPv4 rule `pref 133 iif eth0 fwmark 0x539/0xfff lookup 133`",
@@ -302,7 +304,10 @@ mod tests {
                 "IPv6 rule `pref 133 iif eth1 fwmark 0x539/0xfff lookup 133`",
             ]
         );
-        assert_eq!(shown(&[steer(Some("eth0"), Some(&[]))]).len(), 4);
+        assert_eq!(
+            shown(&[steer(Some("eth0"), Some(Interfaces::default()))]).len(),
+            4
+        );
     }
 
     /// A journal of a former agent must stay readable.

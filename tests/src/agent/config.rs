@@ -238,7 +238,7 @@ pub struct Carry {
 #[expect(missing_docs, reason = "the configuration's own names")]
 pub struct CarryNode {
     pub netns: PathBuf,
-    pub interface: String,
+    pub interface: Vec<String>,
     pub ports: Vec<String>,
 }
 
@@ -247,7 +247,7 @@ impl CarryNode {
     pub fn new(netns: &Netns, interface: &str, ports: &[&str]) -> Self {
         Self {
             netns: netns.path(),
-            interface: interface.into(),
+            interface: vec![interface.into()],
             ports: ports.iter().map(|ports| (*ports).into()).collect(),
         }
     }

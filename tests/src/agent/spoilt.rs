@@ -58,7 +58,7 @@ pub fn spoilt(good: &Config) -> Result<Vec<(&'static str, Config)>> {
             change(&|config| {
                 let node = CarryNode {
                     netns: relay.netns.clone(),
-                    interface: "eth9".into(),
+                    interface: vec!["eth9".into()],
                     ports: vec!["8009".into()],
                 };
                 config.carry = Some(Carry {

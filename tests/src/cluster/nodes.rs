@@ -58,13 +58,8 @@ impl Node {
             netns: Netns::new(&format!("node{number}"))?,
             pod: Netns::new(&format!("pod{number}"))?,
         };
-        node.netns.connect(Self::POD, &node.pod, "eth0")?;
-        // Where packets on a bridge pass iptables, too, what a pod sends to itself goes back by the port by which it
-        // came (the plugin's `hairpinMode`).
         node.netns.ip("link add cni0 type bridge
-             link set cni0 up
-             link set pod0 master cni0
-             link set pod0 type bridge_slave hairpin on")?;
+             link set cni0 up")?;
         node.netns.set_sysctl("net/ipv4/ip_forward", "1")?;
         node.netns.set_sysctl("net/ipv6/conf/all/forwarding", "1")?;
         let n = number;
@@ -72,12 +67,7 @@ impl Node {
             "addr add 10.81.{n}.1/24 dev cni0
              addr add fd81:{n}::1/64 dev cni0"
         ))?;
-        node.pod.ip(&format!(
-            "addr add 10.81.{n}.2/24 dev eth0
-             addr add fd81:{n}::2/64 dev eth0
-             route add default via 10.81.{n}.1
-             -6 route add default via fd81:{n}::1"
-        ))?;
+        node.connect(Self::POD, &node.pod, 2)?;
         Ok(node)
     }
 
@@ -92,20 +82,47 @@ impl Node {
 
     /// Its pod's address.
     pub fn pod_address(&self, family: Family) -> IpAddr {
+        self.nth_address(2, family)
+    }
+
+    /// An address of a pod of its own.
+    pub fn nth_address(&self, host: u8, family: Family) -> IpAddr {
         let n = self.number;
         family
-            .pick(format!("10.81.{n}.2"), format!("fd81:{n}::2"))
+            .pick(format!("10.81.{n}.{host}"), format!("fd81:{n}::{host}"))
             .parse()
             .expect("an address")
     }
 
+    /// Connects another pod, with these addresses.
+    pub fn another_pod(&self, host: u8) -> Result<Netns> {
+        let pod = Netns::new(&format!("pod{}-{host}", self.number))?;
+        self.connect(&format!("pod{host}"), &pod, host)?;
+        Ok(pod)
+    }
+
+    fn connect(&self, port: &str, pod: &Netns, host: u8) -> Result<()> {
+        self.netns.connect(port, pod, "eth0")?;
+        // Where packets on a bridge pass iptables, too, what a pod sends to itself goes back by the port by which it
+        // came (the plugin's `hairpinMode`).
+        self.netns.ip(&format!(
+            "link set {port} master cni0
+             link set {port} type bridge_slave hairpin on"
+        ))?;
+        let [own, gateways] =
+            [host, 1].map(|host| Family::ALL.map(|it| self.nth_address(host, it)));
+        pod.ip(&format!(
+            "addr add {}/24 dev eth0
+             addr add {}/64 dev eth0
+             route add default via {}
+             -6 route add default via {}",
+            own[0], own[1], gateways[0], gateways[1]
+        ))
+    }
+
     /// Its address towards its pod.
     pub fn gateway(&self, family: Family) -> IpAddr {
-        let n = self.number;
-        family
-            .pick(format!("10.81.{n}.1"), format!("fd81:{n}::1"))
-            .parse()
-            .expect("an address")
+        self.nth_address(1, family)
     }
 
     /// Where clients find a Service.
@@ -168,6 +185,12 @@ impl Cluster {
             kube_proxy::install(&node.netns, directory, mode, &[REPORT, WEB], addresses)?;
         }
         Ok(cluster)
+    }
+
+    /// The client's address, by which nodes reach what they have no other route to.
+    pub fn gateway(&self, family: Family) -> IpAddr {
+        let address = family.pick("10.80.0.1", "fd80::1");
+        address.parse().expect("an address")
     }
 
     /// Lets longer packets pass the network.

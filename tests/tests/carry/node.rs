@@ -17,6 +17,7 @@ use tests::proxies::any;
 use tests::servers::report::Report;
 use tests::servers::web::Web;
 use tests::topology::Family;
+use tests::wait::eventually;
 
 /// nginx, which is older than the agents, and a plain server.
 struct Servers(#[expect(dead_code, reason = "stop on drop")] (Report, Web));
@@ -202,6 +203,86 @@ fn configuration_read_again() {
         reload(vec![])?;
         lost(&cluster, node)?;
         no_origins(&agent)
+    });
+}
+
+/// The same section for every node, whatever its interfaces are called. Pods come and go.
+#[test]
+fn interfaces_by_what_they_are() {
+    scenario(|directory| {
+        let cluster = Cluster::new(directory, Mode::Iptables, 0)?;
+        let node = &cluster.nodes[0];
+        let _servers = Servers::start(directory, node)?;
+        let mut section = node.carries("default-route");
+        section.interface.push("pods".into());
+        let agent = agent(directory, &[], |config| {
+            config.carry.get_or_insert_default().node = vec![section];
+        })?;
+        exact(&cluster, node)?;
+        let is_told = |connection: &Connection| {
+            let peers = agent.peers()?;
+            let peer = peers.0.iter().find(|peer| peer.client == connection.client);
+            ensure!(
+                connection.seen.accepted == connection.client
+                    && peer.is_some_and(|peer| peer.trusted_by == "node default-route, pods"),
+                "{:?}, {peer:?}",
+                connection.seen
+            );
+            Ok(())
+        };
+        hairpin(node)?.iter().try_for_each(is_told)?;
+
+        // A pod that is newer than the agent calls the Service.
+        let late = node.another_pod(3)?;
+        for family in Family::ALL {
+            let source = (node.nth_address(3, family), 0).into();
+            let target = (node.address(family), REPORT.node_port).into();
+            eventually("the new pod's interface is served", || {
+                let connect = || Connection::open_from(source, target, Application::Report);
+                let connection = late.enter(connect)?;
+                Ok((connection.seen.accepted == connection.client).then_some(()))
+            })?;
+        }
+
+        no_origins(&agent)?;
+        ensure!(agent.stop()?.success(), "the agent");
+        lost(&cluster, node)
+    });
+}
+
+/// The uplink is where the default routes go: it loses them, and has them again.
+#[test]
+fn where_default_routes_go() {
+    scenario(|directory| {
+        let cluster = Cluster::new(directory, Mode::Iptables, 0)?;
+        let node = &cluster.nodes[0];
+        let _servers = Servers::start(directory, node)?;
+        let agent = agent(directory, &[], |config| {
+            config.carry.get_or_insert_default().node = vec![node.carries("default-route")];
+        })?;
+        exact(&cluster, node)?;
+        let [v4, v6] = Family::ALL.map(|family| cluster.gateway(family));
+        node.netns.ip(&format!(
+            "route add 203.0.113.0/24 via {v4}
+             -6 route add 2001:db8:c::/64 via {v6}
+             route del default
+             -6 route del default"
+        ))?;
+        let [load, _] = loads(node);
+        let run = || load.run(&cluster.client);
+        eventually("the former uplink is left alone", || {
+            Ok(run().all_lost().ok())
+        })?;
+        eventually("it is said to be waited for", || {
+            let waits = agent.status()?["agent"]["waiting"].to_string();
+            Ok(waits.contains("default-route").then_some(()))
+        })?;
+        let back = format!("route add default via {v4}\n-6 route add default via {v6}");
+        node.netns.ip(&back)?;
+        eventually("the uplink is served again", || Ok(run().all_exact().ok()))?;
+        no_origins(&agent)?;
+        ensure!(agent.stop()?.success(), "the agent");
+        lost(&cluster, node)
     });
 }
 

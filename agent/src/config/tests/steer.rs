@@ -52,10 +52,7 @@ fn the_steers_other_keys_are_checked() {
         ("interface = \"eth0/1\"", "interface's name"),
         ("interface = \"lo\"", "leave `interface` out"),
         ("answers = [\"eth1\"]", "a gateway needs `interface`"),
-        (
-            "interface = \"a\"\nanswers = \"eth1\"",
-            "write `answers = [\"eth1\"]`",
-        ),
+        ("interface = \"a\"\nanswers = 1", "not a string"),
         (
             "interface = \"a\"\nanswers = [\"b\", \"b\"]",
             "names b twice",

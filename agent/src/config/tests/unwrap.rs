@@ -18,7 +18,7 @@ fn an_unwrap_is_read() {
     let [read] = config.unwrap.as_slice() else {
         panic!("{:?}", config.unwrap)
     };
-    assert_eq!(read.interface, "eth0");
+    assert_eq!(read.interface, "eth0".into());
     assert_eq!(read.netns, None);
     assert_eq!(read.ports, [80..=80, 8000..=8002]);
     assert!(read.versions.has(Versions::V1) && read.versions.has(Versions::V2));

@@ -5,6 +5,6 @@ mod namespace;
 mod watch;
 
 pub use self::{
-    interfaces::{Device, Framing, Interface, is_interface_name},
+    interfaces::{Device, Framing, Interface, Links, is_interface_name},
     namespace::{LOOPBACK, Netns, boot_id, cookie_of},
 };

@@ -27,12 +27,14 @@ const GROUPS: [MulticastGroup; 8] = [
 const TYPE: usize = 4;
 /// Where a message about a route has its table (`struct rtmsg` behind the header).
 const TABLE: usize = 16 + 4;
+/// Where it has the length of its destination's prefix.
+const LENGTH: usize = 16 + 1;
 /// As much of a message as is looked at.
 const HEAD: usize = TABLE + 1;
 
 impl Netns {
     /// A channel that gets a message whenever an interface of the namespace, or an address of one, appears, changes or vanishes,
-    /// a rule or filter is removed, or a route changes in a table that is not for everybody. Changes in quick succession may
+    /// a rule or filter is removed, or a route changes in a table that is not for everybody, or a default route. Changes in quick succession may
     /// share a message. Dropping the receiver ends the watch.
     ///
     /// The caller must be within the async runtime.
@@ -70,13 +72,16 @@ impl Netns {
 }
 
 /// Whether what a message tells may concern the agent, by the head of the message. A router's main table changes
-/// thousands of times a second, and holds nothing of the agent's.
+/// thousands of times a second, and holds nothing that concerns the agent but the default routes.
 fn matters(head: &[u8; HEAD]) -> bool {
     let kind = u16::from_ne_bytes([head[TYPE], head[TYPE + 1]]);
     match kind {
         RTM_NEWLINK | RTM_DELLINK | RTM_NEWADDR | RTM_DELADDR => true,
         RTM_DELRULE | RTM_NEWTFILTER | RTM_DELTFILTER | RTM_DELQDISC => true,
-        RTM_NEWROUTE | RTM_DELROUTE => ![RT_TABLE_MAIN, RT_TABLE_LOCAL].contains(&head[TABLE]),
+        RTM_NEWROUTE | RTM_DELROUTE => match head[TABLE] {
+            RT_TABLE_MAIN => head[LENGTH] == 0,
+            table => table != RT_TABLE_LOCAL,
+        },
         _ => false,
     }
 }
@@ -85,8 +90,10 @@ fn matters(head: &[u8; HEAD]) -> bool {
 mod tests {
     use super::*;
 
+    /// About a route to a prefix of 24 bits.
     fn message(kind: u16, table: u8) -> [u8; HEAD] {
         let mut head = [0; HEAD];
+        head[LENGTH] = 24;
         head[TYPE..TYPE + 2].copy_from_slice(&kind.to_ne_bytes());
         head[TABLE] = table;
         head
@@ -98,6 +105,9 @@ mod tests {
         assert!(matters(&message(RTM_NEWROUTE, 133)));
         assert!(!matters(&message(RTM_NEWROUTE, RT_TABLE_MAIN)));
         assert!(!matters(&message(RTM_DELROUTE, RT_TABLE_LOCAL)));
+        let mut default = message(RTM_DELROUTE, RT_TABLE_MAIN);
+        default[LENGTH] = 0;
+        assert!(matters(&default));
         assert!(matters(&message(RTM_DELRULE, RT_TABLE_MAIN)));
         assert!(matters(&message(RTM_NEWLINK, RT_TABLE_MAIN)));
     }
