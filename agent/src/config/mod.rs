@@ -18,6 +18,7 @@ mod problem;
 mod relay;
 mod reveal;
 mod section;
+mod selector;
 mod steer;
 mod text;
 mod toa;
@@ -35,12 +36,13 @@ pub use self::{
     carry::{CarryNode, CarryToa},
     doubts::Doubt,
     fields::show_ports,
-    interfaces::{Interfaces, Selector},
+    interfaces::Interfaces,
     loops::{Loop, loops, unwrapped},
     policy::Policy,
     problem::ConfigError,
     relay::{Accept, Balance, Http, Protocol, Relay, Send},
     reveal::{Inexpressible, Reveal},
+    selector::Selector,
     steer::Steer,
     text::{DEFAULT, Text},
     toa::Toa,

@@ -230,7 +230,14 @@ fn interfaces_by_what_they_are() {
             );
             Ok(())
         };
-        hairpin(node)?.iter().try_for_each(is_told)?;
+        // Whether packets on a bridge pass iptables, too, or only where they leave it.
+        for value in ["0", "1"] {
+            for tables in ["iptables", "ip6tables"] {
+                let key = format!("net/bridge/bridge-nf-call-{tables}");
+                node.netns.set_sysctl(&key, value)?;
+            }
+            hairpin(node)?.iter().try_for_each(is_told)?;
+        }
 
         // A pod that is newer than the agent calls the Service.
         let late = node.another_pod(3)?;
@@ -244,6 +251,13 @@ fn interfaces_by_what_they_are() {
             })?;
         }
 
+        let links = || anyhow::Ok(agent.status()?["links"].to_string());
+        ensure!(links()?.contains("pod3"), "{}", links()?);
+        drop(late);
+        eventually("nothing is left of the pod", || {
+            Ok((!links()?.contains("pod3")).then_some(()))
+        })?;
+        exact(&cluster, node)?;
         no_origins(&agent)?;
         ensure!(agent.stop()?.success(), "the agent");
         lost(&cluster, node)
