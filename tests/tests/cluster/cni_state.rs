@@ -13,6 +13,7 @@ use tests::cluster::cni::{
 use tests::host::netns::run;
 use tests::host::scenario;
 use tests::host::traces::Traces;
+use tests::variables::usual;
 use tests::wait::eventually;
 
 #[test]
@@ -118,18 +119,18 @@ fn what_is_stale_goes_and_is_never_anothers() {
 
 #[test]
 fn a_hundred_pods_in_parallel_with_the_agent_restarted_in_between() {
-    const PODS: usize = 100;
     const PARALLEL: usize = 4;
     scenario(|directory| {
+        let number = usual(100) as usize;
         let node = Node::new()?;
         let config = Config::new(directory, [])?;
         let runtime = Runtime::new(node.netns(), "1.1.0", &config, &[], sidecars());
         let agent = Agent::start(directory, config)?;
-        let pods = (0..PODS).map(|n| runtime.made(&format!("pod{n}")));
+        let pods = (0..number).map(|n| runtime.made(&format!("pod{n}")));
         let pods = pods.collect::<Result<Vec<_>>>()?;
         let in_parallel = |act: &(dyn Fn(&Pod) -> Result<()> + Sync)| {
             std::thread::scope(|scope| {
-                let some = pods.chunks(PODS / PARALLEL);
+                let some = pods.chunks(number.div_ceil(PARALLEL));
                 let threads: Vec<_> = some
                     .map(|some| scope.spawn(|| some.iter().try_for_each(act)))
                     .collect();
@@ -140,7 +141,7 @@ fn a_hundred_pods_in_parallel_with_the_agent_restarted_in_between() {
         let restarted = std::thread::scope(|scope| {
             let adding = scope.spawn(|| in_parallel(&|pod| runtime.add(pod).map(drop)));
             eventually("pods are being added", || {
-                Ok((agent.pods()?.len() > PODS / 4).then_some(()))
+                Ok((agent.pods()?.len() > number / 4).then_some(()))
             })?;
             let agent = Agent::start(directory, agent.kill()?)?;
             adding.join().expect("no thread panics")?;
@@ -149,7 +150,7 @@ fn a_hundred_pods_in_parallel_with_the_agent_restarted_in_between() {
         let agent = restarted?;
         eventually("every pod is served", || {
             let entries = &agent.status()?["maps"][1]["entries"];
-            Ok((*entries == PODS && agent.pods()?.len() == PODS).then_some(()))
+            Ok((*entries == number && agent.pods()?.len() == number).then_some(()))
         })?;
         in_parallel(&|pod| runtime.check(pod))?;
         in_parallel(&|pod| runtime.del(pod))?;

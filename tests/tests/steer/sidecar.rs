@@ -61,7 +61,9 @@ fn envoy_original_src() {
         with_truepeer(directory, &sidecar)?;
         proxy.stop()?;
         // nginx's own log agrees: with truepeer, it saw nothing but clients.
-        for client in &web.logged(4000)?[2000..] {
+        let loads = Family::ALL.map(|family| web_load((Sidecar::address(family), WEB).into()));
+        let made: usize = loads.iter().map(|load| load.connections).sum();
+        for client in &web.logged(2 * made)?[made..] {
             let family = if client.is_ipv4() {
                 Family::V4
             } else {

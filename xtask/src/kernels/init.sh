@@ -13,6 +13,8 @@ mount -t tmpfs -o mode=755 tmpfs /run
 mount -t tmpfs tmpfs /tmp
 mkdir -p /run/lock /run/netns /lib/modules
 until mount -o ro LABEL=modules /lib/modules; do sleep 0.1; done
+# A device that comes with its driver, and bridges as container runtimes have them: their packets pass iptables.
+modprobe -aq tun br_netfilter
 ln -s /proc/self/fd /dev/fd
 ln -s fd/0 /dev/stdin
 ln -s fd/1 /dev/stdout

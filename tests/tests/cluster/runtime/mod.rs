@@ -16,6 +16,7 @@ use tests::cluster::cni::{self, IFNAME, Node};
 use tests::cluster::containerd::{Pod, Runtime, Spec};
 use tests::servers::report::Seen;
 use tests::topology::{Family, Sidecar};
+use tests::variables::usual;
 use tests::wait::{Limit, eventually, within};
 
 use self::stage::{
@@ -24,8 +25,6 @@ use self::stage::{
 };
 
 const NODE_PORT: u16 = 30080;
-
-const PODS: usize = 100;
 
 /// What a link has that is attached in a pod.
 const OF_POD: &str = "network namespace ";
@@ -250,22 +249,23 @@ fn pods_that_are_older_than_the_agent_are_adopted() {
 #[test]
 fn a_hundred_pods_come_and_go_while_the_agent_does() {
     with_runtime(&[truepeer_plugin()], |directory, hosts, runtime| {
+        let number = usual(100) as usize;
         let first = agent(directory)?;
         let spec = |n: usize| annotated("many", &format!("pod-{n}"));
         // The bridge is made, and one pod serves.
         let witness = sidecar(hosts, runtime, &spec(0))?;
         let (mut pods, second) = thread::scope(|scope| {
             let start = |n| scope.spawn(move || runtime.run_pod(&spec(n)));
-            let pods: Vec<_> = (1..PODS).map(start).collect();
-            wait_for_attachments(PODS / 2..=PODS)?;
+            let pods: Vec<_> = (1..number).map(start).collect();
+            wait_for_attachments(number / 2..=number)?;
             let second = Agent::start(directory, first.kill()?)?;
             let pods = pods.into_iter().map(|pod| pod.join().expect("no panic"));
             anyhow::Ok((pods.collect::<Result<Vec<_>>>()?, second))
         })?;
-        wait_for_attachments(PODS..=PODS)?;
+        wait_for_attachments(number..=number)?;
         eventually("all pods are served", || {
             let links = second.status()?["links"].to_string();
-            Ok((links.matches(OF_POD).count() >= PODS).then_some(()))
+            Ok((links.matches(OF_POD).count() >= number).then_some(()))
         })?;
         shows_clients(&second, hosts, &witness)?;
 
@@ -273,7 +273,7 @@ fn a_hundred_pods_come_and_go_while_the_agent_does() {
         let third = thread::scope(|scope| {
             let remove = |pod| scope.spawn(move || runtime.remove_pod(pod));
             let removed: Vec<_> = pods.iter().map(remove).collect();
-            wait_for_attachments(0..=PODS / 2)?;
+            wait_for_attachments(0..=number / 2)?;
             ensure!(second.stop()?.success(), "the agent failed");
             let third = agent(directory)?;
             let mut removed = removed.into_iter();
