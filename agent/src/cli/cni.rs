@@ -6,7 +6,10 @@ use anyhow::Result;
 use clap::Subcommand;
 
 use super::output::{log_to_stderr, print};
-use crate::cni::{self, install::Node};
+use crate::{
+    cni::{self, install::Node},
+    config::LogFormat,
+};
 
 /// Act as the CNI plugin, for container runtimes
 ///
@@ -93,7 +96,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let Some(command) = &args.command else {
         return Ok(cni::main());
     };
-    log_to_stderr();
+    log_to_stderr(LogFormat::Text);
     match command {
         Command::Install { options, entry } => {
             let entry = cni::install::entry(entry.as_deref())?;

@@ -10,6 +10,8 @@ use clap::ValueEnum;
 use serde::Serialize;
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
+use crate::config::LogFormat;
+
 /// How to print.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Format {
@@ -31,16 +33,19 @@ impl fmt::Display for StdoutClosed {
 
 impl std::error::Error for StdoutClosed {}
 
-/// Logs to standard error, at the levels in RUST_LOG.
-pub(super) fn log_to_stderr() {
+/// Logs to standard error, in this form and at the levels in RUST_LOG.
+pub(super) fn log_to_stderr(format: LogFormat) {
     let filter = EnvFilter::builder()
         .with_default_directive(LevelFilter::INFO.into())
         .from_env_lossy();
-    tracing_subscriber::fmt()
+    let log = tracing_subscriber::fmt()
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
-        .with_env_filter(filter)
-        .init();
+        .with_env_filter(filter);
+    match format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
 }
 
 /// Prints text without a delay.

@@ -40,9 +40,9 @@ pub(super) fn run(args: Args) -> Result<()> {
         Ok(config)
     };
     // Mistakes in the configuration come first: they need no privileges to be found.
-    read()?;
+    let format = read()?.agent.log;
     privileges::require("run")?;
-    log_to_stderr();
+    log_to_stderr(format);
     let partial = args.partial.then(Partial::find).transpose()?;
     let load = move || {
         let mut config = read()?;

@@ -11,12 +11,14 @@ use super::problem::Problems;
 use super::section::Section;
 use super::value::nearest;
 
-pub(super) const KEYS: [&str; 11] = [
+pub(super) const KEYS: [&str; 13] = [
     "socket",
     "metrics",
     "bpffs",
     "pods",
+    "log",
     "access_log",
+    "access_log_of",
     "origins",
     "drain",
     "keep",
@@ -50,8 +52,12 @@ pub struct AgentSettings {
     pub bpffs: PathBuf,
     /// Directory in which the CNI plugin keeps a file for each attachment of a pod.
     pub pods: PathBuf,
+    /// The form of the agent's own log, which goes to standard error.
+    pub log: LogFormat,
     /// Destination of the access log.
     pub access_log: AccessLogTarget,
+    /// What has a line there.
+    pub access_log_of: Logged,
     /// How many connections can have an origin at the same time.
     pub origins: u32,
     /// How long a stopping agent waits for steered connections to end.
@@ -75,6 +81,44 @@ pub enum AccessLogTarget {
     File(PathBuf),
 }
 
+/// The form of the agent's own log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+impl LogFormat {
+    /// As they are written; the first is the default.
+    const WORDS: [(&str, Self); 2] = [("text", Self::Text), ("json", Self::Json)];
+}
+
+/// Which connections and requests have a line in the access log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Logged {
+    /// All of them.
+    All,
+    /// Those that were refused.
+    Refused,
+    /// Those that were refused, and one in so many of the others.
+    OneIn(u32),
+}
+
+impl Logged {
+    fn parse(text: &str) -> Option<Self> {
+        match text {
+            "all" => Some(Self::All),
+            "refused" => Some(Self::Refused),
+            text => {
+                let number = text.strip_prefix("1/")?.parse().ok()?;
+                (number > 0).then_some(Self::OneIn(number))
+            }
+        }
+    }
+}
+
 impl Default for AgentSettings {
     fn default() -> Self {
         Self {
@@ -82,7 +126,9 @@ impl Default for AgentSettings {
             metrics: Some((Ipv4Addr::LOCALHOST, METRICS_PORT).into()),
             bpffs: "/sys/fs/bpf/truepeer".into(),
             pods: "/var/lib/truepeer/pods".into(),
+            log: LogFormat::Text,
             access_log: AccessLogTarget::Stdout,
+            access_log_of: Logged::All,
             origins: 1 << 20,
             drain: Duration::from_secs(30),
             keep: false,
@@ -165,6 +211,20 @@ impl AgentSettings {
             pods: section
                 .path("pods", problems)
                 .map_or(default.pods, |(path, _)| path),
+            log: section.word("log", &LogFormat::WORDS, problems).0,
+            access_log_of: match section.string("access_log_of", problems) {
+                None => default.access_log_of,
+                Some((text, span)) => Logged::parse(text).unwrap_or_else(|| {
+                    problems.add(
+                        span,
+                        format!(
+                            "`access_log_of` is neither \"all\" nor \"refused\" nor a share of the connections: \"{text}\""
+                        ),
+                        Some("write \"1/100\" for one in a hundred, beside all that were refused".into()),
+                    );
+                    default.access_log_of
+                }),
+            },
             access_log: match section.string("access_log", problems) {
                 None => default.access_log,
                 Some(("stdout", _)) => AccessLogTarget::Stdout,

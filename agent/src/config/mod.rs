@@ -32,7 +32,7 @@ use std::{collections::HashSet, net::IpAddr, path::Path};
 use toml::de::{DeTable, DeValue};
 
 pub use self::{
-    agent::{AccessLogTarget, AgentSettings, PrefixLengths},
+    agent::{AccessLogTarget, AgentSettings, LogFormat, Logged, PrefixLengths},
     carry::{CarryNode, CarryToa},
     doubts::Doubt,
     fields::show_ports,

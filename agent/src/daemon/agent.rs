@@ -103,7 +103,13 @@ impl Agent {
         let failures = state.metrics.access_log_failures.clone();
         let omissions = state.metrics.access_log_omissions.clone();
         let target = &config.agent.access_log;
-        let log = AccessLog::open(target, names.clone(), failures.clone(), omissions)?;
+        let log = AccessLog::open(
+            target,
+            config.agent.access_log_of,
+            names.clone(),
+            failures.clone(),
+            omissions,
+        )?;
         let (notify, changed) = mpsc::channel(64);
         let journal = Journal::open(&config.agent.journal())?;
         let containers = state.containers.clone();

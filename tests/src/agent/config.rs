@@ -278,7 +278,11 @@ pub struct Settings {
     pub metrics: String,
     pub bpffs: PathBuf,
     pub pods: PathBuf,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log: Option<String>,
     pub access_log: PathBuf,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access_log_of: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub runtimes: Option<Vec<PathBuf>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -342,7 +346,9 @@ impl Config {
                 metrics: metrics.to_string(),
                 bpffs: format!("{BPFFS}/{PINS}{pid}-{n}").into(),
                 pods: directory.join(format!("agent-{n}/pods")),
+                log: None,
                 access_log: directory.join(format!("access-{n}.log")),
+                access_log_of: None,
                 runtimes: None,
                 origins: None,
                 drain: None,

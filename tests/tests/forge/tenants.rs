@@ -198,7 +198,11 @@ fn a_loop_of_requests() {
             cpu / ANSWERS < alone / 2,
             "{ANSWERS} answers took {cpu:?}, and one alone {alone:?}"
         );
-        ensure!(cpu < time / 2, "{ANSWERS} answers took {cpu:?} of {time:?}");
+        // Half of the time for what is looked up, and some for all else that the agent does.
+        ensure!(
+            cpu < time * 3 / 4,
+            "{ANSWERS} answers took {cpu:?} of {time:?}"
+        );
         ensure!(agent.stop()?.success(), "the agent's exit status");
         Ok(())
     });

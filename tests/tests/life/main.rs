@@ -3,6 +3,7 @@
 mod awaited;
 mod doctor;
 mod flood;
+mod logs;
 mod neighbours;
 mod put_back;
 mod readers;

@@ -21,7 +21,7 @@ use tracing::warn;
 
 use self::writer::{Message, Writer};
 use crate::{
-    config::AccessLogTarget,
+    config::{AccessLogTarget, Logged},
     connections::{names::Names, summary::Summary},
     observe::rate::Rate,
 };
@@ -40,6 +40,9 @@ pub struct AccessLog {
     /// `None` if the log is off.
     thread: Option<Thread>,
     failures: Counter,
+    logged: Logged,
+    /// How many were not refused.
+    accepted: u64,
     /// Limits the lines of refused connections.
     rate: Rate,
     omissions: Counter,
@@ -68,7 +71,7 @@ impl Thread {
 }
 
 impl AccessLog {
-    /// Opens the log. `failures` counts the lines that it cannot write, `omissions` those of refused connections that it
+    /// Opens the log of what is to be `logged`. `failures` counts the lines that it cannot write, `omissions` those of refused connections that it
     /// leaves out.
     ///
     /// # Errors
@@ -76,6 +79,7 @@ impl AccessLog {
     /// When the file cannot be opened.
     pub fn open(
         target: &AccessLogTarget,
+        logged: Logged,
         names: Names,
         failures: Counter,
         omissions: Counter,
@@ -84,13 +88,18 @@ impl AccessLog {
         Ok(Self {
             thread: writer.map(Thread::start).transpose()?,
             failures,
+            logged,
+            accepted: 0,
             rate: Rate::new(BURST, INTERVAL, Instant::now()),
             omissions,
         })
     }
 
-    /// Has a line written for a connection or request. Never waits.
+    /// Has a line written for a connection or request, if it is to have one. Never waits.
     pub fn write(&mut self, summary: Summary) {
+        if summary.refused.is_none() && !self.is_logged() {
+            return;
+        }
         let Some(thread) = &self.thread else { return };
         if summary.refused.is_some() && !self.rate.allows(Instant::now()) {
             self.omissions.inc();
@@ -101,6 +110,17 @@ impl AccessLog {
         {
             self.failures.inc();
         }
+    }
+
+    /// Whether the next one that was not refused is.
+    fn is_logged(&mut self) -> bool {
+        let every = match self.logged {
+            Logged::All => return true,
+            Logged::Refused => return false,
+            Logged::OneIn(every) => u64::from(every),
+        };
+        self.accepted += 1;
+        self.accepted % every == 1 % every
     }
 
     /// Has the file opened again, after it was renamed (logrotate).

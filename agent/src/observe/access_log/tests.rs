@@ -36,10 +36,44 @@ fn summary() -> Summary {
 }
 
 fn log(path: &Path) -> (AccessLog, Counter) {
+    log_of(Logged::All, path)
+}
+
+fn log_of(logged: Logged, path: &Path) -> (AccessLog, Counter) {
     let failures = Counter::default();
     let target = AccessLogTarget::File(path.into());
-    let log = AccessLog::open(&target, names(), failures.clone(), Counter::default()).unwrap();
-    (log, failures)
+    let log = AccessLog::open(
+        &target,
+        logged,
+        names(),
+        failures.clone(),
+        Counter::default(),
+    );
+    (log.unwrap(), failures)
+}
+
+#[test]
+fn what_was_refused_has_a_line_and_some_of_the_rest() {
+    let dir = tempfile::tempdir().unwrap();
+    for (logged, expected) in [
+        (Logged::All, 8),
+        (Logged::Refused, 1),
+        (Logged::OneIn(3), 1 + 3),
+        (Logged::OneIn(1), 8),
+        (Logged::OneIn(1000), 1 + 1),
+    ] {
+        let path = dir.path().join(format!("{logged:?}"));
+        let (mut log, _) = log_of(logged, &path);
+        log.write(Summary {
+            refused: Some("upstream"),
+            ..summary()
+        });
+        for _ in 0..7 {
+            log.write(summary());
+        }
+        drop(log);
+        assert_eq!(lines(&path).len(), expected, "{logged:?}");
+    }
 }
 
 fn lines(path: &Path) -> Vec<Value> {
@@ -205,6 +239,7 @@ fn a_full_disk_is_counted() {
 fn off_writes_nothing() {
     let mut log = AccessLog::open(
         &AccessLogTarget::Off,
+        Logged::All,
         names(),
         Counter::default(),
         Counter::default(),
@@ -217,7 +252,14 @@ fn off_writes_nothing() {
 #[test]
 fn a_file_that_cannot_be_opened_is_an_error() {
     let target = AccessLogTarget::File("/nonexistent/log".into());
-    let error = AccessLog::open(&target, names(), Counter::default(), Counter::default()).err();
+    let error = AccessLog::open(
+        &target,
+        Logged::All,
+        names(),
+        Counter::default(),
+        Counter::default(),
+    )
+    .err();
     let text = format!("{:#}", error.unwrap());
     assert!(text.contains("correct `access_log`"), "{text}");
 }
