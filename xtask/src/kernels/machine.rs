@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use super::{
     architecture::Architecture,
     kernel::Kernel,
-    pair::{End, join},
+    pair::{End, alone, join},
     system::SIGNATURE,
 };
 
@@ -108,14 +108,13 @@ impl Machine<'_> {
 
     /// What runs it, and its peer if it has one.
     fn command(&self, work: &Path, console: &Path) -> Result<Command> {
-        if !self.has_peer {
-            let mut command = self.qemu("stdio", console, "");
-            command.args(["-smp", "2", "-m", "3072", "-nic", "none"]);
-            return Ok(command);
-        }
         let mut near = self.qemu("stdio", console, "");
-        near.args(["-smp", "2", "-m", "3072"])
-            .args(End::Near.card());
+        near.args(["-smp", "2", "-m", "3072"]);
+        if !self.has_peer {
+            near.args(["-nic", "none"]);
+            return Ok(alone(&near));
+        }
+        near.args(End::Near.card());
         let job = format!("file,path={}", work.join(PEERS_JOB).display());
         let console = work.join(PEERS_CONSOLE);
         let mut far = self.qemu(&job, &console, &format!("{PEER}=1"));

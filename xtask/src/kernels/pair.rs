@@ -1,4 +1,4 @@
-//! Two machines of the same making, joined by a cable between their network cards.
+//! A machine alone, and two of the same making, joined by a cable between their network cards.
 //!
 //! The cable is two taps on a bridge, which pass a packet on with what the sender's card was to do about it: complete its
 //! checksum, cut it into segments. It lies in a network namespace of its own, and both machines run in a process namespace
@@ -45,6 +45,13 @@ impl End {
             format!("virtio-net-pci,netdev=cable,mac=52:54:00:00:00:0{number},romfile="),
         ]
     }
+}
+
+/// The command that runs a machine until it ends, or this program does, however that is.
+pub(super) fn alone(machine: &Command) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL"]).args(words(machine));
+    command
 }
 
 /// The command that runs both machines until the near one ends.
