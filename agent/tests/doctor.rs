@@ -71,8 +71,8 @@ fn a_node_needs_its_interface_and_other_nodes_need_trust() {
         )
     };
     let found = examine(&[node("eth0"), node("tun0"), node("eth1")].concat());
-    assert_has(&found, "Ok node eth0", "eth0 is number");
-    assert_has(&found, "Ok node tun0", "tun0 is number");
+    assert_has(&found, "Ok node eth0", "eth0 in");
+    assert_has(&found, "Ok node tun0", "tun0 in");
     assert_has(&found, "Fail node eth1", "no interface \"eth1\"");
     assert_has(
         &found,

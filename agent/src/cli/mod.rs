@@ -25,7 +25,7 @@ use std::{
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-use self::output::StdoutClosed;
+use self::output::{StdoutClosed, Told};
 use crate::{config::ConfigError, host::confinement};
 
 const EXAMPLES: &str = "\
@@ -89,6 +89,7 @@ fn exit(outcome: anyhow::Result<ExitCode>) -> ExitCode {
         Ok(code) => return code,
         // A reader such as `head` needs no more.
         Err(error) if error.is::<StdoutClosed>() => return ExitCode::SUCCESS,
+        Err(error) if error.is::<Told>() => return ExitCode::FAILURE,
         Err(error) => error,
     };
     // There is nothing to do if standard error is closed too.

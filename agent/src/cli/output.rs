@@ -33,6 +33,18 @@ impl fmt::Display for StdoutClosed {
 
 impl std::error::Error for StdoutClosed {}
 
+/// An error that the log has told.
+#[derive(Debug)]
+pub(super) struct Told;
+
+impl fmt::Display for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the log says why")
+    }
+}
+
+impl std::error::Error for Told {}
+
 /// Logs to standard error, in this form and at the levels in RUST_LOG.
 pub(super) fn log_to_stderr(format: LogFormat) {
     let filter = EnvFilter::builder()

@@ -103,7 +103,7 @@ impl Interfaces {
     }
 
     /// Whether an interface is certainly among both.
-    pub(super) fn share(&self, other: &Self) -> bool {
+    pub(crate) fn share(&self, other: &Self) -> bool {
         let shared = |a: &Selector| other.0.iter().any(|b| a.shares_with(b));
         self.0.iter().any(shared)
     }
@@ -219,6 +219,7 @@ mod tests {
         assert!(share(&["eth0"], &["eth0", "eth1"]));
         assert!(share(&["eth*"], &["eth1"]) && share(&["eth1"], &["pods", "eth*"]));
         assert!(share(&["pods"], &["pods"]));
+        assert!(share(&["eth*"], &["*"]) && share(&["eth0*"], &["eth*"]));
         // They may, on one node or another.
         assert!(!share(&["pods"], &["veth*"]) && !share(&["default-route"], &["eth0"]));
         assert!(!share(&["lo"], &["*"]));

@@ -55,6 +55,7 @@ impl Selector {
             (Self::Named(name), Self::Like(pattern)) | (Self::Like(pattern), Self::Named(name)) => {
                 matches(name, pattern)
             }
+            (Self::Like(a), Self::Like(b)) => matches(a, b) || matches(b, a),
             (a, b) => a == b,
         }
     }

@@ -3,13 +3,14 @@
 use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;
 
-use agent_common::{Mark, affinity::MAX_LISTENERS};
+use agent_common::{Mark, affinity::MAX_LISTENERS, steer::MAX_RANGES};
 use anyhow::Result;
 
 use super::fields::{netns, port_range, ports};
 use super::interfaces::Interfaces;
 use super::problem::Problems;
 use super::section::Section;
+use super::selector::Selector;
 use super::value::Located;
 use crate::host::netns::{Links, Netns};
 
@@ -157,7 +158,30 @@ fn interface(section: &Section<'_, '_>, problems: &mut Problems) -> Option<Inter
             Some("leave `interface` out to steer the whole namespace, or name the interface that clients come in by".into()),
         );
     }
+    refuse_many("interface", &interfaces, section, problems);
     Some(interfaces)
+}
+
+/// Notes what may stand for more interfaces than a network namespace has room for ranges.
+fn refuse_many(
+    key: &str,
+    interfaces: &Interfaces,
+    section: &Section<'_, '_>,
+    problems: &mut Problems,
+) {
+    let stands_for_many =
+        |selector: &&Selector| !matches!(selector, Selector::Named(_) | Selector::DefaultRoute);
+    if let Some(many) = interfaces.selectors().iter().find(stands_for_many)
+        && let Some(value) = section.get(key)
+    {
+        problems.add(
+            value.span(),
+            format!(
+                "`{key}` of a [[steer]] holds what may stand for many interfaces: \"{many}\"; there is room for {MAX_RANGES} ranges"
+            ),
+            Some("name the interfaces, or write \"default-route\"".into()),
+        );
+    }
 }
 
 /// The key `to`: `15006` or `"15006-15009"`.
@@ -197,7 +221,9 @@ fn answers(section: &Section<'_, '_>, problems: &mut Problems) -> Option<Interfa
             ),
         );
     }
-    Interfaces::read("answers", section, problems)
+    let interfaces = Interfaces::read("answers", section, problems)?;
+    refuse_many("answers", &interfaces, section, problems);
+    Some(interfaces)
 }
 
 fn mark(section: &Section<'_, '_>, problems: &mut Problems) -> Located<Mark> {

@@ -51,13 +51,17 @@ impl Drop for Served {
     }
 }
 
-/// The devices that these interfaces are ports of, by the interfaces' indices.
+/// The devices that these interfaces are ports of, by the interfaces' indices. One that has gone is port of none.
 fn topmost(netns: &Netns, interfaces: &[(String, Job, u32)]) -> Result<BTreeMap<u32, Device>> {
-    let indices: BTreeSet<_> = interfaces.iter().map(|(_, _, index)| *index).collect();
-    let device = |index| Ok((index, netns.topmost(index)?));
-    let devices = indices.into_iter().map(device);
-    let mut devices: BTreeMap<u32, Device> = devices.collect::<Result<_>>()?;
-    devices.retain(|index, device| device.index != *index);
+    let mut devices = BTreeMap::new();
+    for (name, _, index) in interfaces {
+        match netns.topmost(*index) {
+            Ok(device) if device.index != *index => drop(devices.insert(*index, device)),
+            Ok(_) => {}
+            Err(_) if netns.find_interface(name)? != Some(*index) => {}
+            Err(error) => return Err(error),
+        }
+    }
     Ok(devices)
 }
 

@@ -92,22 +92,26 @@ impl Datapath {
     ///
     /// # Errors
     ///
-    /// When an interface has gone, or another agent does the same there.
+    /// When another agent does the same on an interface, or its packets cannot be read. One that has gone is left out: pods
+    /// end at any time, and whoever watches is told.
     pub fn packets(
         &mut self,
         netns: &Netns,
         jobs: &[(&str, Job)],
         steers: bool,
     ) -> Result<Packets> {
-        let jobs = jobs.iter().map(|(name, job)| {
-            let framing = netns.framing(name)?;
-            Ok(((*name).to_owned(), framing, *job))
-        });
-        let jobs: Vec<_> = jobs.collect::<Result<_>>()?;
-        netns.run(|| {
-            let mut jobs = jobs.iter();
-            let inode = netns.inode();
-            jobs.try_for_each(|(name, _, job)| refuse_rivals(&self.pins, inode, name, *job))
+        let jobs = netns.run(|| {
+            let mut there = Vec::new();
+            for (name, job) in jobs {
+                let framing = netns.framing(name).and_then(|framing| {
+                    refuse_rivals(&self.pins, netns.inode(), name, *job)?;
+                    Ok(framing)
+                });
+                if let Some(framing) = unless_gone(netns, name, framing)? {
+                    there.push(((*name).to_owned(), framing, *job));
+                }
+            }
+            anyhow::Ok(there)
         })?;
         let mut framings: BTreeSet<_> = jobs.iter().map(|(_, of, _)| *of).collect();
         if framings.is_empty() && steers {
@@ -141,7 +145,8 @@ impl Datapath {
         Ok(packets)
     }
 
-    /// Attaches packet programs; what was attached to the same interfaces is replaced. Returns the names of the pins.
+    /// Attaches packet programs; what was attached to the same interfaces is replaced. Returns the names of the pins. Interfaces
+    /// that have gone are left out.
     pub fn attach(&self, packets: Packets) -> Result<Vec<String>> {
         let Packets {
             mut objects,
@@ -150,13 +155,15 @@ impl Datapath {
             steers,
         } = packets;
         let (pins, inode) = (&self.pins, netns.inode());
-        netns.run(move || {
+        netns.run(|| {
             let mut names = Vec::new();
             for (interface, framing, job) in &jobs {
                 let object = objects.get_mut(framing).context("it was loaded")?;
                 for program in PacketProgram::of(*job) {
                     let attached = attach_packets(object, pins, inode, interface, program);
-                    names.push(attached.with_context(|| format!("cannot attach to {interface}"))?);
+                    let attached =
+                        attached.with_context(|| format!("cannot attach to {interface}"));
+                    names.extend(unless_gone(&netns, interface, attached)?);
                 }
             }
             if steers {
@@ -200,6 +207,15 @@ impl Datapath {
             }
             Ok(all)
         })
+    }
+}
+
+/// What was done with an interface of the calling thread's network namespace, `netns`; nothing if it has gone.
+fn unless_gone<T>(netns: &Netns, interface: &str, done: Result<T>) -> Result<Option<T>> {
+    match done {
+        Ok(done) => Ok(Some(done)),
+        Err(_) if netns.find_interface(interface)?.is_none() => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -6,7 +6,7 @@ use anyhow::{Error, Result};
 
 use super::check::{Check, Outcome, or_failed};
 use crate::{
-    config::{Interfaces, Steer},
+    config::{Interfaces, Selector, Steer},
     host::netns::Netns,
     route::sysctl,
 };
@@ -38,6 +38,12 @@ pub(super) fn selected(interfaces: &Interfaces, netns: &Netns) -> Result<Vec<Str
 
 /// The finding that a section is about no interface now.
 pub(super) fn none(title: &str, interfaces: &Interfaces, netns: &Netns) -> Check {
+    if interfaces.selectors() == [Selector::Pods] {
+        return Check::ok(
+            title,
+            format!("no pods are behind interfaces of {netns} now"),
+        );
+    }
     Check::wrong(
         Outcome::Warn,
         title,
@@ -66,6 +72,14 @@ fn look(netns: &Netns, steers: &[Steer]) -> Result<Vec<Check>> {
                 "correct `interface` or `answers` in the configuration, or create the interface",
             ),
         });
+    }
+    for interfaces in Steer::interfaces(steers) {
+        if !interfaces.is_empty()
+            && interfaces.among(&links).is_empty()
+            && interfaces.named().next().is_none()
+        {
+            checks.push(none("interfaces", interfaces, netns));
+        }
     }
     if !netns.is_up("lo")? {
         checks.push(Check::wrong(

@@ -40,7 +40,7 @@ fn look(unwrap: &Unwrap, config: &Config) -> Result<Vec<Check>> {
         }
     };
     let mut checks = Vec::new();
-    for interface in &interfaces {
+    for interface in unwrap.interface.named() {
         if !netns.is_up(interface)? {
             checks.push(Check::wrong(
                 Outcome::Warn,

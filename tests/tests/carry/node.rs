@@ -3,6 +3,8 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use agent_common::Counter;
 use anyhow::{Context, Result, ensure};
@@ -260,6 +262,50 @@ fn interfaces_by_what_they_are() {
         exact(&cluster, node)?;
         no_origins(&agent)?;
         ensure!(agent.stop()?.success(), "the agent");
+        lost(&cluster, node)
+    });
+}
+
+/// An agent starts, reads its configuration again and stops whatever pods begin and end meanwhile.
+#[test]
+fn pods_that_come_and_go_meanwhile() {
+    scenario(|directory| {
+        let cluster = Cluster::new(directory, Mode::Iptables, 0)?;
+        let node = &cluster.nodes[0];
+        let _servers = Servers::start(directory, node)?;
+        let mut section = node.carries("default-route");
+        section.interface.push("pods".into());
+        let done = AtomicBool::new(false);
+        let made = thread::scope(|scope| {
+            let churn = scope.spawn(|| -> Result<usize> {
+                let mut made = 0;
+                while !done.load(Ordering::Relaxed) {
+                    // One that has gone leaves its name a moment later.
+                    drop(node.another_pod(3 + (made % 200) as u8)?);
+                    made += 1;
+                }
+                Ok(made)
+            });
+            let run = || {
+                for _ in 0..2 {
+                    let agent = agent(directory, &[], |config| {
+                        config.carry.get_or_insert_default().node = vec![section.clone()];
+                    })?;
+                    for _ in 0..3 {
+                        agent.reload(agent.config())?;
+                    }
+                    exact(&cluster, node)?;
+                    ensure!(agent.stop()?.success(), "the agent");
+                }
+                Ok(())
+            };
+            let outcome = run();
+            done.store(true, Ordering::Relaxed);
+            let made = churn.join().expect("no panic")?;
+            outcome.map(|()| made)
+        })?;
+        ensure!(made > 10, "{made} pods");
+        println!("{made} pods");
         lost(&cluster, node)
     });
 }

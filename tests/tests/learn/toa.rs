@@ -198,7 +198,7 @@ fn handshakes_that_are_never_completed() {
         let mut honest = 0;
         let free = |n: &u32| !queued.contains(source(*n).to_string().as_str());
         for n in (number / 2..number)
-            .step_by(number as usize / 200)
+            .step_by((number as usize / 200).max(1))
             .filter(free)
         {
             let client = SocketAddr::new([192, 0, 2, (n % 251 + 1) as u8].into(), 4711);

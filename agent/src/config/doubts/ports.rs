@@ -1,9 +1,10 @@
 //! Ports that two sections want, or that no packet has.
 
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 
 use super::doubt::{Doubt, show};
-use crate::config::{place::Place, whole::Config};
+use crate::config::{interfaces::Interfaces, place::Place, whole::Config};
 
 pub(super) fn all(config: &Config) -> Vec<Doubt> {
     let unwraps = config
@@ -39,19 +40,21 @@ pub(super) fn all(config: &Config) -> Vec<Doubt> {
 }
 
 /// A section that concerns ports of an interface.
-struct Section<'a, On> {
+struct Section<'a> {
     title: String,
     place: Place,
-    /// Network namespace and interface.
-    on: On,
+    /// Network namespace and interfaces.
+    on: (&'a Option<PathBuf>, &'a Interfaces),
     ports: &'a [RangeInclusive<u16>],
 }
 
 /// Ports of one interface that two sections have, or one twice.
-fn shared<On: PartialEq>(sections: &[Section<'_, On>], consequence: &str) -> Vec<Doubt> {
+fn shared(sections: &[Section<'_>], consequence: &str) -> Vec<Doubt> {
     let mut doubts = Vec::new();
     for (at, section) in sections.iter().enumerate() {
-        let earlier = sections[..at].iter().filter(|other| other.on == section.on);
+        let earlier = sections[..at]
+            .iter()
+            .filter(|other| other.on.0 == section.on.0 && other.on.1.share(section.on.1));
         let earlier: Vec<_> = earlier.flat_map(|other| other.ports).collect();
         for (item, range) in section.ports.iter().enumerate() {
             let before = earlier.iter().copied().chain(&section.ports[..item]);
@@ -61,7 +64,7 @@ fn shared<On: PartialEq>(sections: &[Section<'_, On>], consequence: &str) -> Vec
                 doubts.push(Doubt::new(
                     &section.title,
                     section.place.item("ports", item),
-                    format!("{} of the interface is named twice", show(&taken)),
+                    format!("{} of an interface is named twice", show(&taken)),
                     consequence,
                     "take it out of one of the two",
                 ));

@@ -53,6 +53,8 @@ fn the_steers_other_keys_are_checked() {
         ("interface = \"lo\"", "leave `interface` out"),
         ("answers = [\"eth1\"]", "a gateway needs `interface`"),
         ("interface = \"a\"\nanswers = 1", "not a string"),
+        ("interface = [\"a\", \"pods\"]", "room for 64 ranges"),
+        ("interface = \"a\"\nanswers = \"b*\"", "room for 64 ranges"),
         (
             "interface = \"a\"\nanswers = [\"b\", \"b\"]",
             "names b twice",

@@ -168,8 +168,7 @@ impl Netns {
         let addresses = self.all_addresses()?.into_iter();
         let mut own: HashSet<_> = addresses.map(IpNet::from).collect();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let routes = self.routes(family, LOCAL_TABLE)?;
-            own.extend(routes.iter().filter_map(own_prefix));
+            self.each_route(family, LOCAL_TABLE, |route| own.extend(own_prefix(&route)))?;
         }
         Ok(own)
     }

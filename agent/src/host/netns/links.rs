@@ -73,24 +73,32 @@ impl Netns {
     fn default_routes(&self) -> Result<HashSet<u32>> {
         let mut found = HashSet::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let routes = self.routes(family, MAIN_TABLE)?;
-            let defaults = routes.iter().filter(|route| {
+            self.each_route(family, MAIN_TABLE, |route| {
                 let header = &route.header;
-                header.destination_prefix_length == 0 && header.kind == RouteType::Unicast
-            });
-            found.extend(defaults.flat_map(|route| devices(&route.attributes)));
+                if header.destination_prefix_length == 0 && header.kind == RouteType::Unicast {
+                    found.extend(devices(&route.attributes));
+                }
+            })?;
         }
         Ok(found)
     }
 
-    /// The routes of a table, of one IP version. A kernel without that has none.
-    pub(super) fn routes(&self, family: AddressFamily, table: u32) -> Result<Vec<RouteMessage>> {
-        self.netlink(async |handle| {
+    /// Has `look` see each route of a table, of one IP version; a router has too many to keep them.
+    pub(super) fn each_route(
+        &self,
+        family: AddressFamily,
+        table: u32,
+        mut look: impl FnMut(RouteMessage) + Send,
+    ) -> Result<()> {
+        self.netlink(async move |handle| {
             let mut filter = RouteMessage::default();
             filter.header.address_family = family;
             filter.attributes.push(RouteAttribute::Table(table));
-            let routes = handle.route().get(filter).execute();
-            routes.try_collect().await.context("cannot list routes")
+            let mut routes = handle.route().get(filter).execute();
+            while let Some(route) = routes.try_next().await.context("cannot list routes")? {
+                look(route);
+            }
+            Ok(())
         })
     }
 }
@@ -105,8 +113,7 @@ fn interface(link: LinkMessage) -> Option<Interface> {
             LinkAttribute::LinkNetNsId(_) => leads_elsewhere = true,
             LinkAttribute::LinkInfo(infos) => {
                 is_virtual |= infos.iter().any(|info| match info {
-                    LinkInfo::Kind(InfoKind::Veth) => true,
-                    LinkInfo::Kind(kind) => kind.to_string() == "netkit",
+                    LinkInfo::Kind(kind) => matches!(kind, InfoKind::Veth | InfoKind::Netkit),
                     _ => false,
                 });
             }

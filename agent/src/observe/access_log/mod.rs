@@ -10,6 +10,7 @@ mod tests;
 mod writer;
 
 use std::{
+    hash::{BuildHasher as _, RandomState},
     sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     thread,
     time::{Duration, Instant},
@@ -41,8 +42,8 @@ pub struct AccessLog {
     thread: Option<Thread>,
     failures: Counter,
     logged: Logged,
-    /// How many were not refused.
-    accepted: u64,
+    /// What chooses among clients; nobody knows beforehand whom it leaves out.
+    choice: RandomState,
     /// Limits the lines of refused connections.
     rate: Rate,
     omissions: Counter,
@@ -89,7 +90,7 @@ impl AccessLog {
             thread: writer.map(Thread::start).transpose()?,
             failures,
             logged,
-            accepted: 0,
+            choice: RandomState::new(),
             rate: Rate::new(BURST, INTERVAL, Instant::now()),
             omissions,
         })
@@ -97,7 +98,7 @@ impl AccessLog {
 
     /// Has a line written for a connection or request, if it is to have one. Never waits.
     pub fn write(&mut self, summary: Summary) {
-        if summary.refused.is_none() && !self.is_logged() {
+        if summary.refused.is_none() && !self.is_logged(&summary) {
             return;
         }
         let Some(thread) = &self.thread else { return };
@@ -112,15 +113,17 @@ impl AccessLog {
         }
     }
 
-    /// Whether the next one that was not refused is.
-    fn is_logged(&mut self) -> bool {
-        let every = match self.logged {
-            Logged::All => return true,
-            Logged::Refused => return false,
-            Logged::OneIn(every) => u64::from(every),
-        };
-        self.accepted += 1;
-        self.accepted % every == 1 % every
+    /// Whether one that was not refused is. All lines of a connection are or none, which the proxy's and the application's ends
+    /// have, and requests.
+    fn is_logged(&self, summary: &Summary) -> bool {
+        match self.logged {
+            Logged::All => true,
+            Logged::Refused => false,
+            Logged::OneIn(number) => {
+                let client = self.choice.hash_one(summary.closed.origin.client);
+                client.is_multiple_of(number.into())
+            }
+        }
     }
 
     /// Has the file opened again, after it was renamed (logrotate).
