@@ -25,8 +25,8 @@ use std::{
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-use self::output::{StdoutClosed, Told};
-use crate::{config::ConfigError, host::confinement};
+use self::output::StdoutClosed;
+use crate::config::ConfigError;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -89,7 +89,6 @@ fn exit(outcome: anyhow::Result<ExitCode>) -> ExitCode {
         Ok(code) => return code,
         // A reader such as `head` needs no more.
         Err(error) if error.is::<StdoutClosed>() => return ExitCode::SUCCESS,
-        Err(error) if error.is::<Told>() => return ExitCode::FAILURE,
         Err(error) => error,
     };
     // There is nothing to do if standard error is closed too.
@@ -97,10 +96,7 @@ fn exit(outcome: anyhow::Result<ExitCode>) -> ExitCode {
         let _ = writeln!(stderr(), "{error}");
         return ExitCode::from(2);
     }
-    let _ = writeln!(stderr(), "error: {error:#}");
-    if let Some(remedy) = confinement::remedy_of(&error) {
-        let _ = writeln!(stderr(), "{remedy}");
-    }
+    output::tell(&error);
     ExitCode::FAILURE
 }
 

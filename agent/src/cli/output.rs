@@ -2,15 +2,17 @@
 
 use std::{
     fmt,
-    io::{self, ErrorKind, IsTerminal as _, Write as _, stdout},
+    io::{self, ErrorKind, IsTerminal as _, Write as _, stderr, stdout},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 use serde::Serialize;
+use tracing::error;
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
-use crate::config::LogFormat;
+use crate::{config::LogFormat, host::confinement};
 
 /// How to print.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -33,20 +35,26 @@ impl fmt::Display for StdoutClosed {
 
 impl std::error::Error for StdoutClosed {}
 
-/// An error that the log has told.
-#[derive(Debug)]
-pub(super) struct Told;
+/// Whether whoever reads standard error expects a JSON object a line.
+static READS_JSON: AtomicBool = AtomicBool::new(false);
 
-impl fmt::Display for Told {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the log says why")
+/// Tells why a command failed, on standard error and in the form of its log.
+pub(super) fn tell(error: &anyhow::Error) {
+    let remedy = confinement::remedy_of(error);
+    if READS_JSON.load(Ordering::Relaxed) {
+        error!(remedy, "{error:#}");
+        return;
+    }
+    // There is nothing to do if standard error is closed too.
+    let _ = writeln!(stderr(), "error: {error:#}");
+    if let Some(remedy) = remedy {
+        let _ = writeln!(stderr(), "{remedy}");
     }
 }
 
-impl std::error::Error for Told {}
-
 /// Logs to standard error, in this form and at the levels in RUST_LOG.
 pub(super) fn log_to_stderr(format: LogFormat) {
+    READS_JSON.store(format == LogFormat::Json, Ordering::Relaxed);
     let filter = EnvFilter::builder()
         .with_default_directive(LevelFilter::INFO.into())
         .from_env_lossy();

@@ -1,17 +1,9 @@
 //! `truepeer run`
 
 use anyhow::Result;
-use tracing::error;
 
-use super::{
-    arguments::ConfigArgs,
-    output::{Told, log_to_stderr},
-    privileges,
-};
-use crate::{
-    config::LogFormat,
-    daemon::{self, Partial},
-};
+use super::{arguments::ConfigArgs, output::log_to_stderr, privileges};
+use crate::daemon::{self, Partial};
 
 /// Run the agent in the foreground
 ///
@@ -59,16 +51,6 @@ pub(super) fn run(args: Args) -> Result<()> {
         }
         Ok(config)
     };
-    let serve = || {
-        let config = load()?;
-        let runtime = tokio::runtime::Runtime::new()?;
-        runtime.block_on(daemon::run(config, Box::new(load), args.takeover))
-    };
-    serve().map_err(|error| match format {
-        LogFormat::Text => error,
-        LogFormat::Json => {
-            error!("{error:#}");
-            Told.into()
-        }
-    })
+    let config = load()?;
+    tokio::runtime::Runtime::new()?.block_on(daemon::run(config, Box::new(load), args.takeover))
 }

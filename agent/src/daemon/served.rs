@@ -54,7 +54,11 @@ impl Drop for Served {
 /// The devices that these interfaces are ports of, by the interfaces' indices. One that has gone is port of none.
 fn topmost(netns: &Netns, interfaces: &[(String, Job, u32)]) -> Result<BTreeMap<u32, Device>> {
     let mut devices = BTreeMap::new();
-    for (name, _, index) in interfaces {
+    let each: BTreeMap<_, _> = interfaces
+        .iter()
+        .map(|(name, _, index)| (index, name))
+        .collect();
+    for (index, name) in each {
         match netns.topmost(*index) {
             Ok(device) if device.index != *index => drop(devices.insert(*index, device)),
             Ok(_) => {}

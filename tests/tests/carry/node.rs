@@ -131,6 +131,24 @@ fn on_the_other_node_nftables() {
     on_the_other_node(Mode::Nftables);
 }
 
+/// Each client is told by this rule of the node's, before whose NAT it was seen.
+fn all_told(agent: &Agent, connections: &[Connection], rule: &str) -> Result<()> {
+    let peers = agent.peers()?;
+    for connection in connections {
+        let peer = peers.0.iter().find(|peer| peer.client == connection.client);
+        let peer = peer.with_context(|| format!("no {}", connection.client))?;
+        ensure!(
+            connection.seen.accepted == connection.client
+                && peer.evidence == "snat"
+                && peer.trusted_by == rule
+                && peer.original_dst == connection.target,
+            "{:?}, {peer:?}",
+            connection.seen
+        );
+    }
+    Ok(())
+}
+
 /// The endpoint is on the node that the client comes by, and also connects to itself.
 fn on_the_same_node(mode: Mode) {
     scenario(|directory| {
@@ -146,22 +164,8 @@ fn on_the_same_node(mode: Mode) {
         exact(&cluster, node)?;
         let held = loads(node)[0].hold(&cluster.client)?;
         let own = hairpin(node)?;
-        let peers = agent.peers()?;
-        let known = |connection: &Connection, rule: &str| {
-            let peer = peers.0.iter().find(|peer| peer.client == connection.client);
-            let peer = peer.with_context(|| format!("no {}", connection.client))?;
-            ensure!(
-                connection.seen.accepted == connection.client
-                    && peer.evidence == "snat"
-                    && peer.trusted_by == rule
-                    && peer.original_dst == connection.target,
-                "{:?}, {peer:?}",
-                connection.seen
-            );
-            Ok(())
-        };
-        held.iter().try_for_each(|c| known(c, "node eth0"))?;
-        own.iter().try_for_each(|c| known(c, "node pod0"))?;
+        all_told(&agent, &held, "node eth0")?;
+        all_told(&agent, &own, "node pod0")?;
         let learnt = agent.counter(Counter::LearntSnat)?;
         ensure!(
             learnt == agent.counter(Counter::NodeToa)?,
@@ -221,24 +225,13 @@ fn interfaces_by_what_they_are() {
             config.carry.get_or_insert_default().node = vec![section];
         })?;
         exact(&cluster, node)?;
-        let is_told = |connection: &Connection| {
-            let peers = agent.peers()?;
-            let peer = peers.0.iter().find(|peer| peer.client == connection.client);
-            ensure!(
-                connection.seen.accepted == connection.client
-                    && peer.is_some_and(|peer| peer.trusted_by == "node default-route, pods"),
-                "{:?}, {peer:?}",
-                connection.seen
-            );
-            Ok(())
-        };
         // Whether packets on a bridge pass iptables, too, or only where they leave it.
         for value in ["0", "1"] {
             for tables in ["iptables", "ip6tables"] {
                 let key = format!("net/bridge/bridge-nf-call-{tables}");
                 node.netns.set_sysctl(&key, value)?;
             }
-            hairpin(node)?.iter().try_for_each(is_told)?;
+            all_told(&agent, &hairpin(node)?, "node default-route, pods")?;
         }
 
         // A pod that is newer than the agent calls the Service.
